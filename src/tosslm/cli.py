@@ -1,0 +1,252 @@
+"""The commands, one per stage; no logic."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from tosslm.errors import InputError, TosslmError
+
+if TYPE_CHECKING:
+    from tosslm.config import Config
+    from tosslm.runs import Run
+
+app = typer.Typer(
+    help="Leave out the risky tokens, keep the rows: token-level data selection for safe LLM fine-tuning.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+_debug = False
+
+ConfigFile = Annotated[Path, typer.Argument(help="Config file (YAML).", show_default=False)]
+RunOrConfig = Annotated[Path, typer.Argument(help="Run folder or config file.", show_default=False)]
+RunFolder = Annotated[Path, typer.Argument(help="Run folder.", show_default=False)]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override: a.b=value. May be repeated.")]
+RunDir = Annotated[str | None, typer.Option("--run-dir", help="Run folder, instead of the config's.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result for machines.")]
+
+
+def main() -> None:
+    """Entry point of ``toss``; ``--debug`` anywhere shows tracebacks."""
+    global _debug
+    if "--debug" in sys.argv:
+        sys.argv.remove("--debug")
+        _debug = True
+    app()
+
+
+@contextmanager
+def _reported_errors() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command goes on from here", 130)
+    except InputError as error:
+        _fail(str(error), 2, error)
+    except TosslmError as error:
+        _fail(str(error), 1, error)
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as error:
+        _fail(f"{type(error).__name__}: {error} (--debug shows where)", 1, error)
+
+
+def _fail(text: str, status: int, error: BaseException | None = None) -> None:
+    if _debug and error is not None:
+        raise error
+    Console(stderr=True, soft_wrap=True).print(f"toss: {text}", style="red", highlight=False, markup=False)
+    raise typer.Exit(status)
+
+
+def _quiet_libraries() -> None:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    import datasets
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+
+
+def _config(source: Path, overrides: list[str] | None, run_dir: str | None) -> Config:
+    from tosslm.config import load_config
+    from tosslm.runs import load_run
+
+    if source.is_dir():
+        run = load_run(source)
+        return load_config(run.manifest["config"], overrides or (), run_dir=run_dir or str(source))
+    return load_config(source, overrides or (), run_dir=run_dir)
+
+
+def _console() -> Console:
+    return Console()
+
+
+def _run(
+    source: Path, overrides: list[str] | None, run_dir: str | None, until: str, fresh: bool, as_json: bool
+) -> None:
+    with _reported_errors():
+        config = _config(source, overrides, run_dir)
+        _quiet_libraries()
+        from tosslm.pipeline import run
+        from tosslm.progress import ConsoleReporter
+        from tosslm.summary import print_summary, summarize
+
+        summary = summarize(run(config, until=until, fresh=fresh, reporter=ConsoleReporter()))
+        if as_json:
+            print(json.dumps(summary))
+        else:
+            print_summary(summary, _console())
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="Folder for the config.")] = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Write a commented starter config."""
+    with _reported_errors():
+        from tosslm.files import write_text
+        from tosslm.starter import starter_config
+
+        path = folder / "toss.yaml"
+        if path.exists():
+            raise InputError(f"{path}: exists already; remove it, or name another folder")
+        write_text(path, starter_config())
+        print(json.dumps({"config": str(path)}) if as_json else f"Wrote {path}. Next: toss plan {path}")
+
+
+@app.command()
+def plan(
+    config_file: ConfigFile,
+    measure: Annotated[
+        bool,
+        typer.Option("--measure", help="Time a few layers of the model's shape with random weights first."),
+    ] = False,
+    overrides: Overrides = None,
+    run_dir: RunDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Validate config and data; expect time, memory and disk of each stage. Loads no weights."""
+    with _reported_errors():
+        config = _config(config_file, overrides, run_dir)
+        _quiet_libraries()
+        from tosslm.plan import make_plan, print_plan
+        from tosslm.progress import ConsoleReporter
+
+        result = make_plan(config, measure=measure, reporter=ConsoleReporter())
+        if as_json:
+            print(json.dumps(result))
+        else:
+            print_plan(result, _console())
+        if result["bad_rows"] and config.data.on_bad_row == "error":
+            raise InputError(
+                f"{len(result['bad_rows'])} bad rows; mend them, or leave them out with data.on_bad_row: skip"
+            )
+
+
+@app.command("run")
+def run_command(
+    config_file: RunOrConfig,
+    overrides: Overrides = None,
+    run_dir: RunDir = None,
+    until: Annotated[str, typer.Option("--until", help="The last stage to do.")] = "finetune",
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over: remove this run's earlier work.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Do everything; a run that was interrupted goes on where it was."""
+    _run(config_file, overrides, run_dir, until, fresh, as_json)
+
+
+def _stage(name: str, help_text: str) -> None:
+    def command(
+        source: RunOrConfig, overrides: Overrides = None, run_dir: RunDir = None, as_json: AsJson = False
+    ) -> None:
+        _run(source, overrides, run_dir, name, False, as_json)
+
+    app.command(name, help=f"{help_text} Does first what earlier stages still miss.")(command)
+
+
+_stage("references", "Train the degraded and the utility reference.")
+_stage("score", "Score every response token of the custom set.")
+_stage("refine", "TOSS-Pro: refine the degraded reference, and score again.")
+_stage("select", "Choose the tokens to leave out.")
+_stage("finetune", "Fine-tune the base on the tokens kept.")
+
+
+def _with_run(path: Path, work: Callable[[Run], Any]) -> Any:
+    from tosslm.runs import load_run
+
+    return work(load_run(path))
+
+
+@app.command()
+def merge(
+    run: RunFolder,
+    out: Annotated[Path, typer.Argument(help="New folder for the merged model.", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """Make one ordinary model folder of base, model.adapter and the fine-tuned adapter."""
+    with _reported_errors():
+        _quiet_libraries()
+        from tosslm.merge import merge as merge_run
+
+        folder = _with_run(run, lambda opened: merge_run(opened, out))
+        print(json.dumps({"model": str(folder)}) if as_json else f"Merged model: {folder}")
+
+
+@app.command()
+def show(
+    run: RunFolder,
+    row_id: Annotated[str | None, typer.Argument(help="Row id or its beginning; none lists rows.")] = None,
+    count: Annotated[int, typer.Option("--count", help="Rows to list.", min=1)] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Show one row, its tokens coloured by score and dropped ones struck through; or list the riskiest rows."""
+    with _reported_errors():
+        from tosslm.show import render_riskiest, render_row, riskiest_rows, row_record
+
+        console = _console()
+        if row_id is None:
+            rows = _with_run(run, lambda opened: riskiest_rows(opened, count))
+            if as_json:
+                print(json.dumps(rows))
+            else:
+                console.print(render_riskiest(rows))
+            return
+        record = _with_run(run, lambda opened: row_record(opened, row_id))
+        if as_json:
+            print(json.dumps(record))
+            return
+        stages = _with_run(run, lambda opened: opened.folder.stages)
+        console.print(render_row(record, stages.get("selection", {}).get("threshold"), console))
+
+
+@app.command()
+def verify(run: RunFolder, as_json: AsJson = False) -> None:
+    """Check every checksum and fingerprint; say what is damaged."""
+    with _reported_errors():
+        from tosslm.verify import verify as verify_run
+
+        checked, findings = _with_run(run, verify_run)
+        if as_json:
+            problems = [{"step": f.step, "file": f.file, "problem": f.problem} for f in findings]
+            print(json.dumps({"checked": checked, "problems": problems}))
+        else:
+            for finding in findings:
+                print(f"{run / finding.file}: {finding.problem} ({finding.step})")
+            print(f"{checked} files checked, {len(findings)} damaged")
+        if findings:
+            raise TosslmError(f"{len(findings)} damaged files; `toss run {run}` makes them again")

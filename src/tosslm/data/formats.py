@@ -1,0 +1,281 @@
+"""Records to messages: the five row formats, and what makes a record a good row."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+from tosslm.errors import InputError, RowError
+
+Messages: TypeAlias = list[dict[str, str]]
+Spans: TypeAlias = list[list[int]]
+# What a record claims to hold, before its roles and texts have been checked.
+Turns: TypeAlias = list[tuple[object, object]]
+Record: TypeAlias = Mapping[str, object]
+
+FORMATS = ("messages", "prompt_completion", "alpaca", "sharegpt", "hh")
+REQUIRED_FIELDS = {
+    "messages": ("messages",),
+    "prompt_completion": ("prompt", "completion"),
+    "alpaca": ("instruction", "output"),
+    "sharegpt": ("conversations",),
+}
+HH_FIELDS = ("chosen", "text")
+
+_SHAREGPT_ROLES = {
+    **dict.fromkeys(("human", "user"), "user"),
+    **dict.fromkeys(("gpt", "assistant", "chatgpt", "bot", "model"), "assistant"),
+    "system": "system",
+}
+_TOOL_ROLES = {"tool", "developer", "function", "function_call", "function_response", "observation"}
+_HH_TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
+_KNOWN = (
+    "known formats: messages; prompt + completion; instruction (+ input) + output; conversations; "
+    "Human:/Assistant: text in chosen or text"
+)
+
+
+def check_format(format: str, field: str | None) -> None:
+    """Refuse a format that does not exist, or a field that the format has no use for.
+
+    Raises:
+        InputError: with the choices there are.
+    """
+    if format not in ("auto", *FORMATS):
+        raise InputError(f"unknown row format {format!r}; choose auto, {', '.join(FORMATS)}")
+    if field is not None and format not in ("auto", "hh"):
+        raise InputError(
+            f"field {field!r} with format {format!r}: only hh text lies in a field of choice; leave it out"
+        )
+
+
+def parse_record(record: object, format: str = "auto", field: str | None = None) -> tuple[Messages, Spans | None]:
+    r"""Read one record as a conversation.
+
+    A field that is null counts as absent, as Parquet cannot leave one out. Contents are kept to the
+    character; only the turns of HH text lose the white space around them.
+
+    Args:
+        record: what one line or row of the data holds.
+        format: one of `FORMATS`, or ``"auto"`` to tell it from the record's fields.
+        field: the field of HH text; naming one means the format is ``"hh"``.
+
+    Returns:
+        The messages, and the unsafe spans as triples ``[message index, start, end]`` in code points of
+        that message's content, or None where the record does not mark any.
+
+    Raises:
+        RowError: the record is not a good row.
+        InputError: `format` is unknown, or `field` does not go with it.
+
+    Example:
+        >>> parse_record({"prompt": "Hi", "completion": "Hello.", "unsafe_spans": [[0, 5]]})
+        ([{'role': 'user', 'content': 'Hi'}, {'role': 'assistant', 'content': 'Hello.'}], [[1, 0, 5]])
+    """
+    check_format(format, field)
+    if not isinstance(record, Mapping):
+        raise RowError(f"the row is {_kind(record)}, not an object", "write one JSON object a row")
+    present = {name: value for name, value in record.items() if value is not None}
+    if format == "auto":
+        format = "hh" if field is not None else _detect(present)
+    for name in REQUIRED_FIELDS.get(format, ()):
+        if name not in present:
+            raise RowError(f"field {name!r} is missing or null", f"format {format} needs it; {_found(present)}")
+    turns = _hh(present, field) if format == "hh" else _READERS[format](present)
+    messages = _checked(turns)
+    return messages, _spans(present.get("unsafe_spans"), messages)
+
+
+def _detect(record: Record) -> str:
+    candidates = [name for name, needed in REQUIRED_FIELDS.items() if all(key in record for key in needed)]
+    # Alpaca files often carry a rendered `text` and preference data a `chosen` list, so the name of the
+    # field alone does not make a record HH text.
+    if any(isinstance(text := record.get(name), str) and _HH_TURN.match(text) for name in HH_FIELDS):
+        candidates.append("hh")
+    if len(candidates) == 1:
+        return candidates[0]
+    if candidates:
+        raise RowError(
+            f"the fields fit several formats: {', '.join(candidates)}; {_found(record)}", "name the format"
+        )
+    raise RowError(f"the fields fit no format; {_found(record)}", f"name the format or rename fields; {_KNOWN}")
+
+
+def _messages(record: Record) -> Turns:
+    return _turns(record["messages"], "messages", "role", "content")
+
+
+def _prompt_completion(record: Record) -> Turns:
+    prompt, completion = record["prompt"], record["completion"]
+    if isinstance(prompt, list) and isinstance(completion, list):
+        return _turns(prompt, "prompt", "role", "content") + _turns(completion, "completion", "role", "content")
+    if isinstance(prompt, list) or isinstance(completion, list):
+        raise RowError(
+            f"prompt is {_kind(prompt)} and completion is {_kind(completion)}",
+            "make both text or both lists of messages",
+        )
+    return [("user", prompt), ("assistant", completion)]
+
+
+def _alpaca(record: Record) -> Turns:
+    turns = _system(record)
+    history = record.get("history", [])
+    if not isinstance(history, list):
+        raise RowError(f"history is {_kind(history)}", "make it a list of [user, assistant] pairs")
+    for number, pair in enumerate(history):
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise RowError(f"history[{number}] is not a pair", "make it [user, assistant]")
+        turns += [("user", pair[0]), ("assistant", pair[1])]
+    asked = [record["instruction"], record.get("input", "")]
+    for name, text in zip(("instruction", "input"), asked, strict=True):
+        if not isinstance(text, str):
+            raise RowError(f"{name} is {_kind(text)}, not text", "make it one string")
+    return [
+        *turns,
+        ("user", "\n\n".join(str(text) for text in asked if text)),
+        ("assistant", record["output"]),
+    ]
+
+
+def _sharegpt(record: Record) -> Turns:
+    turns = _turns(record["conversations"], "conversations", "from", "value")
+    return _system(record) + [
+        (_SHAREGPT_ROLES.get(role, role) if isinstance(role, str) else role, content) for role, content in turns
+    ]
+
+
+def _hh(record: Record, field: str | None) -> Turns:
+    name = field or next((name for name in HH_FIELDS if name in record), HH_FIELDS[0])
+    if name not in record:
+        raise RowError(f"field {name!r} is missing or null", f"name the field of the text; {_found(record)}")
+    text = record[name]
+    if not isinstance(text, str):
+        raise RowError(f"{name} is {_kind(text)}, not text", "make it one string of Human: and Assistant: turns")
+    before, *pieces = _HH_TURN.split(text)
+    if before.strip() or not pieces:
+        raise RowError(f"{name} does not begin with Human:", r"write it as \n\nHuman: ...\n\nAssistant: ...")
+    speakers = {"Human": "user", "Assistant": "assistant"}
+    return [(speakers[who], said.strip()) for who, said in zip(pieces[::2], pieces[1::2], strict=True)]
+
+
+_READERS: dict[str, Callable[[Record], Turns]] = {
+    "messages": _messages,
+    "prompt_completion": _prompt_completion,
+    "alpaca": _alpaca,
+    "sharegpt": _sharegpt,
+}
+
+
+def _system(record: Record) -> Turns:
+    system = record.get("system", "")
+    return [("system", system)] if system != "" else []
+
+
+def _turns(value: object, name: str, role: str, content: str) -> Turns:
+    if not isinstance(value, list):
+        raise RowError(
+            f"{name} is {_kind(value)}, not a list", f"make it a list of objects with {role} and {content}"
+        )
+    for number, turn in enumerate(value):
+        where = f"{name}[{number}]"
+        if not isinstance(turn, Mapping):
+            raise RowError(f"{where} is {_kind(turn)}", f"make it an object with {role} and {content}")
+        for key in (role, content):
+            if key not in turn:
+                raise RowError(f"{where} has no {key!r}; {_found(turn)}", f"give it {role} and {content}")
+        if turn.get("tool_calls") or turn.get("function_call"):
+            raise RowError(f"{where} calls a tool", "write the call as text of the turn, or remove the row")
+    return [(turn[role], turn[content]) for turn in value]
+
+
+def _checked(turns: Turns) -> Messages:
+    messages: Messages = []
+    for number, (role, content) in enumerate(turns):
+        where = f"messages[{number}]"
+        _check_role(role, where, first=number == 0, after=messages[-1]["role"] if messages else "system")
+        if not isinstance(content, str):
+            raise RowError(f"the content of {where} is {_kind(content)}, not text", "make it one string")
+        if role != "system" and not content.strip():
+            raise RowError(f"the content of {where} ({role}) is empty", "fill it in or remove the row")
+        check_text(content, f"the content of {where}")
+        messages.append({"role": str(role), "content": content})
+    if not messages:
+        raise RowError("the row has no messages", "give it a user and an assistant turn, or remove it")
+    if messages[-1]["role"] != "assistant":
+        raise RowError(f"the last turn is of {messages[-1]['role']!r}", "end the row with an assistant turn")
+    return messages
+
+
+def _check_role(role: object, where: str, *, first: bool, after: str) -> None:
+    if isinstance(role, str) and role in _TOOL_ROLES:
+        raise RowError(
+            f"{where} has the role {role!r}", "write it as system, user or assistant text, or remove the row"
+        )
+    if role not in ("system", "user", "assistant"):
+        shown = repr(role[:40]) if isinstance(role, str) else _kind(role)
+        raise RowError(f"{where} has the unknown role {shown}", "use system, user and assistant")
+    expected = "assistant" if after == "user" else "user"
+    if role != expected and not (first and role == "system"):
+        raise RowError(
+            f"{where} is of {role!r} where {expected!r} is due",
+            "put an optional system turn first, then user and assistant turns by turns",
+        )
+
+
+def check_text(text: str, where: str) -> None:
+    """Refuse text that UTF-8 cannot hold.
+
+    Raises:
+        RowError: `text` has a lone surrogate, as JSON can smuggle in by an escape of half a pair.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RowError(
+            f"{where} has a lone surrogate at character {error.start}",
+            r"replace the broken \uD800-\uDFFF escape",
+        ) from error
+
+
+def _spans(spans: object, messages: Messages) -> Spans | None:
+    if spans is None:
+        return None
+    if not isinstance(spans, list):
+        raise RowError(f"unsafe_spans is {_kind(spans)}", "make it a list of [message index, start, end]")
+    return [_span(span, f"unsafe_spans[{number}]", messages) for number, span in enumerate(spans)]
+
+
+def _span(span: object, where: str, messages: Messages) -> list[int]:
+    # `type() is int`, because True and False are ints to isinstance.
+    if not isinstance(span, list | tuple) or len(span) not in (2, 3) or any(type(n) is not int for n in span):
+        raise RowError(f"{where} is not three whole numbers", "make it [message index, start, end]")
+    answers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
+    if len(span) == 2 and len(answers) > 1:
+        raise RowError(f"{where} is a pair, but the row has {len(answers)} answers", "add the message index in front")
+    index, start, end = span if len(span) == 3 else (answers[0], *span)
+    if index not in answers:
+        raise RowError(f"{where} points to message {index}", f"point it to an assistant message: {answers[:10]}")
+    length = len(messages[index]["content"])
+    if not 0 <= start < end <= length:
+        raise RowError(
+            f"{where} is {start} to {end} in a text of {length} characters", "keep 0 <= start < end <= length"
+        )
+    return [index, start, end]
+
+
+def _kind(value: object) -> str:
+    names = {
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+        list: "a list",
+        dict: "an object",
+        str: "text",
+    }
+    return "null" if value is None else names.get(type(value), f"a {type(value).__name__}")
+
+
+def _found(record: Record) -> str:
+    names = [str(name)[:40] for name in record]
+    more = f" and {len(names) - 12} more" if len(names) > 12 else ""
+    # repr, because a field's name is the data's own and may hold anything, line feeds included.
+    return f"fields found: {', '.join(map(repr, names[:12])) or 'none'}{more}"

@@ -1,0 +1,144 @@
+"""Rows: conversations read from files and checked, each with an id that depends on its content alone.
+
+A good record becomes a `Row`, a bad one a `BadRow` that says where it stands and how to mend it; a file
+that cannot be read as a whole is an `InputError`.
+"""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tosslm.data.files import Place, locate, records
+from tosslm.data.formats import check_format, check_text, parse_record
+from tosslm.errors import InputError, RowError
+
+__all__ = ["BadRow", "Row", "base_id", "content_id", "parse_record", "raw_files", "read_rows"]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One conversation.
+
+    Attributes:
+        row_id: `content_id` of the messages; later copies bear ``-2``, ``-3`` and so on.
+        origin: ``file:line``, the line from 1; of Parquet, a saved folder or a hub id the row's number.
+        source: the record's own field ``source``, else the file's stem.
+        messages: ``role`` and ``content`` of each turn.
+        unsafe_spans: triples ``[message index, start, end]`` in code points; None where the data do not
+            mark them, ``[]`` where they mark that nothing is unsafe.
+    """
+
+    row_id: str
+    origin: str
+    source: str
+    messages: list[dict[str, str]]
+    unsafe_spans: list[list[int]] | None
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A record that cannot be used.
+
+    Attributes:
+        origin: ``file:line``, as of a `Row`.
+        reason: what is wrong with it.
+        remedy: how to mend it.
+    """
+
+    origin: str
+    reason: str
+    remedy: str
+
+
+def content_id(messages: Sequence[Mapping[str, str]]) -> str:
+    """The first 16 hex digits of SHA-256 over the messages as compact JSON, ``role`` and ``content`` only."""
+    bare = [{"role": message["role"], "content": message["content"]} for message in messages]
+    text = json.dumps(bare, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
+
+
+def base_id(row_id: str) -> str:
+    """The id that all copies of a content share: `row_id` without its suffix."""
+    return row_id.partition("-")[0]
+
+
+def read_rows(
+    paths: str | Sequence[str], *, format: str = "auto", field: str | None = None, split: str | None = None
+) -> Iterator[Row | BadRow]:
+    """Read the rows of files, saved `datasets` folders and hub ids, in order.
+
+    Rows come one by one; nothing but a count of contents is kept. Names are checked at once, before the
+    first row is asked for.
+
+    Args:
+        paths: one or several of ``.jsonl``, ``.ndjson`` or ``.json`` files, plain or with ``.gz`` or
+            ``.zst``, ``.parquet`` files, folders saved by ``save_to_disk``, and hub ids.
+        format: the row format, see `parse_record`.
+        field: the field of HH text.
+        split: of a saved DatasetDict (there it must be given) or a hub id (default ``train``).
+
+    Yields:
+        A `Row` for each good record and a `BadRow` for each bad one.
+
+    Raises:
+        InputError: a file is missing, damaged, or of an unknown kind.
+    """
+    check_format(format, field)
+    return _rows([locate(name) for name in _names(paths)], format, field, split)
+
+
+def _rows(places: list[Place], format: str, field: str | None, split: str | None) -> Iterator[Row | BadRow]:
+    copies: Counter[int] = Counter()
+    for place in places:
+        for number, record in records(place, split=split, field=field):
+            origin = f"{place.name}:{number}"
+            try:
+                if isinstance(record, RowError):
+                    raise record
+                messages, spans = parse_record(record, format, field)
+                source = _source(record, place.stem)
+            except RowError as error:
+                yield BadRow(origin, error.reason, error.remedy)
+                continue
+            yield Row(_row_id(messages, copies), origin, source, messages, spans)
+
+
+def _row_id(messages: list[dict[str, str]], copies: Counter[int]) -> str:
+    row_id = content_id(messages)
+    # Counted as ints, which take half the memory of the ids' text.
+    key = int(row_id, 16)
+    copies[key] += 1
+    return row_id if copies[key] == 1 else f"{row_id}-{copies[key]}"
+
+
+def _source(record: object, stem: str) -> str:
+    source = record.get("source") if isinstance(record, Mapping) else None
+    if not isinstance(source, str) or not source.strip():
+        return stem
+    check_text(source, "source")
+    return source
+
+
+def raw_files(paths: str | Sequence[str]) -> list[Path]:
+    """The local files that `paths` name, for hashing; those of a folder in sorted order, none for a hub id.
+
+    Raises:
+        InputError: as `read_rows`.
+    """
+    found: list[Path] = []
+    for place in map(locate, _names(paths)):
+        if place.local:
+            path = Path(place.name)
+            found += sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    return found
+
+
+def _names(paths: str | Sequence[str]) -> list[str]:
+    names = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    if not names:
+        raise InputError("no data named; give a path, a list of paths or a hub id")
+    return [os.fspath(name) for name in names]

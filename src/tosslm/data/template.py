@@ -1,0 +1,272 @@
+"""A conversation as text, and where in that text each answer stands.
+
+What a model must produce starts where its generation prompt ends. A chat template does not say where that is
+unless it carries ``{% generation %}`` markers, so there are three ways to find out, best first: the
+tokenizer's own markers, the marked template that TRL ships for many model families, and the difference
+between renderings of growing prefixes of the conversation.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2.exceptions import TemplateError, TemplateSyntaxError
+from transformers.utils.chat_template_utils import render_jinja_template
+from trl.chat_template_utils import get_training_chat_template, has_generation_markers
+
+from tosslm.errors import InputError, RowError
+
+Messages = Sequence[Mapping[str, str]]
+
+_THINK_END = "</think>"
+_PROMPT_PART = re.compile(r"[^>\n]*>|[^>\n]*\n+|[^>\n]+$")  # tags and lines
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One assistant turn in the rendered text.
+
+    Args:
+        message: index of the message in the conversation.
+        start: first character after the generation prompt.
+        end: end (exclusive) of what the template writes for the turn; may take in a newline after the end of
+            turn.
+    """
+
+    message: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Where a message's content stands in the rendered text.
+
+    Args:
+        start: first character of it in the rendered text.
+        end: its end there, exclusive.
+        shift: what to add to a character's index in the text to get its index in the content.
+    """
+
+    start: int
+    end: int
+    shift: int
+
+
+class ChatTemplate:
+    """Renders conversations with a tokenizer's chat template and knows where the answers are.
+
+    Args:
+        tokenizer: any Hugging Face tokenizer with a chat template; of named templates, ``default`` is used.
+
+    Attributes:
+        source: the Jinja text in use; ``tokenizer.apply_chat_template(messages, chat_template=source)``
+            renders the same text.
+        method: how the answers are found: ``"generation markers"`` (the tokenizer's own template has them),
+            ``"TRL training template"`` (TRL knows a marked version of it) or ``"prefix differences"``.
+        generation_prompt: what the template appends for an answer to follow; empty where it appends nothing.
+
+    Raises:
+        InputError: the tokenizer has no chat template, or one that is not valid Jinja or leaves out answers.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.source, self.method = _choose_template(tokenizer)
+        self._variables: dict[str, Any] = dict(tokenizer.special_tokens_map)
+        try:
+            self.generation_prompt = self._probe_generation_prompt()
+            self._prompt_in_range = self._probe_answer()
+        except TemplateSyntaxError as error:
+            raise InputError(
+                f"the tokenizer's chat template is not valid Jinja: {error.message} (line {error.lineno}); "
+                "mend tokenizer.chat_template"
+            ) from error
+
+    def render(self, messages: Messages, *, add_generation_prompt: bool = False) -> str:
+        """The conversation as text.
+
+        Raises:
+            RowError: the template refuses the conversation, for instance a system message or two user turns
+                in a row.
+        """
+        return self._render(messages, add_generation_prompt=add_generation_prompt)[0]
+
+    def render_turns(self, messages: Messages) -> tuple[str, list[Turn]]:
+        """The conversation as text, and the assistant turns in it, in order.
+
+        Raises:
+            RowError: the template refuses the conversation, or the turns cannot be told apart in its output.
+        """
+        answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        if self.method == "prefix differences":
+            return self._turns_by_prefixes(messages, answers)
+        return self._turns_by_markers(messages, answers)
+
+    def _render(
+        self, messages: Messages, *, add_generation_prompt: bool = False, mark: bool = False
+    ) -> tuple[str, list[tuple[int, int]]]:
+        try:
+            texts, ranges = render_jinja_template(
+                conversations=[list(messages)],
+                chat_template=self.source,
+                return_assistant_tokens_mask=mark,
+                add_generation_prompt=add_generation_prompt,
+                **self._variables,
+            )
+        except TemplateSyntaxError:
+            raise
+        except (TemplateError, TypeError) as error:
+            raise RowError(
+                f"the chat template refuses this conversation: {error}",
+                "change the row's roles or their order to what the model was trained on, or leave the row "
+                "out with data.on_bad_row: skip",
+            ) from error
+        return texts[0], ranges[0] if ranges else []
+
+    def _probe_generation_prompt(self) -> str:
+        probe = [{"role": "user", "content": "x"}]
+        try:
+            without, full = self.render(probe), self.render(probe, add_generation_prompt=True)
+        except RowError:
+            return ""
+        return full[len(without) :] if full.startswith(without) else ""
+
+    def _probe_answer(self) -> str:
+        """The part of the generation prompt that stands inside a marked range; found once, on plain text."""
+        answer = "the answer"
+        probe = [{"role": "user", "content": "x"}, {"role": "assistant", "content": answer}]
+        try:
+            text, ranges = self._render(probe, mark=self.method != "prefix differences")
+        except RowError:
+            return ""  # Rows will tell; this template may want a conversation of another shape.
+        if answer not in text.lower():
+            raise InputError(
+                "the chat template leaves out an assistant message whose content is text (templates of "
+                "vision models want a list of parts); set tokenizer.chat_template to one that takes text"
+            )
+        return _prompt_in_range(text, *ranges[0], self.generation_prompt) if ranges else ""
+
+    def _turns_by_markers(self, messages: Messages, answers: list[int]) -> tuple[str, list[Turn]]:
+        text, ranges = self._render(messages, mark=True)
+        if len(ranges) != len(answers):
+            ranges = _joined(ranges)  # Phi-3's last turn has two: the answer, and the end of the text.
+        if len(ranges) != len(answers):
+            raise RowError(
+                f"the chat template marks {len(ranges)} generated ranges for {len(answers)} assistant turns",
+                "give a template that puts {% generation %} ... {% endgeneration %} once around each assistant turn",
+            )
+        inside = self._prompt_in_range
+        turns = [
+            Turn(message, start + len(inside) * text.startswith(inside, start, end), end)
+            for message, (start, end) in zip(answers, ranges, strict=True)
+        ]
+        return text, turns
+
+    def _turns_by_prefixes(self, messages: Messages, answers: list[int]) -> tuple[str, list[Turn]]:
+        text = self.render(messages)
+        turns = []
+        for message in answers:
+            is_last = message == len(messages) - 1
+            upto = text if is_last else self.render(messages[: message + 1])
+            if message == 0:
+                # Many templates cannot render an empty conversation, or render it with another opening.
+                found = upto.find(self.generation_prompt) if self.generation_prompt else -1
+                prefix = upto[: found + len(self.generation_prompt)] if found >= 0 else None
+            else:
+                prefix = self.render(messages[:message], add_generation_prompt=True)
+            if prefix is None or not upto.startswith(prefix) or not text.startswith(upto):
+                raise RowError(
+                    "the chat template is not prefix-stable: a longer conversation changes how its beginning "
+                    f"is rendered, so assistant message {message} cannot be told from what stands before it",
+                    "give the tokenizer a chat template with {% generation %} ... {% endgeneration %} "
+                    "markers around assistant turns",
+                )
+            turns.append(Turn(message, len(prefix), len(upto)))
+        return text, turns
+
+
+def locate_content(text: str, turn: Turn, content: str) -> Placed | None:
+    """Where an assistant message's content stands in the rendered text.
+
+    Templates may trim the content, put a thinking block before it, or rewrite the one it opens with, so four
+    readings are tried in turn: verbatim at the start of the answer, stripped at the start, either anywhere in
+    the turn, and what follows the last ``</think>``. None where none of them holds.
+    """
+    anchor = turn.start
+    if _THINK_END not in content:
+        # Then a block in the rendered turn is the template's own; an answer may well be "think" or a newline.
+        anchor = _past_thinking(text, turn)
+    stripped = content.strip()
+    after_space = anchor
+    while after_space < turn.end and text[after_space].isspace():
+        after_space += 1
+    if text.startswith(content, anchor, turn.end):
+        return Placed(anchor, anchor + len(content), -anchor)
+    if text.startswith(stripped, after_space, turn.end):
+        return _extended(text, anchor, turn.end, content, after_space, stripped)
+    answer = content.rpartition(_THINK_END)[2].strip()
+    for piece, lowest in ((content, anchor), (stripped, anchor), (answer, _past_thinking(text, turn))):
+        start = text.find(piece, lowest, turn.end)
+        if start >= 0 and piece:
+            return _extended(text, anchor, turn.end, content, start, piece)
+    return None
+
+
+def _past_thinking(text: str, turn: Turn) -> int:
+    found = text.rfind(_THINK_END, turn.start, turn.end)
+    if found < 0:
+        return turn.start
+    end = found + len(_THINK_END)
+    return end + 2 * text.startswith("\n\n", end, turn.end)
+
+
+def _extended(text: str, low: int, high: int, content: str, start: int, piece: str) -> Placed:
+    # A template that trims one side only leaves the other side's whitespace in the text.
+    offset = content.rindex(piece)
+    shift, end = offset - start, start + len(piece)
+    while start > low and start + shift > 0 and text[start - 1] == content[start - 1 + shift]:
+        start -= 1
+    while end < high and end + shift < len(content) and text[end] == content[end + shift]:
+        end += 1
+    return Placed(start, end, shift)
+
+
+def _prompt_in_range(text: str, start: int, end: int, prompt: str) -> str:
+    # Some templates open the marker inside the generation prompt: Qwen2.5's before the newline of the header.
+    # A prompt may also open a thinking block that the turn lacks; what comes before it is tried then.
+    parts = _PROMPT_PART.findall(prompt)
+    for kept in range(len(parts), 0, -1):
+        head = "".join(parts[:kept])
+        for at in range(max(0, start - len(head)), start + 1):
+            if text.startswith(head, at, end):
+                return text[start : at + len(head)]
+    return ""
+
+
+def _joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    joined = ranges[:1]
+    for start, end in ranges[1:]:
+        if start == joined[-1][1]:
+            joined[-1] = (joined[-1][0], end)
+        else:
+            joined.append((start, end))
+    return joined
+
+
+def _choose_template(tokenizer: Any) -> tuple[str, str]:
+    own = tokenizer.chat_template
+    if isinstance(own, Mapping):
+        own = own.get("default")
+    if not own:
+        raise InputError(
+            f"the tokenizer has no chat template{' named default' if tokenizer.chat_template else ''}; "
+            "use the model's chat (instruct) version, or set tokenizer.chat_template"
+        )
+    if has_generation_markers(own):
+        return own, "generation markers"
+    try:
+        known = get_training_chat_template(tokenizer)
+    except (ValueError, TypeError, TemplateError):
+        known = None  # TRL does not know this template.
+    return (known, "TRL training template") if known else (own, "prefix differences")

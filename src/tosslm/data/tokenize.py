@@ -1,0 +1,266 @@
+"""Conversations to token ids, response masks and character spans: the one tokenisation path.
+
+Scoring, training, export and the report all read what is written here, so a label can never shift against a
+score. The rendered conversation is encoded once, as a whole, as ``apply_chat_template`` does it; characters
+then say which tokens are response tokens and which piece of the answer each of them is.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, Literal
+
+import datasets
+
+from tosslm.data.template import ChatTemplate, Messages, Placed, Turn, locate_content
+from tosslm.errors import InputError, RowError
+
+FEATURES = datasets.Features(
+    {
+        "input_ids": datasets.List(datasets.Value("int32")),
+        "response_mask": datasets.List(datasets.Value("bool")),
+        "offsets": datasets.List(datasets.List(datasets.Value("int32"))),
+    }
+)
+
+_NO_TEXT = -1
+_ROWS_PER_CHUNK = 1000  # Arrow is some ten times smaller than lists of Python integers
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedRow:
+    """One conversation as tokens.
+
+    Args:
+        input_ids: ``[num_tokens]`` token ids.
+        response_mask: ``[num_tokens]`` True where the token is a response token.
+        offsets: ``[num_response_tokens, 3]`` message index, start and end in code points of that message's
+            content; ``[-1, -1, -1]`` where a token has no text of it (an end of turn, a thinking block that
+            the template writes).
+        truncated: whether tokens were cut off at the end.
+    """
+
+    input_ids: list[int]
+    response_mask: list[bool]
+    offsets: list[list[int]]
+    truncated: bool
+
+
+class RowTokenizer:
+    """Turns conversations into tokens; built once per tokenizer.
+
+    The ids are those of ``tokenizer.apply_chat_template(messages,
+    chat_template=row_tokenizer.chat_template)``. Response tokens are what an assistant turn must produce
+    after the generation prompt: a thinking block where the template writes one, the content, and the
+    end-of-turn token; the newline that a template puts after it is not one, nor is the first token of a row.
+    A token that holds the prompt's last characters and the answer's first ones (whitespace that a byte-level
+    tokenizer merges) is a response token.
+
+    In each turn the offsets do not decrease, and together they cover the content as the template renders it
+    (many templates strip it). The pieces of one character that a byte-level tokenizer splits all have that
+    character's span. Characters that the tokenizer drops belong to the token after them, at the end of the
+    content to the token before.
+
+    Text in a message that reads like a special token (``<|im_end|>``) becomes that special token, as it does
+    in ``apply_chat_template``. Such a token has its text's span, and ends no turn: turns are found by
+    position, not by looking for headers, so a message that quotes the template's headers does not open one
+    either.
+
+    Args:
+        tokenizer: a fast Hugging Face tokenizer with a chat template.
+        max_length: tokens of a row to keep, from its start.
+        turns: ``"all"`` assistant turns are responses, or the ``"last"`` one only.
+
+    Attributes:
+        method: how responses are found: ``"generation markers"``, ``"TRL training template"`` or
+            ``"prefix differences"``.
+        chat_template: the Jinja text in use.
+
+    Raises:
+        InputError: the tokenizer is slow (it cannot say where a token stands in the text), has no chat
+            template, or ``max_length`` or ``turns`` is out of range.
+
+    Example:
+        >>> tokenize = RowTokenizer(tokenizer)
+        >>> row = tokenize([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}])
+        >>> row.offsets
+        [[1, 0, 5], [1, 5, 6], [-1, -1, -1]]
+    """
+
+    def __init__(self, tokenizer: Any, *, max_length: int = 2048, turns: Literal["all", "last"] = "all") -> None:
+        if max_length < 2:
+            raise InputError(f"max_length is {max_length}; set data.max_length to 2 or more")
+        if turns not in ("all", "last"):
+            raise InputError(f"turns is {turns!r}; set data.turns to all or last")
+        if not getattr(tokenizer, "is_fast", False):
+            raise InputError(
+                f"{type(tokenizer).__name__} is a slow tokenizer and cannot say where a token stands in the "
+                "text; load a fast one (AutoTokenizer with a tokenizer.json)"
+            )
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.turns = turns
+        self._template = ChatTemplate(tokenizer)
+        self.method = self._template.method
+        self.chat_template = self._template.source
+        self._control_ids = _control_ids(tokenizer)
+
+    def __call__(self, messages: Sequence[Mapping[str, str]]) -> TokenizedRow:
+        """Tokenise one conversation.
+
+        Args:
+            messages: mappings with ``role`` and ``content``, both text; other keys are left out.
+
+        Returns:
+            The row's tokens, at most ``max_length`` of them.
+
+        Raises:
+            RowError: the messages are malformed or have no assistant turn, the chat template refuses them or
+                is not prefix-stable, or truncation leaves no response token.
+        """
+        conversation = _checked(messages)
+        text, turns = self._template.render_turns(conversation)
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        ids: list[int] = encoded["input_ids"]
+        # Bisection needs sorted bounds; a token that a normaliser made of nothing may bear (0, 0).
+        starts = list(accumulate((start for start, _ in encoded["offset_mapping"]), max))
+        ends = list(accumulate((end for _, end in encoded["offset_mapping"]), max))
+        kept = min(len(ids), self.max_length)
+        mask = [False] * kept
+        offsets: list[list[int]] = []
+        # A row's first token has no context to be predicted from, and a token belongs to one turn only.
+        free = 1
+        for turn in turns if self.turns == "all" else turns[-1:]:
+            placed = locate_content(text, turn, conversation[turn.message]["content"])
+            first = max(free, bisect_right(ends, turn.start))
+            stop = bisect_left(starts, self._response_end(text, turn, placed, ids, starts, ends))
+            spans = _spans(starts, ends, first, stop, turn.message, placed)
+            free = max(free, stop)
+            stop = max(first, min(stop, kept))
+            mask[first:stop] = [True] * (stop - first)
+            offsets += spans[: stop - first]
+        if not offsets:
+            raise _no_response_left(len(ids), self.max_length)
+        return TokenizedRow(ids[:kept], mask, offsets, truncated=len(ids) > kept)
+
+    def _response_end(
+        self, text: str, turn: Turn, placed: Placed | None, ids: list[int], starts: list[int], ends: list[int]
+    ) -> int:
+        """Character at which the response ends: after its end-of-turn token, where there is one."""
+        visible_end = turn.start + len(text[turn.start : turn.end].rstrip())
+        content_end = placed.end if placed else turn.start
+        end = max(content_end, visible_end)
+        for token in range(bisect_right(ends, content_end), bisect_left(starts, turn.end)):
+            if ids[token] in self._control_ids:
+                end = ends[token]
+                # Unplaced content may hold control tokens of its own; only the last one ends the turn then.
+                if placed:
+                    break
+        return end
+
+
+def tokenize_rows(
+    rows: Iterable[Mapping[str, Any]],
+    tokenizer: Any,
+    *,
+    max_length: int = 2048,
+    turns: Literal["all", "last"] = "all",
+) -> datasets.Dataset:
+    """Tokenise rows in any of the known formats.
+
+    Args:
+        rows: mappings with ``messages``, or in another row format that ``tosslm.data.rows`` reads.
+        tokenizer: a fast Hugging Face tokenizer with a chat template.
+        max_length: tokens of a row to keep, from its start.
+        turns: ``"all"`` assistant turns are responses, or the ``"last"`` one only.
+
+    Returns:
+        One row each, in order: ``input_ids`` (int32), ``response_mask`` (bool) and ``offsets`` (lists of
+        three int32), as in :class:`TokenizedRow`.
+
+    Raises:
+        InputError: the tokenizer cannot be used; see :class:`RowTokenizer`.
+        RowError: a row is bad; the message counts rows from 0.
+    """
+    tokenize = RowTokenizer(tokenizer, max_length=max_length, turns=turns)
+    chunks: list[datasets.Dataset] = []
+    columns: dict[str, list[Any]] = {name: [] for name in FEATURES}
+    for number, record in enumerate(rows):
+        try:
+            row = tokenize(_messages_of(record))
+        except RowError as error:
+            raise RowError(f"row {number}: {error.reason}", error.remedy) from error
+        for name, values in columns.items():
+            values.append(getattr(row, name))
+        if len(columns["input_ids"]) == _ROWS_PER_CHUNK:
+            chunks.append(datasets.Dataset.from_dict(columns, features=FEATURES))
+            columns = {name: [] for name in FEATURES}
+    if columns["input_ids"] or not chunks:
+        chunks.append(datasets.Dataset.from_dict(columns, features=FEATURES))
+    return datasets.concatenate_datasets(chunks)
+
+
+def _messages_of(record: Mapping[str, Any]) -> Messages:
+    messages = record.get("messages")
+    if isinstance(messages, Sequence) and not isinstance(messages, str):
+        return messages
+    from tosslm.data.rows import parse_record  # the tokeniser works without the row formats
+
+    parsed: Messages = parse_record(record)[0]
+    return parsed
+
+
+def _checked(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    conversation = []
+    for index, message in enumerate(messages):
+        role, content = message.get("role"), message.get("content")
+        if not isinstance(role, str) or not isinstance(content, str):
+            raise RowError(f"message {index} has no text role and content", "give both as text")
+        try:
+            content.encode()
+        except UnicodeEncodeError as error:
+            raise RowError(
+                f"message {index} is not valid Unicode: half a surrogate pair at character {error.start}",
+                "mend the file's encoding",
+            ) from error
+        # What the template sees is what the row's id is made of.
+        conversation.append({"role": role, "content": content})
+    if not any(message["role"] == "assistant" for message in conversation):
+        raise RowError("the conversation has no assistant turn", "add one, or leave the row out")
+    return conversation
+
+
+def _control_ids(tokenizer: Any) -> set[int]:
+    # Gemma and others also add runs of spaces and newlines to the vocabulary; those end no turn.
+    added = {token_id for token, token_id in tokenizer.get_added_vocab().items() if token.replace("▁", " ").strip()}
+    return added | set(tokenizer.all_special_ids)
+
+
+def _spans(
+    starts: list[int], ends: list[int], first: int, stop: int, message: int, placed: Placed | None
+) -> list[list[int]]:
+    """The piece of the content that each token in ``[first, stop)`` is: ``[stop - first, 3]``."""
+    spans = [[_NO_TEXT] * 3 for _ in range(first, stop)]
+    if placed is None:
+        return spans
+    covered, last = placed.start, None
+    for span, start, end in zip(spans, starts[first:stop], ends[first:stop], strict=True):
+        # Tokenizers that trim whitespace out of their offsets leave gaps: a gap belongs to the token after
+        # it.
+        low, high = max(min(start, covered), placed.start), min(end, placed.end)
+        if low < high and start < placed.end:
+            span[:] = [message, low + placed.shift, high + placed.shift]
+            covered, last = high, span
+    if last is not None:
+        last[2] = placed.end + placed.shift
+    return spans
+
+
+def _no_response_left(num_tokens: int, max_length: int) -> RowError:
+    if num_tokens > max_length:
+        return RowError(
+            f"no response token is left after truncation to {max_length} tokens",
+            "raise data.max_length or shorten the prompt",
+        )
+    return RowError("the assistant turns have no tokens", "give them text, or leave the row out")

@@ -1,0 +1,135 @@
+"""The one place that writes files: beside their names, synced, then renamed; and checksums of what was written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tosslm.errors import TosslmError
+
+_UNFINISHED = ".unfinished-"
+_FINGERPRINT_KEY = b"tosslm.fingerprint"
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A name beside ``path`` to write a file to; it becomes ``path`` when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{_UNFINISHED}{secrets.token_hex(4)}-{path.name}")
+    try:
+        yield beside
+        _sync(beside)
+        beside.replace(path)
+        _sync(path.parent)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A folder beside ``path`` to fill; it takes the place of ``path`` when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{_UNFINISHED}{secrets.token_hex(4)}-{path.name}")
+    beside.mkdir()
+    try:
+        yield beside
+        for file in beside.rglob("*"):
+            _sync(file)
+        if path.exists():
+            shutil.rmtree(path)
+        beside.replace(path)
+        _sync(path.parent)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a killed process left half written under ``folder``."""
+    for left in sorted(folder.rglob(f"{_UNFINISHED}*")):
+        shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(*parts: Any) -> str:
+    """16 hex digits over JSON-able parts; equal parts give equal digits on every machine."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    with atomic_path(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON atomically."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def parquet_writer(path: Path, schema: pa.Schema, step_fingerprint: str) -> Iterator[pq.ParquetWriter]:
+    """Write a Parquet file atomically; it carries its step's fingerprint and a checksum in every page."""
+    schema = schema.with_metadata({_FINGERPRINT_KEY: step_fingerprint.encode()})
+    with (
+        atomic_path(path) as beside,
+        pq.ParquetWriter(beside, schema, compression="zstd", write_page_checksum=True) as writer,
+    ):
+        yield writer
+
+
+def write_parquet(path: Path, columns: Mapping[str, Any], schema: pa.Schema, step_fingerprint: str) -> None:
+    """Write one table of columns to a Parquet file atomically."""
+    with parquet_writer(path, schema, step_fingerprint) as writer:
+        writer.write_table(pa.table(dict(columns), schema=writer.schema))
+
+
+def is_whole(path: Path, step_fingerprint: str) -> bool:
+    """Whether a Parquet file belongs to this step and reads without a checksum error."""
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            metadata = file.schema_arrow.metadata or {}
+            if metadata.get(_FINGERPRINT_KEY) != step_fingerprint.encode():
+                return False
+            for _ in file.iter_batches():
+                pass
+        return True
+    except (OSError, pa.ArrowException):
+        return False
+
+
+def read_batches(
+    path: Path, columns: Iterable[str] | None = None, rows: int = 1024
+) -> Iterator[list[dict[str, Any]]]:
+    """Stream a Parquet file as lists of at most ``rows`` records."""
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            for batch in file.iter_batches(batch_size=rows, columns=list(columns) if columns else None):
+                yield batch.to_pylist()
+    except FileNotFoundError:
+        raise TosslmError(f"{path}: missing; `toss run` makes it again") from None
+    except (OSError, pa.ArrowException) as error:
+        raise TosslmError(f"{path}: damaged ({error}); `toss run` makes it again") from None

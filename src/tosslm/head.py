@@ -1,0 +1,116 @@
+"""A causal LM in two halves, so that the head runs only where a response token is predicted.
+
+The head of a small model is a quarter of its arithmetic and nearly all of its memory: logits of a batch of
+16,384 tokens over a vocabulary of 128,000 fill 8 GB in float32. Prompt and padding positions need none of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from tosslm.errors import TosslmError
+
+LOGITS_BYTES = 256 * 2**20
+"""No array of logits is larger than this many bytes of float32."""
+
+
+class SplitHead:
+    """Runs a causal LM up to its head, and the head by itself.
+
+    Logit scaling and soft-capping that a model applies after its head are applied here as well; that the two
+    halves give the model's own logits is checked on the first position of every call.
+
+    Args:
+        model: any transformers causal LM, plain or with adapters, as they are set.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.head = model.get_output_embeddings()
+        config = model.config.get_text_config()
+        self._cap = getattr(config, "final_logit_softcapping", None)
+        self._scale = _logit_scale(config)
+
+    def hidden_states(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """The head's input at every position.
+
+        Args:
+            input_ids: int64 ``[B, T]``.
+            attention_mask: int64 ``[B, T]``, 0 at padding.
+
+        Returns:
+            ``[B, T, H]`` in the model's dtype.
+
+        Raises:
+            TosslmError: the model does something to its logits that is not known here.
+        """
+        caught: list[torch.Tensor] = []
+
+        def keep_first_position(_: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+            caught.append(inputs[0])
+            return (inputs[0][:, :1], *inputs[1:])
+
+        hook = self.head.register_forward_pre_hook(keep_first_position)
+        try:
+            output = self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        finally:
+            hook.remove()
+        hidden = caught[0]
+        with torch.no_grad():
+            own, ours = output.logits[:1, 0].float(), self.logits(hidden[:1, 0])
+            if not torch.allclose(own, ours, rtol=1e-2, atol=1e-2, equal_nan=True):
+                raise TosslmError(
+                    f"{type(self.model).__name__}: the model changes its logits after the head in a way tosslm does "
+                    "not know; please report the model's name"
+                )
+        return hidden
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The model's logits, float32 ``[N, V]``, of hidden states ``[N, H]``."""
+        logits = self.head(hidden).float()
+        if self._scale != 1.0:
+            logits = logits * self._scale
+        if self._cap:
+            logits = self._cap * torch.tanh(logits / self._cap)
+        return logits
+
+    def chunks(self, n: int) -> Iterator[slice]:
+        """Slices of ``n`` positions, each of which needs at most ``LOGITS_BYTES`` of logits."""
+        size = max(1, LOGITS_BYTES // (4 * self.head.weight.shape[0]))
+        return (slice(start, start + size) for start in range(0, n, size))
+
+    def losses(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """``-log p(target)`` in nats, float32 ``[N]``, of hidden states ``[N, H]`` and targets int64 ``[N]``."""
+        return torch.cat(
+            [self._chunk_losses(hidden[part], targets[part]) for part in self.chunks(len(targets))]
+            or [hidden.new_zeros(0, dtype=torch.float32)]
+        )
+
+    def summed_loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The sum of ``losses``, differentiable; with several chunks each is computed anew in the backward pass."""
+        parts = list(self.chunks(len(targets)))
+        if len(parts) == 1:
+            return self._chunk_losses(hidden, targets).sum()
+        # A sum over no positions still belongs to the graph, so that a batch without kept tokens trains nothing.
+        total = hidden.float().sum() * 0.0
+        for part in parts:
+            losses = checkpoint(self._chunk_losses, hidden[part], targets[part], use_reentrant=False)
+            total = total + losses.sum()
+        return total
+
+    def _chunk_losses(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(self.logits(hidden), targets, reduction="none")
+
+
+def _logit_scale(config: Any) -> float:
+    for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
+        if getattr(config, name, None) is not None:
+            return float(getattr(config, name))
+    scaling = getattr(config, "logits_scaling", None)
+    if scaling is None:
+        return 1.0
+    return float(scaling) if config.model_type == "hyperclovax" else 1.0 / float(scaling)

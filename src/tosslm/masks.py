@@ -1,0 +1,120 @@
+"""The selection stage: from the scores on disk to the keep mask on disk, one part in memory at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tosslm.config import SelectionConfig
+from tosslm.errors import TosslmError
+from tosslm.files import parquet_writer, read_batches, write_json
+from tosslm.scoring import read_scores
+from tosslm.selection import Cut, apply_cut, find_cut, select_in_rows
+
+KEEP = "keep.parquet"
+KEEP_SCHEMA = pa.schema([("row_id", pa.string()), ("keep", pa.list_(pa.bool_()))])
+
+
+def write_keep_mask(
+    config: SelectionConfig, *, scores: Path, data: Path, folder: Path, step_fingerprint: str
+) -> dict[str, Any]:
+    """Write ``keep.parquet`` and ``selection.json``.
+
+    Args:
+        config: the discard fraction and its scope.
+        scores: folder of the last round's parts.
+        data: the run's data folder.
+        folder: where the mask goes.
+        step_fingerprint: what the mask is marked with.
+
+    Returns:
+        Facts for the manifest: those of ``selection.json``, and how many tokens' choice differs from the mask
+        that stood there before.
+
+    Raises:
+        TosslmError: a score is not finite; names row and position.
+    """
+    cut = None
+    if config.scope == "global":
+        cut = find_cut(lambda: (part[2] for part in _finite_parts(scores)), config.discard_fraction)
+    sources = _sources(data)
+    previous = read_keep(folder) if (folder / KEEP).exists() else None
+    per_source: dict[str, dict[str, int]] = {}
+    lowest, changed = np.inf, 0 if previous else None
+    with parquet_writer(folder / KEEP, KEEP_SCHEMA, step_fingerprint) as writer:
+        for row_ids, lengths, part_scores, keep in _masked_parts(config, scores, cut):
+            rows = np.split(keep, np.cumsum(lengths)[:-1])
+            columns = {"row_id": row_ids, "keep": rows}
+            writer.write_table(pa.table(columns, schema=writer.schema))
+            lowest = min(lowest, part_scores[~keep].min(initial=np.inf))
+            for row_id, row_keep in zip(row_ids, rows, strict=True):
+                _count(per_source, next(sources), row_keep)
+                if previous is not None and changed is not None:
+                    changed = _difference(changed, next(previous, None), row_id, row_keep)
+    facts = {
+        "discard_fraction": config.discard_fraction,
+        "scope": config.scope,
+        "evidence": config.evidence,
+        "threshold": float(lowest) if np.isfinite(lowest) else None,
+        "tokens": sum(counts["tokens"] for counts in per_source.values()),
+        "discarded": sum(counts["discarded"] for counts in per_source.values()),
+        "sources": per_source,
+    }
+    write_json(folder / "selection.json", facts)
+    return facts | ({} if changed is None else {"changed_from_previous": changed})
+
+
+def read_keep(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """Stream a keep mask: row id and bool ``[N]``, one value a response token."""
+    for batch in read_batches(folder / KEEP):
+        for row in batch:
+            yield row["row_id"], np.asarray(row["keep"], dtype=bool)
+
+
+def _masked_parts(
+    config: SelectionConfig, scores: Path, cut: Cut | None
+) -> Iterator[tuple[list[str], np.ndarray, np.ndarray, np.ndarray]]:
+    ties = 0
+    for row_ids, lengths, part in _finite_parts(scores):
+        if cut is not None:
+            keep, ties = apply_cut(part, cut, ties)
+        else:
+            rows = np.split(part, np.cumsum(lengths)[:-1])
+            keep = np.concatenate(select_in_rows(rows, config.discard_fraction))
+        yield row_ids, lengths, part, keep
+
+
+def _finite_parts(scores: Path) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
+    for row_ids, lengths, part in read_scores(scores):
+        finite = np.isfinite(part)
+        if not finite.all():
+            token = int(np.argmin(finite))
+            row = int(np.searchsorted(np.cumsum(lengths), token, side="right"))
+            place = token - int(lengths[:row].sum())
+            raise TosslmError(
+                f"row {row_ids[row]}, response token {place}: the score is {part[token]}; a reference computes no "
+                "number there: train it with a lower learning_rate, or use model.dtype float32"
+            )
+        yield row_ids, lengths, part
+
+
+def _sources(data: Path) -> Iterator[str]:
+    for batch in read_batches(data / "custom.parquet", ["source"]):
+        yield from (row["source"] for row in batch)
+
+
+def _count(per_source: dict[str, dict[str, int]], source: str, keep: np.ndarray) -> None:
+    counts = per_source.setdefault(source, {"rows": 0, "tokens": 0, "discarded": 0})
+    counts["rows"] += 1
+    counts["tokens"] += len(keep)
+    counts["discarded"] += int((~keep).sum())
+
+
+def _difference(changed: int, previous: tuple[str, np.ndarray] | None, row_id: str, keep: np.ndarray) -> int | None:
+    if previous is None or previous[0] != row_id or len(previous[1]) != len(keep):
+        return None  # another custom set: there is nothing to compare with
+    return changed + int((previous[1] != keep).sum())

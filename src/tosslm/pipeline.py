@@ -1,0 +1,236 @@
+"""The whole method, to be read against the paper (arXiv 2603.01185)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from tosslm.config import Config, TrainingConfig, load_config
+from tosslm.data.prepare import SETS, prepare_data, source_checksums
+from tosslm.data.rows import base_id
+from tosslm.data.tokenize import RowTokenizer
+from tosslm.errors import InputError
+from tosslm.files import fingerprint, write_json
+from tosslm.finetune import model_readme, selective_rows
+from tosslm.masks import write_keep_mask
+from tosslm.models import HAZARD_MARK, open_base
+from tosslm.progress import Reporter, SilentReporter
+from tosslm.references import HAZARD_NOTE, UTILITY, UTILITY_NOTE, degraded, reference_rows, set_ids
+from tosslm.refinement import rows_to_join
+from tosslm.runs import Run, joined_rows
+from tosslm.scoring import read_scores, score_rows
+from tosslm.store import RunFolder, Step
+from tosslm.training import train_adapter, write_training_rows
+
+STAGES = ("data", "references", "score", "refine", "select", "finetune")
+FORMATS = {"data": 1, "references": 1, "scores": 1, "refinement": 1, "selection": 1, "model": 1}
+Notes = dict[Literal["README.md", "HAZARDOUS.md"], str]
+
+
+def run(
+    config: Config | Mapping[str, Any] | str | Path,
+    *,
+    until: str = STAGES[-1],
+    fresh: bool = False,
+    reporter: Reporter | None = None,
+) -> Run:
+    """TOSS, or TOSS-Pro where ``refinement.rounds`` is not 0; what is done already is skipped.
+
+    Args:
+        config: a config, the same tree as a mapping, or a YAML file.
+        until: the last stage to do, one of ``STAGES``.
+        fresh: remove what earlier runs left in the run folder first.
+        reporter: where progress goes.
+
+    Returns:
+        The run, for reading.
+
+    Raises:
+        InputError: config or data are wrong.
+        TosslmError: the work failed.
+    """
+    if until not in STAGES:
+        raise InputError(f"stage {until!r} is unknown; choose one of {', '.join(STAGES)}")
+    config = config if isinstance(config, Config) else load_config(config)
+    method = Method(config, reporter or SilentReporter())
+    with method.folder.lock():
+        if fresh:
+            method.folder.clear()
+        method.folder.begin(config.model_dump(mode="json"), config.seed)
+        for stage in STAGES[: STAGES.index(until) + 1]:
+            getattr(method, stage)()
+    return Run(config.run_dir)
+
+
+class Method:
+    """One run of the method: each stage reads what earlier ones wrote and writes its own folder.
+
+    Args:
+        config: the whole config.
+        reporter: where progress goes.
+    """
+
+    def __init__(self, config: Config, reporter: Reporter) -> None:
+        self.config, self.reporter = config, reporter
+        self.folder = RunFolder(config.run_dir)
+        self.path = self.folder.path
+        self.base = open_base(config.model)
+        self.tokenizer = RowTokenizer(self.base.tokenizer, max_length=config.data.max_length, turns=config.data.turns)
+        self.prints: dict[str, str] = {}
+
+    def data(self) -> None:
+        """Rows of the three sets become tokens."""
+        config = self.config.data
+        sources = {name: source_checksums(getattr(config, name)) for name in SETS}
+        self._do(
+            "data",
+            [config.model_dump(), sources, self.base.identity],
+            lambda step: prepare_data(config, self.tokenizer, self.path / "data", step.fingerprint, self.reporter),
+        )
+
+    def references(self) -> None:
+        """Two LoRA adapters from the aligned base: one on the utility set, one on the harmful set."""
+        self._train_reference(UTILITY, "utility", {"README.md": UTILITY_NOTE}, rounds=0)
+        self._train_degraded(0)
+
+    def score(self) -> None:
+        """S = loss_utility - loss_degraded, for every response token of the custom set (paper, Eq. for S)."""
+        self._score(0)
+
+    def refine(self) -> None:
+        """TOSS-Pro: the riskiest custom rows join the harmful set, the degraded reference learns anew, T times."""
+        for round_ in range(1, self.config.refinement.rounds + 1):
+            self._join(round_)
+            self._train_degraded(round_)
+            self._score(round_)
+
+    def select(self) -> None:
+        """The global top d of response tokens by score are dropped."""
+        last = f"scores/round-{self.config.refinement.rounds}"
+        self._do(
+            "selection",
+            [self.config.selection.model_dump(), self.prints[last]],
+            lambda step: write_keep_mask(
+                self.config.selection,
+                scores=self.path / last,
+                data=self.path / "data",
+                folder=self.path / "selection",
+                step_fingerprint=step.fingerprint,
+            ),
+        )
+
+    def finetune(self) -> None:
+        """The aligned base is fine-tuned on the tokens kept."""
+        settings = self.config.finetune
+        self._train(
+            "model",
+            [self.prints["selection"]],
+            settings,
+            lambda: selective_rows(self.path / "data", self.path / "selection"),
+            lambda: {"README.md": model_readme(self.base)},
+            normalize=settings.normalize,
+        )
+
+    def _train_degraded(self, round_: int) -> None:
+        self._train_reference(degraded(round_), "harmful", {HAZARD_MARK: HAZARD_NOTE}, rounds=round_)
+
+    def _train_reference(self, name: str, set_name: str, notes: Notes, *, rounds: int) -> None:
+        settings = self.config.references
+        joins = [self.prints[f"refinement/round-{round_}"] for round_ in range(1, rounds + 1)]
+        self._train(
+            name,
+            [set_name, self.prints["data"], joins],
+            settings,
+            lambda: reference_rows(self.path / "data", set_name, settings.holdout, self._joined(rounds)),
+            lambda: notes,
+        )
+
+    def _train(
+        self,
+        name: str,
+        inputs: list[Any],
+        settings: TrainingConfig,
+        rows: Callable[[], Iterable[dict[str, Any]]],
+        notes: Callable[[], Notes],
+        normalize: Literal["kept", "all"] = "kept",
+    ) -> None:
+        def work(step: Step) -> dict[str, Any]:
+            folder = self.folder.work_folder(step)
+            return train_adapter(
+                self.base,
+                write_training_rows(folder / "rows.arrow", rows()),
+                settings,
+                name=name,
+                seed=self.config.seed,
+                work=folder,
+                out=self.path / name,
+                notes=notes(),
+                reporter=self.reporter,
+                normalize=normalize,
+                report_to=self.config.report_to,
+            )
+
+        self._do(name, [settings.model_dump(), self.config.seed, self.base.identity, *inputs], work)
+
+    def _score(self, round_: int) -> None:
+        name = f"scores/round-{round_}"
+        self._do(
+            name,
+            [self.config.scoring.model_dump(), self.prints[UTILITY], self.prints[degraded(round_)]],
+            lambda step: score_rows(
+                self.base,
+                self.config.scoring,
+                data=self.path / "data",
+                holdout=self.config.references.holdout,
+                utility=self.path / UTILITY,
+                degraded=self.path / degraded(round_),
+                folder=self.path / name,
+                known_utility=self.path / "scores/round-0" if round_ else None,
+                step_fingerprint=step.fingerprint,
+                reporter=self.reporter,
+            ),
+        )
+
+    def _join(self, round_: int) -> None:
+        samples = self.config.refinement.samples_per_round
+
+        def work(_: Step) -> dict[str, Any]:
+            row_ids: list[str] = []
+            best: list[float] = []
+            for ids, lengths, scores in read_scores(self.path / f"scores/round-{round_ - 1}"):
+                row_ids += ids
+                best += [row.max() for row in np.split(scores, np.cumsum(lengths)[:-1])]
+            contents = [base_id(row_id) for row_id in row_ids]
+            known = {base_id(row_id) for row_id in set_ids(self.path / "data", "harmful")}
+            known |= {base_id(row_id) for row_id in self._joined(round_ - 1)}
+            chosen = rows_to_join(np.asarray(best, dtype=np.float32), contents, known, samples)
+            joined = [row_ids[i] for i in chosen]
+            if len(joined) < samples:
+                self.reporter.say(f"round {round_}: only {len(joined)} of {samples} rows were left to join")
+            facts = {"round": round_, "samples": samples, "joined": len(joined)}
+            write_json(self.path / f"refinement/round-{round_}.json", facts | {"row_ids": joined})
+            return facts
+
+        name = f"refinement/round-{round_}"
+        self._do(name, [samples, self.prints[f"scores/round-{round_ - 1}"]], work, outputs=(f"{name}.json",))
+
+    def _joined(self, rounds: int) -> set[str]:
+        joined: set[str] = set()
+        for round_ in range(1, rounds + 1):
+            joined |= set(joined_rows(self.path, round_))
+        return joined
+
+    def _do(
+        self,
+        name: str,
+        inputs: list[Any],
+        work: Callable[[Step], dict[str, Any]],
+        outputs: tuple[str, ...] | None = None,
+    ) -> None:
+        step = Step(name, fingerprint(FORMATS[name.split("/")[0]], *inputs), outputs or (name,))
+        self.prints[name] = step.fingerprint
+        if not self.folder.do(step, lambda: work(step)):
+            self.reporter.say(f"{name}: done before")

@@ -1,0 +1,302 @@
+"""What a run will take, before it takes it: data checked, time, memory and disk of each stage expected."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from tosslm.config import Config, TrainingConfig
+from tosslm.data.prepare import SETS, SetCounts, prepared_rows
+from tosslm.data.rows import BadRow
+from tosslm.data.tokenize import RowTokenizer
+from tosslm.head import LOGITS_BYTES
+from tosslm.models import Base, choose_device, choose_dtype, open_base
+from tosslm.progress import Reporter
+
+_SHOWN_BAD_ROWS = 20
+_EFFICIENCY = {"cpu": 0.6, "cuda": 0.35, "mps": 0.3}
+"""Share of a plain matrix product's speed that a whole forward pass reaches; rough, --measure replaces it."""
+_TRAINING_PASSES = 2.3
+"""A LoRA training step in forward passes: activations' gradients, but none of the frozen weights."""
+_ACTIVATIONS_PER_LAYER = 34
+"""Bytes a token and hidden unit that a layer keeps for its backward pass, 16 bit (arXiv 2205.05198, eq. 1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What of a model decides time and memory."""
+
+    parameters: int
+    layers: int
+    hidden: int
+    vocabulary: int
+    bytes_per_value: int
+
+    @property
+    def body(self) -> int:
+        """Parameters that every token passes through; the embedding is looked up, the head counts by itself."""
+        return self.parameters - self.hidden * self.vocabulary
+
+
+def make_plan(config: Config, *, measure: bool, reporter: Reporter) -> dict[str, Any]:
+    """Validate config and data and say what each stage is expected to take. Loads no weights.
+
+    Args:
+        config: the config.
+        measure: time a few layers of the model's shape, with random weights, instead of one matrix product.
+        reporter: where progress goes.
+
+    Returns:
+        ``sets`` (counts), ``bad_rows``, ``model``, ``speed`` (tokens a second), ``stages`` (seconds, bytes).
+
+    Raises:
+        InputError: a file or the model cannot be read.
+    """
+    base = open_base(config.model)
+    tokenizer = RowTokenizer(base.tokenizer, max_length=config.data.max_length, turns=config.data.turns)
+    sets: dict[str, SetCounts] = {}
+    bad_rows: list[dict[str, str]] = []
+    for name in SETS:
+        sets[name] = SetCounts()
+        for row in prepared_rows(getattr(config.data, name), tokenizer, sets[name]):
+            if isinstance(row, BadRow):
+                bad_rows.append({"set": name, "origin": row.origin, "reason": row.reason, "remedy": row.remedy})
+    model_config = AutoConfig.from_pretrained(base.folder, trust_remote_code=config.model.trust_remote_code)
+    shape = _shape(config, model_config)
+    lengths = [counts.tokens // counts.rows for counts in sets.values() if counts.rows]
+    mean_length = max(lengths, default=1)
+    if measure:
+        reporter.say("timing two layers of the model's shape with random weights")
+        speed = _measured_speed(base, config, model_config, shape, mean_length)
+    else:
+        speed = _expected_speed(config, shape)
+    return {
+        "sets": {name: {key: getattr(counts, key) for key in counts.__slots__} for name, counts in sets.items()},
+        "bad_rows": bad_rows,
+        "model": {
+            "name": config.model.name,
+            "parameters": shape.parameters,
+            "dtype": str(choose_dtype(config.model.dtype, choose_device(config.model.device))).removeprefix("torch."),
+            "device": str(choose_device(config.model.device)),
+            "response_mask": tokenizer.method,
+        },
+        "speed": {"measured": measure, **{key: round(value, 1) for key, value in speed.items()}},
+        "stages": _stages(config, sets, shape, speed),
+    }
+
+
+def _shape(config: Config, model_config: Any) -> Shape:
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(model_config, trust_remote_code=config.model.trust_remote_code)
+    dtype = choose_dtype(config.model.dtype, choose_device(config.model.device))
+    text = model_config.get_text_config()
+    return Shape(
+        sum(parameter.numel() for parameter in model.parameters()),
+        text.num_hidden_layers,
+        text.hidden_size,
+        text.vocab_size,
+        dtype.itemsize,
+    )
+
+
+def _expected_speed(config: Config, shape: Shape) -> dict[str, float]:
+    device = choose_device(config.model.device)
+    flops = _matmul_flops(device, choose_dtype(config.model.dtype, device)) * _EFFICIENCY.get(device.type, 0.3)
+    reading = flops / (2 * shape.body + shape.hidden * shape.vocabulary)
+    return {"reading": reading, "training": reading / _TRAINING_PASSES}
+
+
+def _matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
+    size = 1024 if device.type == "cpu" else 8192
+    a = torch.randn(size, size, device=device).to(dtype)
+    seconds = _seconds(lambda: a @ a, device)
+    return 2 * size**3 / seconds
+
+
+def _seconds(work: Any, device: torch.device) -> float:
+    """Median of five runs after one that is not counted."""
+    times = []
+    for _ in range(6):
+        start = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - start)
+    return sorted(times[1:])[2]
+
+
+def _measured_speed(base: Base, config: Config, model_config: Any, shape: Shape, length: int) -> dict[str, float]:
+    device = choose_device(config.model.device)
+    dtype = choose_dtype(config.model.dtype, device)
+    small = copy.deepcopy(model_config)
+    layers = min(2, shape.layers)
+    small.get_text_config().num_hidden_layers = layers
+    if getattr(small.get_text_config(), "layer_types", None):
+        small.get_text_config().layer_types = small.get_text_config().layer_types[:layers]
+    model = AutoModelForCausalLM.from_config(small, dtype=dtype, trust_remote_code=config.model.trust_remote_code).to(
+        device
+    )
+    length = max(8, min(length, config.data.max_length))
+    ids = torch.randint(0, shape.vocabulary, (4, length), device=device)
+    body = model.base_model
+    head = model.get_output_embeddings()
+    model.requires_grad_(False)
+
+    def read() -> None:
+        with torch.inference_mode():
+            body(input_ids=ids, use_cache=False)
+
+    def read_head() -> None:
+        with torch.inference_mode():
+            head(torch.zeros(2 * length, shape.hidden, device=device, dtype=dtype))
+
+    def train() -> None:
+        # The gradient passes through the frozen layers to their input, as it does to adapters in every layer.
+        embedded = model.get_input_embeddings()(ids).requires_grad_()
+        body(inputs_embeds=embedded, use_cache=False).last_hidden_state.float().sum().backward()
+
+    scale = shape.layers / layers
+    heads = _seconds(read_head, device)
+    reading = 4 * length / (_seconds(read, device) * scale + heads)
+    training = 4 * length / (_seconds(train, device) * scale + 3 * heads)
+    return {"reading": reading, "training": training}
+
+
+def _stages(
+    config: Config, sets: dict[str, SetCounts], shape: Shape, speed: dict[str, float]
+) -> list[dict[str, Any]]:
+    custom, harmful, utility = (sets[name] for name in SETS)
+    rounds = config.refinement.rounds
+    joined = min(config.refinement.samples_per_round, custom.rows) * (custom.tokens / max(custom.rows, 1))
+    weights = shape.parameters * shape.bytes_per_value
+    share = config.references.holdout
+    references = (1 - share) * (harmful.tokens + utility.tokens) * config.references.epochs
+    retrainings = sum(
+        ((1 - share) * harmful.tokens + round_ * joined) * config.references.epochs for round_ in range(1, rounds + 1)
+    )
+    held_out = share * (harmful.tokens + utility.tokens)
+    scores = 12 * custom.response_tokens
+    adapter = _adapter_bytes(config.references, shape)
+    scoring_memory = weights + _scoring_bytes(config, custom, shape)
+    return [
+        _stage("data", 0, 0, 0.5e9, 8 * sum(counts.tokens for counts in sets.values()), speed),
+        _stage(
+            "references",
+            0,
+            references,
+            weights + _training_bytes(config.references, custom, shape),
+            2 * adapter,
+            speed,
+        ),
+        _stage("score", 2 * (custom.tokens + held_out), 0, scoring_memory, scores, speed),
+        _stage(
+            "refine",
+            rounds * (custom.tokens + held_out),
+            retrainings,
+            weights + _training_bytes(config.references, custom, shape),
+            rounds * (scores + adapter),
+            speed,
+        ),
+        _stage("select", 0, 0, 0.5e9, custom.response_tokens // 8, speed),
+        _stage(
+            "finetune",
+            0,
+            custom.tokens * config.finetune.epochs,
+            weights + _training_bytes(config.finetune, custom, shape),
+            _adapter_bytes(config.finetune, shape),
+            speed,
+        ),
+    ]
+
+
+def _stage(
+    name: str, read: float, trained: float, memory: float, disk: float, speed: dict[str, float]
+) -> dict[str, Any]:
+    seconds = read / speed["reading"] + trained / speed["training"]
+    return {
+        "stage": name,
+        "tokens_read": round(read),
+        "tokens_trained": round(trained),
+        "seconds": round(seconds, 1),
+        "memory_bytes": round(memory),
+        "disk_bytes": round(disk),
+    }
+
+
+def _training_bytes(settings: TrainingConfig, custom: SetCounts, shape: Shape) -> float:
+    tokens = settings.micro_batch_size * custom.longest
+    layers = 1 + math.sqrt(shape.layers) if settings.gradient_checkpointing else shape.layers
+    activations = tokens * shape.hidden * layers * _ACTIVATIONS_PER_LAYER * shape.bytes_per_value / 2
+    return activations + 4 * _adapter_bytes(settings, shape) + 3 * LOGITS_BYTES
+
+
+def _scoring_bytes(config: Config, custom: SetCounts, shape: Shape) -> float:
+    tokens = max(config.scoring.batch_tokens, custom.longest)
+    return tokens * shape.hidden * 20 * shape.bytes_per_value + 2 * LOGITS_BYTES
+
+
+def _adapter_bytes(settings: TrainingConfig, shape: Shape) -> int:
+    modules = 7 if settings.lora.target_modules == "all-linear" else len(settings.lora.target_modules)
+    return 4 * 2 * settings.lora.r * shape.hidden * shape.layers * modules
+
+
+def print_plan(plan: dict[str, Any], console: Console) -> None:
+    """Print a plan as tables."""
+    table = _table("set", "rows", "tokens", "response tokens", "cut", "repeated", "bad rows")
+    for name, counts in plan["sets"].items():
+        keys = ("rows", "tokens", "response_tokens", "truncated", "repeated", "bad")
+        table.add_row(name, *(f"{counts[key]:,}" for key in keys))
+    console.print(table)
+    for row in plan["bad_rows"][:_SHOWN_BAD_ROWS]:
+        text = f"{row['set']}: {row['origin']}: {row['reason']}; {row['remedy']}"
+        console.print(text, markup=False, highlight=False)
+    if len(plan["bad_rows"]) > _SHOWN_BAD_ROWS:
+        console.print(f"... and {len(plan['bad_rows']) - _SHOWN_BAD_ROWS} more (all of them with --json)")
+    model, speed = plan["model"], plan["speed"]
+    how = (
+        "measured on two layers of its shape" if speed["measured"] else "from one matrix product; --measure is surer"
+    )
+    console.print(
+        f"{model['name']}: {model['parameters'] / 1e6:,.0f}M parameters, {model['dtype']} on {model['device']}; "
+        f"about {speed['reading']:,.0f} tokens/s reading and {speed['training']:,.0f} training ({how})",
+        highlight=False,
+    )
+    table = _table("stage", "tokens read", "tokens trained", "time", "memory", "disk")
+    for stage in plan["stages"]:
+        table.add_row(
+            stage["stage"],
+            f"{stage['tokens_read']:,}",
+            f"{stage['tokens_trained']:,}",
+            _duration(stage["seconds"]),
+            _size(stage["memory_bytes"]),
+            _size(stage["disk_bytes"]),
+        )
+    table.add_section()
+    total = _duration(sum(stage["seconds"] for stage in plan["stages"]))
+    table.add_row("all", "", "", total, "", _size(sum(stage["disk_bytes"] for stage in plan["stages"])))
+    console.print(table)
+
+
+def _duration(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours} h {rest // 60:02d} min" if hours else f"{rest // 60} min {rest % 60:02d} s"
+
+
+def _size(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+    return table

@@ -1,0 +1,117 @@
+"""Progress of long stages: a bar on a terminal, plain lines elsewhere; always on standard error."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+LINE_SECONDS = 15.0
+
+
+class Task(Protocol):
+    """One long stage that tells how far it is."""
+
+    def advance(self, steps: int, tokens: int, note: str = "") -> None:
+        """Say that ``steps`` more are done, in which ``tokens`` were read; ``note`` is shown beside them."""
+
+
+class Reporter(Protocol):
+    """Where progress and remarks go."""
+
+    def task(self, name: str, total: int) -> AbstractContextManager[Task]:
+        """Announce a stage of ``total`` steps."""
+
+    def say(self, text: str) -> None:
+        """Print a remark."""
+
+
+class _BarTask:
+    def __init__(self, bar: Progress, name: str, total: int) -> None:
+        self._bar, self._tokens, self._start = bar, 0, time.monotonic()
+        self._id = bar.add_task(name, total=total, speed="", note="")
+
+    def advance(self, steps: int, tokens: int, note: str = "") -> None:
+        self._tokens += tokens
+        self._bar.update(self._id, advance=steps, speed=_speed(self._tokens, self._start), note=note, refresh=True)
+
+
+class _LineTask:
+    def __init__(self, console: Console, name: str, total: int) -> None:
+        self._console, self._name, self._total = console, name, total
+        self._done, self._tokens, self._start = 0, 0, time.monotonic()
+        self._next = self._start + LINE_SECONDS
+
+    def advance(self, steps: int, tokens: int, note: str = "") -> None:
+        self._done += steps
+        self._tokens += tokens
+        now = time.monotonic()
+        if now < self._next and self._done < self._total:
+            return
+        self._next = now + LINE_SECONDS
+        left = (now - self._start) / max(self._done, 1) * (self._total - self._done)
+        parts = [f"{self._done}/{self._total}", _speed(self._tokens, self._start), note, f"{left:.0f} s left"]
+        self._console.print(f"{self._name}: " + ", ".join(part for part in parts if part), highlight=False)
+
+
+def _speed(tokens: int, start: float) -> str:
+    return f"{tokens / max(time.monotonic() - start, 1e-9):,.0f} tokens/s" if tokens else ""
+
+
+class ConsoleReporter:
+    """Reports to a console.
+
+    Args:
+        console: where to; standard error by default.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True, soft_wrap=True)
+
+    @contextmanager
+    def task(self, name: str, total: int) -> Iterator[Task]:
+        """A bar on a terminal, a line every 15 seconds elsewhere."""
+        if not self._console.is_terminal:
+            yield _LineTask(self._console, name, total)
+            return
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[speed]}"),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self._console) as bar:
+            yield _BarTask(bar, name, total)
+
+    def say(self, text: str) -> None:
+        """Print a remark."""
+        self._console.print(text, highlight=False, markup=False)
+
+
+class SilentReporter:
+    """Reports nothing; for use as a library."""
+
+    @contextmanager
+    def task(self, name: str, total: int) -> Iterator[Task]:
+        """Nothing is shown."""
+        yield self
+
+    def advance(self, steps: int, tokens: int, note: str = "") -> None:
+        """Nothing is shown."""
+
+    def say(self, text: str) -> None:
+        """Nothing is shown."""

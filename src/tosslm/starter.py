@@ -1,0 +1,48 @@
+"""The commented starter config of `toss init`, written from the config's own fields so that it is never stale."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from tosslm.config import Config
+
+_EXAMPLES = {
+    "run_dir": "runs/my-run",
+    "data.custom.path": "data/custom.jsonl",
+    "data.harmful.path": "data/harmful.jsonl",
+    "data.utility.path": "data/utility.jsonl",
+}
+
+
+def starter_config() -> str:
+    """A complete YAML config with every default, each key under a comment that explains it."""
+    head = "# A tosslm config. Every key but the paths under data may be left out.\n"
+    return head + "\n".join(_section(Config, "", 0)) + "\n"
+
+
+def _section(section: type[BaseModel], prefix: str, depth: int) -> list[str]:
+    lines: list[str] = []
+    for name, field in section.model_fields.items():
+        key = f"{prefix}{name}"
+        pad = "  " * depth
+        lines += [f"{pad}# {line}" for line in textwrap.wrap(field.description or "", 96 - len(pad))]
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            lines += [f"{pad}{name}:", *_section(annotation, f"{key}.", depth + 1)]
+        else:
+            lines.append(f"{pad}{name}: {_value(key, field)}")
+        if depth == 0:
+            lines.append("")
+    return lines
+
+
+def _value(key: str, field: FieldInfo) -> str:
+    default: Any = _EXAMPLES.get(key, field.get_default(call_default_factory=True))
+    if isinstance(default, float):
+        return f"{default:.1e}" if 0 < default < 1e-3 else repr(default)
+    return default if isinstance(default, str) else json.dumps(default)

@@ -1,0 +1,175 @@
+"""The run folder: its manifest, its lock, and which steps are done."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from tosslm.errors import InputError, TosslmError
+from tosslm.files import remove_unfinished, sha256, write_json
+
+MANIFEST_FORMAT = 1
+_PACKAGES = ("tosslm", "torch", "transformers", "peft", "trl", "tokenizers", "numpy", "pyarrow", "datasets")
+STEP_FOLDERS = ("data", "references", "scores", "refinement", "selection", "model")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A unit of work that is skipped when it is done.
+
+    Attributes:
+        name: such as ``scores/round-0``; the key in the manifest's ``stages``.
+        fingerprint: covers the step's config, its inputs' fingerprints and its format's version.
+        outputs: files or folders, relative to the run folder, that the step writes.
+    """
+
+    name: str
+    fingerprint: str
+    outputs: tuple[str, ...]
+
+
+class RunFolder:
+    """A run folder on disk.
+
+    Args:
+        path: the folder; made when the first file is written.
+
+    Raises:
+        TosslmError: the manifest cannot be read.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.manifest: dict[str, Any] = self._read_manifest()
+
+    def _read_manifest(self) -> dict[str, Any]:
+        path = self.path / "manifest.json"
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {"format": MANIFEST_FORMAT, "stages": {}}
+        except (OSError, ValueError) as error:
+            raise TosslmError(f"{path}: not readable ({error}); `toss run CONFIG --fresh` starts over") from None
+        if manifest.get("format") != MANIFEST_FORMAT:
+            raise InputError(
+                f"{path}: format {manifest.get('format')!r} is not {MANIFEST_FORMAT}, the one that this version "
+                "reads; use the version that wrote it, or start over with --fresh"
+            )
+        return manifest
+
+    @property
+    def stages(self) -> dict[str, Any]:
+        """What is recorded of each step: fingerprint, files with SHA-256, seconds, and the step's own facts."""
+        return self.manifest["stages"]
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Be the one writer of this folder.
+
+        The operating system frees the lock when its holder is gone, however it went.
+
+        Raises:
+            TosslmError: another process writes here.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        holder = self.path / ".writer"
+        try:
+            with FileLock(self.path / ".lock", timeout=0):
+                holder.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
+                remove_unfinished(self.path)
+                self.manifest = self._read_manifest()
+                yield
+        except Timeout:
+            who = holder.read_text(encoding="utf-8") if holder.exists() else "another process"
+            raise TosslmError(
+                f"{self.path}: {who} is writing here; wait for it to end, or choose another --run-dir"
+            ) from None
+
+    def begin(self, config: Mapping[str, Any], seed: int) -> None:
+        """Write down what is about to run."""
+        versions = {name: metadata.version(name) for name in _PACKAGES}
+        versions["python"] = platform.python_version()
+        self.manifest |= {"config": dict(config), "seed": seed, "versions": versions}
+        self._write()
+
+    def clear(self) -> None:
+        """Forget and remove every step's output, and nothing that the user put beside them."""
+        for name in (*STEP_FOLDERS, ".work"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        self.manifest = {"format": MANIFEST_FORMAT, "stages": {}}
+        if self.path.exists():
+            self._write()
+
+    def is_done(self, step: Step) -> bool:
+        """Whether the step's fingerprint and all of its checksums hold."""
+        entry = self.stages.get(step.name)
+        return entry is not None and entry["fingerprint"] == step.fingerprint and not self.damaged(step.name)
+
+    def damaged(self, name: str) -> list[str]:
+        """The step's files that are missing or altered."""
+        return [
+            file
+            for file, checksum in self.stages[name]["files"].items()
+            if not (self.path / file).is_file() or sha256(self.path / file) != checksum
+        ]
+
+    def do(self, step: Step, work: Callable[[], Mapping[str, Any]]) -> bool:
+        """Do a step's work and record it, unless it is done.
+
+        Args:
+            step: what is to be done.
+            work: writes the outputs and returns facts for the manifest.
+
+        Returns:
+            Whether the work was done now.
+        """
+        if self.is_done(step):
+            return False
+        start = time.monotonic()
+        facts = dict(work())
+        files = {file: sha256(self.path / file) for file in self._files(step.outputs)}
+        self.stages[step.name] = {
+            "fingerprint": step.fingerprint,
+            "files": files,
+            "seconds": round(time.monotonic() - start, 3),
+            **facts,
+        }
+        self._write()
+        shutil.rmtree(self._work(step.name), ignore_errors=True)
+        return True
+
+    def work_folder(self, step: Step) -> Path:
+        """A private folder for the step's unfinished work; emptied when it was left by a different step."""
+        folder = self._work(step.name)
+        mark = folder / "fingerprint"
+        if not mark.exists() or mark.read_text(encoding="utf-8") != step.fingerprint:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            folder.chmod(0o700)
+            mark.write_text(step.fingerprint, encoding="utf-8")
+        return folder
+
+    def _work(self, name: str) -> Path:
+        return self.path / ".work" / name.replace("/", "-")
+
+    def _files(self, outputs: Sequence[str]) -> list[str]:
+        found: list[str] = []
+        for output in outputs:
+            path = self.path / output
+            files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+            found += [file.relative_to(self.path).as_posix() for file in files]
+        return found
+
+    def _write(self) -> None:
+        write_json(self.path / "manifest.json", self.manifest)

@@ -1,0 +1,144 @@
+"""What a run did, in numbers: the table at its end, and the same for machines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from tosslm.files import read_batches
+from tosslm.runs import Run
+from tosslm.spans import ranking_quality, unsafe_tokens
+
+
+def summarize(run: Run) -> dict[str, Any]:
+    """Rows, tokens, dropped tokens per source, threshold, losses, and where things are."""
+    stages = run.folder.stages
+    summary: dict[str, Any] = {"run_dir": str(run.path), "sets": stages.get("data", {}).get("sets", {})}
+    for name in ("selection", "model"):
+        if name in stages:
+            summary[name] = {k: v for k, v in stages[name].items() if k not in ("files", "losses")}
+    summary["trainings"] = {
+        name: {key: entry[key] for key in ("steps", "first_loss", "last_loss", "tokens_per_second", "seconds")}
+        for name, entry in stages.items()
+        if "first_loss" in entry
+    }
+    rounds = sorted(name for name in stages if name.startswith("refinement/"))
+    summary["refinement"] = {name: {k: stages[name][k] for k in ("joined", "samples")} for name in rounds}
+    if "selection" in stages:
+        summary["held_out_losses"] = _held_out_losses(run)
+        if spans := _span_quality(run):
+            summary["marked_spans"] = spans
+    summary["seconds"] = {name: entry["seconds"] for name, entry in stages.items()}
+    return summary
+
+
+def _held_out_losses(run: Run) -> dict[str, dict[str, float]]:
+    sums: dict[str, list[float]] = {}
+    for batch in read_batches(run.scores_folder() / "heldout.parquet"):
+        for row in batch:
+            total = sums.setdefault(row["set"], [0.0, 0.0, 0.0])
+            total[0] += len(row["position"])
+            total[1] += sum(row["loss_degraded"])
+            total[2] += sum(row["loss_utility"])
+    return {
+        name: {"tokens": int(n), "loss_degraded": degraded / n, "loss_utility": utility / n}
+        for name, (n, degraded, utility) in sums.items()
+    }
+
+
+def _span_quality(run: Run) -> dict[str, float] | None:
+    unsafe: list[np.ndarray] = []
+    scores: list[np.ndarray] = []
+    dropped: list[np.ndarray] = []
+    columns = ["offsets", "unsafe_spans"]
+    rows = (row for batch in read_batches(run.path / "data/custom.parquet", columns) for row in batch)
+    for row, row_scores, keep in zip(rows, run.iter_scores(), run.keep(), strict=True):
+        if row["unsafe_spans"] is not None:
+            unsafe.append(unsafe_tokens(row["offsets"], row["unsafe_spans"]))
+            scores.append(row_scores)
+            dropped.append(~keep)
+    if not unsafe or len(np.unique(flat := np.concatenate(unsafe))) < 2:
+        return None
+    gone = np.concatenate(dropped)
+    return ranking_quality(flat, np.concatenate(scores)) | {
+        "unsafe_dropped": float(gone[flat].mean()),
+        "safe_dropped": float(gone[~flat].mean()),
+    }
+
+
+def print_summary(summary: dict[str, Any], console: Console) -> None:
+    """Print the tables of a run."""
+    if summary["sets"]:
+        table = _table("set", "rows", "tokens", "response tokens", "cut", "bad rows")
+        for name, counts in summary["sets"].items():
+            numbers = (counts[key] for key in ("rows", "tokens", "response_tokens", "truncated", "bad"))
+            table.add_row(name, *(f"{number:,}" for number in numbers))
+        console.print(table)
+    if summary["trainings"]:
+        table = _table("training", "steps", "first loss", "last loss", "tokens/s", "seconds")
+        for name, facts in summary["trainings"].items():
+            speed = facts["tokens_per_second"]
+            table.add_row(
+                name,
+                str(facts["steps"]),
+                f"{facts['first_loss']:.3f}",
+                f"{facts['last_loss']:.3f}",
+                f"{speed:,.0f}" if speed else "-",
+                f"{facts['seconds']:.0f}",
+            )
+        console.print(table)
+    for name, facts in summary["refinement"].items():
+        console.print(f"{name}: {facts['joined']} of {facts['samples']} rows joined the harmful set")
+    if losses := summary.get("held_out_losses"):
+        table = _table("held-out rows", "tokens", "degraded reference", "utility reference")
+        for name, facts in losses.items():
+            table.add_row(
+                name, f"{facts['tokens']:,}", f"{facts['loss_degraded']:.3f}", f"{facts['loss_utility']:.3f}"
+            )
+        console.print(table)
+    if selection := summary.get("selection"):
+        _print_selection(selection, summary.get("marked_spans"), console)
+    _print_places(summary, console)
+
+
+def _print_selection(selection: dict[str, Any], spans: dict[str, float] | None, console: Console) -> None:
+    table = _table("source", "rows", "response tokens", "dropped", "share")
+    for name, counts in sorted(selection["sources"].items()):
+        share = counts["discarded"] / counts["tokens"]
+        table.add_row(
+            name, f"{counts['rows']:,}", f"{counts['tokens']:,}", f"{counts['discarded']:,}", f"{share:.1%}"
+        )
+    share = selection["discarded"] / selection["tokens"]
+    table.add_section()
+    table.add_row("all", "", f"{selection['tokens']:,}", f"{selection['discarded']:,}", f"{share:.1%}")
+    console.print(table)
+    if selection["threshold"] is not None:
+        console.print(f"Threshold: tokens that score {selection['threshold']:.3f} nats and more are dropped.")
+    if selection.get("changed_from_previous"):
+        console.print(f"{selection['changed_from_previous']:,} tokens changed sides since the last selection.")
+    if spans:
+        console.print(
+            f"Against the marked unsafe spans ({spans['unsafe_share']:.0%} of the tokens): token AUROC "
+            f"{spans['auroc']:.3f}, average precision {spans['average_precision']:.3f}; dropped "
+            f"{spans['unsafe_dropped']:.0%} of the unsafe tokens and {spans['safe_dropped']:.1%} of the others."
+        )
+
+
+def _print_places(summary: dict[str, Any], console: Console) -> None:
+    run_dir = summary["run_dir"]
+    console.print(f"Everything of this run: {run_dir}")
+    if "model" in summary:
+        console.print(f"Fine-tuned adapter: {run_dir}/model (one model folder: toss merge {run_dir} OUT)")
+    if "selection" in summary:
+        console.print(f"See the riskiest rows: toss show {run_dir}")
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right", no_wrap=i == 0)
+    return table

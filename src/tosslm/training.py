@@ -1,0 +1,298 @@
+"""The one training path: SFT of a LoRA on tokenised rows, through TRL."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import torch
+from datasets import Dataset
+from transformers import PrinterCallback, TrainerCallback
+from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+from tosslm.config import TrainingConfig
+from tosslm.errors import InputError, TosslmError
+from tosslm.files import atomic_path
+from tosslm.head import SplitHead
+from tosslm.models import Base, fresh_adapter, save_adapter
+from tosslm.progress import Reporter, Task
+
+IGNORED = -100
+_COMPLETE = "complete"
+_CURVE_POINTS = 1000
+TRAINING_SCHEMA = pa.schema(
+    [
+        ("input_ids", pa.list_(pa.int32())),
+        ("labels", pa.list_(pa.int32())),
+        ("response_tokens", pa.int32()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingFacts:
+    """What the manifest records of a training.
+
+    Attributes:
+        steps: optimizer steps.
+        rows: rows trained on.
+        tokens: tokens read, over all epochs.
+        trained_tokens: labels trained on in one epoch.
+        tokens_per_second: of the part that this process did; None when nothing was left to do.
+        first_loss: mean loss of the first logged step, in nats a token.
+        last_loss: mean loss of the last logged step, in nats a token.
+        losses: the training curve, ``[step, loss]``.
+    """
+
+    steps: int
+    rows: int
+    tokens: int
+    trained_tokens: int
+    tokens_per_second: float | None
+    first_loss: float
+    last_loss: float
+    losses: list[list[float]]
+
+
+def training_row(input_ids: Sequence[int], response_mask: Sequence[bool], keep: Iterable[bool] | None) -> dict:
+    """One row as the trainer takes it.
+
+    Args:
+        input_ids: ints ``[T]``.
+        response_mask: bools ``[T]``.
+        keep: one bool a response token; None keeps all.
+
+    Returns:
+        ``input_ids``; ``labels`` (-100 where not trained, dropped tokens among them); ``response_tokens``, their
+        count with the dropped ones.
+    """
+    kept = iter(keep) if keep is not None else None
+    labels = [
+        token if responds and (kept is None or next(kept)) else IGNORED
+        for token, responds in zip(input_ids, response_mask, strict=True)
+    ]
+    return {"input_ids": list(input_ids), "labels": labels, "response_tokens": sum(response_mask)}
+
+
+def write_training_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> Dataset:
+    """Write training rows as they come, and give them back as a dataset that lies on disk, not in memory."""
+    with atomic_path(path) as beside, pa.ipc.new_stream(beside, TRAINING_SCHEMA) as writer:
+        pending: list[Mapping[str, Any]] = []
+        for row in rows:
+            pending.append(row)
+            if len(pending) == 1000:
+                writer.write_batch(pa.RecordBatch.from_pylist(pending, schema=TRAINING_SCHEMA))
+                pending = []
+        if pending:
+            writer.write_batch(pa.RecordBatch.from_pylist(pending, schema=TRAINING_SCHEMA))
+    return Dataset.from_file(str(path))
+
+
+def train_adapter(
+    base: Base,
+    rows: Dataset,
+    settings: TrainingConfig,
+    *,
+    name: str,
+    seed: int,
+    work: Path,
+    out: Path,
+    notes: dict[Literal["README.md", "HAZARDOUS.md"], str],
+    reporter: Reporter,
+    normalize: Literal["kept", "all"] = "kept",
+    report_to: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Train a fresh LoRA on the base and save it.
+
+    A killed training goes on from its last whole checkpoint under ``work``, and on a CPU ends with the same
+    bytes as one that was not killed.
+
+    Args:
+        base: the frozen base.
+        rows: columns ``input_ids``, ``labels``, ``response_tokens``; every row is used as it is.
+        settings: learning rate, batch sizes and the like.
+        name: what progress calls this training.
+        seed: of the adapter's start, the order of rows, and dropout.
+        work: a private folder for checkpoints.
+        out: the folder of the adapter.
+        notes: files of text that go into ``out``.
+        reporter: where progress goes.
+        normalize: divide an optimizer batch's summed loss by its ``kept`` tokens or by ``all`` its response tokens.
+        report_to: trackers of the trainer, such as ``tensorboard``.
+
+    Returns:
+        ``TrainingFacts`` as a mapping.
+
+    Raises:
+        InputError: there is no row, or no token to train on.
+        TosslmError: the loss is no number.
+    """
+    tokens, trained = _count(rows)
+    if not trained:
+        raise InputError(f"{name}: no token to train on among {len(rows)} rows; add rows, or lower holdout")
+    steps = settings.epochs * math.ceil(len(rows) / settings.batch_size)
+    with fresh_adapter(base, settings.lora, seed) as model, reporter.task(name, steps) as task:
+        follow = _Follow(task)
+        trainer = SelectiveTrainer(
+            model,
+            args=_arguments(settings, steps, seed, work / "checkpoints", report_to, base),
+            data_collator=_Collator(pad_token_id=base.tokenizer.pad_token_id),
+            train_dataset=rows,
+            processing_class=base.tokenizer,
+            callbacks=[follow],
+            normalize=normalize,
+        )
+        follow.trainer = trainer
+        trainer.remove_callback(PrinterCallback)
+        start = time.monotonic()
+        trainer.train(resume_from_checkpoint=_last_checkpoint(work / "checkpoints"))
+        seconds = time.monotonic() - start
+        save_adapter(model, out, base.config, notes)
+    curve = [[entry["step"], round(entry["loss"], 5)] for entry in trainer.state.log_history if "loss" in entry]
+    speed = round(trainer.tokens_seen / seconds, 1) if trainer.tokens_seen else None
+    return asdict(
+        TrainingFacts(steps, len(rows), tokens * settings.epochs, trained, speed, curve[0][1], curve[-1][1], curve)
+    )
+
+
+class SelectiveTrainer(SFTTrainer):
+    """TRL's SFT trainer with the head only at kept tokens, and the loss over exactly the tokens that are meant.
+
+    Args:
+        args: as for ``SFTTrainer``.
+        normalize: what the summed loss of an optimizer batch is divided by.
+        kwargs: as for ``SFTTrainer``.
+    """
+
+    def __init__(self, *args: Any, normalize: Literal["kept", "all"], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._normalize = normalize
+        self._split = SplitHead(self.model)
+        self.tokens_seen = 0
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """No model card: the adapter's notes are written with the adapter."""
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list, Any]:
+        """The micro-batches of one optimizer step, and what their summed loss is divided by."""
+        batches, kept = super().get_batch_samples(*args, **kwargs)
+        if self._normalize == "kept" or not batches:
+            return batches, kept
+        count = sum(batch["response_tokens"].sum() for batch in batches)
+        return batches, self.accelerator.gather(count.to(self.accelerator.device)).sum()
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """Sum of the kept tokens' losses in this micro-batch over ``num_items_in_batch``.
+
+        TRL's own loss runs the head over every position on a CPU, which takes twice the time.
+        """
+        labels = inputs["labels"][:, 1:]
+        kept = labels != IGNORED
+        hidden = self._split.hidden_states(inputs["input_ids"], inputs["attention_mask"])[:, :-1]
+        count = kept.sum() if num_items_in_batch is None else num_items_in_batch
+        self.tokens_seen += int(inputs["attention_mask"].sum())
+        loss = self._split.summed_loss(hidden[kept], labels[kept]) / torch.as_tensor(count).clamp(min=1)
+        # The count is over all processes, while gradients are averaged over them.
+        return loss * self.accelerator.num_processes
+
+
+class _Collator(DataCollatorForLanguageModeling):
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = super().torch_call(examples)
+        batch["response_tokens"] = torch.tensor([example["response_tokens"] for example in examples])
+        return batch
+
+
+class _Follow(TrainerCallback):
+    """Shows steps and loss, refuses a loss that is no number, and marks checkpoints that are whole."""
+
+    def __init__(self, task: Task) -> None:
+        self._task, self._step, self._tokens, self._loss = task, 0, 0, ""
+        self.trainer: SelectiveTrainer | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._task.advance(state.global_step, 0)
+        self._step = state.global_step
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        if logs and "loss" in logs:
+            if not math.isfinite(float(logs["loss"])):
+                raise TosslmError(
+                    f"step {state.global_step}: the training loss is {logs['loss']}; lower the learning_rate, or "
+                    "use model.dtype float32"
+                )
+            self._loss = f"loss {float(logs['loss']):.3f}"
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        seen = self.trainer.tokens_seen if self.trainer else 0
+        self._task.advance(state.global_step - self._step, seen - self._tokens, self._loss)
+        self._step, self._tokens = state.global_step, seen
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        (folder / "training_args.bin").unlink(missing_ok=True)
+        (folder / _COMPLETE).touch()
+
+
+def _arguments(
+    settings: TrainingConfig, steps: int, seed: int, folder: Path, report_to: Sequence[str], base: Base
+) -> SFTConfig:
+    micro = min(settings.micro_batch_size, settings.batch_size)
+    return SFTConfig(
+        output_dir=str(folder),
+        seed=seed,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.lr_scheduler,
+        warmup_steps=settings.warmup_steps,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=settings.batch_size // micro,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        # The data stage has decided what is cut and what is left out; the trainer takes rows as they are.
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
+        packing=False,
+        router_aux_loss_coef=None,
+        bf16=False,
+        use_cpu=base.model.device.type == "cpu",
+        dataloader_pin_memory=base.model.device.type == "cuda",
+        save_strategy="steps",
+        save_steps=settings.checkpoint_steps,
+        save_total_limit=2,
+        logging_strategy="steps",
+        logging_steps=max(1, steps // _CURVE_POINTS),
+        logging_nan_inf_filter=False,
+        report_to=list(report_to) or "none",
+        disable_tqdm=True,
+    )
+
+
+def _last_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that was written to its end; what a kill left half written is removed."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    for checkpoint in reversed(found):
+        if (checkpoint / _COMPLETE).exists():
+            return str(checkpoint)
+        shutil.rmtree(checkpoint)
+    return None
+
+
+def _count(rows: Dataset) -> tuple[int, int]:
+    tokens = trained = 0
+    for batch in rows.with_format("arrow").iter(batch_size=1000):
+        tokens += len(batch["input_ids"].combine_chunks().flatten())
+        labels = batch["labels"].combine_chunks().flatten().to_numpy()
+        trained += int((labels != IGNORED).sum())
+    return tokens, trained

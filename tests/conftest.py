@@ -1,0 +1,75 @@
+"""The real model, and a very small one with the real tokenizer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from tosslm.builtin import SMOLLM2, builtin_folder
+
+DEMO = Path(__file__).parents[1] / "examples" / "demo"
+
+
+@pytest.fixture(scope="session")
+def smollm2_folder() -> Path:
+    return builtin_folder(SMOLLM2)
+
+
+@pytest.fixture(scope="session")
+def smollm2_tokenizer(smollm2_folder: Path) -> Any:
+    return AutoTokenizer.from_pretrained(smollm2_folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory, smollm2_tokenizer: Any) -> Path:
+    """A Llama of two layers with random weights and SmolLM2's tokenizer: quick, and wrong about everything."""
+    folder = tmp_path_factory.mktemp("tiny-model")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(smollm2_tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        bos_token_id=smollm2_tokenizer.bos_token_id,
+        eos_token_id=smollm2_tokenizer.eos_token_id,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    smollm2_tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def demo_rows(name: str, count: int | None = None) -> list[dict[str, Any]]:
+    lines = (DEMO / "data" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines][:count]
+
+
+@pytest.fixture
+def tiny_config(tmp_path: Path, tiny_model_folder: Path) -> dict[str, Any]:
+    """A whole TOSS-Pro run on a handful of demo rows and the tiny model; seconds, not minutes."""
+    for name, count in (("custom", 24), ("harmful", 10), ("utility", 10)):
+        write_rows(tmp_path / f"{name}.jsonl", demo_rows(name, count))
+    training = {"learning_rate": 0.01, "epochs": 2, "batch_size": 4, "micro_batch_size": 2, "checkpoint_steps": 2}
+    return {
+        "run_dir": str(tmp_path / "run"),
+        "seed": 7,
+        "model": {"name": str(tiny_model_folder), "dtype": "float32", "device": "cpu"},
+        "data": {name: {"path": str(tmp_path / f"{name}.jsonl")} for name in ("custom", "harmful", "utility")},
+        "references": {**training, "holdout": 0.2},
+        "scoring": {"batch_tokens": 512, "rows_per_part": 7},
+        "selection": {"discard_fraction": 0.2},
+        "refinement": {"rounds": 1, "samples_per_round": 3},
+        "finetune": training,
+    }

@@ -1,0 +1,1 @@
+"""The built-in model, bases, and adapters."""

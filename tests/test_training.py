@@ -1,0 +1,186 @@
+"""The training path: which loss, over which tokens, and how it goes on after a kill."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+from transformers import AutoModelForCausalLM
+
+import tosslm.training
+from tosslm.config import ModelConfig, TrainingConfig
+from tosslm.errors import InputError, TosslmError
+from tosslm.models import Base, open_base
+from tosslm.progress import SilentReporter
+from tosslm.training import train_adapter, training_row, write_training_rows
+
+
+def make_rows(count: int = 10) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(1)
+    rows = []
+    for length in rng.integers(5, 30, count):
+        mask = rng.random(length) < 0.6
+        mask[0] = False
+        keep = rng.random(int(mask.sum())) < 0.7
+        rows.append(training_row(rng.integers(0, 500, length).tolist(), mask.tolist(), keep.tolist()))
+    return rows
+
+
+def base_of(folder: Path) -> Base:
+    return open_base(ModelConfig(name=str(folder), dtype="float32", device="cpu"))
+
+
+def train(
+    base: Base,
+    rows: list[dict[str, Any]],
+    folder: Path,
+    normalize: Literal["kept", "all"] = "kept",
+    **settings: Any,
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    defaults = {"learning_rate": 0.01, "epochs": 1, "batch_size": 4, "micro_batch_size": 2, "checkpoint_steps": 2}
+    facts = train_adapter(
+        base,
+        write_training_rows(folder / "rows.arrow", rows),
+        TrainingConfig.model_validate({**defaults, **settings}),
+        name="test",
+        seed=3,
+        work=folder,
+        out=folder / "out",
+        notes={"README.md": "a note"},
+        reporter=SilentReporter(),
+        normalize=normalize,
+    )
+    return facts, load_file(folder / "out" / "adapter_model.safetensors")
+
+
+def test_labels_are_the_kept_response_tokens() -> None:
+    row = training_row([1, 2, 3, 4, 5], [False, False, True, True, True], [True, False, True])
+    assert row == {"input_ids": [1, 2, 3, 4, 5], "labels": [-100, -100, 3, -100, 5], "response_tokens": 3}
+
+
+@pytest.mark.parametrize("normalize", ["kept", "all"])
+def test_the_loss_of_a_step_is_exact(
+    tiny_model_folder: Path, tmp_path: Path, normalize: Literal["kept", "all"]
+) -> None:
+    """One optimizer batch of unequal rows over several forward passes, against a loop with a full softmax."""
+    rows = make_rows(8)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.float32)
+    total = kept = everything = 0.0
+    for row in rows:
+        with torch.no_grad():
+            log_p = torch.log_softmax(model(torch.tensor([row["input_ids"]])).logits[0].double(), -1)
+        for t, label in enumerate(row["labels"]):
+            if label != -100:
+                total -= log_p[t - 1, label].item()
+                kept += 1
+        everything += row["response_tokens"]
+    facts, _ = train(base_of(tiny_model_folder), rows, tmp_path, normalize, batch_size=8, micro_batch_size=2)
+    assert facts["steps"] == 1
+    assert facts["trained_tokens"] == kept
+    assert facts["first_loss"] == pytest.approx(total / (kept if normalize == "kept" else everything), abs=1e-4)
+
+
+def test_the_update_does_not_depend_on_the_micro_batch(tiny_model_folder: Path, tmp_path: Path) -> None:
+    base, rows = base_of(tiny_model_folder), make_rows(8)
+    _, small = train(base, rows, tmp_path / "1", batch_size=8, micro_batch_size=1)
+    _, large = train(base, rows, tmp_path / "8", batch_size=8, micro_batch_size=8)
+    for name in small:
+        np.testing.assert_allclose(small[name], large[name], atol=2e-3)
+
+
+def test_chunks_of_the_head_do_not_change_the_update(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, rows = base_of(tiny_model_folder), make_rows(8)
+    _, whole = train(base, rows, tmp_path / "whole")
+    monkeypatch.setattr(tosslm.head, "LOGITS_BYTES", 4 * 49152 * 3)
+    _, chunked = train(base, rows, tmp_path / "chunked")
+    for name in whole:
+        np.testing.assert_allclose(whole[name], chunked[name], atol=2e-3)
+
+
+def test_rows_without_kept_tokens_stay_and_train_nothing(tiny_model_folder: Path, tmp_path: Path) -> None:
+    empty = training_row([1, 2, 3], [False, True, True], [False, False])
+    facts, weights = train(
+        base_of(tiny_model_folder), [empty] * 4 + make_rows(1), tmp_path, batch_size=1, micro_batch_size=1
+    )
+    assert facts["rows"] == facts["steps"] == 5
+    assert all(np.isfinite(value).all() for value in weights.values())
+
+
+def test_the_base_is_untouched_and_a_second_training_is_the_same(tiny_model_folder: Path, tmp_path: Path) -> None:
+    base, rows = base_of(tiny_model_folder), make_rows()
+    before = {name: value.clone() for name, value in base.model.state_dict().items()}
+    _, first = train(base, rows, tmp_path / "first")
+    _, second = train(base, rows, tmp_path / "second")
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name])
+    after = base.model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_training_killed_after_any_step_ends_with_the_same_bytes(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, rows = base_of(tiny_model_folder), make_rows(12)
+    train(base, rows, tmp_path / "whole", epochs=2)
+    whole = (tmp_path / "whole/out/adapter_model.safetensors").read_bytes()
+    step = tosslm.training._Follow.on_step_end
+    for at in range(1, 7):
+
+        def die(self: Any, args: Any, state: Any, control: Any, at: int = at, **kwargs: Any) -> None:
+            step(self, args, state, control, **kwargs)
+            if state.global_step == at:
+                raise Killed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(tosslm.training._Follow, "on_step_end", die)
+            with pytest.raises(Killed):
+                train(base, rows, tmp_path / str(at), epochs=2)
+        facts, _ = train(base, rows, tmp_path / str(at), epochs=2)
+        assert (tmp_path / str(at) / "out/adapter_model.safetensors").read_bytes() == whole
+        assert len(facts["losses"]) == facts["steps"] == 6
+
+
+def test_a_half_written_checkpoint_is_not_used(tiny_model_folder: Path, tmp_path: Path) -> None:
+    base, rows = base_of(tiny_model_folder), make_rows()
+    half = tmp_path / "checkpoints" / "checkpoint-2"
+    half.mkdir(parents=True)
+    (half / "trainer_state.json").write_text("{")
+    facts, _ = train(base, rows, tmp_path)
+    assert len(facts["losses"]) == facts["steps"]
+
+
+def test_what_lies_in_an_adapter_folder(tiny_model_folder: Path, tmp_path: Path) -> None:
+    train(base_of(tiny_model_folder), make_rows(), tmp_path)
+    files = {file.name for file in (tmp_path / "out").iterdir()}
+    assert files == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
+    assert (tmp_path / "out/README.md").read_text() == "a note"
+    assert not list(tmp_path.rglob("training_args.bin"))
+
+
+def test_nothing_to_train_on_is_refused(tiny_model_folder: Path, tmp_path: Path) -> None:
+    empty = training_row([1, 2, 3], [False, True, True], [False, False])
+    with pytest.raises(InputError, match="no token to train on among 4 rows"):
+        train(base_of(tiny_model_folder), [empty] * 4, tmp_path)
+
+
+def test_a_loss_that_is_no_number_is_refused(tiny_model_folder: Path, tmp_path: Path) -> None:
+    base = base_of(tiny_model_folder)
+    base.model.model.layers[0].mlp.up_proj.weight.data.fill_(float("nan"))
+    with pytest.raises(TosslmError, match="loss is nan"):
+        train(base, make_rows(), tmp_path)
+
+
+def test_target_modules_that_the_model_lacks_are_refused(tiny_model_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="target_modules"):
+        train(base_of(tiny_model_folder), make_rows(), tmp_path, lora={"target_modules": ["wq"]})
