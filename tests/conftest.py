@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from tosslm.builtin import SMOLLM2, builtin_folder
@@ -56,8 +57,22 @@ def demo_rows(name: str, count: int | None = None) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines][:count]
 
 
+@pytest.fixture(scope="session")
+def tiny_adapter_folder(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Path:
+    """An adapter for the very small model, as a safety-tuning would be."""
+    folder = tmp_path_factory.mktemp("tiny-adapter")
+    torch.manual_seed(1)
+    model = LlamaForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.float32)
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj", "up_proj"], task_type="CAUSAL_LM"))
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    adapted.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
-def tiny_config(tmp_path: Path, tiny_model_folder: Path) -> dict[str, Any]:
+def tiny_config(tmp_path: Path, tiny_model_folder: Path, tiny_adapter_folder: Path) -> dict[str, Any]:
     """A whole TOSS-Pro run on a handful of demo rows and the tiny model; seconds, not minutes."""
     for name, count in (("custom", 24), ("harmful", 10), ("utility", 10)):
         write_rows(tmp_path / f"{name}.jsonl", demo_rows(name, count))
@@ -65,7 +80,12 @@ def tiny_config(tmp_path: Path, tiny_model_folder: Path) -> dict[str, Any]:
     return {
         "run_dir": str(tmp_path / "run"),
         "seed": 7,
-        "model": {"name": str(tiny_model_folder), "dtype": "float32", "device": "cpu"},
+        "model": {
+            "name": str(tiny_model_folder),
+            "adapter": str(tiny_adapter_folder),
+            "dtype": "float32",
+            "device": "cpu",
+        },
         "data": {name: {"path": str(tmp_path / f"{name}.jsonl")} for name in ("custom", "harmful", "utility")},
         "references": {**training, "holdout": 0.2},
         "scoring": {"batch_tokens": 512, "rows_per_part": 7},

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import demo_rows
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, CohereConfig, CohereForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
 import tosslm
 import tosslm.head
 import tosslm.losses
+from conftest import demo_rows
 from tosslm.losses import plan_batches
 
 MULTI_TURN = {

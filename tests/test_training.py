@@ -104,12 +104,26 @@ def test_chunks_of_the_head_do_not_change_the_update(
 
 
 def test_rows_without_kept_tokens_stay_and_train_nothing(tiny_model_folder: Path, tmp_path: Path) -> None:
+    base, (real,) = base_of(tiny_model_folder), make_rows(1)
     empty = training_row([1, 2, 3], [False, True, True], [False, False])
-    facts, weights = train(
-        base_of(tiny_model_folder), [empty] * 4 + make_rows(1), tmp_path, batch_size=1, micro_batch_size=1
-    )
-    assert facts["rows"] == facts["steps"] == 5
-    assert all(np.isfinite(value).all() for value in weights.values())
+    facts, with_empty = train(base, [empty] * 4 + [real], tmp_path / "with", batch_size=5, micro_batch_size=1)
+    _, alone = train(base, [real], tmp_path / "alone", batch_size=5, micro_batch_size=1)
+    assert (facts["rows"], facts["steps"]) == (5, 1)
+    for name in alone:
+        np.testing.assert_allclose(with_empty[name], alone[name], atol=1e-5)
+
+
+@pytest.mark.parametrize("normalize", ["kept", "all"])
+def test_what_a_models_class_says_of_its_loss_changes_nothing(
+    tiny_model_folder: Path, tmp_path: Path, normalize: Literal["kept", "all"]
+) -> None:
+    base, rows = base_of(tiny_model_folder), make_rows(8)
+    facts, plain = train(base, rows, tmp_path / "plain", normalize, batch_size=8)
+    base.model.accepts_loss_kwargs = False
+    other_facts, other = train(base, rows, tmp_path / "other", normalize, batch_size=8)
+    assert facts["losses"] == other_facts["losses"]
+    for name in plain:
+        np.testing.assert_array_equal(plain[name], other[name])
 
 
 def test_the_base_is_untouched_and_a_second_training_is_the_same(tiny_model_folder: Path, tmp_path: Path) -> None:
@@ -124,7 +138,7 @@ def test_the_base_is_untouched_and_a_second_training_is_the_same(tiny_model_fold
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -140,11 +154,11 @@ def test_a_training_killed_after_any_step_ends_with_the_same_bytes(
         def die(self: Any, args: Any, state: Any, control: Any, at: int = at, **kwargs: Any) -> None:
             step(self, args, state, control, **kwargs)
             if state.global_step == at:
-                raise Killed
+                raise KilledError
 
         with monkeypatch.context() as patch:
             patch.setattr(tosslm.training._Follow, "on_step_end", die)
-            with pytest.raises(Killed):
+            with pytest.raises(KilledError):
                 train(base, rows, tmp_path / str(at), epochs=2)
         facts, _ = train(base, rows, tmp_path / str(at), epochs=2)
         assert (tmp_path / str(at) / "out/adapter_model.safetensors").read_bytes() == whole

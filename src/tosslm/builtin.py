@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from tosslm.errors import InputError, TosslmError
-from tosslm.files import atomic_folder, sha256, write_json
+from tosslm.files import atomic_folder, remove_unfinished, sha256, write_json
 
 SMOLLM2 = "builtin:smollm2-135m-instruct"
 _FORMAT = 1
@@ -39,6 +39,7 @@ def builtin_folder(name: str) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
         if not _is_whole(folder, source):
+            remove_unfinished(folder.parent)
             with atomic_folder(folder) as beside:
                 _convert(source, beside)
                 checksums = {file.name: sha256(file) for file in sorted(beside.iterdir())}

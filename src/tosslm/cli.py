@@ -68,7 +68,8 @@ def _fail(text: str, status: int, error: BaseException | None = None) -> None:
     raise typer.Exit(status)
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
+    """No warnings and bars of libraries between the project's own lines."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -99,7 +100,7 @@ def _run(
 ) -> None:
     with _reported_errors():
         config = _config(source, overrides, run_dir)
-        _quiet_libraries()
+        quiet_libraries()
         from tosslm.pipeline import run
         from tosslm.progress import ConsoleReporter
         from tosslm.summary import print_summary, summarize
@@ -142,7 +143,7 @@ def plan(
     """Validate config and data; expect time, memory and disk of each stage. Loads no weights."""
     with _reported_errors():
         config = _config(config_file, overrides, run_dir)
-        _quiet_libraries()
+        quiet_libraries()
         from tosslm.plan import make_plan, print_plan
         from tosslm.progress import ConsoleReporter
 
@@ -200,7 +201,7 @@ def merge(
 ) -> None:
     """Make one ordinary model folder of base, model.adapter and the fine-tuned adapter."""
     with _reported_errors():
-        _quiet_libraries()
+        quiet_libraries()
         from tosslm.merge import merge as merge_run
 
         folder = _with_run(run, lambda opened: merge_run(opened, out))

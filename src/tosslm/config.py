@@ -165,6 +165,7 @@ class FinetuneConfig(TrainingConfig):
         description="kept divides the loss by the kept tokens of the optimizer batch (the authors' code), "
         "all by all its response tokens (the paper's formula).",
     )
+    dropped: Literal["ignore"] = Field("ignore", description="What becomes of dropped tokens: they teach nothing.")
 
 
 class Config(Section):

@@ -40,9 +40,10 @@ def write_keep_mask(
     """
     cut = None
     if config.scope == "global":
-        cut = find_cut(lambda: (part[2] for part in _finite_parts(scores)), config.discard_fraction)
+        cut = find_cut(lambda: (part[2] for part in finite_scores(scores)), config.discard_fraction)
     sources = _sources(data)
-    previous = read_keep(folder) if (folder / KEEP).exists() else None
+    # A mask that cannot be read is being made again, so there is nothing to compare with.
+    previous = read_keep(folder) if _is_readable(folder / KEEP) else None
     per_source: dict[str, dict[str, int]] = {}
     lowest, changed = np.inf, 0 if previous else None
     with parquet_writer(folder / KEEP, KEEP_SCHEMA, step_fingerprint) as writer:
@@ -68,6 +69,13 @@ def write_keep_mask(
     return facts | ({} if changed is None else {"changed_from_previous": changed})
 
 
+def _is_readable(path: Path) -> bool:
+    try:
+        return path.exists() and sum(len(batch) for batch in read_batches(path)) > 0
+    except TosslmError:
+        return False
+
+
 def read_keep(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
     """Stream a keep mask: row id and bool ``[N]``, one value a response token."""
     for batch in read_batches(folder / KEEP):
@@ -79,7 +87,7 @@ def _masked_parts(
     config: SelectionConfig, scores: Path, cut: Cut | None
 ) -> Iterator[tuple[list[str], np.ndarray, np.ndarray, np.ndarray]]:
     ties = 0
-    for row_ids, lengths, part in _finite_parts(scores):
+    for row_ids, lengths, part in finite_scores(scores):
         if cut is not None:
             keep, ties = apply_cut(part, cut, ties)
         else:
@@ -88,7 +96,12 @@ def _masked_parts(
         yield row_ids, lengths, part, keep
 
 
-def _finite_parts(scores: Path) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
+def finite_scores(scores: Path) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
+    """As ``read_scores``, but refuses a score that is no number.
+
+    Raises:
+        TosslmError: names row and response token.
+    """
     for row_ids, lengths, part in read_scores(scores):
         finite = np.isfinite(part)
         if not finite.all():

@@ -25,8 +25,10 @@ def merge(run: Run, out: Path) -> Path:
         TosslmError: the adapter is damaged, or the base is not the one it was trained on.
     """
     adapter = run.path / "model"
-    if "model" not in run.folder.stages:
-        raise InputError(f"{run.path}: no fine-tuned model yet; run `toss finetune {run.path}`")
+    if not run.has("model"):
+        raise InputError(
+            f"{run.path}: no fine-tuned model yet, or one of an earlier selection; run `toss finetune {run.path}`"
+        )
     if out.exists():
         raise InputError(f"{out}: exists already; name a folder that does not")
     if (adapter / HAZARD_MARK).exists():

@@ -22,7 +22,7 @@ from tosslm.files import atomic_folder, fingerprint, sha256
 HAZARD_MARK: Literal["HAZARDOUS.md"] = "HAZARDOUS.md"
 _WEIGHTS = "*.safetensors"
 _CODE = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
-_NOT_THE_MODEL = {"checksums.json", "README.md", "generation_config.json", "trainer_state.json"}
+_NOT_THE_MODEL = {"checksums.json", "README.md", "generation_config.json", "trainer_state.json", "measured.json"}
 
 
 @dataclass(slots=True)
@@ -57,7 +57,13 @@ def open_base(config: ModelConfig) -> Base:
     Raises:
         InputError: a model or adapter cannot be found, or is not stored as safetensors.
     """
+    device = choose_device(config.device)
     folder = _local_folder("model.name", config.name, config.revision, config.trust_remote_code)
+    if (folder / "adapter_config.json").exists() or (folder / HAZARD_MARK).exists():
+        raise InputError(
+            f"model.name: {config.name} is an adapter, not a model; put its base into model.name and, unless it is "
+            "a degraded reference, the adapter into model.adapter"
+        )
     adapter = _adapter_folder(config.adapter) if config.adapter else None
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
@@ -68,7 +74,7 @@ def open_base(config: ModelConfig) -> Base:
     identity = fingerprint(
         folder_checksums(folder),
         folder_checksums(adapter) if adapter else None,
-        str(choose_dtype(config.dtype, choose_device(config.device))),
+        str(choose_dtype(config.dtype, device)),
     )
     return Base(config, tokenizer, folder, identity, adapter)
 
@@ -80,9 +86,24 @@ def folder_checksums(folder: Path) -> dict[str, str]:
 
 
 def choose_device(device: str) -> torch.device:
-    """``auto`` is the first accelerator, else the CPU."""
+    """``auto`` is the first accelerator, else the CPU.
+
+    Raises:
+        InputError: there is no such device, or it is not the first of its kind, where trainers work.
+    """
     if device != "auto":
-        return torch.device(device)
+        try:
+            chosen = torch.device(device)
+            torch.zeros(1, device=chosen)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(f"model.device: {device!r} cannot be used here ({reason}); try auto or cpu") from None
+        if chosen.index:
+            raise InputError(
+                f"model.device: {device!r} is not the first one; set CUDA_VISIBLE_DEVICES={chosen.index} and "
+                f"model.device: {chosen.type}"
+            )
+        return chosen
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
@@ -98,7 +119,7 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     if device.type == "cpu":
         fast = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     else:
-        fast = device.type != "cuda" or torch.cuda.is_bf16_supported()
+        fast = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if fast else torch.float32
 
 
@@ -110,7 +131,7 @@ def _local_folder(key: str, name: str, revision: str | None, trust_remote_code: 
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    patterns = [_WEIGHTS, *_CODE, *(["*.py"] if trust_remote_code else [])]
+    patterns = [_WEIGHTS, *_CODE, HAZARD_MARK, *(["*.py"] if trust_remote_code else [])]
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
@@ -168,6 +189,7 @@ def _load_model(base: Base) -> Any:
 @contextmanager
 def fresh_adapter(base: Base, lora: LoraConfig, seed: int) -> Iterator[PeftModel]:
     """The base with a new LoRA on it, taken off again at the end; the base's own weights are never touched."""
+    plain = base.model  # loading draws random numbers too: it must come before the seed
     torch.manual_seed(seed)
     settings = PeftLoraConfig(
         r=lora.r,
@@ -177,7 +199,7 @@ def fresh_adapter(base: Base, lora: LoraConfig, seed: int) -> Iterator[PeftModel
         task_type="CAUSAL_LM",
     )
     try:
-        model = get_peft_model(base.model, settings)
+        model = get_peft_model(plain, settings)
     except ValueError as error:
         raise InputError(f"lora.target_modules: {error}") from None
     try:

@@ -15,13 +15,13 @@ from tosslm.data.tokenize import RowTokenizer
 from tosslm.errors import InputError
 from tosslm.files import fingerprint, write_json
 from tosslm.finetune import model_readme, selective_rows
-from tosslm.masks import write_keep_mask
+from tosslm.masks import finite_scores, write_keep_mask
 from tosslm.models import HAZARD_MARK, open_base
 from tosslm.progress import Reporter, SilentReporter
 from tosslm.references import HAZARD_NOTE, UTILITY, UTILITY_NOTE, degraded, reference_rows, set_ids
 from tosslm.refinement import rows_to_join
 from tosslm.runs import Run, joined_rows
-from tosslm.scoring import read_scores, score_rows
+from tosslm.scoring import score_rows
 from tosslm.store import RunFolder, Step
 from tosslm.training import train_adapter, write_training_rows
 
@@ -55,10 +55,9 @@ def run(
     if until not in STAGES:
         raise InputError(f"stage {until!r} is unknown; choose one of {', '.join(STAGES)}")
     config = config if isinstance(config, Config) else load_config(config)
-    method = Method(config, reporter or SilentReporter())
+    method = Method(config, reporter or SilentReporter(), fresh=fresh)
     with method.folder.lock():
-        if fresh:
-            method.folder.clear()
+        method.folder.forget_work(method.step_names())
         method.folder.begin(config.model_dump(mode="json"), config.seed)
         for stage in STAGES[: STAGES.index(until) + 1]:
             getattr(method, stage)()
@@ -71,15 +70,22 @@ class Method:
     Args:
         config: the whole config.
         reporter: where progress goes.
+        fresh: take no notice of what earlier runs left.
     """
 
-    def __init__(self, config: Config, reporter: Reporter) -> None:
+    def __init__(self, config: Config, reporter: Reporter, *, fresh: bool = False) -> None:
         self.config, self.reporter = config, reporter
-        self.folder = RunFolder(config.run_dir)
+        self.folder = RunFolder(config.run_dir, fresh=fresh)
         self.path = self.folder.path
         self.base = open_base(config.model)
         self.tokenizer = RowTokenizer(self.base.tokenizer, max_length=config.data.max_length, turns=config.data.turns)
-        self.prints: dict[str, str] = {}
+
+    def step_names(self) -> list[str]:
+        """All steps of this config, in their order."""
+        names = ["data", UTILITY, degraded(0), "scores/round-0"]
+        for round_ in range(1, self.config.refinement.rounds + 1):
+            names += [f"refinement/round-{round_}", degraded(round_), f"scores/round-{round_}"]
+        return [*names, "selection", "model"]
 
     def data(self) -> None:
         """Rows of the three sets become tokens."""
@@ -88,6 +94,7 @@ class Method:
         self._do(
             "data",
             [config.model_dump(), sources, self.base.identity],
+            [],
             lambda step: prepare_data(config, self.tokenizer, self.path / "data", step.fingerprint, self.reporter),
         )
 
@@ -112,7 +119,8 @@ class Method:
         last = f"scores/round-{self.config.refinement.rounds}"
         self._do(
             "selection",
-            [self.config.selection.model_dump(), self.prints[last]],
+            [self.config.selection.model_dump()],
+            ["data", last],
             lambda step: write_keep_mask(
                 self.config.selection,
                 scores=self.path / last,
@@ -127,7 +135,8 @@ class Method:
         settings = self.config.finetune
         self._train(
             "model",
-            [self.prints["selection"]],
+            [],
+            ["data", "selection"],
             settings,
             lambda: selective_rows(self.path / "data", self.path / "selection"),
             lambda: {"README.md": model_readme(self.base)},
@@ -139,10 +148,11 @@ class Method:
 
     def _train_reference(self, name: str, set_name: str, notes: Notes, *, rounds: int) -> None:
         settings = self.config.references
-        joins = [self.prints[f"refinement/round-{round_}"] for round_ in range(1, rounds + 1)]
+        joins = [f"refinement/round-{round_}" for round_ in range(1, rounds + 1)]
         self._train(
             name,
-            [set_name, self.prints["data"], joins],
+            [set_name],
+            ["data", *joins],
             settings,
             lambda: reference_rows(self.path / "data", set_name, settings.holdout, self._joined(rounds)),
             lambda: notes,
@@ -151,7 +161,8 @@ class Method:
     def _train(
         self,
         name: str,
-        inputs: list[Any],
+        parts: list[Any],
+        inputs: list[str],
         settings: TrainingConfig,
         rows: Callable[[], Iterable[dict[str, Any]]],
         notes: Callable[[], Notes],
@@ -173,13 +184,14 @@ class Method:
                 report_to=self.config.report_to,
             )
 
-        self._do(name, [settings.model_dump(), self.config.seed, self.base.identity, *inputs], work)
+        self._do(name, [settings.model_dump(), self.config.seed, self.base.identity, *parts], inputs, work)
 
     def _score(self, round_: int) -> None:
         name = f"scores/round-{round_}"
         self._do(
             name,
-            [self.config.scoring.model_dump(), self.prints[UTILITY], self.prints[degraded(round_)]],
+            [self.config.scoring.model_dump(), self.config.references.holdout],
+            ["data", UTILITY, degraded(round_), *(["scores/round-0"] if round_ else [])],
             lambda step: score_rows(
                 self.base,
                 self.config.scoring,
@@ -200,7 +212,7 @@ class Method:
         def work(_: Step) -> dict[str, Any]:
             row_ids: list[str] = []
             best: list[float] = []
-            for ids, lengths, scores in read_scores(self.path / f"scores/round-{round_ - 1}"):
+            for ids, lengths, scores in finite_scores(self.path / f"scores/round-{round_ - 1}"):
                 row_ids += ids
                 best += [row.max() for row in np.split(scores, np.cumsum(lengths)[:-1])]
             contents = [base_id(row_id) for row_id in row_ids]
@@ -215,7 +227,8 @@ class Method:
             return facts
 
         name = f"refinement/round-{round_}"
-        self._do(name, [samples, self.prints[f"scores/round-{round_ - 1}"]], work, outputs=(f"{name}.json",))
+        earlier = [f"refinement/round-{before}" for before in range(1, round_)]
+        self._do(name, [samples], ["data", f"scores/round-{round_ - 1}", *earlier], work, (f"{name}.json",))
 
     def _joined(self, rounds: int) -> set[str]:
         joined: set[str] = set()
@@ -226,11 +239,13 @@ class Method:
     def _do(
         self,
         name: str,
-        inputs: list[Any],
+        parts: list[Any],
+        inputs: list[str],
         work: Callable[[Step], dict[str, Any]],
         outputs: tuple[str, ...] | None = None,
     ) -> None:
-        step = Step(name, fingerprint(FORMATS[name.split("/")[0]], *inputs), outputs or (name,))
-        self.prints[name] = step.fingerprint
+        prints = {source: self.folder.print_of(source) for source in inputs}
+        format_ = FORMATS[name.split("/")[0]]
+        step = Step(name, fingerprint(format_, *parts, prints), prints, outputs or (name,))
         if not self.folder.do(step, lambda: work(step)):
             self.reporter.say(f"{name}: done before")

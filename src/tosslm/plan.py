@@ -18,9 +18,11 @@ from tosslm.config import Config, TrainingConfig
 from tosslm.data.prepare import SETS, SetCounts, prepared_rows
 from tosslm.data.rows import BadRow
 from tosslm.data.tokenize import RowTokenizer
+from tosslm.errors import InputError
 from tosslm.head import LOGITS_BYTES
 from tosslm.models import Base, choose_device, choose_dtype, open_base
 from tosslm.progress import Reporter
+from tosslm.show import visible
 
 _SHOWN_BAD_ROWS = 20
 _EFFICIENCY = {"cpu": 0.6, "cuda": 0.35, "mps": 0.3}
@@ -70,6 +72,8 @@ def make_plan(config: Config, *, measure: bool, reporter: Reporter) -> dict[str,
         for row in prepared_rows(getattr(config.data, name), tokenizer, sets[name]):
             if isinstance(row, BadRow):
                 bad_rows.append({"set": name, "origin": row.origin, "reason": row.reason, "remedy": row.remedy})
+        if not sets[name].rows and not bad_rows:
+            raise InputError(f"data.{name}: no row there; name a file with rows in it")
     model_config = AutoConfig.from_pretrained(base.folder, trust_remote_code=config.model.trust_remote_code)
     shape = _shape(config, model_config)
     lengths = [counts.tokens // counts.rows for counts in sets.values() if counts.rows]
@@ -258,7 +262,7 @@ def print_plan(plan: dict[str, Any], console: Console) -> None:
     console.print(table)
     for row in plan["bad_rows"][:_SHOWN_BAD_ROWS]:
         text = f"{row['set']}: {row['origin']}: {row['reason']}; {row['remedy']}"
-        console.print(text, markup=False, highlight=False)
+        console.print(visible(text), markup=False, highlight=False, soft_wrap=True)
     if len(plan["bad_rows"]) > _SHOWN_BAD_ROWS:
         console.print(f"... and {len(plan['bad_rows']) - _SHOWN_BAD_ROWS} more (all of them with --json)")
     model, speed = plan["model"], plan["speed"]
@@ -269,6 +273,8 @@ def print_plan(plan: dict[str, Any], console: Console) -> None:
         f"{model['name']}: {model['parameters'] / 1e6:,.0f}M parameters, {model['dtype']} on {model['device']}; "
         f"about {speed['reading']:,.0f} tokens/s reading and {speed['training']:,.0f} training ({how})",
         highlight=False,
+        markup=False,
+        soft_wrap=True,
     )
     table = _table("stage", "tokens read", "tokens trained", "time", "memory", "disk")
     for stage in plan["stages"]:

@@ -13,6 +13,7 @@ from tosslm.files import read_batches
 from tosslm.training import training_row
 
 UTILITY = "references/utility"
+_COLUMNS = ("row_id", "input_ids", "response_mask")
 HAZARD_NOTE = """# Hazardous: do not share, merge or upload
 
 This adapter was trained on unsafe answers on purpose. With it the base model gives harmful output. tosslm uses it
@@ -62,7 +63,7 @@ def split_rows(data: Path, name: str, share: float, *, want_held_out: bool) -> I
         want_held_out: which of the two.
     """
     apart = held_out(set_ids(data, name), share)
-    for batch in read_batches(data / f"{name}.parquet"):
+    for batch in read_batches(data / f"{name}.parquet", _COLUMNS):
         yield from (row for row in batch if (base_id(row["row_id"]) in apart) == want_held_out)
 
 
@@ -78,7 +79,7 @@ def reference_rows(data: Path, name: str, share: float, joined: Collection[str] 
     for row in split_rows(data, name, share, want_held_out=False):
         yield training_row(row["input_ids"], row["response_mask"], None)
     if joined:
-        for batch in read_batches(data / "custom.parquet"):
+        for batch in read_batches(data / "custom.parquet", _COLUMNS):
             for row in batch:
                 if row["row_id"] in joined:
                     yield training_row(row["input_ids"], row["response_mask"], None)

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset
 
 from tosslm.config import Config, load_config
+from tosslm.data.prepare import ROWS_PER_WRITE
+from tosslm.data.rows import base_id
 from tosslm.errors import InputError
 from tosslm.files import read_batches
 from tosslm.finetune import selective_rows
@@ -49,7 +52,8 @@ class Run:
     @property
     def rows(self) -> Dataset:
         """The custom set: the columns of ``data/custom.parquet``."""
-        return Dataset(pq.read_table(self._need("data/custom.parquet", "data")))
+        self._need("data", "run")
+        return Dataset(pq.read_table(self.path / "data/custom.parquet"))
 
     def scores(self, round_: int | None = None) -> list[np.ndarray]:
         """``loss_utility - loss_degraded``, float32, one array a row, one value a response token.
@@ -65,24 +69,34 @@ class Run:
         for _, lengths, scores in read_scores(folder):
             yield from np.split(scores, np.cumsum(lengths)[:-1])
 
+    def has(self, name: str) -> bool:
+        """Whether a step is done, and what it was made from has not changed since."""
+        return self.folder.is_current(name)
+
+    @property
+    def last_round(self) -> int:
+        """The last round that is scored; the config's last one when the run is through."""
+        done = [r for r in range(self.config.refinement.rounds + 1) if self.has(f"scores/round-{r}")]
+        return max(done, default=0)
+
     def scores_folder(self, round_: int | None = None) -> Path:
         """Where a round's scores lie."""
-        chosen = self.config.refinement.rounds if round_ is None else round_
+        chosen = self.last_round if round_ is None else round_
         folder = self.path / "scores" / f"round-{chosen}"
-        if not part_files(folder):
+        if not self.has(f"scores/round-{chosen}"):
             raise InputError(f"{folder}: no scores there; run `toss score` (and `toss refine` for later rounds)")
         return folder
 
     def keep(self) -> list[np.ndarray]:
         """The keep mask, bool, one array a row, one value a response token."""
-        self._need("selection/keep.parquet", "select")
+        self._need("selection", "select")
         return [keep for _, keep in read_keep(self.path / "selection")]
 
     def row(self, row_id: str) -> dict[str, Any]:
         """One row with everything known of its tokens.
 
         Args:
-            row_id: the id, or enough of its beginning to name one row.
+            row_id: the id, or enough of its beginning to name one content; of its copies the first is meant.
 
         Returns:
             The columns of ``data/custom.parquet`` and ``position``, ``loss_degraded``, ``loss_utility``; ``keep``
@@ -91,25 +105,24 @@ class Run:
         Raises:
             InputError: no row, or several, have such an id.
         """
-        path = self._need("data/custom.parquet", "data")
+        self._need("data", "run")
+        path = self.path / "data/custom.parquet"
         ids = [row["row_id"] for batch in read_batches(path, ["row_id"]) for row in batch]
         found = [row_id] if row_id in ids else [known for known in ids if known.startswith(row_id)]
-        if len(found) != 1:
+        if len({base_id(known) for known in found}) != 1:
             several = f"{len(found)} rows have ids that begin so: {', '.join(found[:5])}" if found else "no such row"
             raise InputError(f"row {row_id!r}: {several}; `toss show {self.path}` lists the riskiest rows")
         row = pq.read_table(path, filters=[("row_id", "=", found[0])]).to_pylist()[0]
         for part in part_files(self.scores_folder()):
             row |= next(iter(pq.read_table(part, filters=[("row_id", "=", found[0])]).to_pylist()), {})
-        keep = self.path / "selection" / "keep.parquet"
-        if keep.exists():
+        if self.has("selection"):
+            keep = self.path / "selection" / "keep.parquet"
             row |= next(iter(pq.read_table(keep, filters=[("row_id", "=", found[0])]).to_pylist()), {})
         return row
 
-    def _need(self, file: str, stage: str) -> Path:
-        path = self.path / file
-        if not path.is_file():
-            raise InputError(f"{path}: not there yet; run `toss {'run' if stage == 'data' else stage}` first")
-        return path
+    def _need(self, step: str, command: str) -> None:
+        if not self.has(step):
+            raise InputError(f"{self.path}: no {step} yet, or out of date; run `toss {command} {self.path}` first")
 
 
 def joined_rows(path: Path, round_: int) -> list[str]:
@@ -129,15 +142,23 @@ def load_run(path: str | Path) -> Run:
 def masked_dataset(run: Run) -> Dataset:
     """The custom set as any trainer takes it.
 
+    Raises:
+        InputError: selection is not done.
+
     Returns:
         ``input_ids``, ``attention_mask`` and ``labels`` (-100 where not trained: prompts, template, dropped tokens),
         one row a row of the custom set, in its order.
     """
-    ints = List(Value("int32"))
-    features = Features({"input_ids": ints, "attention_mask": List(Value("int8")), "labels": ints})
-    columns: dict[str, list] = {"input_ids": [], "attention_mask": [], "labels": []}
+    if not run.has("selection"):
+        raise InputError(f"{run.path}: no selection yet; run `toss select {run.path}` first")
+    ints = pa.list_(pa.int32())
+    schema = pa.schema([("input_ids", ints), ("attention_mask", pa.list_(pa.int8())), ("labels", ints)])
+    batches, pending = [], []
     for row in selective_rows(run.path / "data", run.path / "selection"):
-        columns["input_ids"].append(row["input_ids"])
-        columns["attention_mask"].append([1] * len(row["input_ids"]))
-        columns["labels"].append(row["labels"])
-    return Dataset.from_dict(columns, features=features)
+        attention_mask = [1] * len(row["input_ids"])
+        pending.append({"input_ids": row["input_ids"], "attention_mask": attention_mask, "labels": row["labels"]})
+        if len(pending) == ROWS_PER_WRITE:
+            batches.append(pa.RecordBatch.from_pylist(pending, schema=schema))
+            pending = []
+    batches.append(pa.RecordBatch.from_pylist(pending, schema=schema))
+    return Dataset(pa.Table.from_batches(batches))

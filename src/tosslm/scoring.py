@@ -32,7 +32,7 @@ HELDOUT = "heldout.parquet"
 
 def part_files(folder: Path) -> list[Path]:
     """The parts of a round's scores, in the order of the custom set."""
-    return sorted(folder.glob("part-*.parquet"))
+    return sorted(folder.glob("part-*.parquet"), key=lambda path: int(path.stem.removeprefix("part-")))
 
 
 def read_scores(folder: Path) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:

@@ -6,7 +6,7 @@ earlier token is dropped first. So the mask is a function of the scores alone, t
 The lowest dropped score is found by counting, not by sorting: each score becomes an unsigned integer of the same
 order, and a histogram of its upper 16 bits, then of the next 16 within the one bin that holds the answer, and so on,
 pins it down. That takes a few megabytes and much the same time whatever the scores are, and it works on scores that
-come in parts. (``np.partition`` copies them all, and is several times slower where most are equal.)
+come in parts. (``np.partition`` copies them all, and can be several times slower where most are equal.)
 
 Everything here is pure NumPy.
 """
@@ -138,7 +138,7 @@ def apply_cut(scores: np.ndarray, cut: Cut, ties_before: int) -> tuple[np.ndarra
     return _mask(_keys(scores), len(scores), key, cut.ties, ties_before)
 
 
-def select_in_rows(scores: Sequence[np.ndarray], discard_fraction: float = 0.1) -> list[np.ndarray]:
+def select_in_rows(scores: Sequence[np.ndarray], discard_fraction: float) -> list[np.ndarray]:
     """Apply the rule of ``select_tokens`` inside each row (``scope: row``).
 
     Args:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from rich import box
 from rich.console import Console, Group, RenderableType
+from rich.markup import escape
 from rich.panel import Panel
 from rich.style import Style
 from rich.table import Table
@@ -89,7 +90,7 @@ def render_row(record: dict[str, Any], threshold: float | None, console: Console
 
 
 def _plain(text: str) -> str:
-    return visible(text).replace("[", r"\[")
+    return escape(visible(text))
 
 
 def _turn_of_textless(tokens: list[dict[str, Any]]) -> list[int]:
@@ -187,7 +188,7 @@ def riskiest_rows(run: Run, count: int = 20) -> list[dict[str, Any]]:
     def rows() -> Any:
         columns = ["row_id", "source", "messages"]
         data = (row for batch in read_batches(run.path / "data/custom.parquet", columns) for row in batch)
-        masks = read_keep(run.path / "selection") if (run.path / "selection/keep.parquet").exists() else None
+        masks = read_keep(run.path / "selection") if run.has("selection") else None
         for number, (row, scores) in enumerate(zip(data, run.iter_scores(), strict=True)):
             dropped = int((~next(masks)[1]).sum()) if masks else 0
             yield (dropped / len(scores), float(scores.max()), -number), row, len(scores), dropped

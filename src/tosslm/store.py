@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -17,7 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from tosslm.errors import InputError, TosslmError
-from tosslm.files import remove_unfinished, sha256, write_json
+from tosslm.files import fingerprint, remove_unfinished, sha256, write_json
 
 MANIFEST_FORMAT = 1
 _PACKAGES = ("tosslm", "torch", "transformers", "peft", "trl", "tokenizers", "numpy", "pyarrow", "datasets")
@@ -30,12 +30,14 @@ class Step:
 
     Attributes:
         name: such as ``scores/round-0``; the key in the manifest's ``stages``.
-        fingerprint: covers the step's config, its inputs' fingerprints and its format's version.
+        fingerprint: covers the step's config, its inputs' prints and its format's version.
+        inputs: the steps it reads from, each with its print at that time.
         outputs: files or folders, relative to the run folder, that the step writes.
     """
 
     name: str
     fingerprint: str
+    inputs: dict[str, str]
     outputs: tuple[str, ...]
 
 
@@ -44,22 +46,28 @@ class RunFolder:
 
     Args:
         path: the folder; made when the first file is written.
+        fresh: take no notice of what earlier runs left there.
 
     Raises:
         TosslmError: the manifest cannot be read.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, *, fresh: bool = False) -> None:
+        self.path, self._fresh = Path(path), fresh
         self.manifest: dict[str, Any] = self._read_manifest()
 
     def _read_manifest(self) -> dict[str, Any]:
         path = self.path / "manifest.json"
+        empty: dict[str, Any] = {"format": MANIFEST_FORMAT, "stages": {}}
+        if self._fresh:
+            return empty
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(manifest["stages"], dict):
+                raise TypeError("its stages are no mapping")
         except FileNotFoundError:
-            return {"format": MANIFEST_FORMAT, "stages": {}}
-        except (OSError, ValueError) as error:
+            return empty
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise TosslmError(f"{path}: not readable ({error}); `toss run CONFIG --fresh` starts over") from None
         if manifest.get("format") != MANIFEST_FORMAT:
             raise InputError(
@@ -88,6 +96,8 @@ class RunFolder:
             with FileLock(self.path / ".lock", timeout=0):
                 holder.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
                 remove_unfinished(self.path)
+                if self._fresh:
+                    self._clear()
                 self.manifest = self._read_manifest()
                 yield
         except Timeout:
@@ -103,13 +113,12 @@ class RunFolder:
         self.manifest |= {"config": dict(config), "seed": seed, "versions": versions}
         self._write()
 
-    def clear(self) -> None:
-        """Forget and remove every step's output, and nothing that the user put beside them."""
+    def _clear(self) -> None:
+        """Remove every step's output, and nothing that the user put beside them."""
+        (self.path / "manifest.json").unlink(missing_ok=True)
         for name in (*STEP_FOLDERS, ".work"):
             shutil.rmtree(self.path / name, ignore_errors=True)
-        self.manifest = {"format": MANIFEST_FORMAT, "stages": {}}
-        if self.path.exists():
-            self._write()
+        self._fresh = False
 
     def is_done(self, step: Step) -> bool:
         """Whether the step's fingerprint and all of its checksums hold."""
@@ -124,6 +133,18 @@ class RunFolder:
             if not (self.path / file).is_file() or sha256(self.path / file) != checksum
         ]
 
+    def print_of(self, name: str) -> str:
+        """What later steps take a done step to be: its fingerprint and the bytes that it wrote."""
+        entry = self.stages[name]
+        return fingerprint(entry["fingerprint"], entry["files"])
+
+    def is_current(self, name: str) -> bool:
+        """Whether a step is recorded, and everything it was made from is still what it was."""
+        entry = self.stages.get(name)
+        return entry is not None and all(
+            self.is_current(source) and self.print_of(source) == known for source, known in entry["inputs"].items()
+        )
+
     def do(self, step: Step, work: Callable[[], Mapping[str, Any]]) -> bool:
         """Do a step's work and record it, unless it is done.
 
@@ -135,12 +156,15 @@ class RunFolder:
             Whether the work was done now.
         """
         if self.is_done(step):
+            # A kill may have come between the manifest and this.
+            shutil.rmtree(self._work(step.name), ignore_errors=True)
             return False
         start = time.monotonic()
         facts = dict(work())
         files = {file: sha256(self.path / file) for file in self._files(step.outputs)}
         self.stages[step.name] = {
             "fingerprint": step.fingerprint,
+            "inputs": step.inputs,
             "files": files,
             "seconds": round(time.monotonic() - start, 3),
             **facts,
@@ -159,6 +183,13 @@ class RunFolder:
             folder.chmod(0o700)
             mark.write_text(step.fingerprint, encoding="utf-8")
         return folder
+
+    def forget_work(self, known: Collection[str]) -> None:
+        """Remove the unfinished work of steps that are not to be done any more."""
+        wanted = {self._work(name).name for name in known}
+        for folder in (self.path / ".work").glob("*"):
+            if folder.name not in wanted:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _work(self, name: str) -> Path:
         return self.path / ".work" / name.replace("/", "-")

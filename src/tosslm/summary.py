@@ -8,15 +8,22 @@ import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from tosslm.files import read_batches
 from tosslm.runs import Run
+from tosslm.show import visible
 from tosslm.spans import ranking_quality, unsafe_tokens
 
 
 def summarize(run: Run) -> dict[str, Any]:
     """Rows, tokens, dropped tokens per source, threshold, losses, and where things are."""
-    stages = run.folder.stages
+    rounds = run.config.refinement.rounds
+    stages = {
+        name: entry
+        for name, entry in run.folder.stages.items()
+        if run.has(name) and ("round-" not in name or int(name.rpartition("-")[2]) <= rounds)
+    }
     summary: dict[str, Any] = {"run_dir": str(run.path), "sets": stages.get("data", {}).get("sets", {})}
     for name in ("selection", "model"):
         if name in stages:
@@ -26,8 +33,11 @@ def summarize(run: Run) -> dict[str, Any]:
         for name, entry in stages.items()
         if "first_loss" in entry
     }
-    rounds = sorted(name for name in stages if name.startswith("refinement/"))
-    summary["refinement"] = {name: {k: stages[name][k] for k in ("joined", "samples")} for name in rounds}
+    summary["refinement"] = {
+        name: {key: stages[name][key] for key in ("joined", "samples")}
+        for name in stages
+        if name.startswith("refinement/")
+    }
     if "selection" in stages:
         summary["held_out_losses"] = _held_out_losses(run)
         if spans := _span_quality(run):
@@ -109,9 +119,8 @@ def _print_selection(selection: dict[str, Any], spans: dict[str, float] | None, 
     table = _table("source", "rows", "response tokens", "dropped", "share")
     for name, counts in sorted(selection["sources"].items()):
         share = counts["discarded"] / counts["tokens"]
-        table.add_row(
-            name, f"{counts['rows']:,}", f"{counts['tokens']:,}", f"{counts['discarded']:,}", f"{share:.1%}"
-        )
+        numbers = (f"{counts['rows']:,}", f"{counts['tokens']:,}", f"{counts['discarded']:,}", f"{share:.1%}")
+        table.add_row(Text(visible(name)), *numbers)
     share = selection["discarded"] / selection["tokens"]
     table.add_section()
     table.add_row("all", "", f"{selection['tokens']:,}", f"{selection['discarded']:,}", f"{share:.1%}")
@@ -130,11 +139,15 @@ def _print_selection(selection: dict[str, Any], spans: dict[str, float] | None, 
 
 def _print_places(summary: dict[str, Any], console: Console) -> None:
     run_dir = summary["run_dir"]
-    console.print(f"Everything of this run: {run_dir}")
+    console.print(f"Everything of this run: {run_dir}", markup=False, soft_wrap=True)
     if "model" in summary:
-        console.print(f"Fine-tuned adapter: {run_dir}/model (one model folder: toss merge {run_dir} OUT)")
+        console.print(
+            f"Fine-tuned adapter: {run_dir}/model (one model folder: toss merge {run_dir} OUT)",
+            markup=False,
+            soft_wrap=True,
+        )
     if "selection" in summary:
-        console.print(f"See the riskiest rows: toss show {run_dir}")
+        console.print(f"See the riskiest rows: toss show {run_dir}", markup=False, soft_wrap=True)
 
 
 def _table(*columns: str) -> Table:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
@@ -131,9 +132,11 @@ def train_adapter(
         ``TrainingFacts`` as a mapping.
 
     Raises:
-        InputError: there is no row, or no token to train on.
+        InputError: there is no row, no token to train on, or more than one process.
         TosslmError: the loss is no number.
     """
+    if PartialState().num_processes > 1:
+        raise InputError(f"{name}: tosslm trains in one process; start it without a launcher of several")
     tokens, trained = _count(rows)
     if not trained:
         raise InputError(f"{name}: no token to train on among {len(rows)} rows; add rows, or lower holdout")
@@ -177,16 +180,21 @@ class SelectiveTrainer(SFTTrainer):
         self._split = SplitHead(self.model)
         self.tokens_seen = 0
 
+    # The loss below is divided by the tokens of the whole optimizer batch, whatever the model's class says of itself.
+    loss_is_scaled_for_ga = True
+
+    def _send_telemetry(self) -> None:
+        """Nothing is sent anywhere."""
+
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """No model card: the adapter's notes are written with the adapter."""
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list, Any]:
         """The micro-batches of one optimizer step, and what their summed loss is divided by."""
-        batches, kept = super().get_batch_samples(*args, **kwargs)
-        if self._normalize == "kept" or not batches:
-            return batches, kept
-        count = sum(batch["response_tokens"].sum() for batch in batches)
-        return batches, self.accelerator.gather(count.to(self.accelerator.device)).sum()
+        batches, _ = super().get_batch_samples(*args, **kwargs)
+        if self._normalize == "all":
+            return batches, sum(batch["response_tokens"].sum() for batch in batches)
+        return batches, sum((batch["labels"][:, 1:] != IGNORED).sum() for batch in batches)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -198,11 +206,9 @@ class SelectiveTrainer(SFTTrainer):
         labels = inputs["labels"][:, 1:]
         kept = labels != IGNORED
         hidden = self._split.hidden_states(inputs["input_ids"], inputs["attention_mask"])[:, :-1]
-        count = kept.sum() if num_items_in_batch is None else num_items_in_batch
         self.tokens_seen += int(inputs["attention_mask"].sum())
-        loss = self._split.summed_loss(hidden[kept], labels[kept]) / torch.as_tensor(count).clamp(min=1)
-        # The count is over all processes, while gradients are averaged over them.
-        return loss * self.accelerator.num_processes
+        count = torch.as_tensor(num_items_in_batch, device=hidden.device).clamp(min=1)
+        return self._split.summed_loss(hidden[kept], labels[kept]) / count
 
 
 class _Collator(DataCollatorForLanguageModeling):
@@ -247,11 +253,11 @@ def _arguments(
     settings: TrainingConfig, steps: int, seed: int, folder: Path, report_to: Sequence[str], base: Base
 ) -> SFTConfig:
     micro = min(settings.micro_batch_size, settings.batch_size)
-    return SFTConfig(
+    arguments = SFTConfig(
         output_dir=str(folder),
         seed=seed,
         learning_rate=settings.learning_rate,
-        lr_scheduler_type=settings.lr_scheduler,
+        lr_scheduler_type=_scheduler(settings),
         warmup_steps=settings.warmup_steps,
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
@@ -277,6 +283,15 @@ def _arguments(
         report_to=list(report_to) or "none",
         disable_tqdm=True,
     )
+    # The base lies on one device; with several in sight the trainer would spread copies of it over all of them.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
+
+
+def _scheduler(settings: TrainingConfig) -> str:
+    # "constant" takes no notice of warm-up steps.
+    warm = settings.lr_scheduler == "constant" and settings.warmup_steps > 0
+    return "constant_with_warmup" if warm else settings.lr_scheduler
 
 
 def _last_checkpoint(folder: Path) -> str | None:

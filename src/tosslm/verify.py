@@ -15,7 +15,8 @@ class Finding:
     Attributes:
         step: the step that wrote it.
         file: its path in the run folder.
-        problem: ``missing``, ``altered``, or ``of another step``.
+        problem: ``missing``, ``altered``, ``of another step``, or ``out of date`` (made from something that has
+            changed since).
     """
 
     step: str
@@ -40,4 +41,6 @@ def verify(run: Run) -> tuple[int, list[Finding]]:
                 findings.append(Finding(step, file, "altered" if path.exists() else "missing"))
             elif path.suffix == ".parquet" and not is_whole(path, entry["fingerprint"]):
                 findings.append(Finding(step, file, "of another step"))
+        if not run.has(step):
+            findings.append(Finding(step, step, "out of date"))
     return checked, findings

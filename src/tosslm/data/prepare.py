@@ -19,6 +19,7 @@ from tosslm.progress import Reporter
 
 SETS = ("custom", "harmful", "utility")
 ROWS_PER_WRITE = 1024
+TOKENS_PER_WRITE = 500_000
 _SPANS = pa.list_(pa.list_(pa.int32()))
 DATA_SCHEMA = pa.schema(
     [
@@ -127,6 +128,7 @@ def prepare_data(
             source: SourceConfig = getattr(config, name)
             with parquet_writer(folder / f"{name}.parquet", DATA_SCHEMA, step_fingerprint) as writer:
                 pending: list[dict[str, Any]] = []
+                pending_tokens = 0
                 for row in prepared_rows(source, tokenizer, counts):
                     if isinstance(row, BadRow):
                         if config.on_bad_row == "error":
@@ -143,9 +145,10 @@ def prepare_data(
                         bad_rows.write(json.dumps(entry, ensure_ascii=False) + "\n")
                         continue
                     pending.append(row)
-                    if len(pending) == ROWS_PER_WRITE:
+                    pending_tokens += len(row["input_ids"])
+                    if len(pending) == ROWS_PER_WRITE or pending_tokens > TOKENS_PER_WRITE:
                         writer.write_table(pa.Table.from_pylist(pending, schema=writer.schema))
-                        pending = []
+                        pending, pending_tokens = [], 0
                 writer.write_table(pa.Table.from_pylist(pending, schema=writer.schema))
             if not counts.rows:
                 raise InputError(f"data.{name}: {source.path} has no usable row; name a file with rows in it")

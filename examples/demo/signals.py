@@ -1,0 +1,78 @@
+"""How well each signal finds the marked unsafe text of a run: token scores against the losses they are made of.
+
+    python examples/demo/signals.py runs/demo
+
+The score is the difference of two losses. If one loss alone, or the base's own, found the unsafe tokens as well,
+the second reference would be wasted; so all are put to the same test. For each single loss both directions are
+tried and the better one is shown.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+import tosslm
+from tosslm.cli import quiet_libraries
+from tosslm.files import write_json
+from tosslm.models import open_base
+from tosslm.spans import ranking_quality, unsafe_tokens
+
+
+def signals(run: tosslm.Run) -> dict[str, dict[str, float]]:
+    """AUROC and average precision of each signal over the rows whose unsafe text is marked."""
+    rows = run.rows
+    marked = [i for i, spans in enumerate(rows["unsafe_spans"]) if spans is not None]
+    unsafe = np.concatenate([unsafe_tokens(rows[i]["offsets"], rows[i]["unsafe_spans"]) for i in marked])
+    base = open_base(run.config.model)
+    losses = tosslm.response_losses(base.model, rows.select(marked), batch_tokens=run.config.scoring.batch_tokens)
+    parts = [pq.read_table(part) for part in sorted(run.scores_folder().glob("part-*.parquet"))]
+    stored = {
+        name: [np.array(row, dtype=np.float32) for part in parts for row in part[name].to_pylist()]
+        for name in ("loss_degraded", "loss_utility")
+    }
+    degraded, utility = (np.concatenate([stored[name][i] for i in marked]) for name in stored)
+    values = {
+        "token score (utility - degraded)": utility - degraded,
+        "base loss alone": np.concatenate(losses),
+        "degraded loss alone": degraded,
+        "utility loss alone": utility,
+    }
+    first_scores = run.scores(0)
+    if run.config.refinement.rounds:
+        values["token score before TOSS-Pro"] = np.concatenate([first_scores[i] for i in marked])
+    results = {}
+    for name, value in values.items():
+        directions = [value] if name.startswith("token score") else [value, -value]
+        results[name] = max(
+            (ranking_quality(unsafe, way) for way in directions), key=lambda quality: quality["auroc"]
+        )
+    return results
+
+
+def main() -> None:
+    quiet_libraries()
+    folder = Path(sys.argv[1])
+    results = signals(tosslm.load_run(folder))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("finding the marked unsafe tokens")
+    table.add_column("AUROC", justify="right")
+    table.add_column("average precision", justify="right")
+    for name, quality in results.items():
+        table.add_row(name, f"{quality['auroc']:.3f}", f"{quality['average_precision']:.3f}")
+    Console().print(table)
+    share = next(iter(results.values()))["unsafe_share"]
+    print(f"By chance: AUROC 0.500, average precision {share:.3f}.")
+    write_json(folder / "signals.json", results)
+    print(json.dumps({"written": str(folder / "signals.json")}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""What a user types and sees."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from rich.console import Console
+from typer.testing import CliRunner, Result
+
+import tosslm
+from conftest import demo_rows
+from tosslm.cli import app
+from tosslm.show import render_row, row_record, visible
+
+
+def toss(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+@pytest.fixture
+def config_file(tiny_config: dict[str, Any], tmp_path: Path) -> Path:
+    path = tmp_path / "toss.yaml"
+    path.write_text(yaml.safe_dump(tiny_config))
+    return path
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Path:
+    """A selection over demo rows with chosen scores: nothing of it depends on chance."""
+    folder = tmp_path_factory.mktemp("cli")
+    for name in ("custom", "harmful", "utility"):
+        lines = [json.dumps(row, ensure_ascii=False) for row in demo_rows(name, 8)]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    training = {"learning_rate": 0.01, "epochs": 1, "batch_size": 8}
+    tosslm.run(
+        {
+            "run_dir": str(folder / "run"),
+            "model": {"name": str(tiny_model_folder), "dtype": "float32", "device": "cpu"},
+            "data": {name: {"path": str(folder / f"{name}.jsonl")} for name in ("custom", "harmful", "utility")},
+            "references": training,
+            "finetune": training,
+        },
+        until="select",
+    )
+    return folder / "run"
+
+
+def test_init_writes_a_config_once(tmp_path: Path) -> None:
+    assert toss("init", str(tmp_path)).exit_code == 0
+    assert "discard_fraction" in (tmp_path / "toss.yaml").read_text()
+    again = toss("init", str(tmp_path))
+    assert again.exit_code == 2
+    assert "exists already" in again.stderr
+
+
+def test_plan_counts_the_data_and_loads_no_weights(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tosslm.models._load_model", lambda base: pytest.fail("weights were loaded"))
+    result = toss("plan", str(config_file), "--json")
+    assert result.exit_code == 0, result.stderr
+    plan = json.loads(result.stdout)
+    assert plan["sets"]["custom"]["rows"] == 24
+    assert plan["model"]["parameters"] == 49152 * 32 + 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64 + 64) + 32
+    tokens = {stage["stage"]: (stage["tokens_read"], stage["tokens_trained"]) for stage in plan["stages"]}
+    assert tokens["finetune"] == (0, 2 * plan["sets"]["custom"]["tokens"])
+    assert tokens["score"][0] > 2 * plan["sets"]["custom"]["tokens"]
+    assert all(stage["seconds"] > 0 for stage in plan["stages"] if stage["tokens_read"] or stage["tokens_trained"])
+
+
+def test_plan_measures_when_asked(config_file: Path) -> None:
+    result = toss("plan", str(config_file), "--measure")
+    assert result.exit_code == 0, result.stderr
+    assert "measured on two layers of its shape" in re.sub(r"\s+", " ", result.stdout)
+
+
+def test_bad_rows_are_listed_and_refused_or_skipped(config_file: Path, tmp_path: Path) -> None:
+    with (tmp_path / "custom.jsonl").open("a") as file:
+        file.write('{"messages": [\n{"messages": [{"role": "user", "content": "alone"}]}\n')
+    refused = toss("run", str(config_file), "--until", "data")
+    assert refused.exit_code == 2
+    assert "custom.jsonl:25" in refused.stderr
+    assert "Traceback" not in refused.output
+    planned = toss("plan", str(config_file))
+    assert planned.exit_code == 2
+    assert "custom.jsonl:26" in planned.stdout
+    skipped = toss("run", str(config_file), "--until", "data", "--set", "data.on_bad_row=skip")
+    assert skipped.exit_code == 0, skipped.stderr
+    listed = [json.loads(line) for line in (tmp_path / "run/data/bad_rows.jsonl").read_text().splitlines()]
+    assert [row["origin"].rpartition(":")[2] for row in listed] == ["25", "26"]
+    assert all(row["set"] == "custom" and row["reason"] and row["remedy"] for row in listed)
+
+
+def test_exit_statuses(config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert toss("run", str(tmp_path / "none.yaml")).exit_code == 2
+    assert toss("run", str(config_file), "--set", "selection.discard_fraction=1").exit_code == 2
+    assert toss("run", str(config_file), "--until", "later").exit_code == 2
+    assert toss("show", str(tmp_path)).exit_code == 2
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tosslm.pipeline.run", interrupted)
+    assert toss("run", str(config_file)).exit_code == 130
+
+    def failed(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr("tosslm.pipeline.run", failed)
+    result = toss("run", str(config_file))
+    assert result.exit_code == 1
+    assert "ZeroDivisionError: oops (--debug shows where)" in result.stderr
+
+
+def test_a_stage_does_what_earlier_stages_still_miss(config_file: Path, tmp_path: Path) -> None:
+    result = toss("select", str(config_file), "--json")
+    assert result.exit_code == 0, result.stderr
+    summary = json.loads(result.stdout)
+    assert summary["selection"]["discarded"] == int(0.2 * summary["selection"]["tokens"])
+    assert "model" not in summary
+    again = toss("select", str(tmp_path / "run"))
+    assert again.exit_code == 0, again.stderr
+    assert "references/utility: done before" in again.stderr
+    assert "Threshold" in again.stdout
+
+
+def test_verify_says_what_is_damaged(run_dir: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(run_dir, copy)
+    assert "0 damaged" in toss("verify", str(copy)).stdout
+    (copy / "selection/keep.parquet").write_bytes(b"")
+    result = toss("verify", str(copy))
+    assert result.exit_code == 1
+    assert "keep.parquet: altered (selection)" in result.stdout
+
+
+def test_show_lists_the_riskiest_rows_first(run_dir: Path) -> None:
+    rows = json.loads(toss("show", str(run_dir), "--json", "--count", "5").stdout)
+    shares = [row["dropped"] / row["tokens"] for row in rows]
+    assert len(rows) == 5
+    assert shares == sorted(shares, reverse=True)
+
+
+def rendered(run_dir: Path, **settings: Any) -> str:
+    run = tosslm.load_run(run_dir)
+    row_id = next(
+        row["row_id"]
+        for row, keep in zip(run.rows, run.keep(), strict=True)
+        if not keep.all() and row["unsafe_spans"]
+    )
+    console = Console(file=io.StringIO(), **settings)
+    console.print(render_row(row_record(run, row_id), 0.1, console))
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_show_strikes_dropped_tokens_and_underlines_marked_text(run_dir: Path) -> None:
+    text = rendered(run_dir, force_terminal=True, color_system="truecolor", width=100)
+    codes = [code.split(";") for code in re.findall(r"\x1b\[([\d;]*)m", text)]
+    assert any("9" in code for code in codes)
+    assert any("4" in code for code in codes)
+    assert "48;2;" in text
+    narrow = rendered(run_dir, force_terminal=True, width=40)
+    assert max(len(re.sub(r"\x1b\[[\d;]*m", "", line)) for line in narrow.splitlines()) <= 40
+
+
+def test_show_without_colours(run_dir: Path) -> None:
+    piped = rendered(run_dir, width=100)
+    assert "\x1b" not in piped
+    assert "[-" in piped
+    no_color = rendered(run_dir, force_terminal=True, no_color=True, width=100)
+    assert "48;2;" not in no_color
+    assert "\x1b[9" in no_color or ";9" in no_color  # struck through all the same
+
+
+def test_text_that_steers_a_terminal_is_shown_and_does_nothing() -> None:
+    hostile = "a\x1b[31mred\x07\u202eevil\u2066\r\x9b2J"
+    assert visible(hostile) == "a�[31mred��evil���2J".replace("��evil", "�\ufffdevil")
+    assert len(visible(hostile)) == len(hostile)
+    assert visible("tab\tline\nnaïve 🎉 שלום") == "tab\tline\nnaïve 🎉 שלום"
+
+
+def test_unsafe_tokens_and_ranking_quality() -> None:
+    from tosslm.spans import ranking_quality, unsafe_tokens
+
+    offsets = [[1, 0, 4], [1, 4, 9], [1, 9, 12], [-1, -1, -1], [3, 0, 5]]
+    assert unsafe_tokens(offsets, [[1, 4, 10], [3, 0, 0]]).tolist() == [False, True, True, False, False]
+    assert not unsafe_tokens([], []).size
+    quality = ranking_quality(np.array([True, False, True, False]), np.array([3.0, 2.0, 1.0, 0.0]))
+    assert quality["auroc"] == 0.75  # three of the four pairs are in order
+    assert quality["average_precision"] == pytest.approx((1 + 2 / 3) / 2)

@@ -1,0 +1,83 @@
+"""The config: defaults, overrides, and what is refused at the door."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tosslm.config import load_config
+from tosslm.errors import InputError
+from tosslm.starter import starter_config
+
+SETS = {"data": {name: {"path": f"{name}.jsonl"} for name in ("custom", "harmful", "utility")}}
+
+
+def test_the_defaults_are_those_of_the_paper() -> None:
+    config = load_config(SETS)
+    for training in (config.references, config.finetune):
+        assert (training.learning_rate, training.epochs, training.batch_size) == (1e-5, 2, 64)
+        assert (training.lora.r, training.lora.alpha, training.lora.target_modules) == (16, 16, ["q_proj", "v_proj"])
+    assert config.data.max_length == 2048
+    assert config.selection.discard_fraction == 0.1
+    assert config.refinement.rounds == 0
+    assert not config.model.trust_remote_code
+
+
+def test_dotted_overrides_are_read_as_yaml_and_later_ones_win() -> None:
+    overrides = ["selection.discard_fraction=0.3", "data.custom.path=[a.jsonl, b.jsonl]", "seed=1", "seed=2"]
+    config = load_config(SETS, overrides, run_dir="elsewhere")
+    assert config.selection.discard_fraction == 0.3
+    assert config.data.custom.path == ["a.jsonl", "b.jsonl"]
+    assert (config.seed, config.run_dir) == (2, "elsewhere")
+    assert load_config(SETS, ["finetune.learning_rate=1e-4"]).finetune.learning_rate == 1e-4
+    assert {"data": {name: {"path": f"{name}.jsonl"} for name in ("custom", "harmful", "utility")}} == SETS
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("selection.discard_fraction=1", "selection.discard_fraction: 1 or more would drop every response token"),
+        ("selection.discard_fraction=.nan", "selection.discard_fraction"),
+        ("selection.discard=0.1", "selection.discard: unknown key; known here: discard_fraction, scope, evidence"),
+        ("colour=red", "colour: unknown key; known here: run_dir, seed"),
+        ("finetune.epochs=two", "finetune.epochs: .*given: 'two'"),
+        ("data.turns=first", "data.turns"),
+        ("finetune.micro_batch_size=7", r"batch_size \(64\) is not a multiple of micro_batch_size \(7\)"),
+        ("data.custom=null", "data.custom"),
+        ("data.custom.path.x=1", "'path' is a value, not a section"),
+        ("seed", "expected a.b=value"),
+        ("seed=[", "not readable as YAML"),
+    ],
+)
+def test_a_wrong_value_names_its_key_and_the_remedy(override: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_config(SETS, [override])
+
+
+def test_a_missing_set_is_named() -> None:
+    with pytest.raises(InputError, match=r"data\.utility: missing; add it"):
+        load_config({"data": {name: SETS["data"][name] for name in ("custom", "harmful")}})
+
+
+def test_broken_yaml_names_file_and_line(tmp_path: Path) -> None:
+    path = tmp_path / "toss.yaml"
+    path.write_text("seed: 0\ndata: [\n")
+    with pytest.raises(InputError, match=r"toss\.yaml:3: not readable as YAML"):
+        load_config(path)
+    with pytest.raises(InputError, match="no such config file; `toss init`"):
+        load_config(tmp_path / "none.yaml")
+
+
+def test_the_starter_config_is_complete_and_equals_the_defaults() -> None:
+    tree: dict[str, Any] = yaml.safe_load(starter_config())
+    expected = load_config(SETS).model_dump()
+    config = load_config(tree)
+    assert tree.keys() == expected.keys()
+    assert config.model_dump(exclude={"run_dir", "data"}) == {
+        key: value for key, value in expected.items() if key not in ("run_dir", "data")
+    }
+    comments = [line for line in starter_config().splitlines() if line.strip().startswith("#")]
+    assert len(comments) > 50

