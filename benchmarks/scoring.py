@@ -1,9 +1,9 @@
 """Scoring against the way the authors' code does it, on the same rows in one run.
 
-Theirs: each reference is a model by itself; batches of 4 rows in the order of the file, padded to the longest; logits
-over the whole vocabulary and cross-entropy at every position, prompts and padding among them. Ours: ``response_losses``
-under two adapters on one copy of the base. Both read the same rows in turns, part by part, so that a machine that slows
-down slows both; loading is not counted. The losses are compared too.
+Theirs: each reference is a model by itself; batches of 4 rows in the order of the file, padded to the longest;
+logits over the whole vocabulary and cross-entropy at every position, prompts and padding among them. Ours:
+``response_losses`` under two adapters on one copy of the base. Both read the same rows in turns, part by part, so
+that a machine that slows down slows both; loading is not counted. The losses are compared too.
 
     python benchmarks/scoring.py --data gsm8k_train.jsonl.gz     # JSONL with `question` and `answer`
     python benchmarks/scoring.py                                 # openai/gsm8k from the hub

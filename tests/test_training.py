@@ -14,9 +14,10 @@ from transformers import AutoModelForCausalLM
 import tosslm.training
 from tosslm.config import ModelConfig, TrainingConfig
 from tosslm.errors import InputError, TosslmError
+from tosslm.labels import training_row, write_training_rows
 from tosslm.models import Base, open_base
 from tosslm.progress import SilentReporter
-from tosslm.training import train_adapter, training_row, write_training_rows
+from tosslm.training import train_adapter
 
 
 def make_rows(count: int = 10) -> list[dict[str, Any]]:

@@ -25,10 +25,11 @@ from tosslm.config import ModelConfig, TrainingConfig
 from tosslm.data.rows import BadRow, read_rows
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.files import atomic_path, fingerprint, sha256
+from tosslm.labels import training_row, write_training_rows
 from tosslm.models import open_base
 from tosslm.progress import ConsoleReporter
 from tosslm.store import RunFolder, Step
-from tosslm.training import train_adapter, training_row, write_training_rows
+from tosslm.training import train_adapter
 
 HERE = Path(__file__).parent
 ADAPTER = HERE / "safety-adapter"
@@ -126,9 +127,8 @@ def main() -> None:
         train()
     rates = {"plain model": refusal_rates(None), "with the safety adapter": refusal_rates(str(ADAPTER))}
     for name, rate in rates.items():
-        print(
-            f"{name}: refuses {rate['refused_unsafe']:.0%} of improper, {rate['refused_safe']:.0%} of harmless prompts"
-        )
+        improper, harmless = rate["refused_unsafe"], rate["refused_safe"]
+        print(f"{name}: refuses {improper:.0%} of improper, {harmless:.0%} of harmless prompts")
     (ADAPTER / "measured.json").write_text(json.dumps(rates, indent=2) + "\n", encoding="utf-8")
 
 

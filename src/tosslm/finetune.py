@@ -8,9 +8,9 @@ from typing import Any
 
 from tosslm.errors import TosslmError
 from tosslm.files import read_batches
+from tosslm.labels import training_row
 from tosslm.masks import read_keep
 from tosslm.models import Base, folder_checksums
-from tosslm.training import training_row
 
 _README = """# Fine-tuned adapter
 

@@ -15,6 +15,7 @@ from tosslm.data.tokenize import RowTokenizer
 from tosslm.errors import InputError
 from tosslm.files import fingerprint, write_json
 from tosslm.finetune import model_readme, selective_rows
+from tosslm.labels import write_training_rows
 from tosslm.masks import finite_scores, write_keep_mask
 from tosslm.models import HAZARD_MARK, open_base
 from tosslm.progress import Reporter, SilentReporter
@@ -23,7 +24,7 @@ from tosslm.refinement import rows_to_join
 from tosslm.runs import Run, joined_rows
 from tosslm.scoring import score_rows
 from tosslm.store import RunFolder, Step
-from tosslm.training import train_adapter, write_training_rows
+from tosslm.training import train_adapter
 
 STAGES = ("data", "references", "score", "refine", "select", "finetune")
 FORMATS = {"data": 1, "references": 1, "scores": 1, "refinement": 1, "selection": 1, "model": 1}

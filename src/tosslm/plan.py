@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tosslm.config import Config, TrainingConfig
@@ -23,6 +21,7 @@ from tosslm.head import LOGITS_BYTES
 from tosslm.models import Base, choose_device, choose_dtype, open_base
 from tosslm.progress import Reporter
 from tosslm.show import visible
+from tosslm.summary import table_of
 
 _SHOWN_BAD_ROWS = 20
 _EFFICIENCY = {"cpu": 0.6, "cuda": 0.35, "mps": 0.3}
@@ -255,7 +254,7 @@ def _adapter_bytes(settings: TrainingConfig, shape: Shape) -> int:
 
 def print_plan(plan: dict[str, Any], console: Console) -> None:
     """Print a plan as tables."""
-    table = _table("set", "rows", "tokens", "response tokens", "cut", "repeated", "bad rows")
+    table = table_of("set", "rows", "tokens", "response tokens", "cut", "repeated", "bad rows")
     for name, counts in plan["sets"].items():
         keys = ("rows", "tokens", "response_tokens", "truncated", "repeated", "bad")
         table.add_row(name, *(f"{counts[key]:,}" for key in keys))
@@ -276,7 +275,7 @@ def print_plan(plan: dict[str, Any], console: Console) -> None:
         markup=False,
         soft_wrap=True,
     )
-    table = _table("stage", "tokens read", "tokens trained", "time", "memory", "disk")
+    table = table_of("stage", "tokens read", "tokens trained", "time", "memory", "disk")
     for stage in plan["stages"]:
         table.add_row(
             stage["stage"],
@@ -299,10 +298,3 @@ def _duration(seconds: float) -> str:
 
 def _size(size: float) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
-    return table

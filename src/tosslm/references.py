@@ -10,7 +10,7 @@ from typing import Any
 
 from tosslm.data.rows import base_id
 from tosslm.files import read_batches
-from tosslm.training import training_row
+from tosslm.labels import training_row
 
 UTILITY = "references/utility"
 _COLUMNS = ("row_id", "input_ids", "response_mask")

@@ -83,13 +83,13 @@ def _span_quality(run: Run) -> dict[str, float] | None:
 def print_summary(summary: dict[str, Any], console: Console) -> None:
     """Print the tables of a run."""
     if summary["sets"]:
-        table = _table("set", "rows", "tokens", "response tokens", "cut", "bad rows")
+        table = table_of("set", "rows", "tokens", "response tokens", "cut", "bad rows")
         for name, counts in summary["sets"].items():
             numbers = (counts[key] for key in ("rows", "tokens", "response_tokens", "truncated", "bad"))
             table.add_row(name, *(f"{number:,}" for number in numbers))
         console.print(table)
     if summary["trainings"]:
-        table = _table("training", "steps", "first loss", "last loss", "tokens/s", "seconds")
+        table = table_of("training", "steps", "first loss", "last loss", "tokens/s", "seconds")
         for name, facts in summary["trainings"].items():
             speed = facts["tokens_per_second"]
             table.add_row(
@@ -104,7 +104,7 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
     for name, facts in summary["refinement"].items():
         console.print(f"{name}: {facts['joined']} of {facts['samples']} rows joined the harmful set")
     if losses := summary.get("held_out_losses"):
-        table = _table("held-out rows", "tokens", "degraded reference", "utility reference")
+        table = table_of("held-out rows", "tokens", "degraded reference", "utility reference")
         for name, facts in losses.items():
             table.add_row(
                 name, f"{facts['tokens']:,}", f"{facts['loss_degraded']:.3f}", f"{facts['loss_utility']:.3f}"
@@ -116,7 +116,7 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
 
 
 def _print_selection(selection: dict[str, Any], spans: dict[str, float] | None, console: Console) -> None:
-    table = _table("source", "rows", "response tokens", "dropped", "share")
+    table = table_of("source", "rows", "response tokens", "dropped", "share")
     for name, counts in sorted(selection["sources"].items()):
         share = counts["discarded"] / counts["tokens"]
         numbers = (f"{counts['rows']:,}", f"{counts['tokens']:,}", f"{counts['discarded']:,}", f"{share:.1%}")
@@ -150,7 +150,8 @@ def _print_places(summary: dict[str, Any], console: Console) -> None:
         console.print(f"See the riskiest rows: toss show {run_dir}", markup=False, soft_wrap=True)
 
 
-def _table(*columns: str) -> Table:
+def table_of(*columns: str) -> Table:
+    """An empty table: the first column is text, the others are numbers."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for i, column in enumerate(columns):
         table.add_column(column, justify="left" if i == 0 else "right", no_wrap=i == 0)

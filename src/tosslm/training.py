@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow as pa
 import torch
 from accelerate import PartialState
 from datasets import Dataset
@@ -20,21 +19,13 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from tosslm.config import TrainingConfig
 from tosslm.errors import InputError, TosslmError
-from tosslm.files import atomic_path
 from tosslm.head import SplitHead
+from tosslm.labels import IGNORED, count_tokens
 from tosslm.models import Base, fresh_adapter, save_adapter
 from tosslm.progress import Reporter, Task
 
-IGNORED = -100
 _COMPLETE = "complete"
 _CURVE_POINTS = 1000
-TRAINING_SCHEMA = pa.schema(
-    [
-        ("input_ids", pa.list_(pa.int32())),
-        ("labels", pa.list_(pa.int32())),
-        ("response_tokens", pa.int32()),
-    ]
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,40 +51,6 @@ class TrainingFacts:
     first_loss: float
     last_loss: float
     losses: list[list[float]]
-
-
-def training_row(input_ids: Sequence[int], response_mask: Sequence[bool], keep: Iterable[bool] | None) -> dict:
-    """One row as the trainer takes it.
-
-    Args:
-        input_ids: ints ``[T]``.
-        response_mask: bools ``[T]``.
-        keep: one bool a response token; None keeps all.
-
-    Returns:
-        ``input_ids``; ``labels`` (-100 where not trained, dropped tokens among them); ``response_tokens``, their
-        count with the dropped ones.
-    """
-    kept = iter(keep) if keep is not None else None
-    labels = [
-        token if responds and (kept is None or next(kept)) else IGNORED
-        for token, responds in zip(input_ids, response_mask, strict=True)
-    ]
-    return {"input_ids": list(input_ids), "labels": labels, "response_tokens": sum(response_mask)}
-
-
-def write_training_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> Dataset:
-    """Write training rows as they come, and give them back as a dataset that lies on disk, not in memory."""
-    with atomic_path(path) as beside, pa.ipc.new_stream(beside, TRAINING_SCHEMA) as writer:
-        pending: list[Mapping[str, Any]] = []
-        for row in rows:
-            pending.append(row)
-            if len(pending) == 1000:
-                writer.write_batch(pa.RecordBatch.from_pylist(pending, schema=TRAINING_SCHEMA))
-                pending = []
-        if pending:
-            writer.write_batch(pa.RecordBatch.from_pylist(pending, schema=TRAINING_SCHEMA))
-    return Dataset.from_file(str(path))
 
 
 def train_adapter(
@@ -137,7 +94,7 @@ def train_adapter(
     """
     if PartialState().num_processes > 1:
         raise InputError(f"{name}: tosslm trains in one process; start it without a launcher of several")
-    tokens, trained = _count(rows)
+    tokens, trained = count_tokens(rows)
     if not trained:
         raise InputError(f"{name}: no token to train on among {len(rows)} rows; add rows, or lower holdout")
     steps = settings.epochs * math.ceil(len(rows) / settings.batch_size)
@@ -302,12 +259,3 @@ def _last_checkpoint(folder: Path) -> str | None:
             return str(checkpoint)
         shutil.rmtree(checkpoint)
     return None
-
-
-def _count(rows: Dataset) -> tuple[int, int]:
-    tokens = trained = 0
-    for batch in rows.with_format("arrow").iter(batch_size=1000):
-        tokens += len(batch["input_ids"].combine_chunks().flatten())
-        labels = batch["labels"].combine_chunks().flatten().to_numpy()
-        trained += int((labels != IGNORED).sum())
-    return tokens, trained
