@@ -225,7 +225,7 @@ def show(
             if as_json:
                 print(json.dumps(rows))
             else:
-                console.print(render_riskiest(rows))
+                console.print(render_riskiest(rows, console.width))
             return
         record = _with_run(run, lambda opened: row_record(opened, row_id))
         if as_json:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.panel import Panel
@@ -81,7 +82,7 @@ def render_row(record: dict[str, Any], threshold: float | None, console: Console
         Text(
             f"{len(tokens)} response tokens, {dropped} dropped ({dropped / len(tokens):.0%}); "
             f"score mean {scores.mean():+.2f}, highest {scores.max():+.2f} nats"
-            + (f"; dropped from {threshold:+.2f}" if threshold is not None else "")
+            + (f"; dropped from {threshold:+.2f} up" if threshold is not None else "")
         )
     )
     parts += [_riskiest(tokens), _legend(scale, console)]
@@ -126,7 +127,7 @@ def _coloured(
             _append(out, shown[start:end], token, inside, scale, console)
             at = end
     out.append(shown[at:], style="dim")
-    return out
+    return out if console.is_terminal else Text(out.plain.replace("-][-", ""))
 
 
 def _append(out: Text, text: str, token: dict[str, Any], marked: bool, scale: float, console: Console) -> None:
@@ -206,15 +207,28 @@ def riskiest_rows(run: Run, count: int = 20) -> list[dict[str, Any]]:
     ]
 
 
-def render_riskiest(rows: list[dict[str, Any]]) -> RenderableType:
-    """A table of rows to look into."""
+def render_riskiest(rows: list[dict[str, Any]], width: int) -> RenderableType:
+    """A table of rows to look into; the answer gets what the terminal's width leaves it."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("row", "source", "tokens", "dropped", "highest"):
-        table.add_column(column, justify="left" if column in ("row", "source") else "right", no_wrap=True)
-    table.add_column("answer", no_wrap=True, overflow="ellipsis", ratio=1)
-    for row in rows:
-        share = row["dropped"] / row["tokens"]
+    lines = [
+        (
+            row["row_id"],
+            visible(row["source"])[:20],
+            str(row["tokens"]),
+            f"{row['dropped']} ({row['dropped'] / row['tokens']:.0%})",
+            f"{row['highest_score']:+.2f}",
+        )
+        for row in rows
+    ]
+    names = ("row", "source", "tokens", "dropped", "highest")
+    taken = sum(max(map(cell_len, column)) + 3 for column in zip(names, *lines, strict=True))
+    for name in names:
+        table.add_column(name, justify="left" if name in ("row", "source") else "right", no_wrap=True)
+    left = width - taken - 2
+    if left >= 12:
+        table.add_column("answer", no_wrap=True)
+    for line, row in zip(lines, rows, strict=True):
         answer = Text(visible(row["answer"]).replace("\n", " "))
-        numbers = (str(row["tokens"]), f"{row['dropped']} ({share:.0%})", f"{row['highest_score']:+.2f}")
-        table.add_row(Text(row["row_id"]), Text(visible(row["source"])), *numbers, answer)
+        answer.truncate(left, overflow="ellipsis")
+        table.add_row(*map(Text, line), *([answer] if left >= 12 else []))
     return table
