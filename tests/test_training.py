@@ -199,3 +199,11 @@ def test_a_loss_that_is_no_number_is_refused(tiny_model_folder: Path, tmp_path: 
 def test_target_modules_that_the_model_lacks_are_refused(tiny_model_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="target_modules"):
         train(base_of(tiny_model_folder), make_rows(), tmp_path, lora={"target_modules": ["wq"]})
+
+
+def test_a_base_in_bfloat16_trains_an_adapter_in_float32(tiny_model_folder: Path, tmp_path: Path) -> None:
+    base = open_base(ModelConfig(name=str(tiny_model_folder), dtype="bfloat16", device="cpu"))
+    facts, weights = train(base, make_rows(), tmp_path, epochs=3)
+    assert base.model.dtype is torch.bfloat16
+    assert {value.dtype for value in weights.values()} == {np.dtype("float32")}
+    assert facts["last_loss"] < facts["first_loss"]

@@ -166,6 +166,12 @@ class FinetuneConfig(TrainingConfig):
         "all by all its response tokens (the paper's formula).",
     )
     dropped: Literal["ignore"] = Field("ignore", description="What becomes of dropped tokens: they teach nothing.")
+    anchor_weight: float = Field(
+        1.0, ge=0, description="For dropped: anchor, which this version does not have; without effect."
+    )
+    anchor_first: int = Field(
+        0, ge=0, description="For dropped: anchor, which this version does not have; without effect."
+    )
 
 
 class Config(Section):
