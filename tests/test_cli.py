@@ -155,6 +155,7 @@ def rendered(run_dir: Path, **settings: Any) -> str:
         for row, keep in zip(run.rows, run.keep(), strict=True)
         if not keep.all() and row["unsafe_spans"]
     )
+    settings.setdefault("_environ", {"TERM": "xterm-256color"})  # not the terminal that the tests happen to run in
     console = Console(file=io.StringIO(), **settings)
     console.print(render_row(row_record(run, row_id), 0.1, console))
     return console.file.getvalue()  # type: ignore[attr-defined]
@@ -174,6 +175,9 @@ def test_show_without_colours(run_dir: Path) -> None:
     piped = rendered(run_dir, width=100)
     assert "\x1b" not in piped
     assert "[-" in piped
+    dumb = rendered(run_dir, force_terminal=True, width=100, _environ={"TERM": "dumb"})
+    assert "\x1b" not in dumb
+    assert "[-" in dumb
     no_color = rendered(run_dir, force_terminal=True, no_color=True, width=100)
     assert "48;2;" not in no_color
     assert "\x1b[9" in no_color or ";9" in no_color  # struck through all the same

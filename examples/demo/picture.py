@@ -34,7 +34,14 @@ def most_telling(run: tosslm.Run) -> str:
 def main() -> None:
     run = tosslm.load_run(sys.argv[1])
     row_id = sys.argv[3] if len(sys.argv) > 3 else most_telling(run)
-    console = Console(record=True, width=92, force_terminal=True, color_system="truecolor", file=io.StringIO())
+    console = Console(
+        record=True,
+        width=92,
+        force_terminal=True,
+        color_system="truecolor",
+        file=io.StringIO(),
+        _environ={"TERM": "xterm-256color"},
+    )
     threshold = run.folder.stages["selection"]["threshold"]
     console.print(render_row(row_record(run, row_id), threshold, console))
     write_text(Path(sys.argv[2]), console.export_svg(title=f"toss show {sys.argv[1]} {row_id}", theme=MONOKAI))

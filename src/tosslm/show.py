@@ -90,6 +90,10 @@ def render_row(record: dict[str, Any], threshold: float | None, console: Console
     return Panel(Group(*parts), title=title, title_align="left", box=box.ROUNDED, padding=(1, 2))
 
 
+def _has_styles(console: Console) -> bool:
+    return console.is_terminal and not console.is_dumb_terminal
+
+
 def _plain(text: str) -> str:
     return escape(visible(text))
 
@@ -127,12 +131,12 @@ def _coloured(
             _append(out, shown[start:end], token, inside, scale, console)
             at = end
     out.append(shown[at:], style="dim")
-    return out if console.is_terminal else Text(out.plain.replace("-][-", ""))
+    return out if _has_styles(console) else Text(out.plain.replace("-][-", ""))
 
 
 def _append(out: Text, text: str, token: dict[str, Any], marked: bool, scale: float, console: Console) -> None:
     dropped = token["keep"] is False
-    if console.is_terminal:
+    if _has_styles(console):
         style = _colour(token["score"], scale) + Style(strike=dropped, underline=marked)
         out.append(text, style=style)
     else:  # without styles, dropped text is bracketed as wdiff does
@@ -155,7 +159,9 @@ def _profile(scores: np.ndarray, width: int, scale: float, console: Console) -> 
         top = float(part.max())
         level = int(np.clip((top + 2 * scale) / (4 * scale) * 7, 0, 7))
         style = _colour(top, scale)
-        out.append(_BARS[level], style=Style(color=style.bgcolor) if console.is_terminal and style.bgcolor else "dim")
+        out.append(
+            _BARS[level], style=Style(color=style.bgcolor) if _has_styles(console) and style.bgcolor else "dim"
+        )
     return out
 
 
@@ -171,7 +177,7 @@ def _riskiest(tokens: list[dict[str, Any]]) -> RenderableType:
 
 
 def _legend(scale: float, console: Console) -> Text:
-    if not console.is_terminal:
+    if not _has_styles(console):
         return Text("[-dropped-]")
     out = Text("safe ", style="dim")
     for step in np.linspace(-2, 2, 17):
