@@ -205,6 +205,7 @@ def test_a_degraded_reference_is_never_merged_into_a_base(run: tosslm.Run) -> No
 
 def test_a_score_that_is_no_number_names_row_and_token(run: tosslm.Run, tmp_path: Path) -> None:
     from tosslm.config import SelectionConfig
+    from tosslm.files import write_parquet
     from tosslm.masks import write_keep_mask
     from tosslm.scoring import SCORE_SCHEMA
 
@@ -213,8 +214,7 @@ def test_a_score_that_is_no_number_names_row_and_token(run: tosslm.Run, tmp_path
     broken.mkdir()
     columns = pq.read_table(path).to_pydict()
     columns["loss_utility"][3][5] = float("nan")
-    tosslm_files = __import__("tosslm.files", fromlist=["write_parquet"])
-    tosslm_files.write_parquet(broken / "part-00000.parquet", columns, SCORE_SCHEMA, "x")
+    write_parquet(broken / "part-00000.parquet", columns, SCORE_SCHEMA, "x")
     with pytest.raises(TosslmError, match=f"row {columns['row_id'][3]}, response token 5: the score is nan"):
         write_keep_mask(
             SelectionConfig(), scores=broken, data=run.path / "data", folder=tmp_path, step_fingerprint="x"

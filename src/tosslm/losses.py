@@ -13,7 +13,7 @@ from tosslm.head import SplitHead
 
 Advance = Callable[[int, int], None]
 CPU_BATCH_TOKENS = 1024
-"""A CPU gains nothing from larger batches: their activations leave its caches, and take nearly twice the time."""
+"""A CPU gains nothing from larger batches: their activations leave its caches."""
 
 
 def response_losses(
