@@ -16,9 +16,10 @@ from tosslm.errors import InputError
 from tosslm.files import fingerprint, write_json
 from tosslm.finetune import model_readme, selective_rows
 from tosslm.labels import write_training_rows
-from tosslm.masks import finite_scores, write_keep_mask
+from tosslm.masks import write_keep_mask
 from tosslm.models import HAZARD_MARK, open_base
 from tosslm.progress import Reporter, SilentReporter
+from tosslm.ranking import finite_scores
 from tosslm.references import HAZARD_NOTE, UTILITY, UTILITY_NOTE, degraded, reference_rows, set_ids
 from tosslm.refinement import rows_to_join
 from tosslm.runs import Run, joined_rows
@@ -116,17 +117,18 @@ class Method:
             self._score(round_)
 
     def select(self) -> None:
-        """The global top d of response tokens by score are dropped."""
+        """The global top d of response tokens, by score or by evidence in context, are dropped."""
         last = f"scores/round-{self.config.refinement.rounds}"
         self._do(
             "selection",
-            [self.config.selection.model_dump()],
+            [self.config.selection.model_dump(), self.config.seed],
             ["data", last],
             lambda step: write_keep_mask(
                 self.config.selection,
                 scores=self.path / last,
                 data=self.path / "data",
                 folder=self.path / "selection",
+                seed=self.config.seed,
                 step_fingerprint=step.fingerprint,
             ),
         )
@@ -139,9 +141,12 @@ class Method:
             [],
             ["data", "selection"],
             settings,
-            lambda: selective_rows(self.path / "data", self.path / "selection"),
+            lambda: selective_rows(
+                self.path / "data", self.path / "selection", settings.anchor_first if settings.anchors else None
+            ),
             lambda: {"README.md": model_readme(self.base)},
             normalize=settings.normalize,
+            anchor_weight=settings.anchor_weight if settings.anchors else 0.0,
         )
 
     def _train_degraded(self, round_: int) -> None:
@@ -168,12 +173,13 @@ class Method:
         rows: Callable[[], Iterable[dict[str, Any]]],
         notes: Callable[[], Notes],
         normalize: Literal["kept", "all"] = "kept",
+        anchor_weight: float = 0.0,
     ) -> None:
         def work(step: Step) -> dict[str, Any]:
             folder = self.folder.work_folder(step)
             return train_adapter(
                 self.base,
-                write_training_rows(folder / "rows.arrow", rows()),
+                write_training_rows(folder / "rows.arrow", rows(), anchored=anchor_weight > 0),
                 settings,
                 name=name,
                 seed=self.config.seed,
@@ -182,6 +188,7 @@ class Method:
                 notes=notes(),
                 reporter=self.reporter,
                 normalize=normalize,
+                anchor_weight=anchor_weight,
                 report_to=self.config.report_to,
             )
 
