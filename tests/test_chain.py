@@ -18,7 +18,7 @@ evidence_rows = st.lists(st.integers(-5000, 5000).map(lambda n: n / 100), min_si
 
 
 def path_weights(evidence: np.ndarray, enter: float, leave: float) -> tuple[np.ndarray, np.ndarray]:
-    """Every state path ``[2**T, T]`` of a row and its weight: stationary start, transitions, evidence where unsafe."""
+    """Every state path ``[2**T, T]`` of a row, and its weight: start, transitions, evidence where unsafe."""
     paths = np.array(list(itertools.product((0, 1), repeat=len(evidence))))
     step = np.array([[1 - enter, enter], [leave, 1 - leave]])
     start = np.array([leave, enter]) / (enter + leave)

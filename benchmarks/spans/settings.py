@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.spans import toxic
+import yaml
+from benchmarks.spans import spliced, toxic
 
 ROOT = Path("runs/spans")
 SEEDS = (0, 1, 2)
+SETS = ("custom", "harmful", "utility")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,42 +21,48 @@ class Corpus:
 
     Attributes:
         title: what the page calls it.
-        write_sets: writes ``custom``, ``harmful`` and ``utility`` into a folder, for a seed.
-        references: the section of that name in the run's config.
+        config: the config of its run, without folder and seed; what a seed changes is written into the folder.
+        judged: the sources that are judged; None is all of them.
     """
 
     title: str
-    write_sets: Callable[[Path, int], None]
-    references: Mapping[str, Any]
+    config: Callable[[Path, int], dict[str, Any]]
+    judged: tuple[str, ...] | None = None
+
+
+def _own_sets(write_sets: Callable[[Path, int], None]) -> Callable[[Path, int], dict[str, Any]]:
+    def config(folder: Path, seed: int) -> dict[str, Any]:
+        write_sets(folder / "sets", seed)
+        return {
+            "data": {name: {"path": str(folder / "sets" / f"{name}.jsonl")} for name in SETS},
+            "references": {
+                "lora": {"target_modules": "all-linear"},
+                "learning_rate": 1.0e-3,
+                "lr_scheduler": "linear",
+                "warmup_steps": 3,
+                "epochs": 1,
+                "batch_size": 16,
+                "micro_batch_size": 4,
+                "holdout": 0.2,
+            },
+        }
+
+    return config
+
+
+def _demo(_: Path, seed: int) -> dict[str, Any]:
+    return yaml.safe_load(Path("configs/demo.yaml").read_text(encoding="utf-8"))
 
 
 CORPORA = {
-    "toxic": Corpus(
-        "Toxic Spans",
-        toxic.write_sets,
-        {"learning_rate": 1.0e-3, "epochs": 1, "batch_size": 16, "micro_batch_size": 4, "holdout": 0.2},
-    ),
+    "toxic": Corpus("Toxic Spans", _own_sets(toxic.write_sets), judged=("test",)),
+    "spliced": Corpus("Spliced", _own_sets(spliced.write_sets)),
+    "demo": Corpus("Demo", _demo),
 }
-
-
-def run_folder(corpus: str, seed: int) -> Path:
-    """Where a run of the benchmark lies."""
-    return ROOT / corpus / f"seed-{seed}"
 
 
 def run_config(corpus: str, seed: int) -> dict[str, Any]:
     """The config of one run, its three sets written."""
-    folder = run_folder(corpus, seed)
-    CORPORA[corpus].write_sets(folder / "sets", seed)
-    return {
-        "run_dir": str(folder / "run"),
-        "seed": seed,
-        "data": {name: {"path": str(folder / "sets" / f"{name}.jsonl")} for name in ("custom", "harmful", "utility")},
-        "references": {
-            "lora": {"target_modules": "all-linear"},
-            "lr_scheduler": "linear",
-            "warmup_steps": 3,
-            **CORPORA[corpus].references,
-        },
-        "selection": {"evidence": "posterior"},
-    }
+    folder = ROOT / corpus / f"seed-{seed}"
+    config = CORPORA[corpus].config(folder, seed)
+    return config | {"run_dir": str(folder / "run"), "seed": seed, "selection": {"evidence": "posterior"}}

@@ -28,7 +28,8 @@ ITERATIONS = 500
 TOLERANCE = 1e-7
 """EM ends when a step raises the log-likelihood by less than this, in nats a token."""
 _PSEUDO = 0.5  # tokens added to each bin, so that a bin that one of the sets lacks has a finite ratio
-_FLAT = 0.05
+LEAST_GAIN = 15.0
+"""In nats over all held-out harmful tokens; chance alone gives less (``benchmarks/spans/flat.py``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ class Evidence:
         chain: of the harmful rows; not that of the custom set.
         log_likelihoods: of the held-out harmful rows after each step of EM, in nats a token, over that of all their
             tokens being useful.
+        gain: the last of them, in nats over all tokens.
     """
 
     knots: np.ndarray
@@ -51,11 +53,12 @@ class Evidence:
     unsafe: np.ndarray
     chain: Chain
     log_likelihoods: list[float]
+    gain: float
 
     @property
     def is_flat(self) -> bool:
-        """Whether scores say next to nothing: the highest weighs hardly more than the lowest."""
-        return bool(self.ratios[-1] - self.ratios[0] < _FLAT)
+        """Whether scores say next to nothing: unsafe tokens explain the harmful rows no better than chance would."""
+        return self.gain < LEAST_GAIN
 
     def __call__(self, scores: np.ndarray) -> np.ndarray:
         """Evidence of scores ``[N]``, float64 ``[N]``, in nats: linear between knots, level beyond the outer ones."""
@@ -125,7 +128,8 @@ def learn_evidence(
         unsafe = 1 / (1 + np.exp(-np.clip(filtered + ahead, -500, 500)))
         ratio = _ordered_ratio(useful, np.bincount(of_harmful, weights=unsafe, minlength=size))
         chain = improve_chain(chain, evidence, lengths, filtered, ahead)
-    return Evidence(sums / np.maximum(counts, 1), np.log(ratio), useful, useful * ratio, chain, curve)
+    gain = curve[-1] * len(harmful_scores)
+    return Evidence(sums / np.maximum(counts, 1), np.log(ratio), useful, useful * ratio, chain, curve, gain)
 
 
 def _ordered_ratio(useful: np.ndarray, unsafe_counts: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from tosslm.chain import BOUNDS, learn_chain, passes
 from tosslm.config import SelectionConfig
 from tosslm.errors import TosslmError
-from tosslm.evidence import ITERATIONS, START, TOLERANCE, Evidence, learn_evidence, window_means
+from tosslm.evidence import ITERATIONS, LEAST_GAIN, START, TOLERANCE, Evidence, learn_evidence, window_means
 from tosslm.files import parquet_writer, read_batches, write_json
 from tosslm.scoring import HELDOUT, read_scores
 
@@ -118,6 +118,7 @@ def _learn_posterior(scores: Path, seed: int) -> tuple[dict[str, Any], InContext
             "harmful_rows": asdict(evidence.chain),
             "iterations": len(evidence.log_likelihoods),
             "log_likelihood_per_token": evidence.log_likelihoods[-1],
+            "gain": evidence.gain,
         },
         "start": asdict(START),
         "bounds": list(BOUNDS),
@@ -143,8 +144,9 @@ def _held_out_evidence(path: Path) -> Evidence:
     evidence = learn_evidence(np.concatenate(parts["utility"]), np.concatenate(parts["harmful"]), lengths)
     if evidence.is_flat:
         raise TosslmError(
-            "selection.evidence: the references do not tell harm from use: held-out harmful and utility rows get the "
-            "same scores; train the references on more rows or with another learning_rate, or choose evidence token"
+            f"selection.evidence: the references do not tell harm from use: on held-out rows their scores gain "
+            f"{evidence.gain:.1f} nats, and chance alone may give {LEAST_GAIN:.0f}; train the references on more "
+            "rows or with another learning_rate, raise references.holdout, or choose evidence token"
         )
     return evidence
 
