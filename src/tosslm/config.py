@@ -200,6 +200,24 @@ class FinetuneConfig(TrainingConfig):
         return self
 
 
+class DiagnosisConfig(Section):
+    """What is measured of where safety goes."""
+
+    rows: int = Field(128, ge=1, description="Held-out rows of each reference set that are measured, at most.")
+    positions: int = Field(64, ge=1, description="Response tokens of a row that are measured, at most.")
+    adapters: dict[str, str] = Field(
+        {},
+        description="Other adapters on the same base to measure beside the model, by name: {sft: runs/sft/model}.",
+    )
+
+    @field_validator("adapters")
+    @classmethod
+    def _new_names(cls, value: dict[str, str]) -> dict[str, str]:
+        if taken := {"base", "degraded", "model"} & set(value):
+            raise ValueError(f"{sorted(taken)[0]} is measured anyway; choose another name")
+        return value
+
+
 class Config(Section):
     """The whole config of a run."""
 
@@ -222,6 +240,9 @@ class Config(Section):
     )
     finetune: FinetuneConfig = Field(
         default_factory=lambda: FinetuneConfig.model_validate({}), description="Selective fine-tuning."
+    )
+    diagnosis: DiagnosisConfig = Field(
+        default_factory=lambda: DiagnosisConfig.model_validate({}), description="Where safety goes."
     )
 
     @model_validator(mode="after")

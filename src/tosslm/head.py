@@ -79,9 +79,9 @@ class SplitHead:
             logits = self._cap * torch.tanh(logits / self._cap)
         return logits
 
-    def chunks(self, n: int) -> Iterator[slice]:
-        """Slices of ``n`` positions, each of which needs at most ``LOGITS_BYTES`` of logits."""
-        size = max(1, LOGITS_BYTES // (4 * self.head.weight.shape[0]))
+    def chunks(self, n: int, arrays: int = 1) -> Iterator[slice]:
+        """Slices of ``n`` positions, each of which needs at most ``LOGITS_BYTES`` for ``arrays`` of logits."""
+        size = max(1, LOGITS_BYTES // (4 * arrays * self.head.weight.shape[0]))
         return (slice(start, start + size) for start in range(0, n, size))
 
     def losses(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

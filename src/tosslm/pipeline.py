@@ -12,12 +12,14 @@ from tosslm.config import Config, TrainingConfig, load_config
 from tosslm.data.prepare import SETS, prepare_data, source_checksums
 from tosslm.data.rows import base_id
 from tosslm.data.tokenize import RowTokenizer
+from tosslm.diagnosis.diagnose import MODEL, diagnose
+from tosslm.diagnosis.divergence import DEGRADED
 from tosslm.errors import InputError
 from tosslm.files import fingerprint, write_json
 from tosslm.finetune import model_readme, selective_rows
 from tosslm.labels import write_training_rows
 from tosslm.masks import write_keep_mask
-from tosslm.models import HAZARD_MARK, open_base
+from tosslm.models import HAZARD_MARK, check_adapter, folder_checksums, open_base
 from tosslm.progress import Reporter, SilentReporter
 from tosslm.ranking import finite_scores
 from tosslm.references import HAZARD_NOTE, UTILITY, UTILITY_NOTE, degraded, reference_rows, set_ids
@@ -27,8 +29,8 @@ from tosslm.scoring import score_rows
 from tosslm.store import RunFolder, Step
 from tosslm.training import train_adapter
 
-STAGES = ("data", "references", "score", "refine", "select", "finetune")
-FORMATS = {"data": 1, "references": 1, "scores": 1, "refinement": 1, "selection": 1, "model": 1}
+STAGES = ("data", "references", "score", "refine", "select", "finetune", "diagnose")
+FORMATS = {"data": 1, "references": 1, "scores": 1, "refinement": 1, "selection": 1, "model": 1, "diagnosis": 1}
 Notes = dict[Literal["README.md", "HAZARDOUS.md"], str]
 
 
@@ -87,7 +89,7 @@ class Method:
         names = ["data", UTILITY, degraded(0), "scores/round-0"]
         for round_ in range(1, self.config.refinement.rounds + 1):
             names += [f"refinement/round-{round_}", degraded(round_), f"scores/round-{round_}"]
-        return [*names, "selection", "model"]
+        return [*names, "selection", "model", "diagnosis"]
 
     def data(self) -> None:
         """Rows of the three sets become tokens."""
@@ -147,6 +149,33 @@ class Method:
             lambda: {"README.md": model_readme(self.base)},
             normalize=settings.normalize,
             anchor_weight=settings.anchor_weight if settings.anchors else 0.0,
+        )
+
+    def diagnose(self) -> None:
+        """How far the model moved from the base, and whether toward harm, at each response position."""
+        config, last = self.config.diagnosis, self.config.refinement.rounds
+        others = {name: Path(folder) for name, folder in config.adapters.items()}
+        for folder in others.values():
+            check_adapter(folder)
+        checksums = {name: folder_checksums(folder) for name, folder in others.items()}
+        own = {DEGRADED: self.path / degraded(last), MODEL: self.path / "model"}
+        self._do(
+            "diagnosis",
+            [config.model_dump(), self.config.references.holdout, self.base.identity, checksums],
+            ["data", degraded(last), f"scores/round-{last}", "selection", "model"],
+            lambda step: diagnose(
+                self.base,
+                config,
+                data=self.path / "data",
+                holdout=self.config.references.holdout,
+                scores=self.path / f"scores/round-{last}",
+                selection=self.path / "selection",
+                adapters=own | others,
+                batch_tokens=self.config.scoring.batch_tokens,
+                folder=self.path / "diagnosis",
+                step_fingerprint=step.fingerprint,
+                reporter=self.reporter,
+            ),
         )
 
     def _train_degraded(self, round_: int) -> None:
