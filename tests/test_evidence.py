@@ -56,8 +56,10 @@ def test_evidence_is_learnt_although_harmful_rows_are_not_unsafe_throughout() ->
     _, harmful = simulated(rng, 400, 40, enter=0.05, leave=0.2)
     useful = rng.normal(size=16_000)
     evidence = learn_evidence(useful, harmful.ravel(), np.full(400, 40))
-    upper = evidence.knots > -0.5  # further down, unsafe tokens are too few to tell
-    np.testing.assert_allclose(evidence.ratios[upper], 1.5 * evidence.knots[upper] - 1.125, atol=0.5)
+    # Further down unsafe tokens are too few to tell, further up useful ones.
+    inner = (evidence.knots > -0.5) & (evidence.knots < 2.5)
+    assert inner.sum() > 10
+    np.testing.assert_allclose(evidence.ratios[inner], 1.5 * evidence.knots[inner] - 1.125, atol=0.5)
     assert evidence.chain.unsafe_share == pytest.approx(0.2, abs=0.05)
     assert evidence.useful.sum() == pytest.approx(1)
     assert evidence.unsafe.sum() == pytest.approx(1)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benchmarks.anchor.cost import COST
 from benchmarks.anchor.data import ROWS
 
 from tosslm.evaluation.statistics import Interval, mean_interval, paired_difference
@@ -29,6 +31,10 @@ This is a validation split: the defaults of `finetune.anchor_first` and `finetun
 """
 
 
+_COST_HEAD = """Written by `python -m benchmarks.anchor.cost`: the demo's rows with a tenth of the response tokens
+dropped at random, each training a process of its own, in turns. Medians and ranges of the ratios."""
+
+
 def write_page(results: Path, page: Path) -> None:
     """Write the table of all variants that have been measured."""
     found = [json.loads(path.read_text(encoding="utf-8")) for path in results.glob("*.json")]
@@ -38,7 +44,18 @@ def write_page(results: Path, page: Path) -> None:
         advbench=len(base["advbench"]), xstest=len(base["xstest"]), custom=sum(ROWS["custom"].values())
     )
     lines = [_line(name, by_name[name], base, sft) for name in _ordered(by_name)]
-    write_text(page, head + "\n".join(lines) + "\n")
+    write_text(page, head + "\n".join(lines) + "\n" + _cost())
+
+
+def _cost() -> str:
+    if not COST.exists():
+        return ""
+    ratios = json.loads(COST.read_text(encoding="utf-8"))["ratios"]
+    lines = ["", "## Time and memory", "", _COST_HEAD, "", "| against plain selective SFT | ratio |", "|---|---|"]
+    for name, values in ratios.items():
+        spread = f"{min(values):.2f} to {max(values):.2f}, {len(values)} pairs"
+        lines.append(f"| {name} | {statistics.median(values):.2f} ({spread}) |")
+    return "\n".join(lines) + "\n"
 
 
 def _ordered(names: Any) -> list[str]:

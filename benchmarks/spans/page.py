@@ -107,8 +107,8 @@ def _task(runs: list[Mapping[str, list[float]]]) -> list[str]:
         "",
         f"Mean F1 over the characters of each of the {len(runs[0][TOKEN]):,} test posts at hand (1 where both marks "
         "and prediction are empty, 0 where one is). A word is predicted when one of its tokens is above a threshold, "
-        "chosen on 300 training posts. The lexicon knows the marks of all other training posts, and so does the published "
-        "winner, which had 0.708 on all 2,000 test posts (Zhu et al. 2021, HITSZ-HLT, "
+        "chosen on 300 training posts. The lexicon knows the marks of all other training posts, and so does the "
+        "published winner, which had 0.708 on all 2,000 test posts (Zhu et al. 2021, HITSZ-HLT, "
         "doi:10.18653/v1/2021.semeval-1.63); the references know sentences' labels only.",
         "",
         "| signal | F1 |",

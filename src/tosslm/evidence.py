@@ -22,8 +22,9 @@ from sklearn.isotonic import isotonic_regression
 
 from tosslm.chain import Chain, improve_chain, log_evidence, passes
 
-BINS = 20
-START = Chain(0.1, 0.1)
+LEVELS = (0.005, 0.01, 0.025, *(n / 20 for n in range(1, 20)), 0.975, 0.99, 0.995)
+"""Quantiles that part the bins: twentieths, and finer at the ends, since selection drops from the upper one."""
+START = Chain(0.05, 0.5)
 ITERATIONS = 500
 TOLERANCE = 1e-7
 """EM ends when a step raises the log-likelihood by less than this, in nats a token."""
@@ -90,16 +91,13 @@ def window_means(values: np.ndarray, lengths: np.ndarray, width: int) -> np.ndar
     return total / (last - first)
 
 
-def learn_evidence(
-    useful_scores: np.ndarray, harmful_scores: np.ndarray, harmful_lengths: np.ndarray, bins: int = BINS
-) -> Evidence:
+def learn_evidence(useful_scores: np.ndarray, harmful_scores: np.ndarray, harmful_lengths: np.ndarray) -> Evidence:
     """Learn evidence from held-out rows.
 
     Args:
         useful_scores: floats ``[N]``: scores of all response tokens of held-out utility rows.
         harmful_scores: floats ``[M]``: those of held-out harmful rows, rows one after the other.
         harmful_lengths: int ``[R]``: tokens of each harmful row.
-        bins: of the histograms, fewer where scores do not allow as many.
 
     Returns:
         The evidence.
@@ -110,7 +108,7 @@ def learn_evidence(
     useful_scores = _finite(useful_scores, "useful_scores")
     harmful_scores = _finite(harmful_scores, "harmful_scores")
     pooled = np.concatenate([useful_scores, harmful_scores])
-    edges = np.unique(np.quantile(pooled, np.linspace(0, 1, bins + 1)[1:-1]))
+    edges = np.unique(np.quantile(pooled, LEVELS))
     of_useful, of_harmful = (np.searchsorted(edges, s, side="right") for s in (useful_scores, harmful_scores))
     size = len(edges) + 1
     counts = np.bincount(np.concatenate([of_useful, of_harmful]), minlength=size)
