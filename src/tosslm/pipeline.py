@@ -15,7 +15,7 @@ from tosslm.data.tokenize import RowTokenizer
 from tosslm.diagnosis.diagnose import MODEL, diagnose
 from tosslm.diagnosis.divergence import DEGRADED
 from tosslm.errors import InputError
-from tosslm.files import fingerprint, write_json
+from tosslm.files import fingerprint, sha256, write_json
 from tosslm.finetune import model_readme, selective_rows
 from tosslm.labels import write_training_rows
 from tosslm.masks import finite_scores, write_keep_mask
@@ -23,13 +23,24 @@ from tosslm.models import HAZARD_MARK, check_adapter, folder_checksums, open_bas
 from tosslm.progress import Reporter, SilentReporter
 from tosslm.references import HAZARD_NOTE, UTILITY, UTILITY_NOTE, degraded, reference_rows, set_ids
 from tosslm.refinement import rows_to_join
+from tosslm.report.page import assets_print, write_report
+from tosslm.report.story import RESULTS
 from tosslm.runs import Run, joined_rows
 from tosslm.scoring import score_rows
 from tosslm.store import RunFolder, Step
 from tosslm.training import train_adapter
 
-STAGES = ("data", "references", "score", "refine", "select", "finetune", "diagnose")
-FORMATS = {"data": 1, "references": 1, "scores": 1, "refinement": 1, "selection": 1, "model": 1, "diagnosis": 1}
+STAGES = ("data", "references", "score", "refine", "select", "finetune", "diagnose", "report")
+FORMATS = {
+    "data": 1,
+    "references": 1,
+    "scores": 1,
+    "refinement": 1,
+    "selection": 1,
+    "model": 1,
+    "diagnosis": 1,
+    "report": 1,
+}
 Notes = dict[Literal["README.md", "HAZARDOUS.md"], str]
 
 
@@ -88,7 +99,7 @@ class Method:
         names = ["data", UTILITY, degraded(0), "scores/round-0"]
         for round_ in range(1, self.config.refinement.rounds + 1):
             names += [f"refinement/round-{round_}", degraded(round_), f"scores/round-{round_}"]
-        return [*names, "selection", "model", "diagnosis"]
+        return [*names, "selection", "model", "diagnosis", "report"]
 
     def data(self) -> None:
         """Rows of the three sets become tokens."""
@@ -171,6 +182,17 @@ class Method:
                 step_fingerprint=step.fingerprint,
                 reporter=self.reporter,
             ),
+        )
+
+    def report(self) -> None:
+        """All of it in one file to look at."""
+        results = {name: sha256(self.path / name) for name in RESULTS if (self.path / name).is_file()}
+        self._do(
+            "report",
+            [self.config.model_dump(exclude={"run_dir"}), self.base.identity, assets_print(), results],
+            [name for name in self.step_names() if name != "report"],
+            lambda _: write_report(Run(self.path), self.path / "report.html"),
+            ("report.html",),
         )
 
     def _train_degraded(self, round_: int) -> None:
