@@ -12,9 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup, escape
 
-WIDTH, HEIGHT = 460, 270
+_WIDE, _SMALL = (520, 290), (350, 220)
 _LEFT, _RIGHT, _TOP, _BOTTOM = 54, 14, 28, 44
-_END = WIDTH - _RIGHT
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,20 +39,31 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Axes:
-    """Where data lie on the drawing."""
+    """Where data lie on the drawing: the values at its edges, and its width and height."""
 
     x_range: tuple[float, float]
     y_range: tuple[float, float]
+    size: tuple[int, int] = _WIDE
+
+    @property
+    def right(self) -> int:
+        """Where the axis ends."""
+        return self.size[0] - _RIGHT
+
+    @property
+    def bottom(self) -> int:
+        """Where the axis lies."""
+        return self.size[1] - _BOTTOM
 
     def x(self, value: float) -> float:
         """Horizontal place, from the left."""
         low, high = self.x_range
-        return round(_LEFT + (value - low) / ((high - low) or 1) * (WIDTH - _LEFT - _RIGHT), 1)
+        return round(_LEFT + (value - low) / ((high - low) or 1) * (self.right - _LEFT), 1)
 
     def y(self, value: float) -> float:
         """Vertical place, from the top."""
         low, high = self.y_range
-        return round(HEIGHT - _BOTTOM - (value - low) / ((high - low) or 1) * (HEIGHT - _TOP - _BOTTOM), 1)
+        return round(self.bottom - (value - low) / ((high - low) or 1) * (self.bottom - _TOP), 1)
 
 
 def line_chart(
@@ -92,7 +102,7 @@ def density_chart(values: np.ndarray, lows: float, highs: float, *, colour: int,
     bins = np.linspace(lows, highs, 57)
     counts, _ = np.histogram(np.clip(values, lows, highs), bins)
     share = counts / max(len(values), 1)
-    axes = Axes((lows, highs), (0.0, float(share.max()) * 1.04 or 1.0))
+    axes = Axes((lows, highs), (0.0, float(share.max()) * 1.04 or 1.0), _SMALL)
     points = [(axes.x(lows), axes.y(0))]
     for left, right, height in zip(bins[:-1], bins[1:], share, strict=True):
         points += [(axes.x(left), axes.y(height)), (axes.x(right), axes.y(height))]
@@ -106,7 +116,7 @@ def density_chart(values: np.ndarray, lows: float, highs: float, *, colour: int,
         f'data-right="{axes.x(highs)}"><rect class="gone" x="{axes.x(highs)}" y="{top}" width="0" '
         f'height="{bottom - top:.1f}"/><line class="threshold" x1="0" x2="0" y1="{top}" y2="{bottom}"/></g>',
     ]
-    return _svg(parts, about)
+    return _svg(parts, about, _SMALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +142,7 @@ def point_chart(points: Sequence[Point], *, x_label: str, y_label: str, about: s
             parts.append(_whisker(point.colour, axes.x(point.x[1]), y, axes.x(point.x[2]), y))
         if point.y[1] is not None and point.y[2] is not None:
             parts.append(_whisker(point.colour, x, axes.y(point.y[1]), x, axes.y(point.y[2])))
-        right = x < WIDTH * 0.7
+        right = x < axes.right * 0.7
         anchor, at = ("start", x + 9) if right else ("end", x - 9)
         parts.append(f'<circle class="dot c{point.colour}" cx="{x}" cy="{y}" r="5"/>')
         parts.append(
@@ -164,11 +174,12 @@ def _axes(xs: Sequence[float], ys: Sequence[float], pad: float = 0.0) -> Axes:
 
 
 def _frame(axes: Axes, x_label: str, y_label: str, *, percent: bool = False) -> str:
-    bottom, parts = HEIGHT - _BOTTOM, []
+    bottom, right = axes.bottom, axes.right
+    parts: list[str] = []
     for value in ticks(*axes.y_range):
         y = axes.y(value)
         parts.append(
-            f'<line class="grid {"zero" if value == 0 else ""}" x1="{_LEFT}" x2="{_END}" y1="{y}" y2="{y}"/>'
+            f'<line class="grid {"zero" if value == 0 else ""}" x1="{_LEFT}" x2="{right}" y1="{y}" y2="{y}"/>'
         )
         label = (
             f"{value:.0%}" if percent and axes.y_range[1] > 0.05 else f"{value:.1%}" if percent else _number(value)
@@ -176,9 +187,11 @@ def _frame(axes: Axes, x_label: str, y_label: str, *, percent: bool = False) -> 
         parts.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{label}</text>')
     for value in ticks(min(axes.x_range), max(axes.x_range), count=6):
         parts.append(f'<text x="{axes.x(value)}" y="{bottom + 18}" text-anchor="middle">{_number(value)}</text>')
-    parts.append(f'<line class="axis" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{bottom}" y2="{bottom}"/>')
-    middle = (_LEFT + WIDTH - _RIGHT) / 2
-    parts.append(f'<text class="label" x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x_label)}</text>')
+    parts.append(f'<line class="axis" x1="{_LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
+    middle = (_LEFT + right) / 2
+    parts.append(
+        f'<text class="label" x="{middle}" y="{axes.size[1] - 6}" text-anchor="middle">{escape(x_label)}</text>'
+    )
     parts.append(f'<text class="label" x="0" y="12">{escape(y_label)}</text>')
     return "".join(parts)
 
@@ -198,6 +211,6 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}".replace("-", "\u2212")
 
 
-def _svg(parts: Sequence[str], about: str) -> Markup:
-    head = f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(about)}">'
+def _svg(parts: Sequence[str], about: str, size: tuple[int, int] = _WIDE) -> Markup:
+    head = f'<svg class="chart" viewBox="0 0 {size[0]} {size[1]}" role="img" aria-label="{escape(about)}">'
     return Markup("".join([head, *parts, "</svg>"]))

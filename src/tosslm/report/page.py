@@ -44,7 +44,7 @@ def write_report(run: Run, path: Path, *, max_bytes: int = MAX_BYTES) -> dict[st
     for _ in range(4):
         chosen = choose_rows(tokens, text_bytes, budget, run.config.seed)
         rows = np.sort(np.concatenate(list(chosen.values())))
-        embedded = embed_rows(run, tokens, rows, run.config.selection.discard_fraction)
+        embedded = embed_rows(run, tokens, rows, _fraction(run))
         block = encode(embedded["header"] | _panel(run, tokens), embedded["columns"])
         html = _render(context, block, chosen)
         size = len(html.encode())
@@ -62,6 +62,10 @@ def assets_print() -> str:
     return hashlib.sha256(b"".join((root / part).read_bytes() for part in parts)).hexdigest()[:16]
 
 
+def _fraction(run: Run) -> float:
+    return float(run.folder.stages["selection"]["discard_fraction"])
+
+
 def _text_bytes(run: Run) -> np.ndarray:
     batches = read_batches(run.path / "data/custom.parquet", ["messages"])
     return np.array([len(row["messages"]) for batch in batches for row in batch], dtype=np.int64)
@@ -75,7 +79,7 @@ def grid(discard_fraction: float) -> list[float]:
 
 def _panel(run: Run, tokens: CustomTokens) -> dict[str, Any]:
     """What the slider shows: of each kind of evidence, counts by source and thresholds at each discard fraction."""
-    own = run.config.selection.discard_fraction
+    own = _fraction(run)
     fractions = grid(own)
     return {
         "grid": fractions,
@@ -107,7 +111,7 @@ def _kind(tokens: CustomTokens, ranking: Ranking, fractions: Sequence[float]) ->
 
 
 def _context(run: Run, tokens: CustomTokens) -> dict[str, Any]:
-    selection = run.config.selection
+    fraction = _fraction(run)
     diagnosis, results = story.read_diagnosis(run), story.read_results(run.path)
     some = [figures.precision_recall(tokens), figures.position_profile(tokens)]
     return {
@@ -115,7 +119,7 @@ def _context(run: Run, tokens: CustomTokens) -> dict[str, Any]:
         "run_dir": str(run.path),
         "model": run.config.model.name,
         "answer": story.answer(tokens, diagnosis, results),
-        "warnings": [*story.warnings(run), *_of_the_slider(tokens, selection.discard_fraction)],
+        "warnings": [*story.warnings(run), *_of_the_slider(tokens, fraction)],
         "tokens": tokens,
         "sources": _sources(tokens),
         "distributions": [(ranking, figures.distributions(tokens, ranking)) for ranking in tokens.rankings],
@@ -126,13 +130,12 @@ def _context(run: Run, tokens: CustomTokens) -> dict[str, Any]:
         "safety": figures.safety_against_utility(results),
         "results": results,
         "training": figures.training_curves(run),
-        "rounds": story.rounds(run, selection.discard_fraction),
+        "rounds": story.rounds(run, fraction),
         "stages": _stages(run),
         "versions": run.manifest["versions"],
         "config": yaml.safe_dump(run.manifest["config"], sort_keys=False, allow_unicode=True),
         "seed": run.manifest["seed"],
         "data_files": _data_files(run),
-        "discard_fraction": selection.discard_fraction,
         "bar": bar,
     }
 

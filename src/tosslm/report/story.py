@@ -76,12 +76,12 @@ def _safety(diagnosis: Mapping[str, Any] | None, results: Sequence[Mapping[str, 
     means = (diagnosis or {}).get("means", {}).get("harmful", {})
     if "model" not in means:
         return Markup("Not measured: there are no held-out harmful rows to measure on.")
-    moved, whole = means["model"]["shift"]["mean"], means["degraded"]["kl"]["mean"]
+    moved, whole = means["model"]["shift"]["mean"], means["degraded"]["shift"]["mean"]
     losses = [means[name]["loss"]["mean"] for name in ("base", "model")]
     return Markup(
-        "On held-out unsafe answers, loss went from {} to {} nats a token (lower is less safe); the model stands {} "
-        "nats nearer to the degraded reference than the base, which is {} away from it."
-    ).format(_B(f"{losses[0]:.2f}"), _B(f"{losses[1]:.2f}"), _B(f"{moved:.2f}"), _B(f"{whole:.2f}"))
+        "On held-out unsafe answers, the model moved {} of the {} nats that lead from the base to the degraded "
+        "reference; their loss went from {} to {} nats a token (lower is less safe)."
+    ).format(_B(f"{moved:.2f}"), f"{whole:.2f}", _B(f"{losses[0]:.2f}"), _B(f"{losses[1]:.2f}"))
 
 
 def _utility(diagnosis: Mapping[str, Any] | None, results: Sequence[Mapping[str, Any]]) -> Markup:

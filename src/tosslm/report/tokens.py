@@ -112,7 +112,7 @@ def load_tokens(run: Run) -> CustomTokens:
     order = np.argsort(-sizes, kind="stable")
     all_lengths = np.concatenate(lengths).astype(np.int64)
     loss_utility, loss_degraded = (np.concatenate(values) for values in losses.values())
-    in_rows = run.config.selection.scope == "row"
+    in_rows = run.folder.stages["selection"]["scope"] == "row"
     token = loss_utility - loss_degraded
     rankings = [Ranking("token", "Token score", "nats", token, _ranks(token, all_lengths if in_rows else None))]
     if own := _evidence(run, row_ids, all_lengths, in_rows):
@@ -145,7 +145,7 @@ def _ranks(values: np.ndarray, lengths: np.ndarray | None) -> np.ndarray:
 
 def _evidence(run: Run, row_ids: list[str], lengths: np.ndarray, in_rows: bool) -> Ranking | None:
     """The run's own evidence, where it is not the token score and its values are stored."""
-    key = run.config.selection.evidence
+    key = run.folder.stages["selection"]["evidence"]
     path = run.path / EVIDENCE
     if key == "token" or not path.is_file():
         return None

@@ -70,10 +70,13 @@ class RowView {
     svg.setAttribute("preserveAspectRatio", "none");
     svg.setAttribute("role", "img");
     svg.setAttribute("aria-label", "Evidence along the answer, risky upward");
+    const zero = document.createElementNS(SVG, "line");
+    for (const [name, value] of Object.entries({ x1: 0, x2: bars, y1: 20, y2: 20, "vector-effect": "non-scaling-stroke" })) zero.setAttribute(name, value);
+    svg.append(zero);
     for (let bar = 0; bar < bars; bar++) {
       let top = -Infinity;
       for (let i = Math.floor(bar * n / bars); i < Math.floor((bar + 1) * n / bars); i++) top = Math.max(top, this.cut.value(this.data.starts[this.row] + i));
-      const height = Math.max(0.8, Math.min(Math.abs(top) / (3 * scale), 1) * 20), rect = document.createElementNS(SVG, "rect");
+      const height = Math.max(0.8, Math.min(Math.abs(top) / (2 * scale), 1) * 20), rect = document.createElementNS(SVG, "rect");
       const places = { x: bar + 0.08, width: 0.84, y: top > 0 ? 20 - height : 20, height };
       for (const [name, value] of Object.entries(places)) rect.setAttribute(name, value);
       if (top > 0) rect.setAttribute("class", "up");
