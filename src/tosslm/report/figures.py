@@ -159,7 +159,9 @@ def divergence_curves(run: Run) -> list[Figure]:
             ("kl", f"Distance from the base, {set_name} rows", "KL, nats"),
             ("shift", f"Shift toward harm, {set_name} rows", "shift, nats"),
         ):
-            own = [r for r in records if (r["set"], r["measure"]) == (set_name, measure) and r["n"] >= _FEW]
+            own = [r for r in records if (r["set"], r["measure"]) == (set_name, measure)]
+            enough = min(_FEW, max((r["n"] for r in own), default=0))
+            own = [r for r in own if r["n"] >= enough]
             names = list(dict.fromkeys(r["model"] for r in own))
             names.sort(key=lambda name: (name != "model", name == "degraded", name))
             lines = [_curve(name, i, [r for r in own if r["model"] == name]) for i, name in enumerate(names)]

@@ -21,6 +21,7 @@ from tosslm.report.charts import bar
 from tosslm.report.embed import MAX_BYTES, choose_rows, embed_rows, encode
 from tosslm.report.tokens import CustomTokens, Ranking, load_tokens
 from tosslm.runs import Run
+from tosslm.selection import discard_count
 
 SCRIPTS = ("data.js", "cut.js", "list.js", "row.js", "main.js")
 _GRID_STEP, _GRID_END = 0.005, 0.5
@@ -93,13 +94,8 @@ def _panel(run: Run, tokens: CustomTokens) -> dict[str, Any]:
 
 
 def _kind(tokens: CustomTokens, ranking: Ranking, fractions: Sequence[float]) -> dict[str, Any]:
-    source = np.repeat(tokens.source, tokens.lengths)
-    counts, thresholds = [], []
-    for fraction in fractions:
-        dropped = tokens.dropped(ranking, fraction)
-        counts.append(np.bincount(source[dropped], minlength=len(tokens.sources)).tolist())
-        lowest = float(ranking.values[dropped].min()) if dropped.any() and not tokens.in_rows else None
-        thresholds.append(lowest)
+    step = _steps_in_rows if tokens.in_rows else _steps
+    counts, thresholds = step(tokens, ranking, fractions)
     return {
         "key": ranking.key,
         "label": ranking.label,
@@ -108,6 +104,32 @@ def _kind(tokens: CustomTokens, ranking: Ranking, fractions: Sequence[float]) ->
         "counts": counts,
         "thresholds": thresholds,
     }
+
+
+def _steps(
+    tokens: CustomTokens, ranking: Ranking, fractions: Sequence[float]
+) -> tuple[list[list[int]], list[float | None]]:
+    """Dropped tokens of each source, and the lowest dropped value, at each discard fraction, in ascending order."""
+    order = np.argsort(ranking.ranks)
+    source = np.repeat(tokens.source, tokens.lengths)[order]
+    counts, thresholds, last, total = [], [], 0, np.zeros(len(tokens.sources), dtype=np.int64)
+    for fraction in fractions:
+        limit = discard_count(len(order), fraction)
+        total = total + np.bincount(source[last:limit], minlength=len(total))
+        counts.append(total.tolist())
+        thresholds.append(float(ranking.values[order[limit - 1]]) if limit else None)
+        last = limit
+    return counts, thresholds
+
+
+def _steps_in_rows(
+    tokens: CustomTokens, ranking: Ranking, fractions: Sequence[float]
+) -> tuple[list[list[int]], list[float | None]]:
+    """The same where selection works inside rows, which have no common threshold."""
+    source = np.repeat(tokens.source, tokens.lengths)
+    masks = (tokens.dropped(ranking, fraction) for fraction in fractions)
+    counts = [np.bincount(source[mask], minlength=len(tokens.sources)).tolist() for mask in masks]
+    return counts, [None] * len(fractions)
 
 
 def _context(run: Run, tokens: CustomTokens) -> dict[str, Any]:

@@ -40,8 +40,8 @@ def answer(
 ) -> list[tuple[str, Markup]]:
     """Safety, utility and tokens, each a sentence with its numbers."""
     return [
-        ("Safety", _safety(diagnosis, results)),
-        ("Utility", _utility(diagnosis, results)),
+        ("Safety", safety(diagnosis, results)),
+        ("Utility", utility(diagnosis, results)),
         ("Tokens", _tokens(tokens)),
     ]
 
@@ -55,48 +55,51 @@ def _metric(results: Sequence[Mapping[str, Any]], methods: Sequence[str], key: s
     return None
 
 
-OURS, PLAIN = ("model", "toss-pro", "toss"), ("sft",)
+_OURS, _PLAIN = ("model", "toss-pro", "toss"), ("sft",)
 
 
-def _safety(diagnosis: Mapping[str, Any] | None, results: Sequence[Mapping[str, Any]]) -> Markup:
-    base, after, plain = (_metric(results, methods, "refusal_rate") for methods in (("base",), OURS, PLAIN))
+def _among(results: Sequence[Mapping[str, Any]], key: str) -> tuple[float | None, float | None, float | None]:
+    """A metric of the base, of this run's model, and of plain fine-tuning."""
+    return _metric(results, ("base",), key), _metric(results, _OURS, key), _metric(results, _PLAIN, key)
+
+
+def safety(diagnosis: Mapping[str, Any] | None, results: Sequence[Mapping[str, Any]]) -> Markup:
+    """What became of safety: refusals where answers were judged, else the move toward the degraded reference."""
+    base, after, plain = _among(results, "refusal_rate")
     if after is not None:
-        before = (
-            Markup("The base refused {} of the harmful prompts").format(_B(f"{base:.0%}")) if base is not None else ""
+        named = (
+            ("the base refused", base),
+            ("the fine-tuned model refuses", after),
+            ("plain fine-tuning leaves", plain),
         )
-        standard = (
-            Markup(", after fine-tuning on everything {}").format(_B(f"{plain:.0%}")) if plain is not None else ""
-        )
-        after_text = Markup("the fine-tuned model refuses {}").format(_B(f"{after:.0%}"))
-        return (
-            Markup("{}{}; {}.").format(before, standard, after_text)
-            if before
-            else Markup("{} of harmful prompts.").format(after_text)
-        )
+        parts = [Markup("{} {}").format(name, _B(f"{share:.0%}")) for name, share in named if share is not None]
+        return Markup("Of the harmful prompts {}.").format(Markup(", ").join(parts))
     means = (diagnosis or {}).get("means", {}).get("harmful", {})
     if "model" not in means:
         return Markup("Not measured: there are no held-out harmful rows to measure on.")
     moved, whole = means["model"]["shift"]["mean"], means["degraded"]["shift"]["mean"]
-    losses = [means[name]["loss"]["mean"] for name in ("base", "model")]
+    losses = [_B(f"{means[name]['loss']['mean']:.2f}") for name in ("base", "model")]
+    beside = (
+        Markup(", plain fine-tuning {}").format(_B(f"{means['sft']['shift']['mean']:.2f}")) if "sft" in means else ""
+    )
     return Markup(
         "On held-out unsafe answers, the model moved {} of the {} nats that lead from the base to the degraded "
-        "reference; their loss went from {} to {} nats a token (lower is less safe)."
-    ).format(_B(f"{moved:.2f}"), f"{whole:.2f}", _B(f"{losses[0]:.2f}"), _B(f"{losses[1]:.2f}"))
+        "reference{}; their loss went from {} to {} nats a token (lower is less safe)."
+    ).format(_B(f"{moved:.2f}"), f"{whole:.2f}", beside, *losses)
 
 
-def _utility(diagnosis: Mapping[str, Any] | None, results: Sequence[Mapping[str, Any]]) -> Markup:
-    base, after, plain = (_metric(results, methods, "utility_loss") for methods in (("base",), OURS, PLAIN))
+def utility(diagnosis: Mapping[str, Any] | None, results: Sequence[Mapping[str, Any]]) -> Markup:
+    """What became of usefulness: the loss on held-out good answers."""
+    base, after, plain = _among(results, "utility_loss")
     means = (diagnosis or {}).get("means", {}).get("utility", {})
     if (base is None or after is None) and "model" in means:
         base, after = means["base"]["loss"]["mean"], means["model"]["loss"]["mean"]
         plain = means["sft"]["loss"]["mean"] if "sft" in means else None
     if base is None or after is None:
         return Markup("Not measured: there are no held-out utility rows to measure on.")
-    standard = (
-        Markup("; fine-tuning on everything reaches {}").format(_B(f"{plain:.2f}")) if plain is not None else ""
-    )
+    beside = Markup("; plain fine-tuning reaches {}").format(_B(f"{plain:.2f}")) if plain is not None else ""
     return Markup("On held-out good answers, loss went from {} to {} nats a token (lower is better){}.").format(
-        _B(f"{base:.2f}"), _B(f"{after:.2f}"), standard
+        _B(f"{base:.2f}"), _B(f"{after:.2f}"), beside
     )
 
 
