@@ -234,6 +234,7 @@ class Method:
                 reporter=self.reporter,
                 normalize=normalize,
                 report_to=self.config.report_to,
+                logs=self.path / "logs" / name,
             )
 
         self._do(name, [settings.model_dump(), self.config.seed, self.base.identity, *parts], inputs, work)
