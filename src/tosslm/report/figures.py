@@ -131,7 +131,7 @@ def training_curves(run: Run) -> list[Figure]:
             continue
         steps, losses = (np.array(column, dtype=float) for column in zip(*entry["losses"], strict=True))
         stride = max(1, len(steps) // 200)
-        smooth = _smoothed(losses, max(1, len(losses) // 12))
+        smooth = _smoothed(losses, max(2, len(losses) // 12))
         lines = [
             Series("mean over steps nearby", 1, steps[::stride].tolist(), smooth[::stride].tolist()),
             Series("each step", 6, steps[::stride].tolist(), losses[::stride].tolist()),

@@ -31,7 +31,10 @@ async function start() {
   };
   Object.assign(at("d"), { max: data.grid.length - 1, value: data.own });
   at("d-own").textContent = `this run: ${percent(data.grid[data.own])}`;
-  at("d-own").style.left = `${100 * Math.min(Math.max(data.grid[data.own] / data.grid[data.grid.length - 1], 0.18), 0.82)}%`;
+  const place = data.grid[data.own] / data.grid[data.grid.length - 1];
+  at("d-own").style.left = `${100 * Math.min(Math.max(place, 0.15), 0.85)}%`;
+  at("d-start").hidden = place < 0.4;
+  at("d-end").hidden = place > 0.6;
   at("d-end").textContent = `${Math.round(100 * data.grid[data.grid.length - 1])}%`;
   at("d").addEventListener("input", () => { cut.step = Number(at("d").value); moved(); });
   chooseKinds(cut, () => { moved(); view.draw(); });

@@ -186,9 +186,10 @@ class RowView {
     this.box.querySelector(".t.now")?.classList.remove("now");
     this.token = index;
     const facts = index < 0 ? [["token", "point at one, or use the arrow keys"]] : this.known(index);
-    this.facts.replaceChildren(...facts.map(([name, value]) => {
-      const pair = make("div");
-      pair.append(make("dt", "", name), make("dd", "", value));
+    this.facts.replaceChildren(...facts.map(([name, value, aside]) => {
+      const pair = make("div"), shown = make("dd", "", value);
+      if (aside) shown.append(make("span", "sr", aside));
+      pair.append(make("dt", "", name), shown);
       return pair;
     }));
     if (index >= 0) this.element(index)?.classList.add("now");
@@ -204,7 +205,7 @@ class RowView {
       [cut.evidence.label.toLowerCase(), signed(cut.value(at))],
       ["utility loss", nats("utility")],
       ["degraded loss", nats("degraded")],
-      ["fate", this.unsafe(index) ? `${state}, marked` : state],
+      ["fate", state, this.unsafe(index) ? ", marked unsafe" : ""],
       ["rank", `${grouped(cut.ranks[at] + 1)} of ${grouped(total)}`],
     ];
   }
