@@ -43,8 +43,8 @@ benchmarks: venv
 
 # Chromium for the tests of the report; skipped where there is one.
 browser:
-	@command -v chromium chromium-browser google-chrome >/dev/null || { \
-	  apt-get update -q && apt-get install -q -y --no-install-recommends chromium fonts-dejavu-core; }
+	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
+	  apt-get update -q && apt-get install -q -y --no-install-recommends chromium fonts-dejavu-core
 
 lock:
 	$(PYTHON) -m venv $(VENV)-lock
