@@ -9,17 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 import tosslm
 from tosslm.config import load_config
 from tosslm.data.prepare import DATA_SCHEMA
 from tosslm.data.rows import content_id
 from tosslm.files import write_json, write_parquet
-from tosslm.masks import write_keep_mask
+from tosslm.masks import KEEP_SCHEMA, write_keep_mask
+from tosslm.ranking import EVIDENCE_SCHEMA
 from tosslm.scoring import HELDOUT_SCHEMA, SCORE_SCHEMA
-
-_EVIDENCE_SCHEMA = pa.schema([("row_id", pa.string()), ("log_odds", pa.list_(pa.float32()))])
 
 
 def made_run(
@@ -63,11 +61,12 @@ def made_run(
         scores=folder / "scores/round-0",
         data=folder / "data",
         folder=folder / "selection",
+        seed=seed,
         step_fingerprint="made",
     )
     if log_odds is not None:
-        evidence = {"row_id": columns["row_id"], "log_odds": list(log_odds)}
-        write_parquet(folder / "selection/evidence.parquet", evidence, _EVIDENCE_SCHEMA, "made")
+        evidence = {"row_id": columns["row_id"], "evidence": list(log_odds)}
+        write_parquet(folder / "selection/evidence.parquet", evidence, EVIDENCE_SCHEMA, "made")
         facts["evidence"] = "posterior"
         _write_keep(folder, columns["row_id"], log_odds, discard_fraction)
     sets = {"custom": {"rows": len(rows), "bad": 0, "truncated": 2, "repeated": 0}}
@@ -114,8 +113,6 @@ def _write_scores(folder: Path, row_ids: list[str], scores: list[np.ndarray]) ->
 
 
 def _write_keep(folder: Path, row_ids: list[str], log_odds: Sequence[np.ndarray], discard_fraction: float) -> None:
-    from tosslm.masks import KEEP_SCHEMA
-
     keep = tosslm.select_tokens(np.concatenate(log_odds), discard_fraction)
     parts = np.split(keep, np.cumsum([len(row) for row in log_odds])[:-1])
     write_parquet(folder / "selection/keep.parquet", {"row_id": row_ids, "keep": parts}, KEEP_SCHEMA, "made")

@@ -111,7 +111,7 @@ def test_the_slider_strikes_the_tokens_that_selection_would_drop(
     import pyarrow.parquet as pq
 
     page = watched.page
-    stored = pq.read_table(run.path / "selection/evidence.parquet")["log_odds"].to_pylist()
+    stored = pq.read_table(run.path / "selection/evidence.parquet")["evidence"].to_pylist()
     values = [run.scores(), [np.array(row, dtype="f4") for row in stored]][kind]
     page.check(f"#kinds input[value='{kind}']")
     page.check("#uncover")

@@ -140,7 +140,12 @@ class SelectionConfig(Section):
     scope: Literal["global", "row"] = Field(
         "global", description="global: over the whole custom set; row: inside each row (an ablation)."
     )
-    evidence: Literal["token"] = Field("token", description="What is ranked: each token's own score.")
+    evidence: Literal["token", "window", "posterior"] = Field(
+        "token",
+        description="What is ranked: each token's own score; the mean score of a window around it; or the posterior "
+        "log-odds of unsafe given its whole row, learnt from held-out rows.",
+    )
+    window: int = Field(5, ge=1, description="For evidence: window. Tokens in a window, the token in its middle.")
 
     @field_validator("discard_fraction")
     @classmethod
@@ -165,13 +170,34 @@ class FinetuneConfig(TrainingConfig):
         description="kept divides the loss by the kept tokens of the optimizer batch (the authors' code), "
         "all by all its response tokens (the paper's formula).",
     )
-    dropped: Literal["ignore"] = Field("ignore", description="What becomes of dropped tokens: they teach nothing.")
+    dropped: Literal["ignore", "anchor"] = Field(
+        "ignore",
+        description="What becomes of dropped tokens: ignore, they teach nothing; anchor, the model is held there to "
+        "what the base says, by KL(base || model).",
+    )
     anchor_weight: float = Field(
-        1.0, ge=0, description="For dropped: anchor, which this version does not have; without effect."
+        1.0, ge=0, description="For dropped: anchor. Weight of the mean KL; 0 is the same as dropped: ignore."
     )
     anchor_first: int = Field(
-        0, ge=0, description="For dropped: anchor, which this version does not have; without effect."
+        0,
+        ge=0,
+        description="For dropped: anchor. The first so many response tokens of each row are anchored too, kept or "
+        "not: it is there that refusing is forgotten.",
     )
+
+    @property
+    def anchors(self) -> bool:
+        """Whether any token is anchored."""
+        return self.dropped == "anchor" and self.anchor_weight > 0
+
+    @model_validator(mode="after")
+    def _anchored_means(self) -> FinetuneConfig:
+        if self.anchors and self.normalize == "all":
+            raise ValueError(
+                "normalize: all does not go with dropped: anchor, whose loss is two means, each over its own tokens; "
+                "set normalize: kept, or dropped: ignore"
+            )
+        return self
 
 
 class DiagnosisConfig(Section):
@@ -218,6 +244,15 @@ class Config(Section):
     diagnosis: DiagnosisConfig = Field(
         default_factory=lambda: DiagnosisConfig.model_validate({}), description="Where safety goes."
     )
+
+    @model_validator(mode="after")
+    def _learns_from_held_out_rows(self) -> Config:
+        if self.selection.evidence == "posterior" and not self.references.holdout:
+            raise ValueError(
+                "selection.evidence: posterior learns from held-out rows, and references.holdout is 0; set it to 0.1 "
+                "or more, or choose evidence token or window"
+            )
+        return self
 
 
 def load_config(

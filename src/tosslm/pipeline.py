@@ -18,9 +18,10 @@ from tosslm.errors import InputError
 from tosslm.files import fingerprint, sha256, write_json
 from tosslm.finetune import model_readme, selective_rows
 from tosslm.labels import write_training_rows
-from tosslm.masks import finite_scores, write_keep_mask
+from tosslm.masks import write_keep_mask
 from tosslm.models import HAZARD_MARK, check_adapter, folder_checksums, open_base
 from tosslm.progress import Reporter, SilentReporter
+from tosslm.ranking import finite_scores
 from tosslm.references import HAZARD_NOTE, UTILITY, UTILITY_NOTE, degraded, reference_rows, set_ids
 from tosslm.refinement import rows_to_join
 from tosslm.report.page import assets_print, write_report
@@ -129,17 +130,18 @@ class Method:
             self._score(round_)
 
     def select(self) -> None:
-        """The global top d of response tokens by score are dropped."""
+        """The global top d of response tokens, by score or by evidence in context, are dropped."""
         last = f"scores/round-{self.config.refinement.rounds}"
         self._do(
             "selection",
-            [self.config.selection.model_dump()],
+            [self.config.selection.model_dump(), self.config.seed],
             ["data", last],
             lambda step: write_keep_mask(
                 self.config.selection,
                 scores=self.path / last,
                 data=self.path / "data",
                 folder=self.path / "selection",
+                seed=self.config.seed,
                 step_fingerprint=step.fingerprint,
             ),
         )
@@ -152,15 +154,21 @@ class Method:
             [],
             ["data", "selection"],
             settings,
-            lambda: selective_rows(self.path / "data", self.path / "selection"),
+            lambda: selective_rows(
+                self.path / "data", self.path / "selection", settings.anchor_first if settings.anchors else None
+            ),
             lambda: {"README.md": model_readme(self.base)},
             normalize=settings.normalize,
+            anchor_weight=settings.anchor_weight if settings.anchors else 0.0,
         )
 
     def diagnose(self) -> None:
         """How far the model moved from the base, and whether toward harm, at each response position."""
         config, last = self.config.diagnosis, self.config.refinement.rounds
         others = {name: Path(folder) for name, folder in config.adapters.items()}
+        plain = self.path / f"compare/sft/seed-{self.config.seed}/model"
+        if plain.is_dir():  # a comparison trained it on the same data, without selection
+            others.setdefault("sft", plain)
         for folder in others.values():
             check_adapter(folder)
         checksums = {name: folder_checksums(folder) for name, folder in others.items()}
@@ -219,12 +227,13 @@ class Method:
         rows: Callable[[], Iterable[dict[str, Any]]],
         notes: Callable[[], Notes],
         normalize: Literal["kept", "all"] = "kept",
+        anchor_weight: float = 0.0,
     ) -> None:
         def work(step: Step) -> dict[str, Any]:
             folder = self.folder.work_folder(step)
             return train_adapter(
                 self.base,
-                write_training_rows(folder / "rows.arrow", rows()),
+                write_training_rows(folder / "rows.arrow", rows(), anchored=anchor_weight > 0),
                 settings,
                 name=name,
                 seed=self.config.seed,
@@ -233,6 +242,7 @@ class Method:
                 notes=notes(),
                 reporter=self.reporter,
                 normalize=normalize,
+                anchor_weight=anchor_weight,
                 report_to=self.config.report_to,
                 logs=self.path / "logs" / name,
             )

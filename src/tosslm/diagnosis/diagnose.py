@@ -18,9 +18,10 @@ from tosslm.diagnosis.dropped import DroppedTokens
 from tosslm.diagnosis.intervals import position_means, row_mean
 from tosslm.diagnosis.words import token_classes
 from tosslm.files import read_batches, write_json, write_parquet
-from tosslm.masks import finite_scores, read_keep
+from tosslm.masks import read_keep
 from tosslm.models import Base, attached_adapters
 from tosslm.progress import Reporter
+from tosslm.ranking import finite_scores
 from tosslm.references import split_rows
 from tosslm.spans import unsafe_tokens
 

@@ -21,10 +21,11 @@ _B = Markup("<b>{}</b>").format
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
-    """Records of the comparison, else of the evaluation; empty where neither was done."""
+    """One record a method: of the comparison, over its seeds; else of the evaluation; empty where neither was done."""
     for name in RESULTS:
         if (path / name).is_file():
-            return json.loads((path / name).read_text(encoding="utf-8"))["records"]
+            results = json.loads((path / name).read_text(encoding="utf-8"))
+            return results.get("summary") or results["records"]
     return []
 
 

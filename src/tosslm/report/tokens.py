@@ -16,7 +16,6 @@ from tosslm.scoring import part_files
 from tosslm.selection import discard_count
 from tosslm.spans import unsafe_tokens
 
-EVIDENCE = "selection/evidence.parquet"
 _NAMES = {"posterior": ("Posterior", "log-odds"), "window": ("Window", "nats")}
 
 
@@ -115,7 +114,7 @@ def load_tokens(run: Run) -> CustomTokens:
     in_rows = run.folder.stages["selection"]["scope"] == "row"
     token = loss_utility - loss_degraded
     rankings = [Ranking("token", "Token score", "nats", token, _ranks(token, all_lengths if in_rows else None))]
-    if own := _evidence(run, row_ids, all_lengths, in_rows):
+    if own := _evidence(run, all_lengths, in_rows):
         rankings.append(own)
     return CustomTokens(
         row_ids,
@@ -143,16 +142,11 @@ def _ranks(values: np.ndarray, lengths: np.ndarray | None) -> np.ndarray:
     return ranks
 
 
-def _evidence(run: Run, row_ids: list[str], lengths: np.ndarray, in_rows: bool) -> Ranking | None:
-    """The run's own evidence, where it is not the token score and its values are stored."""
+def _evidence(run: Run, lengths: np.ndarray, in_rows: bool) -> Ranking | None:
+    """What selection ranked, where it is not the token score."""
     key = run.folder.stages["selection"]["evidence"]
-    path = run.path / EVIDENCE
-    if key == "token" or not path.is_file():
+    if key == "token":
         return None
-    table = pq.read_table(path)
-    column = table["log_odds"].combine_chunks()
-    if table["row_id"].to_pylist() != row_ids or not np.array_equal(column.value_lengths().to_numpy(), lengths):
-        return None
-    values = column.flatten().to_numpy().astype(np.float32)
+    values = np.concatenate(run.evidence())
     label, unit = _NAMES.get(key, (key, ""))
     return Ranking(key, label, unit, values, _ranks(values, lengths if in_rows else None))

@@ -1,0 +1,192 @@
+"""A model's answers to prompts: batched by length, left-padded, greedy, kept batch by batch."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from tosslm.data.template import ChatTemplate
+from tosslm.data.tokenize import RowTokenizer
+from tosslm.errors import InputError, RowError
+from tosslm.evaluation.prompts import Prompt
+from tosslm.progress import Reporter, SilentReporter
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model said to a prompt.
+
+    Attributes:
+        prompt_id: of the prompt.
+        prompt: what the user said last.
+        answer: the text, without special tokens.
+        finished: whether the model ended its turn, rather than being cut off at the most tokens.
+    """
+
+    prompt_id: str
+    prompt: str
+    answer: str
+    finished: bool
+
+
+def generate_answers(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Prompt],
+    *,
+    out: Path | None = None,
+    max_new_tokens: int = 128,
+    batch_size: int = 16,
+    temperature: float = 0.0,
+    seed: int = 0,
+    name: str = "answers",
+    reporter: Reporter | None = None,
+) -> list[Answer]:
+    """Let a model answer prompts.
+
+    Batches are fixed by the prompts alone, and an answer is kept with its whole batch: padding changes the last
+    bits of a sum, so another batch could mean another word. A resumed call ends with the text of one that was not
+    killed, on the same machine.
+
+    Args:
+        model: any transformers causal LM, with adapters as they are set.
+        tokenizer: a fast tokenizer with a chat template.
+        prompts: what to answer.
+        out: JSONL file that is read first and grows batch by batch. It must be of this model and these settings;
+            only the prompts are checked. None keeps nothing.
+        max_new_tokens: an answer is cut off there.
+        batch_size: prompts in one batch; the longest come first, so that a lack of memory shows at once.
+        temperature: 0 is greedy.
+        seed: of sampling.
+        name: what progress calls this.
+        reporter: where progress goes.
+
+    Returns:
+        One answer a prompt, in the order of ``prompts``.
+
+    Raises:
+        InputError: ``out`` holds answers to other prompts.
+    """
+    template = ChatTemplate(tokenizer)
+    tokens = [_prompt_tokens(template, tokenizer, prompt) for prompt in prompts]
+    order = sorted(range(len(prompts)), key=lambda i: (-len(tokens[i]), i))
+    answers = _kept_answers(out, [prompts[i] for i in order], batch_size) if out else []
+    settings = _settings(model, tokenizer, max_new_tokens, temperature)
+    was_training = model.training
+    model.eval()
+    try:
+        with (reporter or SilentReporter()).task(name, len(prompts)) as task:
+            task.advance(len(answers), 0)
+            for start in range(len(answers), len(order), batch_size):
+                batch = order[start : start + batch_size]
+                torch.manual_seed(seed + start)  # of this batch alone, so that resuming changes no sample
+                replies = _answer_batch(model, [tokens[i] for i in batch], settings)
+                part = [
+                    _answer(prompts[i], reply, tokenizer, settings) for i, reply in zip(batch, replies, strict=True)
+                ]
+                if out:
+                    _append(out, part)
+                answers += part
+                task.advance(len(batch), sum(len(tokens[i]) for i in batch) + replies.numel())
+    finally:
+        model.train(was_training)
+    by_index = dict(zip(order, answers, strict=True))
+    return [by_index[i] for i in range(len(prompts))]
+
+
+def read_answers(path: Path) -> list[Answer]:
+    """The answers of a JSONL file, in its order; a last line that a kill cut off is left out."""
+    lines = path.read_bytes().split(b"\n")[:-1]
+    return [Answer(**json.loads(line)) for line in lines]
+
+
+def stop_tokens(model: Any, tokenizer: Any) -> list[int]:
+    """The tokens that end an answer: what model and tokenizer name, and what the chat template ends a turn with.
+
+    A template's end of turn is not always the tokenizer's end of text, and a model trained on such turns may never
+    write the latter.
+    """
+    configured = model.generation_config.eos_token_id
+    stops = {*(configured if isinstance(configured, list) else [configured]), tokenizer.eos_token_id}
+    try:
+        row = RowTokenizer(tokenizer)([{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}])
+        response = [token for token, responds in zip(row.input_ids, row.response_mask, strict=True) if responds]
+        textless = {token for token, (message, _, _) in zip(response, row.offsets, strict=True) if message < 0}
+        stops |= textless & (set(tokenizer.added_tokens_decoder) | set(tokenizer.all_special_ids))
+    except RowError:
+        pass  # This template wants a conversation of another shape; what is configured has to do.
+    return sorted(stops - {None})
+
+
+def _prompt_tokens(template: ChatTemplate, tokenizer: Any, prompt: Prompt) -> list[int]:
+    text = template.render(prompt.messages, add_generation_prompt=True)
+    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+
+def _settings(model: Any, tokenizer: Any, max_new_tokens: int, temperature: float) -> GenerationConfig:
+    stops = stop_tokens(model, tokenizer)
+    sampling = {"do_sample": True, "temperature": temperature, "top_p": 1.0, "top_k": 0} if temperature else {}
+    # What is not named here is taken from the model's own settings: a repetition penalty of theirs, say, which would
+    # change what is measured.
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        min_new_tokens=0,
+        num_beams=1,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        eos_token_id=stops,
+        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stops[0],
+        **(sampling or {"do_sample": False}),
+    )
+
+
+@torch.inference_mode()
+def _answer_batch(model: Any, tokens: Sequence[Sequence[int]], settings: GenerationConfig) -> torch.Tensor:
+    longest = max(map(len, tokens))
+    input_ids = torch.full((len(tokens), longest), settings.pad_token_id, dtype=torch.long)
+    attention_mask = torch.zeros_like(input_ids)
+    for i, row in enumerate(tokens):
+        # On the left: the answer follows the prompt's last token, not padding.
+        input_ids[i, longest - len(row) :] = torch.as_tensor(row)
+        attention_mask[i, longest - len(row) :] = 1
+    output = model.generate(
+        input_ids=input_ids.to(model.device),
+        attention_mask=attention_mask.to(model.device),
+        generation_config=settings,
+    )
+    return output[:, longest:].cpu()
+
+
+def _answer(prompt: Prompt, reply: torch.Tensor, tokenizer: Any, settings: GenerationConfig) -> Answer:
+    ends = [i for i, token in enumerate(reply.tolist()) if token in settings.eos_token_id]
+    text = tokenizer.decode(reply[: ends[0]] if ends else reply, skip_special_tokens=True)
+    return Answer(prompt.prompt_id, prompt.text, text, finished=bool(ends))
+
+
+def _append(path: Path, part: Sequence[Answer]) -> None:
+    lines = "".join(json.dumps(asdict(answer), ensure_ascii=False) + "\n" for answer in part)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        file.write(lines.encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _kept_answers(path: Path, prompts: Sequence[Prompt], batch_size: int) -> list[Answer]:
+    """The answers of whole batches; what follows them in the file is cut off."""
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")[:-1]
+    whole = len(lines) if len(lines) == len(prompts) else len(lines) // batch_size * batch_size
+    answers = [Answer(**json.loads(line)) for line in lines[:whole]]
+    if [answer.prompt_id for answer in answers] != [prompt.prompt_id for prompt in prompts[:whole]]:
+        raise InputError(f"{path}: holds answers to other prompts; name another file, or remove this one")
+    os.truncate(path, sum(len(line) + 1 for line in lines[:whole]))
+    return answers

@@ -1,0 +1,91 @@
+"""Intervals by bootstrap against plain loops and known distributions."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from tosslm.evaluation.statistics import mean_interval, paired_difference
+
+
+def slow_bootstrap(values: np.ndarray, weights: np.ndarray, draws: int) -> tuple[float, float]:
+    rng = np.random.default_rng(99)
+    seeds, n = values.shape
+    means = []
+    for _ in range(draws):
+        chosen, rows = rng.integers(seeds, size=seeds), rng.integers(n, size=n)
+        means.append(np.average(values[chosen][:, rows].mean(axis=0), weights=weights[rows]))
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_intervals_agree_with_a_plain_loop(seeds: int) -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(seeds, 80)) + rng.normal(size=(seeds, 1))
+    weights = rng.integers(1, 30, size=80).astype(float)
+    got = mean_interval(values, weights, draws=6000)
+    low, high = slow_bootstrap(values, weights, 6000)
+    assert got.value == pytest.approx(np.average(values.mean(axis=0), weights=weights))
+    assert (got.low, got.high) == pytest.approx((low, high), abs=0.06 * (high - low))
+    assert got.n == 80
+
+
+def test_an_interval_of_many_prompts_is_the_normal_one() -> None:
+    values = np.random.default_rng(1).normal(2.0, 3.0, size=4000)
+    got = mean_interval(values)
+    half = 1.96 * values.std() / math.sqrt(len(values))
+    assert (got.low, got.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.1 * half)
+
+
+def test_95_of_100_intervals_hold_the_truth() -> None:
+    rng = np.random.default_rng(2)
+    held = sum(
+        interval.low <= 0.3 <= interval.high
+        for interval in (mean_interval(rng.random(120) < 0.3, seed=i, draws=500) for i in range(400))
+    )
+    assert 0.92 <= held / 400 <= 0.98
+
+
+def test_the_spread_of_seeds_widens_the_interval() -> None:
+    prompts = np.random.default_rng(3).random((1, 200)) < 0.5
+    agreeing, apart = np.repeat(prompts, 3, axis=0).astype(float), np.zeros((3, 200))
+    apart[0], apart[1] = prompts, 1
+    narrow, wide = mean_interval(agreeing), mean_interval(apart)
+    assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
+
+
+def test_all_ones_or_zeros_have_the_exact_interval_not_a_width_of_nothing() -> None:
+    ones = mean_interval(np.ones(30))
+    assert (ones.value, ones.high) == (1.0, 1.0)
+    assert ones.low**30 == pytest.approx(0.025)  # 30 of 30 happens so often at the lower end
+    zeros = mean_interval(np.zeros((2, 30)))
+    assert (zeros.low, zeros.high) == pytest.approx((0.0, 1 - ones.low))
+
+
+def test_pairing_takes_out_what_both_share() -> None:
+    rng = np.random.default_rng(4)
+    hard = rng.normal(size=300)
+    a, b = hard + 0.2 + 0.1 * rng.normal(size=300), hard + 0.1 * rng.normal(size=300)
+    difference = paired_difference(a, b)
+    assert difference.low > 0
+    assert difference.value == pytest.approx(a.mean() - b.mean())
+    alone = mean_interval(a)
+    assert difference.high - difference.low < 0.2 * (alone.high - alone.low)
+    same = paired_difference(a, a)
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+    with pytest.raises(ValueError, match="differ"):
+        paired_difference(a, b[:-1])
+
+
+def test_the_same_seed_gives_the_same_interval() -> None:
+    values = np.random.default_rng(5).random(50)
+    assert mean_interval(values, seed=1) == mean_interval(values, seed=1) != mean_interval(values, seed=2)
+
+
+@pytest.mark.parametrize("values", [np.array([]), np.array([1.0, np.nan]), np.zeros((2, 2, 2))])
+def test_what_has_no_mean_is_refused(values: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"values|value"):
+        mean_interval(values)
