@@ -21,7 +21,7 @@ _B = Markup("<b>{}</b>").format
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
-    """One record a method: of the comparison, over its seeds; else of the evaluation; empty where neither was done."""
+    """One record a method: of the comparison, over its seeds, else of the evaluation; empty without either."""
     for name in RESULTS:
         if (path / name).is_file():
             results = json.loads((path / name).read_text(encoding="utf-8"))
