@@ -204,6 +204,14 @@ def test_a_line_ends_where_its_numbers_say() -> None:
     assert 'aria-label="&lt;a&gt;"' in svg
 
 
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=30), st.integers(0, 12))
+def test_a_smoothed_curve_is_the_mean_of_what_is_near(values: list[float], width: int) -> None:
+    smooth = figures._smoothed(np.array(values), width)
+    half = min(width // 2, (len(values) - 1) // 2)
+    near = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
+    assert smooth.tolist() == pytest.approx([np.mean(part) for part in near])
+
+
 def record(method: str, refusal: float, loss: float) -> dict[str, Any]:
     metric = {"low": None, "high": None, "n": 50}
     return {

@@ -146,7 +146,8 @@ def training_curves(run: Run) -> list[Figure]:
 
 
 def _smoothed(values: np.ndarray, width: int) -> np.ndarray:
-    kernel = np.ones(2 * (width // 2) + 1)
+    half = min(width // 2, (len(values) - 1) // 2)  # a longer kernel than values would give a longer result
+    kernel = np.ones(2 * half + 1)
     return np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
 
 
