@@ -227,7 +227,8 @@ def test_the_answer_names_all_methods_that_were_measured() -> None:
     assert [*map(text.index, ("90%", "80%", "40%"))] == sorted(map(text.index, ("90%", "80%", "40%")))
     assert "3.50" in story.utility(None, results)
     assert "<b>3.10</b>" in story.utility(None, results)
-    assert story.safety(None, []) == "Not measured: there are no held-out harmful rows to measure on."
+    assert story.safety(None, []) == "Not measured: the diagnosis is not done."
+    assert story.utility({"means": {}}, []) == "Not measured: there are no held-out utility rows."
     figure = figures.safety_against_utility(results)
     assert figure is not None
     assert [row[0] for row in figure.rows] == ["base", "sft", "toss"]

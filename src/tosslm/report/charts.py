@@ -181,9 +181,7 @@ def _frame(axes: Axes, x_label: str, y_label: str, *, percent: bool = False) -> 
         parts.append(
             f'<line class="grid {"zero" if value == 0 else ""}" x1="{_LEFT}" x2="{right}" y1="{y}" y2="{y}"/>'
         )
-        label = (
-            f"{value:.0%}" if percent and axes.y_range[1] > 0.05 else f"{value:.1%}" if percent else _number(value)
-        )
+        label = f"{100 * value:.3g}%" if percent else _number(value)
         parts.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{label}</text>')
     for value in ticks(min(axes.x_range), max(axes.x_range), count=6):
         parts.append(f'<text x="{axes.x(value)}" y="{bottom + 18}" text-anchor="middle">{_number(value)}</text>')

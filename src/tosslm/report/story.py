@@ -77,7 +77,7 @@ def safety(diagnosis: Mapping[str, Any] | None, results: Sequence[Mapping[str, A
         return Markup("Of the harmful prompts {}.").format(Markup(", ").join(parts))
     means = (diagnosis or {}).get("means", {}).get("harmful", {})
     if "model" not in means:
-        return Markup("Not measured: there are no held-out harmful rows to measure on.")
+        return _unmeasured(diagnosis, "harmful")
     moved, whole = means["model"]["shift"]["mean"], means["degraded"]["shift"]["mean"]
     losses = [_B(f"{means[name]['loss']['mean']:.2f}") for name in ("base", "model")]
     beside = (
@@ -97,11 +97,16 @@ def utility(diagnosis: Mapping[str, Any] | None, results: Sequence[Mapping[str, 
         base, after = means["base"]["loss"]["mean"], means["model"]["loss"]["mean"]
         plain = means["sft"]["loss"]["mean"] if "sft" in means else None
     if base is None or after is None:
-        return Markup("Not measured: there are no held-out utility rows to measure on.")
+        return _unmeasured(diagnosis, "utility")
     beside = Markup("; plain fine-tuning reaches {}").format(_B(f"{plain:.2f}")) if plain is not None else ""
     return Markup("On held-out good answers, loss went from {} to {} nats a token (lower is better){}.").format(
         _B(f"{base:.2f}"), _B(f"{after:.2f}"), beside
     )
+
+
+def _unmeasured(diagnosis: Mapping[str, Any] | None, set_name: str) -> Markup:
+    why = f"there are no held-out {set_name} rows" if diagnosis else "the diagnosis is not done"
+    return Markup("Not measured: {}.").format(why)
 
 
 def _tokens(tokens: CustomTokens) -> Markup:
