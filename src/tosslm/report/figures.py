@@ -18,7 +18,7 @@ from tosslm.runs import Run
 SHOWN_SOURCES = 6
 _FEW = 5
 """A position that fewer rows reach is not drawn: its mean says more of those rows than of the position."""
-_NAMES = {"model": "this model", "degraded": "degraded reference"}
+_NAMES = {"model": "this model", "degraded": "degraded reference", "sft": "plain fine-tuning"}
 
 
 @dataclass(frozen=True, slots=True)
