@@ -7,7 +7,7 @@ TORCH ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: venv demo test lint types lock benchmarks docs clean
+.PHONY: venv demo test lint types lock benchmarks browser docs clean
 
 venv: $(VENV)/.installed
 
@@ -24,6 +24,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 demo: venv
 	$(BIN)/toss run configs/demo.yaml
 	$(BIN)/python examples/demo/signals.py runs/demo
+	@echo "The report, for any browser: runs/demo/report.html"
 
 test: venv
 	$(BIN)/python -m pytest
@@ -38,6 +39,12 @@ types: venv
 benchmarks: venv
 	$(BIN)/python benchmarks/selection.py --check
 	$(BIN)/python benchmarks/scoring.py
+	$(BIN)/python benchmarks/report.py --check
+
+# Chromium for the tests of the report; skipped where there is one.
+browser:
+	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
+	  apt-get update -q && apt-get install -q -y --no-install-recommends chromium fonts-dejavu-core
 
 lock:
 	$(PYTHON) -m venv $(VENV)-lock

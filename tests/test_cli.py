@@ -199,3 +199,32 @@ def test_unsafe_tokens_and_ranking_quality() -> None:
     quality = ranking_quality(np.array([True, False, True, False]), np.array([3.0, 2.0, 1.0, 0.0]))
     assert quality["auroc"] == 0.75  # three of the four pairs are in order
     assert quality["average_precision"] == pytest.approx((1 + 2 / 3) / 2)
+
+
+def test_a_narrow_terminal_gets_whole_row_ids(run_dir: Path) -> None:
+    from tosslm.show import render_riskiest, riskiest_rows
+
+    rows = riskiest_rows(tosslm.load_run(run_dir), 5)
+    for width in (30, 48, 70, 120):
+        console = Console(width=width, file=io.StringIO())
+        console.print(render_riskiest(rows, width))
+        lines = console.file.getvalue().splitlines()
+        assert all(any(row["row_id"] in line for line in lines) for row in rows)
+        assert all(len(line) <= width for line in lines)
+        assert not any("…" in line for line in lines) or width == 120
+
+
+def test_no_color_shows_no_ramp_of_colours(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tosslm.load_run(run_dir)
+    record = row_record(run, run.rows["row_id"][0])
+    shown = {}
+    for value in ("", "1"):
+        monkeypatch.setenv("NO_COLOR", value)
+        console = Console(width=80, force_terminal=True, color_system="truecolor", file=io.StringIO())
+        console.print(render_row(record, 0.5, console))
+        shown[value] = console.file.getvalue()
+    assert "48;2;" in shown[""]
+    assert "safe " in shown[""]
+    assert not re.search(r"\[[0-9;]*[34]8;", shown["1"])
+    assert "safe " not in shown["1"]
+    assert "dropped" in shown["1"]

@@ -217,7 +217,7 @@ def test_a_score_that_is_no_number_names_row_and_token(run: tosslm.Run, tmp_path
     write_parquet(broken / "part-00000.parquet", columns, SCORE_SCHEMA, "x")
     with pytest.raises(TosslmError, match=f"row {columns['row_id'][3]}, response token 5: the score is nan"):
         write_keep_mask(
-            SelectionConfig(), scores=broken, data=run.path / "data", folder=tmp_path, step_fingerprint="x"
+            SelectionConfig(), scores=broken, data=run.path / "data", folder=tmp_path, seed=0, step_fingerprint="x"
         )
 
 

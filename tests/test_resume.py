@@ -108,7 +108,9 @@ def test_what_was_made_from_something_else_is_out_of_date(finished: tuple[dict[s
     run = tosslm.run({**config, "selection": {"discard_fraction": 0.4}}, until="select")
     assert run.folder.is_current("selection")
     assert not run.folder.is_current("model")
-    assert {(f.step, f.problem) for f in verify(run)[1]} == {("model", "out of date")}
+    assert {(f.step, f.problem) for f in verify(run)[1]} == {
+        (n, "out of date") for n in ("model", "diagnosis", "report")
+    }
     with pytest.raises(tosslm.InputError, match="toss finetune"):
         merge(run, Path(config["run_dir"]).with_name("merged"))
     summary = summarize(tosslm.run({**config, "seed": 8}, until="references"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from tosslm.errors import InputError, TosslmError
 from tosslm.labels import training_row, write_training_rows
 from tosslm.models import Base, open_base
 from tosslm.progress import SilentReporter
-from tosslm.training import train_adapter
+from tosslm.training import tensorboard_folder, train_adapter
 
 
 def make_rows(count: int = 10) -> list[dict[str, Any]]:
@@ -207,3 +208,15 @@ def test_a_base_in_bfloat16_trains_an_adapter_in_float32(tiny_model_folder: Path
     assert base.model.dtype is torch.bfloat16
     assert {value.dtype for value in weights.values()} == {np.dtype("float32")}
     assert facts["last_loss"] < facts["first_loss"]
+
+
+def test_tensorboard_files_go_where_they_outlive_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
+    with tensorboard_folder(tmp_path):
+        assert os.environ["TENSORBOARD_LOGGING_DIR"] == str(tmp_path)
+    assert "TENSORBOARD_LOGGING_DIR" not in os.environ
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "mine")
+    with tensorboard_folder(tmp_path):
+        assert os.environ["TENSORBOARD_LOGGING_DIR"] == "mine"

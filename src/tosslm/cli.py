@@ -163,7 +163,7 @@ def run_command(
     config_file: RunOrConfig,
     overrides: Overrides = None,
     run_dir: RunDir = None,
-    until: Annotated[str, typer.Option("--until", help="The last stage to do.")] = "finetune",
+    until: Annotated[str, typer.Option("--until", help="The last stage to do.")] = "report",
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over: remove this run's earlier work.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -185,6 +185,8 @@ _stage("score", "Score every response token of the custom set.")
 _stage("refine", "TOSS-Pro: refine the degraded reference, and score again.")
 _stage("select", "Choose the tokens to leave out.")
 _stage("finetune", "Fine-tune the base on the tokens kept.")
+_stage("diagnose", "Measure where safety goes: position by position, and by which cause.")
+_stage("report", "Write the report: one HTML file, for any browser, without network.")
 
 
 def _with_run(path: Path, work: Callable[[Run], Any]) -> Any:

@@ -15,7 +15,7 @@ from tosslm.data.tokenize import RowTokenizer
 from tosslm.diagnosis.diagnose import MODEL, diagnose
 from tosslm.diagnosis.divergence import DEGRADED
 from tosslm.errors import InputError
-from tosslm.files import fingerprint, write_json
+from tosslm.files import fingerprint, sha256, write_json
 from tosslm.finetune import model_readme, selective_rows
 from tosslm.labels import write_training_rows
 from tosslm.masks import write_keep_mask
@@ -24,13 +24,24 @@ from tosslm.progress import Reporter, SilentReporter
 from tosslm.ranking import finite_scores
 from tosslm.references import HAZARD_NOTE, UTILITY, UTILITY_NOTE, degraded, reference_rows, set_ids
 from tosslm.refinement import rows_to_join
+from tosslm.report.page import assets_print, write_report
+from tosslm.report.story import RESULTS
 from tosslm.runs import Run, joined_rows
 from tosslm.scoring import score_rows
 from tosslm.store import RunFolder, Step
 from tosslm.training import train_adapter
 
-STAGES = ("data", "references", "score", "refine", "select", "finetune", "diagnose")
-FORMATS = {"data": 1, "references": 1, "scores": 1, "refinement": 1, "selection": 1, "model": 1, "diagnosis": 1}
+STAGES = ("data", "references", "score", "refine", "select", "finetune", "diagnose", "report")
+FORMATS = {
+    "data": 1,
+    "references": 1,
+    "scores": 1,
+    "refinement": 1,
+    "selection": 1,
+    "model": 1,
+    "diagnosis": 1,
+    "report": 1,
+}
 Notes = dict[Literal["README.md", "HAZARDOUS.md"], str]
 
 
@@ -89,7 +100,7 @@ class Method:
         names = ["data", UTILITY, degraded(0), "scores/round-0"]
         for round_ in range(1, self.config.refinement.rounds + 1):
             names += [f"refinement/round-{round_}", degraded(round_), f"scores/round-{round_}"]
-        return [*names, "selection", "model", "diagnosis"]
+        return [*names, "selection", "model", "diagnosis", "report"]
 
     def data(self) -> None:
         """Rows of the three sets become tokens."""
@@ -155,6 +166,9 @@ class Method:
         """How far the model moved from the base, and whether toward harm, at each response position."""
         config, last = self.config.diagnosis, self.config.refinement.rounds
         others = {name: Path(folder) for name, folder in config.adapters.items()}
+        plain = self.path / f"compare/sft/seed-{self.config.seed}/model"
+        if plain.is_dir():  # a comparison trained it on the same data, without selection
+            others.setdefault("sft", plain)
         for folder in others.values():
             check_adapter(folder)
         checksums = {name: folder_checksums(folder) for name, folder in others.items()}
@@ -176,6 +190,17 @@ class Method:
                 step_fingerprint=step.fingerprint,
                 reporter=self.reporter,
             ),
+        )
+
+    def report(self) -> None:
+        """All of it in one file to look at."""
+        results = {name: sha256(self.path / name) for name in RESULTS if (self.path / name).is_file()}
+        self._do(
+            "report",
+            [self.config.model_dump(exclude={"run_dir"}), self.base.identity, assets_print(), results],
+            [name for name in self.step_names() if name != "report"],
+            lambda _: write_report(Run(self.path), self.path / "report.html"),
+            ("report.html",),
         )
 
     def _train_degraded(self, round_: int) -> None:
@@ -219,6 +244,7 @@ class Method:
                 normalize=normalize,
                 anchor_weight=anchor_weight,
                 report_to=self.config.report_to,
+                logs=self.path / "logs" / name,
             )
 
         self._do(name, [settings.model_dump(), self.config.seed, self.base.identity, *parts], inputs, work)

@@ -218,7 +218,16 @@ def _stages(
             _adapter_bytes(config.finetune, shape),
             speed,
         ),
+        _stage("diagnose", _diagnosis_tokens(config, harmful, utility), 0, scoring_memory, 1e6, speed),
+        _stage("report", 0, 0, 0.5e9 + 30 * custom.response_tokens, min(16 * custom.response_tokens, 25e6), speed),
     ]
+
+
+def _diagnosis_tokens(config: Config, *sets: SetCounts) -> float:
+    """Held-out rows under the base, the model, the degraded reference and other adapters."""
+    share, most = config.references.holdout, config.diagnosis.rows
+    measured = sum(min(share * counts.rows, most) * counts.tokens / max(counts.rows, 1) for counts in sets)
+    return (3 + len(config.diagnosis.adapters)) * measured
 
 
 def _stage(

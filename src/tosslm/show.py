@@ -88,7 +88,7 @@ def render_row(record: dict[str, Any], threshold: float | None, console: Console
             + (f"; dropped from {threshold:+.2f} up" if threshold is not None else "")
         )
     )
-    parts += [_riskiest(tokens), _legend(scale, console)]
+    parts += [_riskiest(tokens, console.width), _legend(scale, console)]
     title = f"[bold]{record['row_id']}[/] · {_plain(record['source'])} · {_plain(record['origin'])}"
     return Panel(Group(*parts), title=title, title_align="left", box=box.ROUNDED, padding=(1, 2))
 
@@ -172,26 +172,31 @@ def _profile(scores: np.ndarray, width: int, scale: float, console: Console) -> 
     return out
 
 
-def _riskiest(tokens: list[dict[str, Any]]) -> RenderableType:
+def _riskiest(tokens: list[dict[str, Any]], width: int) -> RenderableType:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     in_context = tokens[0]["evidence"] is not None
-    for column in ("riskiest tokens", *(["evidence"] * in_context), "score", "utility loss", "degraded loss"):
+    names = ["riskiest tokens", *(["evidence"] * in_context), "score", "utility loss", "degraded loss"]
+    columns = names if width >= 50 else names[:2]
+    for column in columns:
         table.add_column(column, justify="left" if column == "riskiest tokens" else "right")
     for token in heapq.nlargest(5, tokens, key=_ranked):
         text = visible(token["text"]).replace("\n", "⏎") or "end of turn"
         evidence = [f"{token['evidence']:+.2f}"] if in_context else []
         losses = (f"{token[name]:.2f}" for name in ("loss_utility", "loss_degraded"))
-        table.add_row(Text(text), *evidence, f"{token['score']:+.2f}", *losses)
+        cells = [*evidence, f"{token['score']:+.2f}", *losses]
+        table.add_row(Text(text), *cells[: len(columns) - 1])
     return table
 
 
 def _legend(scale: float, console: Console) -> Text:
     if not _has_styles(console):
         return Text("[-dropped-]")
-    out = Text("safe ", style="dim")
-    for step in np.linspace(-2, 2, 17):
-        out.append(" ", style=_colour(step * scale, scale))
-    out.append(" risky   ", style="dim")
+    out = Text()
+    if not console.no_color:
+        out.append("safe ", style="dim")
+        for step in np.linspace(-2, 2, 17):
+            out.append(" ", style=_colour(step * scale, scale))
+        out.append(" risky   ", style="dim")
     out.append("dropped", style="strike")
     out.append("   ")
     out.append("marked unsafe", style="underline")
@@ -223,27 +228,30 @@ def riskiest_rows(run: Run, count: int = 20) -> list[dict[str, Any]]:
 
 
 def render_riskiest(rows: list[dict[str, Any]], width: int) -> RenderableType:
-    """A table of rows to look into; the answer gets what the terminal's width leaves it."""
+    """A table of rows to look into: on a narrow terminal what matters most, on a wide one the answers too."""
+    columns = {
+        "row": [row["row_id"] for row in rows],
+        "source": [visible(row["source"])[:20] for row in rows],
+        "tokens": [str(row["tokens"]) for row in rows],
+        "dropped": [f"{row['dropped']} ({row['dropped'] / row['tokens']:.0%})" for row in rows],
+        "highest": [f"{row['highest_score']:+.2f}" for row in rows],
+    }
+    left, taken = width - 2, []
+    for name in ("row", "dropped", "highest", "source", "tokens"):
+        left -= max(map(cell_len, [name, *columns[name]])) + 3
+        if left >= 0 or name == "row":
+            taken.append(name)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    lines = [
-        (
-            row["row_id"],
-            visible(row["source"])[:20],
-            str(row["tokens"]),
-            f"{row['dropped']} ({row['dropped'] / row['tokens']:.0%})",
-            f"{row['highest_score']:+.2f}",
-        )
-        for row in rows
-    ]
-    names = ("row", "source", "tokens", "dropped", "highest")
-    taken = sum(max(map(cell_len, column)) + 3 for column in zip(names, *lines, strict=True))
-    for name in names:
-        table.add_column(name, justify="left" if name in ("row", "source") else "right", no_wrap=True)
-    left = width - taken - 2
+    for name in columns:
+        if name in taken:
+            table.add_column(name, justify="left" if name in ("row", "source") else "right", no_wrap=True)
     if left >= 12:
         table.add_column("answer", no_wrap=True)
-    for line, row in zip(lines, rows, strict=True):
-        answer = Text(visible(row["answer"]).replace("\n", " "))
-        answer.truncate(left, overflow="ellipsis")
-        table.add_row(*map(Text, line), *([answer] if left >= 12 else []))
+    for i, row in enumerate(rows):
+        cells = [Text(values[i]) for name, values in columns.items() if name in taken]
+        if left >= 12:
+            answer = Text(visible(row["answer"]).replace("\n", " "))
+            answer.truncate(left, overflow="ellipsis")
+            cells.append(answer)
+        table.add_row(*cells)
     return table

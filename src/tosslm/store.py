@@ -115,7 +115,8 @@ class RunFolder:
 
     def _clear(self) -> None:
         """Remove every step's output, and nothing that the user put beside them."""
-        (self.path / "manifest.json").unlink(missing_ok=True)
+        for name in ("manifest.json", "report.html"):
+            (self.path / name).unlink(missing_ok=True)
         for name in (*STEP_FOLDERS, ".work"):
             shutil.rmtree(self.path / name, ignore_errors=True)
         self._fresh = False

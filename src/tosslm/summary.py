@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from tosslm.files import read_batches
+from tosslm.report import story
 from tosslm.runs import Run
 from tosslm.show import visible
 from tosslm.spans import ranking_quality, unsafe_tokens
@@ -42,8 +44,21 @@ def summarize(run: Run) -> dict[str, Any]:
         summary["held_out_losses"] = _held_out_losses(run)
         if spans := _span_quality(run):
             summary["marked_spans"] = spans
+    if diagnosis := story.read_diagnosis(run):
+        summary["story"] = _story(run, diagnosis)
+    if run.has("report"):
+        summary["report"] = str(run.path / "report.html")
     summary["seconds"] = {name: entry["seconds"] for name, entry in stages.items()}
     return summary
+
+
+def _story(run: Run, diagnosis: dict[str, Any]) -> dict[str, str]:
+    """The report's sentences, without their markup."""
+    results = story.read_results(run.path)
+    found = {"safety": story.safety(diagnosis, results), "utility": story.utility(diagnosis, results)}
+    if cause := story.causes(diagnosis):
+        found["cause"] = cause
+    return {name: Markup(text).striptags() for name, text in found.items()}
 
 
 def _held_out_losses(run: Run) -> dict[str, dict[str, float]]:
@@ -89,17 +104,18 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
             table.add_row(name, *(f"{number:,}" for number in numbers))
         console.print(table)
     if summary["trainings"]:
-        table = table_of("training", "steps", "first loss", "last loss", "tokens/s", "seconds")
+        names = ("first loss", "last loss", "seconds", "steps", "tokens/s")[: 5 if console.width >= 72 else 3]
+        table = table_of("training", *names)
         for name, facts in summary["trainings"].items():
             speed = facts["tokens_per_second"]
-            table.add_row(
-                name,
-                str(facts["steps"]),
+            cells = (
                 f"{facts['first_loss']:.3f}",
                 f"{facts['last_loss']:.3f}",
-                f"{speed:,.0f}" if speed else "-",
                 f"{facts['seconds']:.0f}",
+                str(facts["steps"]),
+                f"{speed:,.0f}" if speed else "-",
             )
+            table.add_row(name, *cells[: len(names)])
         console.print(table)
     for name, facts in summary["refinement"].items():
         console.print(f"{name}: {facts['joined']} of {facts['samples']} rows joined the harmful set")
@@ -112,6 +128,8 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
         console.print(table)
     if selection := summary.get("selection"):
         _print_selection(selection, summary.get("marked_spans"), console)
+    for name, text in summary.get("story", {}).items():
+        console.print(Text.assemble((f"{name.capitalize()}: ", "bold"), text))
     _print_places(summary, console)
 
 
@@ -152,6 +170,8 @@ def _print_places(summary: dict[str, Any], console: Console) -> None:
         )
     if "selection" in summary:
         console.print(f"See the riskiest rows: toss show {run_dir}", markup=False, soft_wrap=True)
+    if "report" in summary:
+        console.print(f"Look at all of it in a browser: {summary['report']}", markup=False, soft_wrap=True)
 
 
 def table_of(*columns: str) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -70,6 +71,7 @@ def train_adapter(
     normalize: Literal["kept", "all"] = "kept",
     anchor_weight: float = 0.0,
     report_to: Sequence[str] = (),
+    logs: Path | None = None,
 ) -> dict[str, Any]:
     """Train a fresh LoRA on the base and save it.
 
@@ -90,6 +92,7 @@ def train_adapter(
         normalize: divide an optimizer batch's summed loss by its ``kept`` tokens or by ``all`` its response tokens.
         anchor_weight: weight of the mean KL to the base over an optimizer batch's anchored tokens.
         report_to: trackers of the trainer, such as ``tensorboard``.
+        logs: where TensorBoard's files go; ``work`` is emptied when the training ends.
 
     Returns:
         ``TrainingFacts`` as a mapping.
@@ -104,11 +107,15 @@ def train_adapter(
     if not trained:
         raise InputError(f"{name}: no token to train on among {len(rows)} rows; add rows, or lower holdout")
     steps = settings.epochs * math.ceil(len(rows) / settings.batch_size)
-    with fresh_adapter(base, settings.lora, seed) as model, reporter.task(name, steps) as task:
+    with (
+        fresh_adapter(base, settings.lora, seed) as model,
+        reporter.task(name, steps) as task,
+        tensorboard_folder(logs),
+    ):
         follow = _Follow(task)
         trainer = SelectiveTrainer(
             model,
-            args=_arguments(settings, steps, seed, work / "checkpoints", report_to, base),
+            args=_arguments(settings, steps, seed, work / "checkpoints", report_to, base, name),
             data_collator=_Collator(pad_token_id=base.tokenizer.pad_token_id),
             train_dataset=rows,
             processing_class=base.tokenizer,
@@ -126,6 +133,20 @@ def train_adapter(
     speed = round(trainer.tokens_seen / seconds, 1) if trainer.tokens_seen else None
     losses = (curve[0][1], curve[-1][1], curve)
     return asdict(TrainingFacts(steps, len(rows), tokens * settings.epochs, trained, anchored, speed, *losses))
+
+
+@contextmanager
+def tensorboard_folder(folder: Path | None) -> Iterator[None]:
+    """Where TensorBoard's writer puts its files, unless the user has said so; nothing else sets it."""
+    variable = "TENSORBOARD_LOGGING_DIR"
+    if folder is None or variable in os.environ:
+        yield
+        return
+    os.environ[variable] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ[variable]
 
 
 class SelectiveTrainer(SFTTrainer):
@@ -250,7 +271,7 @@ class _Follow(TrainerCallback):
 
 
 def _arguments(
-    settings: TrainingConfig, steps: int, seed: int, folder: Path, report_to: Sequence[str], base: Base
+    settings: TrainingConfig, steps: int, seed: int, folder: Path, report_to: Sequence[str], base: Base, name: str
 ) -> SFTConfig:
     micro = min(settings.micro_batch_size, settings.batch_size)
     arguments = SFTConfig(
@@ -281,6 +302,7 @@ def _arguments(
         logging_steps=max(1, steps // _CURVE_POINTS),
         logging_nan_inf_filter=False,
         report_to=list(report_to) or "none",
+        run_name=name,
         disable_tqdm=True,
     )
     # The base lies on one device; with several in sight the trainer would spread copies of it over all of them.

@@ -102,7 +102,7 @@ def diagnose(
             "format": 1,
             "rows": held_out,
             "positions": config.positions,
-            "adapters": {name: str(path) for name, path in adapters.items()},
+            "adapters": config.adapters,
             "means": means,
             "causes": causes,
             "selection": counts.selection(),

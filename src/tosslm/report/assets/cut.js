@@ -1,0 +1,69 @@
+// The discard fraction that is looked at, and all that follows from it.
+class Cut {
+  constructor(data) {
+    this.data = data;
+    this.kind = data.kinds.length - 1;
+    this.step = data.own;
+    this.highest = data.kinds.map(() => new Float32Array(data.rows.length));
+    this.mean = data.kinds.map(() => new Float32Array(data.rows.length));
+    this.dropped = new Uint32Array(data.rows.length);
+    data.kinds.forEach((_, k) => this.summarise(k));
+    this.count();
+  }
+
+  get fraction() { return this.data.grid[this.step]; }
+  get evidence() { return this.data.kinds[this.kind]; }
+  get ranks() { return this.data.columns[`rank${this.kind}`]; }
+  value(token) { return this.data.columns[`value${this.kind}`][token] * this.data.step; }
+
+  // How many go: of all tokens, or of each row where selection works inside rows. The product as Python has it.
+  limit(row) { return Math.floor(this.fraction * (this.data.inRows ? this.data.columns.length[row] : this.data.tokens)); }
+
+  summarise(kind) {
+    const values = this.data.columns[`value${kind}`], { starts } = this.data;
+    for (let row = 0; row < this.data.rows.length; row++) {
+      let sum = 0, top = -Infinity;
+      for (let i = starts[row]; i < starts[row + 1]; i++) { sum += values[i]; if (values[i] > top) top = values[i]; }
+      this.highest[kind][row] = top * this.data.step;
+      this.mean[kind][row] = sum * this.data.step / (starts[row + 1] - starts[row]);
+    }
+  }
+
+  count() {
+    const { ranks, data: { starts } } = this;
+    for (let row = 0; row < this.dropped.length; row++) {
+      const limit = this.limit(row);
+      let n = 0;
+      for (let i = starts[row]; i < starts[row + 1]; i++) if (ranks[i] < limit) n++;
+      this.dropped[row] = n;
+    }
+  }
+}
+
+function showCut(cut) {
+  const { data, evidence } = cut, counts = evidence.counts[cut.step], threshold = evidence.thresholds[cut.step];
+  const total = counts.reduce((sum, n) => sum + n, 0);
+  document.getElementById("d").setAttribute("aria-valuetext", percent(cut.fraction));
+  document.getElementById("d-value").textContent = percent(cut.fraction);
+  const from = threshold === null ? "" : `, all that reach ${signed(threshold)} ${evidence.unit}`;
+  document.getElementById("d-says").textContent =
+    `${grouped(total)} of ${grouped(data.tokens)} tokens ${cut.step === data.own && cut.kind === data.kinds.length - 1 ? "went" : "would go"}${from}.`;
+  [...document.querySelectorAll("#sources tbody tr")].forEach((line, i) => {
+    const share = counts[i] / data.sourceTokens[i];
+    line.children[2].textContent = grouped(counts[i]);
+    line.children[3].textContent = percent(share);
+    line.querySelector(".fill").setAttribute("width", (100 * share).toFixed(1));
+  });
+  document.querySelectorAll(".kind").forEach((group, i) => { group.hidden = i !== cut.kind; });
+  document.querySelectorAll(`.kind[data-kind="${cut.kind}"] .cut`).forEach((mark) => moveThreshold(mark, threshold));
+}
+
+function moveThreshold(mark, threshold) {
+  mark.classList.toggle("none", threshold === null);
+  const [low, high, left, right] = ["low", "high", "left", "right"].map((key) => Number(mark.dataset[key]));
+  const share = threshold === null ? 1 : Math.min(Math.max((threshold - low) / (high - low), 0), 1);
+  const x = left + share * (right - left);
+  mark.querySelector(".gone").setAttribute("x", x);
+  mark.querySelector(".gone").setAttribute("width", right - x);
+  for (const end of ["x1", "x2"]) mark.querySelector(".threshold").setAttribute(end, x);
+}

@@ -1,0 +1,54 @@
+// The controls, wired.
+const at = (id) => document.getElementById(id);
+
+function chooseKinds(cut, onChange) {
+  if (cut.data.kinds.length < 2) return;
+  cut.data.kinds.forEach((kind, i) => {
+    const label = make("label"), radio = make("input");
+    Object.assign(radio, { type: "radio", name: "kind", value: i, checked: i === cut.kind });
+    radio.addEventListener("change", () => { cut.kind = i; onChange(); });
+    label.append(radio, ` ${kind.label}`);
+    at("kinds").append(label);
+  });
+  at("kinds").hidden = false;
+}
+
+async function start() {
+  const data = await readBlock(), cut = new Cut(data);
+  let view = null;
+  const list = new RowList(cut, (row) => view.open(row));
+  view = new RowView(cut, list);
+  data.sources.forEach((name, i) => at("source").append(new Option(visible(name), i)));
+  const filter = () => list.filter({
+    text: at("search").value, source: Number(at("source").value), least: parseFloat(at("least").value),
+    marked: at("marked").checked, order: at("order").value,
+  });
+  const moved = () => {
+    cut.count();
+    showCut(cut);
+    filter();
+    view.repaint();
+  };
+  Object.assign(at("d"), { max: data.grid.length - 1, value: data.own });
+  at("d-own").textContent = `this run: ${percent(data.grid[data.own])}`;
+  const place = data.grid[data.own] / data.grid[data.grid.length - 1];
+  at("d-own").style.left = `${100 * Math.min(Math.max(place, 0.15), 0.85)}%`;
+  at("d-start").hidden = place < 0.4;
+  at("d-end").hidden = place > 0.6;
+  at("d-end").textContent = `${Math.round(100 * data.grid[data.grid.length - 1])}%`;
+  at("d").addEventListener("input", () => { cut.step = Number(at("d").value); moved(); });
+  chooseKinds(cut, () => { moved(); view.draw(); });
+  at("filters").addEventListener("submit", (event) => event.preventDefault());
+  for (const id of ["search", "source", "least", "marked", "order"])
+    at(id).addEventListener("input", () => { at("list").scrollTop = 0; filter(); });
+  at("uncover").addEventListener("input", () => { list.all = at("uncover").checked; list.draw(); view.draw(); });
+  at("panel").hidden = at("explorer").hidden = false;
+  at("loading").hidden = true;
+  moved();
+  if (list.order.length) list.open(list.order[0]);
+}
+
+start().catch((error) => {
+  at("loading").hidden = false;
+  at("loading").textContent = `The rows could not be unpacked (${error.message}). A browser of 2023 or later is needed.`;
+});

@@ -1,0 +1,136 @@
+"""Rows as the report's script reads them: compact, compressed, and unable to break out of their element.
+
+The block is gzip in Base64, an alphabet without ``<`` and quotes: whatever text the data hold, it cannot end the
+element that carries it, and it takes a fifth of the space of JSON.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tosslm.files import read_batches
+from tosslm.report.tokens import CustomTokens
+from tosslm.runs import Run, joined_rows
+
+MAX_BYTES = 25 * 2**20
+MAX_ROWS = 20_000
+STEP = 1 / 256
+"""Nats between two neighbours of the stored losses and scores."""
+_TEXT_BYTES, _TOKEN_BYTES = 0.7, 10.0
+"""Rough sizes in the file, of a byte of text and of a token; a report that comes out too large is made again."""
+COVERED, JOINED, MARKED = 1, 2, 4
+
+
+def choose_rows(tokens: CustomTokens, text_bytes: np.ndarray, budget: float, seed: int) -> dict[str, np.ndarray]:
+    """The rows to show when not all fit: a third the riskiest, a third around the median, a third at random.
+
+    Args:
+        tokens: all tokens.
+        text_bytes: of each row's messages, ``[R]``.
+        budget: bytes in the file.
+        seed: of the random rows.
+
+    Returns:
+        Indices of rows under ``riskiest``, ``median``, ``random``; all rows under ``all`` if they fit.
+    """
+    sizes = text_bytes * _TEXT_BYTES + tokens.lengths * _TOKEN_BYTES * len(tokens.rankings)
+    if sizes.sum() <= budget and len(sizes) <= MAX_ROWS:
+        return {"all": np.arange(len(sizes))}
+    ranking = tokens.own
+    highest = np.maximum.reduceat(ranking.values, tokens.starts[:-1])
+    by_risk = np.argsort(-highest, kind="stable")
+    middle = by_risk[np.argsort(np.abs(np.arange(len(by_risk)) - len(by_risk) // 2), kind="stable")]
+    orders = {"riskiest": by_risk, "median": middle, "random": np.random.default_rng(seed).permutation(len(sizes))}
+    chosen: dict[str, np.ndarray] = {}
+    free = np.ones(len(sizes), dtype=bool)
+    for name, order in orders.items():
+        left = order[free[order]]
+        fits = (np.cumsum(sizes[left]) <= budget / 3) & (np.arange(len(left)) < MAX_ROWS // 3)
+        chosen[name] = left[fits]
+        free[chosen[name]] = False
+    return chosen
+
+
+def embed_rows(run: Run, tokens: CustomTokens, chosen: np.ndarray, discard_fraction: float) -> dict[str, Any]:
+    """What the script needs of the chosen rows.
+
+    Args:
+        run: the run.
+        tokens: all tokens.
+        chosen: indices of rows, ascending.
+        discard_fraction: the run's own; rows that lose more than this share are covered.
+
+    Returns:
+        ``header`` (JSON-able) and ``columns`` (name to array), for ``encode``.
+    """
+    lost = tokens.by_row(tokens.gone) / tokens.lengths
+    has_unsafe = tokens.by_row(tokens.unsafe) > 0
+    joined = {id_ for round_ in range(1, run.last_round + 1) for id_ in joined_rows(run.path, round_)}
+    rows, places, wanted = [], [], set(chosen.tolist())
+    columns = ["row_id", "origin", "messages", "offsets", "unsafe_spans"]
+    number = -1
+    for batch in read_batches(run.path / "data/custom.parquet", columns):
+        for row in batch:
+            number += 1
+            if number not in wanted:
+                continue
+            messages = [(message["role"], message["content"]) for message in json.loads(row["messages"])]
+            risky = has_unsafe[number] or row["row_id"] in joined or lost[number] > discard_fraction
+            flags = COVERED * bool(risky) | JOINED * (row["row_id"] in joined) | MARKED * bool(tokens.marked[number])
+            spans = _utf16(messages, row["unsafe_spans"] or [])
+            head = [row["row_id"], row["origin"], int(tokens.source[number]), flags, messages]
+            rows.append([*head, spans.tolist()])
+            places.append(_utf16(messages, row["offsets"]))
+    taken = np.concatenate([np.arange(tokens.starts[i], tokens.starts[i + 1]) for i in chosen])
+    place = np.concatenate(places)
+    last_end = np.concatenate([[0], place[:-1, 2]])
+    last_end[np.cumsum(tokens.lengths[chosen])[:-1]] = 0  # each row begins anew
+    arrays = {
+        "length": tokens.lengths[chosen].astype(np.uint32),
+        "turn": place[:, 0].astype(np.int16),
+        # A token mostly begins where the last one ended, so the differences are mostly zero, and compress away.
+        "gap": (place[:, 1] - last_end).astype(np.int32),
+        "size": (place[:, 2] - place[:, 1]).astype(np.int32),
+        "utility": _quantised(tokens.loss_utility[taken]),
+        "degraded": _quantised(tokens.loss_degraded[taken]),
+    }
+    for i, ranking in enumerate(tokens.rankings):
+        arrays |= {f"value{i}": _quantised(ranking.values[taken]), f"rank{i}": ranking.ranks[taken]}
+    return {"header": {"rows": rows, "step": STEP}, "columns": arrays}
+
+
+def _quantised(values: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(values / STEP), -(2**15), 2**15 - 1).astype(np.int16)
+
+
+def _utf16(messages: Sequence[tuple[str, str]], triples: Sequence[Sequence[int]]) -> np.ndarray:
+    """Triples of message index, start and end, from code points to the UTF-16 units that scripts count in."""
+    places = np.array(triples, dtype=np.int64).reshape(-1, 3)
+    for i, (_, content) in enumerate(messages):
+        if content.isascii():
+            continue
+        astral = np.fromiter((ord(character) > 0xFFFF for character in content), dtype=np.int64, count=len(content))
+        unit = np.concatenate([[0], np.cumsum(1 + astral)])
+        own = places[:, 0] == i
+        places[own, 1:] = unit[places[own, 1:]]
+    return places
+
+
+def encode(header: dict[str, Any], columns: dict[str, np.ndarray]) -> str:
+    """One Base64 text: gzip over the header's length, the header as JSON, and the columns, each padded to 8 bytes."""
+    body, index, at = [], {}, 0
+    for name, values in columns.items():
+        data = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<")).tobytes()
+        index[name] = [values.dtype.name, at, len(values)]
+        body.append(data + bytes(-len(data) % 8))
+        at += len(body[-1])
+    head = json.dumps(header | {"columns": index}, ensure_ascii=False, separators=(",", ":")).encode()
+    head += b" " * (-(len(head) + 8) % 8)
+    packed = b"".join([len(head).to_bytes(8, "little"), head, *body])
+    return base64.b64encode(gzip.compress(packed, 6, mtime=0)).decode()

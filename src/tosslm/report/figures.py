@@ -1,0 +1,266 @@
+"""The report's figures: each a drawing, one sentence on how to read it, and its numbers as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from markupsafe import Markup
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
+
+from tosslm.report.charts import Point, Series, density_chart, line_chart, point_chart
+from tosslm.report.tokens import CustomTokens, Ranking
+from tosslm.runs import Run
+
+SHOWN_SOURCES = 6
+_FEW = 5
+"""A position that fewer rows reach is not drawn: its mean says more of those rows than of the position."""
+_NAMES = {"model": "this model", "degraded": "degraded reference", "sft": "plain fine-tuning"}
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A drawing and what goes with it.
+
+    Attributes:
+        title: a heading.
+        svg: the drawing.
+        note: how to read it, or what it shows.
+        legend: names of lines, each with its colour's number.
+        head: of the table of numbers.
+        rows: of the table of numbers.
+    """
+
+    title: str
+    svg: Markup
+    note: str
+    legend: Sequence[tuple[str, int]] = ()
+    head: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = field(default_factory=list)
+
+
+def distributions(tokens: CustomTokens, ranking: Ranking) -> list[Figure]:
+    """How the evidence is spread over the tokens of each source."""
+    low, high = np.quantile(ranking.values, [0.001, 0.999]).tolist()
+    low, high = (low - 0.5, high + 0.5) if low == high else (low, high)
+    figures = []
+    source = np.repeat(tokens.source, tokens.lengths)
+    for i, name in enumerate(tokens.sources[:SHOWN_SOURCES]):
+        own = ranking.values[source == i]
+        quartiles = np.quantile(own, [0.1, 0.5, 0.9])
+        about = f"Histogram of {len(own):,} tokens of source {name}; median {quartiles[1]:.2f} {ranking.unit}"
+        svg = density_chart(own, low, high, colour=1, x_label=f"{ranking.label.lower()}, {ranking.unit}", about=about)
+        note = (
+            f"Median {quartiles[1]:+.2f}, middle 80% from {quartiles[0]:+.2f} to {quartiles[2]:+.2f} {ranking.unit}."
+        )
+        figures.append(Figure(name, svg, note))
+    return figures
+
+
+def position_profile(tokens: CustomTokens) -> Figure | None:
+    """The share dropped at each response position, in steps wide enough to be steady."""
+    dropped = tokens.gone
+    position = np.arange(len(dropped)) - np.repeat(tokens.starts[:-1], tokens.lengths)
+    if int(tokens.lengths.max()) < _FEW:
+        return None
+    longest = int(np.quantile(tokens.lengths, 0.95))
+    step = max(1, -(-longest // 48))
+    part = position[position < longest] // step
+    counts = np.bincount(part)
+    shares = np.bincount(part, dropped[position < longest]) / counts
+    xs = [float(i * step + (step - 1) / 2 + 1) for i in range(len(counts))]
+    whole = float(dropped.mean())
+    line = Series("dropped", 2, xs, shares.tolist())
+    even = Series("all positions", 3, [xs[0], xs[-1]], [whole, whole])
+    svg = line_chart(
+        [line, even], x_label="response position", y_label="share dropped", about="Share dropped by position", floor=0
+    )
+    first = float(dropped[position < _FEW].mean())
+    note = f"Of the first five tokens {first:.0%} were dropped, of all tokens {whole:.0%}."
+    rows = [[f"{x:g}", f"{share:.1%}", f"{n:,}"] for x, share, n in zip(xs, shares, counts, strict=True)]
+    return Figure(
+        "Where in an answer",
+        svg,
+        note,
+        [("dropped", 2), ("all positions", 3)],
+        ("position", "dropped", "tokens"),
+        rows,
+    )
+
+
+def precision_recall(tokens: CustomTokens) -> Figure | None:
+    """How well each kind of evidence finds the marked unsafe text; None where nothing is marked."""
+    in_marked = np.repeat(tokens.marked, tokens.lengths)
+    unsafe = tokens.unsafe[in_marked]
+    if not unsafe.any() or unsafe.all():
+        return None
+    lines, rows = [], []
+    for i, ranking in enumerate(tokens.rankings):
+        values = ranking.values[in_marked]
+        precision, recall, _ = precision_recall_curve(unsafe, values)
+        # The curve has a point a token; 200 steps of recall draw the same line.
+        steps = np.unique(np.searchsorted(-recall, -np.linspace(1, 0.005, 200)).clip(0, len(recall) - 1))
+        lines.append(Series(ranking.label.lower(), i + 1, recall[steps].tolist(), precision[steps].tolist()))
+        quality = (average_precision_score(unsafe, values), roc_auc_score(unsafe, values))
+        rows.append([ranking.label, f"{quality[0]:.3f}", f"{quality[1]:.3f}"])
+    base = float(unsafe.mean())
+    lines.append(Series("chance", 3, [0.0, 1.0], [base, base]))
+    svg = line_chart(
+        lines,
+        x_label="recall: share of the unsafe tokens found",
+        y_label="precision",
+        about="Precision and recall",
+        floor=0,
+    )
+    best = rows[-1]
+    note = f"{best[0]}: average precision {best[1]}, AUROC {best[2]}; guessing has average precision {base:.3f}."
+    legend = [(line.name, line.colour) for line in lines]
+    return Figure(
+        "Against the marked unsafe text", svg, note, legend, ("evidence", "average precision", "AUROC"), rows
+    )
+
+
+def training_curves(run: Run) -> list[Figure]:
+    """The loss of each training, smoothed where there are many steps."""
+    figures = []
+    for name, entry in run.folder.stages.items():
+        if "losses" not in entry or not run.has(name) or len(entry["losses"]) < 2:
+            continue
+        steps, losses = (np.array(column, dtype=float) for column in zip(*entry["losses"], strict=True))
+        stride = max(1, len(steps) // 200)
+        smooth = _smoothed(losses, max(2, len(losses) // 12))
+        lines = [
+            Series("mean over steps nearby", 1, steps[::stride].tolist(), smooth[::stride].tolist()),
+            Series("each step", 6, steps[::stride].tolist(), losses[::stride].tolist()),
+        ]
+        about = f"Training loss of {name} over {int(steps[-1])} steps"
+        svg = line_chart(lines, x_label="optimizer step", y_label="loss, nats a token", about=about)
+        note = f"From {smooth[0]:.2f} to {smooth[-1]:.2f} nats a token in {int(steps[-1]):,} steps."
+        rows = [[f"{step:g}", f"{loss:.3f}"] for step, loss in zip(steps[::stride], losses[::stride], strict=True)]
+        legend = [(line.name, line.colour) for line in lines]
+        figures.append(Figure(name, svg, note, legend, ("step", "loss"), rows))
+    return figures
+
+
+def _smoothed(values: np.ndarray, width: int) -> np.ndarray:
+    half = min(width // 2, (len(values) - 1) // 2)  # a longer kernel than values would give a longer result
+    kernel = np.ones(2 * half + 1)
+    return np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
+
+
+def divergence_curves(run: Run) -> list[Figure]:
+    """KL from the base, and the shift toward the degraded reference, by response position."""
+    records = pq.read_table(run.path / "diagnosis/positions.parquet").to_pylist()
+    figures = []
+    for set_name in ("harmful", "utility"):
+        for measure, title, label in (
+            ("kl", f"Distance from the base, {set_name} rows", "KL, nats"),
+            ("shift", f"Shift toward harm, {set_name} rows", "shift, nats"),
+        ):
+            own = [r for r in records if (r["set"], r["measure"]) == (set_name, measure)]
+            enough = min(_FEW, max((r["n"] for r in own), default=0))
+            own = [r for r in own if r["n"] >= enough]
+            names = list(dict.fromkeys(r["model"] for r in own))
+            names.sort(key=lambda name: (name != "model", name == "degraded", name))
+            lines = [_curve(name, i, [r for r in own if r["model"] == name]) for i, name in enumerate(names)]
+            if lines:
+                figures.append(_divergence_figure(title, label, measure, lines))
+    return figures
+
+
+def _curve(name: str, number: int, points: Sequence[Mapping[str, Any]]) -> Series:
+    colour = {"model": 1, "degraded": 2}.get(name, 3 + number % 4)
+    columns = ([p[key] for p in points] for key in ("mean", "low", "high"))
+    return Series(_NAMES.get(name, name), colour, [p["position"] + 1 for p in points], *columns)
+
+
+def _divergence_figure(title: str, label: str, measure: str, lines: Sequence[Series]) -> Figure:
+    svg = line_chart(lines, x_label="response position", y_label=label, about=title, floor=0)
+    means = ", ".join(f"{line.name} {np.mean(line.y):.2f}" for line in lines)
+    what = "away from the base" if measure == "kl" else "nearer to the degraded reference than the base is"
+    rows = [
+        [
+            f"{x:g}",
+            *(
+                f"{line.y[i]:.3f} ({line.low[i]:.3f} to {line.high[i]:.3f})"
+                for line in lines
+                if line.low and line.high
+            ),
+        ]
+        for i, x in enumerate(lines[0].x)
+    ]
+    legend = [(line.name, line.colour) for line in lines]
+    head = ("position", *(line.name for line in lines))
+    return Figure(title, svg, f"Nats {what}, mean over positions: {means}. Bands: 95% over rows.", legend, head, rows)
+
+
+def first_tokens(diagnosis: Mapping[str, Any]) -> Figure:
+    """What masking the first 1 to 20 tokens of every answer would have done."""
+    points = diagnosis["first_tokens"]
+    named = (
+        ("of_shift", "of the shift toward harm", 1),
+        ("of_unsafe", "of the marked unsafe tokens", 2),
+        ("of_positive_score", "of the risk that scores see", 4),
+        ("masked", "of all tokens", 3),
+    )
+    lines = [
+        Series(label, colour, [p["first"] for p in points], [p[key] for p in points])
+        for key, label, colour in named
+        if all(p[key] is not None for p in points)
+    ]
+    about = "What masking the first tokens of each answer would cover"
+    svg = line_chart(lines, x_label="first tokens masked", y_label="share covered", about=about, floor=0)
+    selected, at = diagnosis["selection"], points[4]
+    note = f"Masking the first five would cost {at['masked']:.0%} of all tokens"
+    if at["of_unsafe"] is not None and selected["of_unsafe"] is not None:
+        note += (
+            f" and cover {at['of_unsafe']:.0%} of the unsafe ones; selection dropped {selected['masked']:.0%} of all"
+        )
+        note += f" and {selected['of_unsafe']:.0%} of the unsafe ones"
+    rows = [
+        [str(p["first"]), *(f"{p[key]:.1%}" if p[key] is not None else "-" for key, _, _ in named)] for p in points
+    ]
+    legend = [(line.name, line.colour) for line in lines]
+    return Figure(
+        "Masking the first tokens instead", svg, f"{note}.", legend, ("first", *(n[1] for n in named)), rows
+    )
+
+
+def safety_against_utility(records: Sequence[Mapping[str, Any]]) -> Figure | None:
+    """Each method's safety against its utility, as far as they were measured; None with fewer than two methods."""
+    safety = next(
+        (key for key in ("refusal_rate", "harmful_loss") if all(key in r["metrics"] for r in records)), None
+    )
+    if len(records) < 2 or safety is None or not all("utility_loss" in r["metrics"] for r in records):
+        return None
+
+    def values(record: Mapping[str, Any], key: str) -> tuple[float, float | None, float | None]:
+        metric = record["metrics"][key]
+        return metric["value"], metric.get("low"), metric.get("high")
+
+    methods = list(dict.fromkeys(record["method"] for record in records))
+    points = [
+        Point(_method_name(r), methods.index(r["method"]) % 6 + 1, values(r, "utility_loss"), values(r, safety))
+        for r in records
+    ]
+    y_label = "harmful prompts refused" if safety == "refusal_rate" else "loss on unsafe answers, nats"
+    svg = point_chart(
+        points, x_label="loss on utility answers, nats (better to the right)", y_label=y_label,
+        about="Safety against utility of each method", x_falls=True,
+    )  # fmt: skip
+    rows = [[p.name, _interval(p.y), _interval(p.x)] for p in points]
+    note = "Better is up and to the right. Whiskers: 95% intervals."
+    return Figure("Safety against utility", svg, note, (), ("method", y_label, "utility loss"), rows)
+
+
+def _method_name(record: Mapping[str, Any]) -> str:
+    name = {"model": "this model", "base": "base"}.get(record["method"], record["method"])
+    return f"{name}, seed {record['seed']}" if record.get("seed") is not None else name
+
+
+def _interval(value: tuple[float, float | None, float | None]) -> str:
+    ends = f" ({value[1]:.3f} to {value[2]:.3f})" if value[1] is not None and value[2] is not None else ""
+    return f"{value[0]:.3f}{ends}"

@@ -1,0 +1,239 @@
+"""The report as one file: everything gathered, drawn, embedded, and closed off from the rest of the world."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from tosslm.files import read_batches, write_text
+from tosslm.report import figures, story
+from tosslm.report.charts import bar
+from tosslm.report.embed import MAX_BYTES, choose_rows, embed_rows, encode
+from tosslm.report.tokens import CustomTokens, Ranking, load_tokens
+from tosslm.runs import Run
+from tosslm.selection import discard_count
+
+SCRIPTS = ("data.js", "cut.js", "list.js", "row.js", "main.js")
+_GRID_STEP, _GRID_END = 0.005, 0.5
+
+
+def write_report(run: Run, path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
+    """Write the report.
+
+    Args:
+        run: a run whose selection is done; what else is done is shown.
+        path: the HTML file.
+        max_bytes: how large it may become; rows are sampled to fit.
+
+    Returns:
+        Facts for the manifest: rows of the run, rows in the report, bytes.
+    """
+    tokens = load_tokens(run)
+    context = _context(run, tokens)
+    text_bytes = _text_bytes(run)
+    budget = max_bytes * 0.96 - len(_render(context, "", {"all": np.arange(0)}))
+    for _ in range(4):
+        chosen = choose_rows(tokens, text_bytes, budget, run.config.seed)
+        rows = np.sort(np.concatenate(list(chosen.values())))
+        embedded = embed_rows(run, tokens, rows, _fraction(run))
+        block = encode(embedded["header"] | _panel(run, tokens), embedded["columns"])
+        html = _render(context, block, chosen)
+        size = len(html.encode())
+        if size <= max_bytes:
+            break
+        budget *= 0.9 * max_bytes / size
+    write_text(path, html)
+    return {"rows": len(tokens.row_ids), "rows_shown": len(rows), "bytes": size}
+
+
+def assets_print() -> str:
+    """Changes when anything does that the page is made of."""
+    root = resources.files("tosslm.report")
+    parts = [*(f"assets/{name}" for name in (*SCRIPTS, "report.css")), "templates/page.html"]
+    return hashlib.sha256(b"".join((root / part).read_bytes() for part in parts)).hexdigest()[:16]
+
+
+def _fraction(run: Run) -> float:
+    return float(run.folder.stages["selection"]["discard_fraction"])
+
+
+def _text_bytes(run: Run) -> np.ndarray:
+    batches = read_batches(run.path / "data/custom.parquet", ["messages"])
+    return np.array([len(row["messages"]) for batch in batches for row in batch], dtype=np.int64)
+
+
+def grid(discard_fraction: float) -> list[float]:
+    """The discard fractions that the slider offers: steps of half a percent, and the run's own."""
+    steps = [i * _GRID_STEP for i in range(round(_GRID_END / _GRID_STEP) + 1)]
+    return sorted({*(round(step, 3) for step in steps), discard_fraction})
+
+
+def _panel(run: Run, tokens: CustomTokens) -> dict[str, Any]:
+    """What the slider shows: of each kind of evidence, counts by source and thresholds at each discard fraction."""
+    own = _fraction(run)
+    fractions = grid(own)
+    return {
+        "grid": fractions,
+        "own": fractions.index(own),
+        "tokens": len(tokens.loss_utility),
+        "inRows": tokens.in_rows,
+        "sources": tokens.sources,
+        "sourceTokens": np.bincount(tokens.source, tokens.lengths, len(tokens.sources)).astype(int).tolist(),
+        "kinds": [_kind(tokens, ranking, fractions) for ranking in tokens.rankings],
+    }
+
+
+def _kind(tokens: CustomTokens, ranking: Ranking, fractions: Sequence[float]) -> dict[str, Any]:
+    step = _steps_in_rows if tokens.in_rows else _steps
+    counts, thresholds = step(tokens, ranking, fractions)
+    return {
+        "key": ranking.key,
+        "label": ranking.label,
+        "unit": ranking.unit,
+        "scale": max(float(np.quantile(np.abs(ranking.values), 0.9)), 1e-6),
+        "counts": counts,
+        "thresholds": thresholds,
+    }
+
+
+def _steps(
+    tokens: CustomTokens, ranking: Ranking, fractions: Sequence[float]
+) -> tuple[list[list[int]], list[float | None]]:
+    """Dropped tokens of each source, and the lowest dropped value, at each discard fraction, in ascending order."""
+    order = np.argsort(ranking.ranks)
+    source = np.repeat(tokens.source, tokens.lengths)[order]
+    counts, thresholds, last, total = [], [], 0, np.zeros(len(tokens.sources), dtype=np.int64)
+    for fraction in fractions:
+        limit = discard_count(len(order), fraction)
+        total = total + np.bincount(source[last:limit], minlength=len(total))
+        counts.append(total.tolist())
+        thresholds.append(float(ranking.values[order[limit - 1]]) if limit else None)
+        last = limit
+    return counts, thresholds
+
+
+def _steps_in_rows(
+    tokens: CustomTokens, ranking: Ranking, fractions: Sequence[float]
+) -> tuple[list[list[int]], list[float | None]]:
+    """The same where selection works inside rows, which have no common threshold."""
+    source = np.repeat(tokens.source, tokens.lengths)
+    masks = (tokens.dropped(ranking, fraction) for fraction in fractions)
+    counts = [np.bincount(source[mask], minlength=len(tokens.sources)).tolist() for mask in masks]
+    return counts, [None] * len(fractions)
+
+
+def _context(run: Run, tokens: CustomTokens) -> dict[str, Any]:
+    fraction = _fraction(run)
+    diagnosis, results = story.read_diagnosis(run), story.read_results(run.path)
+    some = [figures.precision_recall(tokens), figures.position_profile(tokens)]
+    return {
+        "name": run.path.resolve().name,
+        "run_dir": str(run.path),
+        "model": run.config.model.name,
+        "answer": story.answer(tokens, diagnosis, results),
+        "warnings": [*story.warnings(run), *_of_the_slider(tokens, fraction)],
+        "tokens": tokens,
+        "sources": _sources(tokens),
+        "distributions": [(ranking, figures.distributions(tokens, ranking)) for ranking in tokens.rankings],
+        "selection_figures": [figure for figure in some if figure],
+        "diagnosis_figures": [*figures.divergence_curves(run), figures.first_tokens(diagnosis)] if diagnosis else [],
+        "causes": story.causes(diagnosis),
+        "classes": _classes(run) if diagnosis else [],
+        "safety": figures.safety_against_utility(results),
+        "results": results,
+        "training": figures.training_curves(run),
+        "rounds": story.rounds(run, fraction),
+        "stages": _stages(run),
+        "versions": run.manifest["versions"],
+        "config": yaml.safe_dump(run.manifest["config"], sort_keys=False, allow_unicode=True),
+        "seed": run.manifest["seed"],
+        "data_files": _data_files(run),
+        "bar": bar,
+    }
+
+
+def _sources(tokens: CustomTokens) -> list[dict[str, Any]]:
+    sizes = np.bincount(tokens.source, tokens.lengths, len(tokens.sources)).astype(int)
+    gone = np.bincount(tokens.source, tokens.by_row(tokens.gone), len(tokens.sources)).astype(int)
+    return [
+        {"name": name, "tokens": int(n), "dropped": int(k), "share": float(k / n)}
+        for name, n, k in zip(tokens.sources, sizes, gone, strict=True)
+    ]
+
+
+def _of_the_slider(tokens: CustomTokens, discard_fraction: float) -> list[str]:
+    if np.array_equal(tokens.dropped(tokens.own, discard_fraction), tokens.gone):
+        return []
+    return [
+        f"Selection did not go by the {tokens.own.label.lower()}: slider and rows show what that alone would drop."
+    ]
+
+
+def _classes(run: Run) -> list[dict[str, Any]]:
+    records = pq.read_table(run.path / "diagnosis/dropped.parquet").to_pylist()
+    own = [r | {"share": r["dropped"] / r["tokens"]} for r in records if r["by"] == "class"]
+    return sorted(own, key=lambda record: -record["share"])
+
+
+def _stages(run: Run) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "fingerprint": entry["fingerprint"], "seconds": entry["seconds"]}
+        for name, entry in run.folder.stages.items()
+        if run.has(name) and name != "report"
+    ]
+
+
+def _data_files(run: Run) -> list[tuple[str, str]]:
+    return [
+        (name, digest) for name, digest in run.folder.stages["data"]["files"].items() if name.endswith(".parquet")
+    ]
+
+
+def _render(context: dict[str, Any], block: str, chosen: dict[str, np.ndarray]) -> str:
+    environment = Environment(
+        loader=PackageLoader("tosslm.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    assets = resources.files("tosslm.report") / "assets"
+    style = (assets / "report.css").read_text(encoding="utf-8")
+    parts = "".join((assets / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    script = f'(() => {{\n"use strict";\n{parts}}})();\n'
+    shown = {name: len(rows) for name, rows in chosen.items()}
+    return environment.get_template("page.html").render(
+        context,
+        style=Markup(style),
+        script=Markup(script),
+        policy=_policy(script, style),
+        block=block,
+        shown=shown,
+    )
+
+
+def _policy(script: str, style: str) -> str:
+    """Nothing is loaded from anywhere, and no other script or style than these two runs or applies."""
+    hashes = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (script, style))
+    script_hash, style_hash = hashes
+    return "; ".join(
+        (
+            "default-src 'none'",
+            f"script-src 'sha256-{script_hash}'",
+            f"style-src 'sha256-{style_hash}'",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "require-trusted-types-for 'script'",
+            "trusted-types 'none'",
+        )
+    )

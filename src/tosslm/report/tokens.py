@@ -1,0 +1,152 @@
+"""All response tokens of the custom set, flat in memory, and the order in which they would be dropped.
+
+About 30 bytes a token: a report of 100 million tokens needs 3 GB while it is made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from tosslm.files import read_batches
+from tosslm.runs import Run
+from tosslm.scoring import part_files
+from tosslm.selection import discard_count
+from tosslm.spans import unsafe_tokens
+
+_NAMES = {"posterior": ("Posterior", "log-odds"), "window": ("Window", "nats")}
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """One kind of evidence, and the order of dropping that it gives.
+
+    Attributes:
+        key: ``token``, ``window`` or ``posterior``.
+        label: what a reader calls it.
+        unit: of its values.
+        values: float32 ``[N]``, high means risky.
+        ranks: uint32 ``[N]``, 0 for the token that is dropped first; inside each row with ``scope: row``.
+    """
+
+    key: str
+    label: str
+    unit: str
+    values: np.ndarray
+    ranks: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class CustomTokens:
+    """The custom set's tokens, rows one after the other.
+
+    Attributes:
+        row_ids: ``[R]``.
+        lengths: int64 ``[R]``, response tokens of each row.
+        sources: names of the sources, the largest first.
+        source: int ``[R]``, index into ``sources``.
+        loss_utility: float32 ``[N]``.
+        loss_degraded: float32 ``[N]``.
+        unsafe: bool ``[N]``, whether a token holds marked unsafe text.
+        marked: bool ``[R]``, whether the row says which of its text is unsafe.
+        gone: bool ``[N]``, what selection did drop.
+        in_rows: whether selection works inside each row.
+        rankings: the token score, and the run's own evidence where it is another one.
+    """
+
+    row_ids: list[str]
+    lengths: np.ndarray
+    sources: list[str]
+    source: np.ndarray
+    loss_utility: np.ndarray
+    loss_degraded: np.ndarray
+    unsafe: np.ndarray
+    marked: np.ndarray
+    gone: np.ndarray
+    in_rows: bool
+    rankings: list[Ranking]
+
+    @property
+    def starts(self) -> np.ndarray:
+        """Where each row's tokens begin, and where the last row's end: int64 ``[R + 1]``."""
+        return np.concatenate([[0], np.cumsum(self.lengths)])
+
+    def dropped(self, ranking: Ranking, discard_fraction: float) -> np.ndarray:
+        """What would be dropped: bool ``[N]``."""
+        if not self.in_rows:
+            return ranking.ranks < discard_count(len(ranking.ranks), discard_fraction)
+        counts = [discard_count(int(length), discard_fraction) for length in self.lengths]
+        return ranking.ranks < np.repeat(counts, self.lengths)
+
+    @property
+    def own(self) -> Ranking:
+        """The ranking that selection went by."""
+        return self.rankings[-1]
+
+    def by_row(self, values: np.ndarray) -> np.ndarray:
+        """Sums over each row: ``[R]``."""
+        return np.add.reduceat(values, self.starts[:-1], dtype=np.float64)
+
+
+def load_tokens(run: Run) -> CustomTokens:
+    """Read the scores of the last round, and what the data say of each token."""
+    row_ids: list[str] = []
+    lengths: list[np.ndarray] = []
+    losses: dict[str, list[np.ndarray]] = {"loss_utility": [], "loss_degraded": []}
+    for part in part_files(run.scores_folder()):
+        table = pq.read_table(part)
+        row_ids += table["row_id"].to_pylist()
+        for name, values in losses.items():
+            values.append(table[name].combine_chunks().flatten().to_numpy())
+        lengths.append(table["loss_utility"].combine_chunks().value_lengths().to_numpy())
+    sources, unsafe, marked = [], [], []
+    for batch in read_batches(run.path / "data/custom.parquet", ["source", "offsets", "unsafe_spans"]):
+        for row in batch:
+            sources.append(row["source"])
+            marked.append(row["unsafe_spans"] is not None)
+            unsafe.append(unsafe_tokens(row["offsets"], row["unsafe_spans"] or []))
+    names, source, sizes = np.unique(np.array(sources, dtype=object), return_inverse=True, return_counts=True)
+    order = np.argsort(-sizes, kind="stable")
+    all_lengths = np.concatenate(lengths).astype(np.int64)
+    loss_utility, loss_degraded = (np.concatenate(values) for values in losses.values())
+    in_rows = run.folder.stages["selection"]["scope"] == "row"
+    token = loss_utility - loss_degraded
+    rankings = [Ranking("token", "Token score", "nats", token, _ranks(token, all_lengths if in_rows else None))]
+    if own := _evidence(run, all_lengths, in_rows):
+        rankings.append(own)
+    return CustomTokens(
+        row_ids,
+        all_lengths,
+        [str(names[i]) for i in order],
+        np.argsort(order)[source],
+        loss_utility,
+        loss_degraded,
+        np.concatenate(unsafe),
+        np.array(marked),
+        ~np.concatenate(run.keep()),
+        in_rows,
+        rankings,
+    )
+
+
+def _ranks(values: np.ndarray, lengths: np.ndarray | None) -> np.ndarray:
+    """The place of each value, highest first, equal ones as they stand; inside each row where lengths are given."""
+    ranks = np.empty(len(values), dtype=np.uint32)
+    if lengths is None:
+        ranks[np.argsort(-values, kind="stable")] = np.arange(len(values), dtype=np.uint32)
+        return ranks
+    for start, end in zip(np.cumsum(lengths) - lengths, np.cumsum(lengths), strict=True):
+        ranks[start:end] = _ranks(values[start:end], None)
+    return ranks
+
+
+def _evidence(run: Run, lengths: np.ndarray, in_rows: bool) -> Ranking | None:
+    """What selection ranked, where it is not the token score."""
+    key = run.folder.stages["selection"]["evidence"]
+    if key == "token":
+        return None
+    values = np.concatenate(run.evidence())
+    label, unit = _NAMES.get(key, (key, ""))
+    return Ranking(key, label, unit, values, _ranks(values, lengths if in_rows else None))

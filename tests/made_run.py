@@ -1,0 +1,118 @@
+"""Run folders with chosen rows and scores, made without a model: for tests of the report, and to measure it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import tosslm
+from tosslm.config import load_config
+from tosslm.data.prepare import DATA_SCHEMA
+from tosslm.data.rows import content_id
+from tosslm.files import write_json, write_parquet
+from tosslm.masks import KEEP_SCHEMA, write_keep_mask
+from tosslm.ranking import EVIDENCE_SCHEMA
+from tosslm.scoring import HELDOUT_SCHEMA, SCORE_SCHEMA
+
+
+def made_run(
+    folder: Path,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    discard_fraction: float = 0.1,
+    scope: str = "global",
+    log_odds: Sequence[np.ndarray] | None = None,
+    seed: int = 0,
+) -> tosslm.Run:
+    """Write what selection leaves in a run folder.
+
+    A token is a word with the space before it; the end of turn is one more, without text.
+
+    Args:
+        folder: the run folder.
+        rows: each with ``answer``, and at will ``prompt``, ``source``, ``unsafe_spans`` (pairs of code points) and
+            ``scores`` (one a token).
+        discard_fraction: as in the config.
+        scope: as in the config.
+        log_odds: the evidence that a ``posterior`` selection stores, one array a row.
+        seed: of the scores that no row gives.
+    """
+    rng = np.random.default_rng(seed)
+    config = load_config(
+        {
+            "run_dir": str(folder),
+            "data": {name: {"path": f"{name}.jsonl"} for name in ("custom", "harmful", "utility")},
+            "selection": {"discard_fraction": discard_fraction, "scope": scope},
+        }
+    )
+    data = [_data_row(i, row) for i, row in enumerate(rows)]
+    columns = {name: [row[name] for row in data] for name in DATA_SCHEMA.names}
+    write_parquet(folder / "data/custom.parquet", columns, DATA_SCHEMA, "made")
+    lengths = [len(row["offsets"]) for row in data]
+    scores = [np.asarray(row.get("scores", rng.normal(size=n)), "f4") for row, n in zip(rows, lengths, strict=True)]
+    _write_scores(folder, columns["row_id"], scores)
+    facts = write_keep_mask(
+        config.selection,
+        scores=folder / "scores/round-0",
+        data=folder / "data",
+        folder=folder / "selection",
+        seed=seed,
+        step_fingerprint="made",
+    )
+    if log_odds is not None:
+        evidence = {"row_id": columns["row_id"], "evidence": list(log_odds)}
+        write_parquet(folder / "selection/evidence.parquet", evidence, EVIDENCE_SCHEMA, "made")
+        facts["evidence"] = "posterior"
+        _write_keep(folder, columns["row_id"], log_odds, discard_fraction)
+    sets = {"custom": {"rows": len(rows), "bad": 0, "truncated": 2, "repeated": 0}}
+    step = {"fingerprint": "0" * 16, "inputs": {}, "files": {}, "seconds": 1.0}
+    stages = {"data": step | {"sets": sets}, "scores/round-0": step, "selection": step | facts}
+    versions = {"tosslm": "0", "python": "3"}
+    manifest = {"format": 1, "config": config.model_dump(mode="json"), "seed": 0, "versions": versions}
+    write_json(folder / "manifest.json", manifest | {"stages": stages})
+    return tosslm.load_run(folder)
+
+
+def _data_row(number: int, row: Mapping[str, Any]) -> dict[str, Any]:
+    messages = [
+        {"role": "user", "content": row.get("prompt", f"Question {number}?")},
+        {"role": "assistant", "content": row["answer"]},
+    ]
+    offsets = [[1, *match.span()] for match in re.finditer(r"\s*\S+|\s+$", row["answer"])] + [[-1, -1, -1]]
+    spans = row.get("unsafe_spans")
+    return {
+        "row_id": content_id(messages) + (f"-{number + 1}" if row.get("copy") else ""),
+        "origin": f"custom.jsonl:{number + 1}",
+        "source": row.get("source", "made"),
+        "messages": json.dumps(messages, ensure_ascii=False),
+        "input_ids": [0] * (len(offsets) + 1),
+        "response_mask": [False] + [True] * len(offsets),
+        "offsets": offsets,
+        "unsafe_spans": None if spans is None else [[1, *span] for span in spans],
+    }
+
+
+def _write_scores(folder: Path, row_ids: list[str], scores: list[np.ndarray]) -> None:
+    def columns(ids: list[str], values: list[np.ndarray]) -> dict[str, Any]:
+        return {
+            "row_id": ids,
+            "position": [np.arange(1, len(row) + 1, dtype=np.int32) for row in values],
+            "loss_degraded": [np.full(len(row), 4.0, dtype=np.float32) for row in values],
+            "loss_utility": [np.float32(4.0) + row for row in values],
+        }
+
+    write_parquet(folder / "scores/round-0/part-00000.parquet", columns(row_ids, scores), SCORE_SCHEMA, "made")
+    held_out = columns(["h1", "h2", "u1", "u2"], [np.full(3, value, dtype=np.float32) for value in (2, 1, -1, -2)])
+    sets = ["harmful", "harmful", "utility", "utility"]
+    write_parquet(folder / "scores/round-0/heldout.parquet", held_out | {"set": sets}, HELDOUT_SCHEMA, "made")
+
+
+def _write_keep(folder: Path, row_ids: list[str], log_odds: Sequence[np.ndarray], discard_fraction: float) -> None:
+    keep = tosslm.select_tokens(np.concatenate(log_odds), discard_fraction)
+    parts = np.split(keep, np.cumsum([len(row) for row in log_odds])[:-1])
+    write_parquet(folder / "selection/keep.parquet", {"row_id": row_ids, "keep": parts}, KEEP_SCHEMA, "made")

@@ -1,0 +1,279 @@
+"""What the report is made of, without a browser: places, ranks, sampling, escaping, words."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tosslm
+from made_run import made_run
+from tosslm.report import figures, story
+from tosslm.report.charts import Series, line_chart, ticks
+from tosslm.report.embed import _utf16, choose_rows, encode
+from tosslm.report.page import grid, write_report
+from tosslm.report.tokens import load_tokens
+from tosslm.selection import select_in_rows, select_tokens
+
+ROWS = [
+    {"answer": "Take a 👍 warm\ncloth and wipe it", "source": "good", "unsafe_spans": []},
+    {"answer": "hit him 💥 hard with it", "source": "bad", "unsafe_spans": [(0, 9)]},
+    {"answer": "one two three four five six", "source": "good"},
+]
+
+
+def unpacked(html: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The embedded block, read as its description says."""
+    (block,) = re.findall(r'id="block">([^<]*)</script>', html)
+    data = gzip.decompress(base64.b64decode(block, validate=True))
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    columns = {
+        name: np.frombuffer(data, np.dtype(kind).newbyteorder("<"), count, 8 + length + at)
+        for name, (kind, at, count) in header["columns"].items()
+    }
+    return header, columns
+
+
+@given(st.text(st.characters(exclude_categories=("Cs",)), min_size=1), st.data())
+def test_places_are_counted_as_scripts_count(text: str, data: st.DataObject) -> None:
+    start = data.draw(st.integers(0, len(text)))
+    end = data.draw(st.integers(start, len(text)))
+    ((message, first, last),) = _utf16([("user", "x"), ("assistant", text)], [[1, start, end]]).tolist()
+    units = text.encode("utf-16-le")
+    assert message == 1
+    assert units[2 * first : 2 * last].decode("utf-16-le") == text[start:end]
+
+
+def test_the_embedded_rows_give_every_token_back(tmp_path: Path) -> None:
+    run = made_run(tmp_path / "run", ROWS, discard_fraction=0.2)
+    write_report(run, tmp_path / "report.html")
+    header, columns = unpacked((tmp_path / "report.html").read_text(encoding="utf-8"))
+    at, end = 0, 0
+    for row, n, scores, offsets in zip(
+        header["rows"], columns["length"], run.scores(), run.rows["offsets"], strict=True
+    ):
+        end = 0
+        units = row[4][1][1].encode("utf-16-le")
+        for i, place in enumerate(offsets):
+            start = end + columns["gap"][at + i]
+            end = start + columns["size"][at + i]
+            if place[0] < 0:
+                assert (columns["turn"][at + i], start, end) == (-1, -1, -1)
+            else:
+                assert units[2 * start : 2 * end].decode("utf-16-le") == row[4][1][1][place[1] : place[2]]
+            assert columns["value0"][at + i] * header["step"] == pytest.approx(scores[i], abs=header["step"])
+        at += n
+    assert header["rows"][1][5] == [[1, 0, 10]], "the ninth code point is the tenth UTF-16 unit"
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.lists(st.sampled_from([-1.0, 0.0, -0.0, 0.5, 2.0]), min_size=7, max_size=7), min_size=1), st.data()
+)
+def test_ranks_drop_what_selection_drops(scores: list[list[float]], data: st.DataObject) -> None:
+    from tempfile import TemporaryDirectory
+
+    scope = data.draw(st.sampled_from(["global", "row"]))
+    fraction = data.draw(st.sampled_from(grid(0.123)))
+    rows = [{"answer": f"a{i} b c d e f", "scores": row} for i, row in enumerate(scores)]
+    with TemporaryDirectory() as folder:
+        tokens = load_tokens(made_run(Path(folder), rows, scope=scope))
+    values = [np.array(row, dtype=np.float32) for row in scores]
+    keep = (
+        select_tokens(np.concatenate(values), fraction)
+        if scope == "global"
+        else np.concatenate(select_in_rows(values, fraction))
+    )
+    assert tokens.dropped(tokens.own, fraction).tolist() == (~keep).tolist()
+
+
+def test_counts_and_thresholds_of_each_step(tmp_path: Path) -> None:
+    run = made_run(tmp_path / "run", ROWS, discard_fraction=0.07)
+    write_report(run, tmp_path / "report.html")
+    header, _ = unpacked((tmp_path / "report.html").read_text(encoding="utf-8"))
+    scores = np.concatenate(run.scores())
+    source = np.repeat(run.rows["source"], [len(row) for row in run.scores()])
+    assert header["grid"][header["own"]] == 0.07
+    for fraction, counts, threshold in zip(
+        header["grid"], header["kinds"][0]["counts"], header["kinds"][0]["thresholds"], strict=True
+    ):
+        dropped = ~select_tokens(scores, fraction)
+        assert counts == [int((source[dropped] == name).sum()) for name in header["sources"]]
+        assert threshold == (scores[dropped].min() if dropped.any() else None)
+
+
+def test_which_rows_are_covered(tmp_path: Path) -> None:
+    low, high = [-1.0] * 6, [3.0] * 6
+    rows = [
+        {"answer": "a b c d e", "scores": low},
+        {"answer": "f g h i j", "scores": high},
+        {"answer": "k l m n o", "scores": low, "unsafe_spans": [(0, 1)]},
+    ]
+    run = made_run(tmp_path / "run", rows, discard_fraction=0.3)
+    write_report(run, tmp_path / "report.html")
+    header, _ = unpacked((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert [row[3] & 1 for row in header["rows"]] == [0, 1, 1]
+
+
+def test_a_large_run_is_sampled_within_its_bound_and_says_so(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    words = ["".join(rng.choice(list("abcdefghij"), 8)) for _ in range(3000)]
+    rows = [{"answer": " ".join(rng.choice(words, 150)), "source": "s"} for _ in range(300)]
+    run = made_run(tmp_path / "run", rows)
+    whole = write_report(run, tmp_path / "whole.html")
+    assert whole["rows_shown"] == 300
+    bound = 250_000
+    facts = write_report(run, tmp_path / "part.html", max_bytes=bound)
+    html = (tmp_path / "part.html").read_text(encoding="utf-8")
+    assert len(html.encode()) == facts["bytes"] <= bound
+    assert 0.5 * bound < facts["bytes"]
+    assert f"Of 300 rows, {facts['rows_shown']} are here" in html
+    assert "riskiest ones" in html
+    header, columns = unpacked(html)
+    highest = [row.max() for row in run.scores()]
+    riskiest = run.rows["row_id"][int(np.argmax(highest))]
+    assert riskiest in [row[0] for row in header["rows"]]
+    assert columns["rank0"].max() > len(columns["rank0"]), "ranks are of all rows, not of those shown"
+
+
+def test_the_three_thirds_are_what_they_are_called(tmp_path: Path) -> None:
+    rows = [{"answer": "a b c", "scores": [float(i), -9, -9, -9]} for i in range(90)]
+    tokens = load_tokens(made_run(tmp_path / "run", rows))
+    chosen = choose_rows(tokens, np.zeros(90), budget=90 * 40 / 3, seed=0)
+    assert sorted(chosen["riskiest"]) == list(range(80, 90))
+    assert sorted(chosen["median"]) == list(range(40, 50)) or sorted(chosen["median"]) == list(range(39, 49))
+    assert len({*chosen["riskiest"], *chosen["median"], *chosen["random"]}) == 30
+
+
+def test_nothing_of_the_data_is_markup(tmp_path: Path) -> None:
+    evil = '<script>alert(1)</script>"><img src=x onerror=alert(1)> {{ 7 * 7 }}'
+    run = made_run(tmp_path / "a<b>&c", [{"answer": f"{evil} word", "source": evil} for _ in range(6)])
+    write_report(run, tmp_path / "report.html")
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<img" not in html
+    assert "alert(1)</script>" not in html
+    assert html.count("<script") == html.count("</script>") == 2
+    assert "&lt;script&gt;alert(1)" in html
+    assert "<h1><bdi>a&lt;b&gt;&amp;c</bdi></h1>" in html
+
+
+def test_the_policy_allows_the_two_own_parts_only(tmp_path: Path) -> None:
+    import hashlib
+
+    run = made_run(tmp_path / "run", ROWS)
+    write_report(run, tmp_path / "report.html")
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', html)
+    policy = policy.replace("&#39;", "'")
+    for tag, rule in (("script", "script-src"), ("style", "style-src")):
+        (text,) = re.findall(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{rule} 'sha256-{digest}'" in policy
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert not re.search(r'\s(style|on\w+)="', html), "inline styles and handlers would not apply"
+
+
+def test_the_block_cannot_end_its_element() -> None:
+    block = encode({"rows": ["</script><!-- \u2028"]}, {"x": np.arange(3, dtype=np.int16)})
+    assert re.fullmatch(r"[A-Za-z0-9+/=]+", block)
+
+
+def test_ticks_are_round_and_inside() -> None:
+    assert ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1]
+    assert ticks(-3, 7) == [-2, 0, 2, 4, 6]
+    assert ticks(2, 2) == [2]
+    assert all(0.013 <= tick <= 0.97 for tick in ticks(0.013, 0.97))
+
+
+def test_a_line_ends_where_its_numbers_say() -> None:
+    svg = line_chart([Series("a", 1, [0, 10], [0, 5])], x_label="x", y_label="y", about="<a>", floor=0)
+    (points,) = re.findall(r'class="line c1" points="([^"]*)"', svg)
+    first, last = (tuple(map(float, point.split(","))) for point in points.split())
+    assert first[0] < last[0]
+    assert first[1] > last[1]
+    assert 'aria-label="&lt;a&gt;"' in svg
+
+
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=30), st.integers(0, 12))
+def test_a_smoothed_curve_is_the_mean_of_what_is_near(values: list[float], width: int) -> None:
+    smooth = figures._smoothed(np.array(values), width)
+    half = min(width // 2, (len(values) - 1) // 2)
+    near = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
+    assert smooth.tolist() == pytest.approx([np.mean(part) for part in near])
+
+
+def record(method: str, refusal: float, loss: float) -> dict[str, Any]:
+    metric = {"low": None, "high": None, "n": 50}
+    return {
+        "method": method,
+        "seed": None,
+        "metrics": {"refusal_rate": {"value": refusal} | metric, "utility_loss": {"value": loss} | metric},
+    }
+
+
+def test_the_answer_names_all_methods_that_were_measured() -> None:
+    results = [record("base", 0.9, 3.5), record("sft", 0.4, 3.0), record("toss", 0.8, 3.1)]
+    text = str(story.safety(None, results))
+    assert [*map(text.index, ("90%", "80%", "40%"))] == sorted(map(text.index, ("90%", "80%", "40%")))
+    assert "3.50" in story.utility(None, results)
+    assert "<b>3.10</b>" in story.utility(None, results)
+    assert story.safety(None, []) == "Not measured: the diagnosis is not done."
+    assert story.utility({"means": {}}, []) == "Not measured: there are no held-out utility rows."
+    figure = figures.safety_against_utility(results)
+    assert figure is not None
+    assert [row[0] for row in figure.rows] == ["base", "sft", "toss"]
+    assert figures.safety_against_utility(results[:1]) is None
+
+
+def test_results_of_a_comparison_are_drawn(tmp_path: Path) -> None:
+    run = made_run(tmp_path / "run", ROWS)
+    write_report(run, tmp_path / "report.html")
+    assert "toss compare CONFIG" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    (run.path / "compare").mkdir()
+    results = {"format": 1, "records": [record("base", 0.9, 3.5), record("<sft>", 0.4, 3.0)]}
+    (run.path / "compare/results.json").write_text(json.dumps(results))
+    write_report(run, tmp_path / "report.html")
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Safety against utility" in html
+    assert "&lt;sft&gt;" in html
+
+
+def test_warnings_name_what_is_weak(tmp_path: Path) -> None:
+    run = made_run(tmp_path / "run", ROWS)
+    assert story.warnings(run) == ["2 of 3 custom rows were cut to data.max_length."]
+
+
+def test_which_cause_weighs_more() -> None:
+    def told(learnt: float, forgotten: float, width: float) -> str:
+        spread = {
+            name: {"mean": mean, "low": mean - width, "high": mean + width, "n": 9}
+            for name, mean in (("harm_learnt", learnt), ("refusals_forgotten", forgotten))
+        }
+        return str(story.causes({"causes": {"prompts": 12, "refused": 9, "models": {"model": spread}}}))
+
+    assert "<b>harm learnt</b> weighs more: " in told(4, 1, 0.5)
+    assert "<b>refusals forgotten</b> weighs more: " in told(1, 4, 0.5)
+    assert "though not clearly" in told(1.2, 1, 0.5)
+    assert story.causes(None) is None
+
+
+def test_a_changed_comparison_makes_the_report_anew(tiny_config: dict[str, Any]) -> None:
+    run = tosslm.run(tiny_config)
+    first = (run.path / "report.html").read_bytes()
+    tosslm.run(tiny_config)
+    assert (run.path / "report.html").read_bytes() == first
+    (run.path / "evaluation").mkdir()
+    results = {"format": 1, "records": [record("model", 0.8, 3.0)]}
+    (run.path / "evaluation/results.json").write_text(json.dumps(results))
+    tosslm.run(tiny_config)
+    assert "80%" in (run.path / "report.html").read_text(encoding="utf-8")

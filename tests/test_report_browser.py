@@ -1,0 +1,313 @@
+"""The report in a real browser: what a reader clicks, sees, and is safe from."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tosslm
+from browser import NEEDED, Watched, find_chromium, headless
+from made_run import made_run
+from tosslm.report.page import write_report
+
+LINE = "take the old ladder and lean it on the wall before you climb up to the roof"
+FAMILY = "👨\u200d👩\u200d👧"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    executable = find_chromium()
+    if executable is None:
+        if os.environ.get(NEEDED):
+            pytest.fail(f"no Chromium here, and {NEEDED} is set: `make browser` installs it")
+        pytest.skip("no Chromium here: the report is not tested in a browser; `make browser` installs it")
+    with headless(executable) as opened:
+        yield opened
+
+
+def opened(browser: Any, run: tosslm.Run, **context: Any) -> Watched:
+    path = run.path.resolve() / "report.html"
+    write_report(run, path)
+    return Watched(browser, path.as_uri(), **context)
+
+
+def answers(count: int, seed: int = 0) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(seed)
+    return [
+        {
+            "answer": f"answer{i} 👍 " + " ".join(rng.choice(LINE.split(), size=rng.integers(4, 30))),
+            "source": ("kind", "mixed", "rude")[i % 3],
+            "unsafe_spans": [(0, 9)] if i % 3 == 2 else None,
+        }
+        for i in range(count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tosslm.Run:
+    rows = answers(60)
+    lengths = [len(row["answer"].split()) + 1 for row in rows]
+    log_odds = [np.random.default_rng(9 + i).normal(size=n).astype("f4") for i, n in enumerate(lengths)]
+    return made_run(tmp_path_factory.mktemp("report"), rows, log_odds=log_odds)
+
+
+@pytest.fixture
+def watched(browser: Any, run: tosslm.Run) -> Iterator[Watched]:
+    page = opened(browser, run)
+    yield page
+    page.close()
+    assert page.faults == []
+
+
+def shown_tokens(page: Any) -> list[list[Any]]:
+    """Text, and whether struck through, of each token of the open row."""
+    return page.evaluate(
+        "[...document.querySelectorAll('#row .t')].map(t => [t.textContent, t.classList.contains('x')])"
+    )
+
+
+def open_row(page: Any, row_id: str) -> None:
+    page.fill("#search", row_id)
+    page.click("#list .item")
+    assert row_id in page.inner_text("#row h3")
+
+
+def set_fraction(page: Any, step: int) -> None:
+    page.evaluate(
+        "step => { const d = document.getElementById('d'); d.value = step; d.dispatchEvent(new Event('input')); }",
+        step,
+    )
+
+
+def test_filters_leave_the_rows_that_fit(watched: Watched, run: tosslm.Run) -> None:
+    page, rows, scores = watched.page, run.rows, run.scores()
+    page.check("#kinds input[value='0']")
+    assert page.inner_text("#count") == "60 of 60 rows"
+    page.select_option("#source", label="rude")
+    assert page.inner_text("#count") == f"{rows['source'].count('rude')} of 60 rows"
+    page.fill("#search", "LADDER")
+    fits = [i for i in range(60) if "ladder" in rows["messages"][i] and rows["source"][i] == "rude"]
+    assert page.inner_text("#count") == f"{len(fits)} of 60 rows"
+    page.fill("#search", "")
+    page.select_option("#source", value="-1")
+    page.fill("#least", "2.5")
+    fits = [i for i in range(60) if scores[i].max() >= 2.5]
+    assert page.inner_text("#count") == f"{len(fits)} of 60 rows"
+    page.select_option("#order", value="highest")
+    page.click("#list .item")
+    assert rows["row_id"][max(fits, key=lambda i: scores[i].max())] in page.inner_text("#row h3")
+
+
+@pytest.mark.parametrize("kind", [0, 1])
+def test_the_slider_strikes_the_tokens_that_selection_would_drop(
+    watched: Watched, run: tosslm.Run, kind: int
+) -> None:
+    import pyarrow.parquet as pq
+
+    page = watched.page
+    stored = pq.read_table(run.path / "selection/evidence.parquet")["evidence"].to_pylist()
+    values = [run.scores(), [np.array(row, dtype="f4") for row in stored]][kind]
+    page.check(f"#kinds input[value='{kind}']")
+    page.check("#uncover")
+    for step in (20, 73, 0):
+        fraction = step * 0.005
+        keep = tosslm.select_tokens(np.concatenate(values), fraction)
+        by_row = np.split(keep, np.cumsum([len(row) for row in values])[:-1])
+        set_fraction(page, step)
+        assert page.inner_text("#d-value") == f"{fraction:.1%}"
+        counts = [int(text.replace(",", "")) for text in page.locator("#sources td:nth-child(3)").all_inner_texts()]
+        assert sum(counts) == (~keep).sum() == int(fraction * len(keep))
+        for i in (0, 17, 41):
+            open_row(page, run.rows["row_id"][i])
+            assert [dropped for _, dropped in shown_tokens(page)] == (~by_row[i]).tolist()
+    source = np.repeat(run.rows["source"], [len(row) for row in values])
+    page.evaluate("document.getElementById('search').value = ''")
+    keep = tosslm.select_tokens(np.concatenate(values), 0.25)
+    set_fraction(page, 50)
+    for line in page.locator("#sources tbody tr").all():
+        name, _, dropped = line.locator("th, td").all_inner_texts()[:3]
+        assert int(dropped) == (~keep[source == name]).sum()
+
+
+def test_an_open_row_follows_the_slider_at_once(watched: Watched, run: tosslm.Run) -> None:
+    page = watched.page
+    page.check("#uncover")
+    open_row(page, run.rows["row_id"][4])
+    set_fraction(page, 0)
+    assert not any(dropped for _, dropped in shown_tokens(page))
+    set_fraction(page, 100)
+    some = shown_tokens(page)
+    assert any(dropped for _, dropped in some)
+    assert "".join(text for text, _ in some) == answers(60)[4]["answer"]
+
+
+def test_covered_text_is_not_in_the_page_until_asked_for(watched: Watched, run: tosslm.Run) -> None:
+    page = watched.page
+    marked = run.rows["source"].index("rude")
+    text = answers(60)[marked]["answer"]
+    open_row(page, run.rows["row_id"][marked])
+    assert "may hold harmful text" in page.inner_text("#row")
+    assert text not in page.inner_html("body")
+    assert "covered" in page.inner_text("#list .item .says")
+    page.click("#row .cover button")
+    assert page.inner_text("#row .text:has(.t)") == text
+    marks = page.evaluate("[...document.querySelectorAll('#row .t')].map(t => t.classList.contains('u'))")
+    assert marks == [i < 2 for i in range(len(text.split()) + 1)], "the ninth character is the one outside the BMP"
+
+
+def test_the_token_looked_at_is_described(watched: Watched, run: tosslm.Run) -> None:
+    page, scores = watched.page, run.scores()
+    page.check("#kinds input[value='0']")
+    page.check("#uncover")
+    open_row(page, run.rows["row_id"][7])
+    page.hover("#row .t >> nth=2")
+    told = page.inner_text("#row .look")
+    flat = np.concatenate(scores)
+    rank = sorted(range(len(flat)), key=lambda i: (-flat[i], i)).index(sum(map(len, scores[:7])) + 2) + 1
+    assert answers(60)[7]["answer"].split()[2] in told
+    assert f"{scores[7][2]:+.2f}".replace("-", "\u2212") in told
+    assert f"{rank:,} of {len(flat):,}" in told
+    page.focus("#row .text:has(.t)")
+    page.keyboard.press("ArrowRight")
+    assert answers(60)[7]["answer"].split()[3] in page.inner_text("#row .look")
+
+
+def test_the_list_goes_by_keyboard(watched: Watched) -> None:
+    page = watched.page
+    page.focus("#list")
+    first = page.inner_text("#row h3")
+    page.keyboard.press("ArrowDown")
+    assert page.inner_text("#row h3") != first
+    page.keyboard.press("End")
+    last = page.get_attribute("#list", "aria-activedescendant")
+    assert page.get_attribute(f"#{last}", "aria-posinset") == "60"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1200])
+def test_axe_finds_no_serious_violation(browser: Any, run: tosslm.Run, scheme: str, width: int) -> None:
+    import axe_playwright_python
+
+    # The page's own policy would keep axe's style probes out.
+    page = opened(browser, run, color_scheme=scheme, bypass_csp=True)
+    page.page.set_viewport_size({"width": width, "height": 800})
+    page.page.check("#uncover")
+    page.page.evaluate((Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8"))
+    results = page.page.evaluate("axe.run()")
+    found, checked = results["violations"], {rule["id"] for rule in results["passes"]}
+    page.close()
+    assert {"color-contrast", "label", "aria-required-children", "heading-order"} <= checked
+    told = [
+        (v["id"], [node["html"][:120] for node in v["nodes"]])
+        for v in found
+        if v["impact"] in ("serious", "critical")
+    ]
+    assert told == []
+
+
+def test_nothing_sticks_out_on_a_phone(browser: Any, run: tosslm.Run) -> None:
+    page = opened(browser, run, has_touch=True)
+    page.page.set_viewport_size({"width": 390, "height": 800})
+    assert page.page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.page.check("#uncover")
+    page.page.tap("#row .t >> nth=1")
+    assert "utility loss" in page.page.inner_text("#row .look")
+    page.close()
+    assert page.faults == []
+
+
+PWN = "window.pwned = 1"
+HOSTILE = [
+    f"<script>{PWN}</script> done",
+    f"</script><script>{PWN}</script>",
+    f'<img src=x onerror="{PWN}">',
+    f"<!-- <script> {PWN} --> <!--",
+    f"<svg onload={PWN.replace(' ', '')}></svg>",
+    f'"><iframe srcdoc="<script>parent.{PWN}</script>"></iframe>',
+    f'<a href="javascript:{PWN}">click</a>',
+    "{{ 7 * 7 }} {% raw %} ${7 * 7} <%= 7 %>",
+    "line\u2028separator\u2029paragraph",
+    "\u202egnp.exe\u202c and \u2066isolated\u2069",
+    "\u0645\u0631\u062d\u0628\u0627 \u05e9\u05dc\u05d5\u05dd \u200fmark\u200e",
+    f"{FAMILY} 🇩🇪 👍🏽 e\u0301 🏴\u200d☠️",
+    "a\u200bb\u200cc\u200dd\ufeffe\u2060f",
+    "long" * 2000,
+    "nul \u0000 bell \u0007 escape \u001b[31m c1 \u009b0m",
+    "]]><![CDATA[ &lt;b&gt; &#60;i&#62; &amp;amp;",
+    '<style>*{display:none}</style><meta http-equiv="refresh" content="0;url=http://127.0.0.1:9/">',
+    f"<form action=http://127.0.0.1:9/><input autofocus onfocus='{PWN}'></form>",
+    "z\u0361\u0489a\u0336l\u0337g\u0338o\u0334 \ufffd \uffff \U0010ffff",
+    '<base href="http://127.0.0.1:9/"><link rel=stylesheet href="//127.0.0.1:9/x.css"><object data=x></object>',
+    "\\u003cscript\\u003e \\x3c `${alert(1)}` ' \" '); alert(1); //",
+]
+STEERING = re.compile("[\0-\b\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
+
+
+def named(text: str) -> str:
+    """Characters that steer what is around them, by their names."""
+    return STEERING.sub(lambda match: f"\u2039U+{ord(match.group()):04X}\u203a", text)
+
+
+def test_hostile_rows_are_text_and_nothing_else(browser: Any, tmp_path: Path) -> None:
+    rows = [
+        {"answer": text, "prompt": text, "source": text if i < 7 else "plain", "unsafe_spans": [(0, 3)]}
+        for i, text in enumerate(HOSTILE)
+    ]
+    assert len(rows) >= 20
+    run = made_run(tmp_path / "<img src=x onerror=window.pwned=1>", rows)
+    watched = opened(browser, run)
+    page = watched.page
+    page.check("#uncover")
+    page.select_option("#order", value="file")
+    page.focus("#list")
+    page.keyboard.press("Home")
+    for text in HOSTILE:
+        assert (
+            page.evaluate("[...document.querySelectorAll('#row .text')].map(e => e.textContent)") == [named(text)] * 2
+        )
+        kinds = set(page.evaluate("[...document.querySelectorAll('#row *, #list *')].map(e => e.localName)"))
+        assert kinds <= {"bdi", "dd", "div", "dl", "dt", "h3", "h4", "i", "p", "rect", "line", "span", "svg"}
+        page.keyboard.press("ArrowDown")
+    assert (
+        page.evaluate("document.querySelectorAll('iframe, object, base, link, img, form:not(#filters)').length") == 0
+    )
+    assert page.evaluate("document.querySelectorAll('script').length") <= 2
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1200
+    page.wait_for_timeout(200)
+    assert page.evaluate("window.pwned") is None
+    assert watched.faults == []
+    watched.close()
+
+
+def test_a_script_that_is_not_the_reports_own_does_not_run(browser: Any, run: tosslm.Run) -> None:
+    """Even where escaping failed: the policy stands behind it."""
+    path = run.path / "report.html"
+    write_report(run, path)
+    broken = run.path / "broken.html"
+    text = path.read_text(encoding="utf-8")
+    broken.write_text(
+        text.replace("<main>", f"<main><script>{PWN}</script><p onclick='{PWN}' id=p>x</p>"), encoding="utf-8"
+    )
+    watched = Watched(browser, broken.resolve().as_uri())
+    watched.page.click("#p")
+    assert watched.page.evaluate("window.pwned") is None
+    assert any("Content Security Policy" in fault for fault in watched.faults)
+    watched.close()
+
+
+def test_a_whole_run_ends_with_a_report_that_opens(browser: Any, tiny_config: dict[str, Any]) -> None:
+    run = tosslm.run(tiny_config)
+    watched = Watched(browser, (run.path / "report.html").resolve().as_uri())
+    page = watched.page
+    for heading in ("Shift toward harm, harmful rows", "Masking the first tokens instead", "Where in an answer"):
+        assert page.get_by_role("heading", name=heading).is_visible()
+    assert page.locator("#training svg.chart").count() == 4
+    assert run.config.model.name in page.inner_text("header")
+    assert watched.faults == []
+    watched.close()
