@@ -163,7 +163,7 @@ def run_command(
     config_file: RunOrConfig,
     overrides: Overrides = None,
     run_dir: RunDir = None,
-    until: Annotated[str, typer.Option("--until", help="The last stage to do.")] = "finetune",
+    until: Annotated[str, typer.Option("--until", help="The last stage to do.")] = "evaluate",
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over: remove this run's earlier work.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -185,6 +185,54 @@ _stage("score", "Score every response token of the custom set.")
 _stage("refine", "TOSS-Pro: refine the degraded reference, and score again.")
 _stage("select", "Choose the tokens to leave out.")
 _stage("finetune", "Fine-tune the base on the tokens kept.")
+
+
+@app.command()
+def evaluate(
+    source: RunOrConfig,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Measure this model instead: hub id or folder.")
+    ] = None,
+    adapter: Annotated[
+        str | None, typer.Option("--adapter", help="Measure this PEFT adapter instead, on --model or the base.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="With --model or --adapter: folder for the results.")
+    ] = None,
+    fail_if: Annotated[
+        list[str] | None,
+        typer.Option("--fail-if", help="Exit with 1 if so: 'refusal_rate<0.9'. May be repeated."),
+    ] = None,
+    overrides: Overrides = None,
+    run_dir: RunDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure safety and utility of base and fine-tuned model, or of any other. Does first what is still missing."""
+    with _reported_errors():
+        from tosslm.evaluation.gate import failures, parse_gate
+
+        gates = [parse_gate(text) for text in fail_if or ()]
+        config = _config(source, overrides, run_dir)
+        quiet_libraries()
+        from tosslm.evaluation.external import evaluate_external
+        from tosslm.evaluation.table import print_results
+        from tosslm.pipeline import evaluate as evaluate_run
+        from tosslm.progress import ConsoleReporter
+
+        if model or adapter:
+            folder = out or Path(f"{config.run_dir}-evaluation")
+            records = [
+                evaluate_external(config, model=model, adapter=adapter, folder=folder, reporter=ConsoleReporter())
+            ]
+        else:
+            records = evaluate_run(config, reporter=ConsoleReporter())
+        reasons = failures(gates, records[-1]["metrics"])
+        if as_json:
+            print(json.dumps({"records": records, "failed": reasons}))
+        else:
+            print_results(records, _console())
+        if reasons:
+            raise TosslmError("the model fails: " + "; ".join(reasons))
 
 
 def _with_run(path: Path, work: Callable[[Run], Any]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,21 +14,31 @@ from tosslm.data.prepare import SETS, prepare_data, source_checksums
 from tosslm.data.rows import base_id
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.errors import InputError
+from tosslm.evaluation.stage import (
+    RESULTS,
+    Subject,
+    check_evaluation,
+    evaluate_model,
+    prompt_checksums,
+    read_record,
+    read_results,
+    write_results,
+)
 from tosslm.files import fingerprint, write_json
 from tosslm.finetune import model_readme, selective_rows
 from tosslm.labels import write_training_rows
 from tosslm.masks import finite_scores, write_keep_mask
-from tosslm.models import HAZARD_MARK, open_base
+from tosslm.models import HAZARD_MARK, attached_adapters, open_base
 from tosslm.progress import Reporter, SilentReporter
-from tosslm.references import HAZARD_NOTE, UTILITY, UTILITY_NOTE, degraded, reference_rows, set_ids
+from tosslm.references import HAZARD_NOTE, UTILITY, UTILITY_NOTE, degraded, held_out_rows, reference_rows, set_ids
 from tosslm.refinement import rows_to_join
 from tosslm.runs import Run, joined_rows
 from tosslm.scoring import score_rows
 from tosslm.store import RunFolder, Step
 from tosslm.training import train_adapter
 
-STAGES = ("data", "references", "score", "refine", "select", "finetune")
-FORMATS = {"data": 1, "references": 1, "scores": 1, "refinement": 1, "selection": 1, "model": 1}
+STAGES = ("data", "references", "score", "refine", "select", "finetune", "evaluate")
+FORMATS = {"data": 1, "references": 1, "scores": 1, "refinement": 1, "selection": 1, "model": 1, "evaluation": 1}
 Notes = dict[Literal["README.md", "HAZARDOUS.md"], str]
 
 
@@ -56,6 +67,8 @@ def run(
     if until not in STAGES:
         raise InputError(f"stage {until!r} is unknown; choose one of {', '.join(STAGES)}")
     config = config if isinstance(config, Config) else load_config(config)
+    if until == STAGES[-1]:
+        check_evaluation(config.evaluation)
     method = Method(config, reporter or SilentReporter(), fresh=fresh)
     with method.folder.lock():
         method.folder.forget_work(method.step_names())
@@ -63,6 +76,20 @@ def run(
         for stage in STAGES[: STAGES.index(until) + 1]:
             getattr(method, stage)()
     return Run(config.run_dir)
+
+
+def evaluate(config: Config, *, reporter: Reporter | None = None) -> list[dict[str, Any]]:
+    """The records of base and fine-tuned model; what they still miss is done first.
+
+    Raises:
+        InputError: the config names nothing to ask, or as for ``run``.
+        TosslmError: the work failed.
+    """
+    if not config.evaluation.asks:
+        raise InputError(
+            "evaluation: nothing to ask; name prompts, such as evaluation.harmful.path, or tasks of lm-eval"
+        )
+    return read_results(run(config, reporter=reporter).path / "evaluation" / RESULTS)
 
 
 class Method:
@@ -86,7 +113,7 @@ class Method:
         names = ["data", UTILITY, degraded(0), "scores/round-0"]
         for round_ in range(1, self.config.refinement.rounds + 1):
             names += [f"refinement/round-{round_}", degraded(round_), f"scores/round-{round_}"]
-        return [*names, "selection", "model"]
+        return [*names, "selection", "model", "evaluation/base", "evaluation/model"]
 
     def data(self) -> None:
         """Rows of the three sets become tokens."""
@@ -143,6 +170,17 @@ class Method:
             lambda: {"README.md": model_readme(self.base)},
             normalize=settings.normalize,
         )
+
+    def evaluate(self) -> None:
+        """Base and fine-tuned model are measured, where the config names something to ask them."""
+        if self.config.evaluation.asks:
+            self._evaluate("base", None, [], nullcontext)
+            self._evaluate(
+                "model",
+                self.config.seed,
+                ["model", "evaluation/base"],
+                lambda: attached_adapters(self.base, {"model": self.path / "model"}),
+            )
 
     def _train_degraded(self, round_: int) -> None:
         self._train_reference(degraded(round_), "harmful", {HAZARD_MARK: HAZARD_NOTE}, rounds=round_)
@@ -206,6 +244,34 @@ class Method:
                 reporter=self.reporter,
             ),
         )
+
+    def _evaluate(
+        self, method: str, seed: int | None, inputs: list[str], adapter: Callable[[], AbstractContextManager[Any]]
+    ) -> None:
+        name, folder = f"evaluation/{method}", self.path / "evaluation"
+        settings, holdout = self.config.evaluation, self.config.references.holdout
+
+        def work(step: Step) -> dict[str, Any]:
+            with adapter() as adapted:
+                record = evaluate_model(
+                    Subject(adapted or self.base.model, self.tokenizer, method, seed),
+                    settings,
+                    harmful_rows=held_out_rows(self.path / "data", "harmful", holdout),
+                    utility_rows=held_out_rows(self.path / "data", "utility", holdout),
+                    folder=folder / method,
+                    work=self.folder.work_folder(step),
+                    verdicts=self.path / "verdicts.jsonl",
+                    rival=folder / "base" if method != "base" else None,
+                    seed=self.config.seed,
+                    reporter=self.reporter,
+                )
+            if method == "model":
+                write_results(folder / RESULTS, [read_record(folder / "base"), record])
+            return {}
+
+        parts = [settings.model_dump(), prompt_checksums(settings), holdout, self.config.seed, self.base.identity]
+        outputs = (name, f"evaluation/{RESULTS}") if method == "model" else (name,)
+        self._do(name, parts, ["data", *inputs], work, outputs)
 
     def _join(self, round_: int) -> None:
         samples = self.config.refinement.samples_per_round

@@ -21,7 +21,7 @@ from tosslm.files import fingerprint, remove_unfinished, sha256, write_json
 
 MANIFEST_FORMAT = 1
 _PACKAGES = ("tosslm", "torch", "transformers", "peft", "trl", "tokenizers", "numpy", "pyarrow", "datasets")
-STEP_FOLDERS = ("data", "references", "scores", "refinement", "selection", "model")
+STEP_FOLDERS = ("data", "references", "scores", "refinement", "selection", "model", "evaluation")
 
 
 @dataclass(frozen=True, slots=True)

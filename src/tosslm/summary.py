@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tosslm.evaluation.stage import RESULTS, read_results
+from tosslm.evaluation.table import print_results
 from tosslm.files import read_batches
 from tosslm.runs import Run
 from tosslm.show import visible
@@ -42,6 +44,8 @@ def summarize(run: Run) -> dict[str, Any]:
         summary["held_out_losses"] = _held_out_losses(run)
         if spans := _span_quality(run):
             summary["marked_spans"] = spans
+    if "evaluation/model" in stages:
+        summary["evaluation"] = read_results(run.path / "evaluation" / RESULTS)
     summary["seconds"] = {name: entry["seconds"] for name, entry in stages.items()}
     return summary
 
@@ -112,6 +116,8 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
         console.print(table)
     if selection := summary.get("selection"):
         _print_selection(selection, summary.get("marked_spans"), console)
+    if records := summary.get("evaluation"):
+        print_results(records, console)
     _print_places(summary, console)
 
 

@@ -1,0 +1,33 @@
+"""Results as a table: no mean without its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+
+def print_results(records: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Print one row a metric and one column a method (and seed); each cell a value and its 95% interval."""
+    names = list(dict.fromkeys(name for record in records for name in record["metrics"]))
+    table = Table("metric", box=box.SIMPLE_HEAD, pad_edge=False)
+    for record in records:
+        table.add_column(_title(record), justify="right")
+    for name in names:
+        table.add_row(name, *(cell(record["metrics"].get(name)) for record in records))
+    console.print(table)
+    console.print("Values with 95% intervals (bootstrap over prompts or rows).")
+
+
+def cell(metric: Mapping[str, Any] | None) -> str:
+    """A value and its interval, ``-`` where nothing was measured."""
+    if metric is None:
+        return "-"
+    return f"{metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]"
+
+
+def _title(record: Mapping[str, Any]) -> str:
+    return record["method"] + ("" if record["seed"] is None else f", seed {record['seed']}")
