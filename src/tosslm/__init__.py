@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tosslm.chain import unsafe_log_odds as unsafe_log_odds
     from tosslm.config import Config as Config
     from tosslm.config import load_config as load_config
     from tosslm.data.tokenize import tokenize_rows as tokenize_rows
@@ -33,6 +34,7 @@ _HOMES = {
     "run": "pipeline",
     "select_tokens": "selection",
     "tokenize_rows": "data.tokenize",
+    "unsafe_log_odds": "chain",
 }
 __all__ = sorted(_HOMES)
 

@@ -146,7 +146,12 @@ class SelectionConfig(Section):
     scope: Literal["global", "row"] = Field(
         "global", description="global: over the whole custom set; row: inside each row (an ablation)."
     )
-    evidence: Literal["token"] = Field("token", description="What is ranked: each token's own score.")
+    evidence: Literal["token", "window", "posterior"] = Field(
+        "token",
+        description="What is ranked: each token's own score; the mean score of a window around it; or the posterior "
+        "log-odds of unsafe given its whole row, learnt from held-out rows.",
+    )
+    window: int = Field(5, ge=1, description="For evidence: window. Tokens in a window, the token in its middle.")
 
     @field_validator("discard_fraction")
     @classmethod
@@ -171,13 +176,52 @@ class FinetuneConfig(TrainingConfig):
         description="kept divides the loss by the kept tokens of the optimizer batch (the authors' code), "
         "all by all its response tokens (the paper's formula).",
     )
-    dropped: Literal["ignore"] = Field("ignore", description="What becomes of dropped tokens: they teach nothing.")
+    dropped: Literal["ignore", "anchor"] = Field(
+        "ignore",
+        description="What becomes of dropped tokens: ignore, they teach nothing; anchor, the model is held there to "
+        "what the base says, by KL(base || model).",
+    )
     anchor_weight: float = Field(
-        1.0, ge=0, description="For dropped: anchor, which this version does not have; without effect."
+        1.0, ge=0, description="For dropped: anchor. Weight of the mean KL; 0 is the same as dropped: ignore."
     )
     anchor_first: int = Field(
-        0, ge=0, description="For dropped: anchor, which this version does not have; without effect."
+        0,
+        ge=0,
+        description="For dropped: anchor. The first so many response tokens of each row are anchored too, kept or "
+        "not: it is there that refusing is forgotten.",
     )
+
+    @property
+    def anchors(self) -> bool:
+        """Whether any token is anchored."""
+        return self.dropped == "anchor" and self.anchor_weight > 0
+
+    @model_validator(mode="after")
+    def _anchored_means(self) -> FinetuneConfig:
+        if self.anchors and self.normalize == "all":
+            raise ValueError(
+                "normalize: all does not go with dropped: anchor, whose loss is two means, each over its own tokens; "
+                "set normalize: kept, or dropped: ignore"
+            )
+        return self
+
+
+class DiagnosisConfig(Section):
+    """What is measured of where safety goes."""
+
+    rows: int = Field(128, ge=1, description="Held-out rows of each reference set that are measured, at most.")
+    positions: int = Field(64, ge=1, description="Response tokens of a row that are measured, at most.")
+    adapters: dict[str, str] = Field(
+        {},
+        description="Other adapters on the same base to measure beside the model, by name: {sft: runs/sft/model}.",
+    )
+
+    @field_validator("adapters")
+    @classmethod
+    def _new_names(cls, value: dict[str, str]) -> dict[str, str]:
+        if taken := {"base", "degraded", "model"} & set(value):
+            raise ValueError(f"{sorted(taken)[0]} is measured anyway; choose another name")
+        return value
 
 
 class PromptsConfig(Section):
@@ -272,6 +316,20 @@ class EvaluationConfig(Section):
         return bool(self.harmful or self.safe or self.gsm8k or self.lm_eval)
 
 
+class CompareConfig(Section):
+    """What some methods of `toss compare` need beyond the run's own data."""
+
+    harmful_sources: list[str] = Field(
+        [], description="Sources of custom rows that are known to be harmful, for the oracle."
+    )
+    safety: SourceConfig | None = Field(
+        None, description="Rows of safe answers to unsafe requests, for safeinstr: {path, ...} as under data."
+    )
+    safety_share: float = Field(
+        0.025, gt=0, description="How many of them are mixed in, as a share of the custom rows."
+    )
+
+
 class Config(Section):
     """The whole config of a run."""
 
@@ -298,6 +356,21 @@ class Config(Section):
     evaluation: EvaluationConfig = Field(
         default_factory=lambda: EvaluationConfig.model_validate({}), description="Evaluation."
     )
+    compare: CompareConfig = Field(
+        default_factory=lambda: CompareConfig.model_validate({}), description="Comparison of methods."
+    )
+    diagnosis: DiagnosisConfig = Field(
+        default_factory=lambda: DiagnosisConfig.model_validate({}), description="Where safety goes."
+    )
+
+    @model_validator(mode="after")
+    def _learns_from_held_out_rows(self) -> Config:
+        if self.selection.evidence == "posterior" and not self.references.holdout:
+            raise ValueError(
+                "selection.evidence: posterior learns from held-out rows, and references.holdout is 0; set it to 0.1 "
+                "or more, or choose evidence token or window"
+            )
+        return self
 
 
 def load_config(

@@ -8,7 +8,7 @@ from typing import Any
 
 from tosslm.errors import TosslmError
 from tosslm.files import read_batches
-from tosslm.labels import training_row
+from tosslm.labels import anchored_tokens, training_row
 from tosslm.masks import read_keep
 from tosslm.models import Base, folder_checksums
 
@@ -25,8 +25,13 @@ Load it on **{model}**{on_top}. On any other base, the plain one among them, its
 """
 
 
-def selective_rows(data: Path, selection: Path) -> Iterator[dict[str, Any]]:
+def selective_rows(data: Path, selection: Path, anchor_first: int | None = None) -> Iterator[dict[str, Any]]:
     """The custom set's training rows, the labels of dropped tokens at -100.
+
+    Args:
+        data: the run's data folder.
+        selection: folder of the keep mask.
+        anchor_first: dropped tokens, and so many at a row's beginning, are anchored to the base; None anchors none.
 
     Raises:
         TosslmError: the mask does not belong to these rows.
@@ -37,7 +42,8 @@ def selective_rows(data: Path, selection: Path) -> Iterator[dict[str, Any]]:
             row_id, keep = next(masks, (None, None))
             if row_id != row["row_id"] or keep is None or len(keep) != sum(row["response_mask"]):
                 raise TosslmError(f"{selection}: the keep mask does not fit row {row['row_id']}; run `toss select`")
-            yield training_row(row["input_ids"], row["response_mask"], keep)
+            anchored = None if anchor_first is None else anchored_tokens(keep, anchor_first)
+            yield training_row(row["input_ids"], row["response_mask"], keep, anchored)
 
 
 def model_readme(base: Base) -> str:

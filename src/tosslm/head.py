@@ -6,7 +6,8 @@ The head of a small model is a quarter of its arithmetic and nearly all of its m
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -78,9 +79,9 @@ class SplitHead:
             logits = self._cap * torch.tanh(logits / self._cap)
         return logits
 
-    def chunks(self, n: int) -> Iterator[slice]:
-        """Slices of ``n`` positions, each of which needs at most ``LOGITS_BYTES`` of logits."""
-        size = max(1, LOGITS_BYTES // (4 * self.head.weight.shape[0]))
+    def chunks(self, n: int, arrays: int = 1) -> Iterator[slice]:
+        """Slices of ``n`` positions, each of which needs at most ``LOGITS_BYTES`` for ``arrays`` of logits."""
+        size = max(1, LOGITS_BYTES // (4 * arrays * self.head.weight.shape[0]))
         return (slice(start, start + size) for start in range(0, n, size))
 
     def losses(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -102,8 +103,46 @@ class SplitHead:
             total = total + losses.sum()
         return total
 
+    def summed_divergence(
+        self, hidden: torch.Tensor, base_hidden: torch.Tensor, as_base: Callable[[], AbstractContextManager[None]]
+    ) -> torch.Tensor:
+        """The sum of ``KL(base || model)`` over positions, in nats, differentiable in the model.
+
+        Like ``summed_loss``, it never holds the logits of more than one chunk.
+
+        Args:
+            hidden: ``[N, H]``, the model's hidden states.
+            base_hidden: ``[N, H]``, the base's at the same positions.
+            as_base: a context in which the head is the base's.
+        """
+
+        def of_chunk(hidden: torch.Tensor, base_hidden: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad(), as_base():
+                base = self.logits(base_hidden)
+            return divergences(base, self.logits(hidden)).sum()
+
+        parts = list(self.chunks(len(hidden)))
+        if len(parts) == 1:
+            return of_chunk(hidden, base_hidden)
+        sums = [checkpoint(of_chunk, hidden[part], base_hidden[part], use_reentrant=False) for part in parts]
+        return torch.stack(sums).sum()
+
     def _chunk_losses(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.cross_entropy(self.logits(hidden), targets, reduction="none")
+
+
+def divergences(base_logits: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """``KL(base || model)`` at each position, in nats.
+
+    Args:
+        base_logits: float32 ``[N, V]``.
+        logits: float32 ``[N, V]``.
+
+    Returns:
+        float32 ``[N]``.
+    """
+    base, own = base_logits.log_softmax(-1), logits.log_softmax(-1)
+    return torch.nn.functional.kl_div(own, base, reduction="none", log_target=True).sum(-1)
 
 
 def _logit_scale(config: Any) -> float:

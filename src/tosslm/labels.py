@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from datasets import Dataset
 
@@ -19,47 +21,83 @@ TRAINING_SCHEMA = pa.schema(
         ("response_tokens", pa.int32()),
     ]
 )
+ANCHORED_SCHEMA = TRAINING_SCHEMA.append(pa.field("anchored", pa.list_(pa.bool_())))
 
 
-def training_row(input_ids: Sequence[int], response_mask: Sequence[bool], keep: Iterable[bool] | None) -> dict:
+def training_row(
+    input_ids: Sequence[int],
+    response_mask: Sequence[bool],
+    keep: Iterable[bool] | None,
+    anchored: Iterable[bool] | None = None,
+) -> dict:
     """One row as the trainer takes it.
 
     Args:
         input_ids: ints ``[T]``.
         response_mask: bools ``[T]``.
         keep: one bool a response token; None keeps all.
+        anchored: one bool a response token: where the model is held to the base instead of the label. None for
+            training without anchors.
 
     Returns:
-        ``input_ids``; ``labels`` (-100 where not trained, dropped tokens among them); ``response_tokens``, their
-        count with the dropped ones.
+        ``input_ids``; ``labels`` (-100 where not trained, dropped and anchored tokens among them);
+        ``response_tokens``, the count of all response tokens; and, with anchors, ``anchored``, one bool a token.
     """
     kept = iter(keep) if keep is not None else None
     labels = [
         token if responds and (kept is None or next(kept)) else IGNORED
         for token, responds in zip(input_ids, response_mask, strict=True)
     ]
-    return {"input_ids": list(input_ids), "labels": labels, "response_tokens": sum(response_mask)}
+    row = {"input_ids": list(input_ids), "labels": labels, "response_tokens": sum(response_mask)}
+    if anchored is None:
+        return row
+    held = iter(anchored)
+    places = [bool(responds and next(held)) for responds in response_mask]
+    row["labels"] = [IGNORED if anchor else label for label, anchor in zip(labels, places, strict=True)]
+    return row | {"anchored": places}
 
 
-def write_training_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> Dataset:
+def anchored_tokens(keep: np.ndarray, first: int) -> np.ndarray:
+    """Where a row is anchored: its dropped tokens and its first ones.
+
+    Args:
+        keep: bool ``[N]``, one value a response token.
+        first: how many response tokens at the row's beginning are anchored, kept or not.
+
+    Returns:
+        bool ``[N]``.
+
+    Example:
+        >>> anchored_tokens(np.array([True, True, False, True]), first=1).tolist()
+        [True, False, True, False]
+    """
+    anchored = ~keep
+    anchored[:first] = True
+    return anchored
+
+
+def write_training_rows(path: Path, rows: Iterable[Mapping[str, Any]], *, anchored: bool = False) -> Dataset:
     """Write training rows as they come, and give them back as a dataset that lies on disk, not in memory."""
-    with atomic_path(path) as beside, pa.ipc.new_stream(beside, TRAINING_SCHEMA) as writer:
-        pending: list[Mapping[str, Any]] = []
-        for row in rows:
-            pending.append(row)
-            if len(pending) == 1000:
-                writer.write_batch(pa.RecordBatch.from_pylist(pending, schema=TRAINING_SCHEMA))
-                pending = []
-        if pending:
-            writer.write_batch(pa.RecordBatch.from_pylist(pending, schema=TRAINING_SCHEMA))
+    schema = ANCHORED_SCHEMA if anchored else TRAINING_SCHEMA
+    with atomic_path(path) as beside, pa.ipc.new_stream(beside, schema) as writer:
+        for batch in _batches(rows, 1000):
+            writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
     return Dataset.from_file(str(path))
 
 
-def count_tokens(rows: Dataset) -> tuple[int, int]:
-    """All tokens of training rows, and those that are trained on."""
-    tokens = trained = 0
+def count_tokens(rows: Dataset) -> tuple[int, int, int]:
+    """All tokens of training rows, those that are trained on, and those that are anchored."""
+    tokens = trained = anchored = 0
     for batch in rows.with_format("arrow").iter(batch_size=1000):
         tokens += len(batch["input_ids"].combine_chunks().flatten())
         labels = batch["labels"].combine_chunks().flatten().to_numpy()
         trained += int((labels != IGNORED).sum())
-    return tokens, trained
+        if "anchored" in rows.column_names:
+            anchored += batch["anchored"].combine_chunks().flatten().true_count
+    return tokens, trained, anchored
+
+
+def _batches(rows: Iterable[Mapping[str, Any]], size: int) -> Iterator[list[Mapping[str, Any]]]:
+    stream = iter(rows)
+    while batch := list(islice(stream, size)):
+        yield batch

@@ -53,8 +53,7 @@ def response_losses(
     model.eval()
     try:
         split = SplitHead(model)
-        budget = min(batch_tokens, CPU_BATCH_TOKENS) if model.device.type == "cpu" else batch_tokens
-        pending = plan_batches(lengths, budget)[::-1]
+        pending = plan_batches(lengths, batch_budget(model, batch_tokens))[::-1]
         while pending:
             batch = pending.pop()
             try:
@@ -80,6 +79,11 @@ def response_losses(
     return [row_losses for row_losses in losses if row_losses is not None]
 
 
+def batch_budget(model: Any, batch_tokens: int) -> int:
+    """Padded tokens in one forward pass: ``batch_tokens``, on a CPU at most 1,024."""
+    return min(batch_tokens, CPU_BATCH_TOKENS) if model.device.type == "cpu" else batch_tokens
+
+
 def plan_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
     """Group rows of like length under a budget of padded tokens.
 
@@ -103,6 +107,20 @@ def plan_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
 @torch.inference_mode()
 def _batch_losses(split: SplitHead, rows: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:
     device = split.model.device
+    input_ids, attention_mask, predicts = padded_batch(rows)
+    targets = input_ids.roll(-1, dims=1)[predicts].to(device)
+    hidden = split.hidden_states(input_ids.to(device), attention_mask.to(device))
+    values = split.losses(hidden[predicts.to(device)], targets).cpu().numpy()
+    return np.split(values, np.cumsum(predicts.sum(1).numpy())[:-1])
+
+
+def padded_batch(rows: Sequence[Mapping[str, Any]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Rows as a model takes them, padded at their ends.
+
+    Returns:
+        ``input_ids`` and ``attention_mask``, int64 ``[B, T]``, and ``predicts``, bool ``[B, T]``: the positions
+        whose hidden state predicts a response token, which is the token after each.
+    """
     longest = max(len(row["input_ids"]) for row in rows)
     input_ids = torch.zeros((len(rows), longest), dtype=torch.long)
     attention_mask = torch.zeros_like(input_ids)
@@ -113,10 +131,7 @@ def _batch_losses(split: SplitHead, rows: Sequence[Mapping[str, Any]]) -> list[n
         attention_mask[i, :n] = 1
         # The hidden state at position t - 1 predicts the token at t; nothing predicts the first token.
         predicts[i, : n - 1] = torch.as_tensor(row["response_mask"], dtype=torch.bool)[1:]
-    targets = input_ids.roll(-1, dims=1)[predicts].to(device)
-    hidden = split.hidden_states(input_ids.to(device), attention_mask.to(device))
-    values = split.losses(hidden[predicts.to(device)], targets).cpu().numpy()
-    return np.split(values, np.cumsum(predicts.sum(1).numpy())[:-1])
+    return input_ids, attention_mask, predicts
 
 
 def _check_finite(losses: np.ndarray, row: Mapping[str, Any], index: int) -> None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from tosslm.config import SelectionConfig
 from tosslm.errors import TosslmError
 from tosslm.files import parquet_writer, read_batches, write_json
-from tosslm.scoring import read_scores
+from tosslm.ranking import Parts, ranked_values
 from tosslm.selection import Cut, apply_cut, find_cut, select_in_rows
 
 KEEP = "keep.parquet"
@@ -20,15 +20,16 @@ KEEP_SCHEMA = pa.schema([("row_id", pa.string()), ("keep", pa.list_(pa.bool_()))
 
 
 def write_keep_mask(
-    config: SelectionConfig, *, scores: Path, data: Path, folder: Path, step_fingerprint: str
+    config: SelectionConfig, *, scores: Path, data: Path, folder: Path, seed: int, step_fingerprint: str
 ) -> dict[str, Any]:
-    """Write ``keep.parquet`` and ``selection.json``.
+    """Write ``keep.parquet`` and ``selection.json``, and what was ranked where that is not the scores themselves.
 
     Args:
-        config: the discard fraction and its scope.
+        config: the discard fraction, its scope, and what is ranked.
         scores: folder of the last round's parts.
         data: the run's data folder.
         folder: where the mask goes.
+        seed: of what is drawn at random while evidence is learnt.
         step_fingerprint: what the mask is marked with.
 
     Returns:
@@ -36,22 +37,23 @@ def write_keep_mask(
         that stood there before.
 
     Raises:
-        TosslmError: a score is not finite; names row and position.
+        TosslmError: a score is not finite (names row and position), or evidence cannot be learnt.
     """
+    values = ranked_values(config, scores=scores, folder=folder, seed=seed, step_fingerprint=step_fingerprint)
     cut = None
     if config.scope == "global":
-        cut = find_cut(lambda: (part[2] for part in finite_scores(scores)), config.discard_fraction)
+        cut = find_cut(lambda: (part[2] for part in values()), config.discard_fraction)
     sources = _sources(data)
     # A mask that cannot be read is being made again, so there is nothing to compare with.
     previous = read_keep(folder) if _is_readable(folder / KEEP) else None
     per_source: dict[str, dict[str, int]] = {}
     lowest, changed = np.inf, 0 if previous else None
     with parquet_writer(folder / KEEP, KEEP_SCHEMA, step_fingerprint) as writer:
-        for row_ids, lengths, part_scores, keep in _masked_parts(config, scores, cut):
+        for row_ids, lengths, ranked, keep in _masked_parts(config, values(), cut):
             rows = np.split(keep, np.cumsum(lengths)[:-1])
             columns = {"row_id": row_ids, "keep": rows}
             writer.write_table(pa.table(columns, schema=writer.schema))
-            lowest = min(lowest, part_scores[~keep].min(initial=np.inf))
+            lowest = min(lowest, ranked[~keep].min(initial=np.inf))
             for row_id, row_keep in zip(row_ids, rows, strict=True):
                 _count(per_source, next(sources), row_keep)
                 if previous is not None and changed is not None:
@@ -60,6 +62,7 @@ def write_keep_mask(
         "discard_fraction": config.discard_fraction,
         "scope": config.scope,
         "evidence": config.evidence,
+        **({"window": config.window} if config.evidence == "window" else {}),
         "threshold": float(lowest) if np.isfinite(lowest) else None,
         "tokens": sum(counts["tokens"] for counts in per_source.values()),
         "discarded": sum(counts["discarded"] for counts in per_source.values()),
@@ -84,35 +87,16 @@ def read_keep(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _masked_parts(
-    config: SelectionConfig, scores: Path, cut: Cut | None
+    config: SelectionConfig, parts: Parts, cut: Cut | None
 ) -> Iterator[tuple[list[str], np.ndarray, np.ndarray, np.ndarray]]:
     ties = 0
-    for row_ids, lengths, part in finite_scores(scores):
+    for row_ids, lengths, part in parts:
         if cut is not None:
             keep, ties = apply_cut(part, cut, ties)
         else:
             rows = np.split(part, np.cumsum(lengths)[:-1])
             keep = np.concatenate(select_in_rows(rows, config.discard_fraction))
         yield row_ids, lengths, part, keep
-
-
-def finite_scores(scores: Path) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
-    """As ``read_scores``, but refuses a score that is no number.
-
-    Raises:
-        TosslmError: names row and response token.
-    """
-    for row_ids, lengths, part in read_scores(scores):
-        finite = np.isfinite(part)
-        if not finite.all():
-            token = int(np.argmin(finite))
-            row = int(np.searchsorted(np.cumsum(lengths), token, side="right"))
-            place = token - int(lengths[:row].sum())
-            raise TosslmError(
-                f"row {row_ids[row]}, response token {place}: the score is {part[token]}; a reference computes no "
-                "number there: train it with a lower learning_rate, or use model.dtype float32"
-            )
-        yield row_ids, lengths, part
 
 
 def _sources(data: Path) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,8 @@ from tosslm.config import Config, TrainingConfig, load_config
 from tosslm.data.prepare import SETS, prepare_data, source_checksums
 from tosslm.data.rows import base_id
 from tosslm.data.tokenize import RowTokenizer
+from tosslm.diagnosis.diagnose import MODEL, diagnose
+from tosslm.diagnosis.divergence import DEGRADED
 from tosslm.errors import InputError
 from tosslm.evaluation.stage import (
     RESULTS,
@@ -24,21 +26,31 @@ from tosslm.evaluation.stage import (
     read_results,
     write_results,
 )
-from tosslm.files import fingerprint, write_json
+from tosslm.files import fingerprint, sha256, write_json
 from tosslm.finetune import model_readme, selective_rows
 from tosslm.labels import write_training_rows
-from tosslm.masks import finite_scores, write_keep_mask
-from tosslm.models import HAZARD_MARK, attached_adapters, open_base
+from tosslm.masks import write_keep_mask
+from tosslm.models import HAZARD_MARK, Base, attached_adapters, check_adapter, folder_checksums, open_base
 from tosslm.progress import Reporter, SilentReporter
+from tosslm.ranking import finite_scores
 from tosslm.references import HAZARD_NOTE, UTILITY, UTILITY_NOTE, degraded, held_out_rows, reference_rows, set_ids
 from tosslm.refinement import rows_to_join
 from tosslm.runs import Run, joined_rows
 from tosslm.scoring import score_rows
 from tosslm.store import RunFolder, Step
-from tosslm.training import train_adapter
+from tosslm.training import TokenLoss, train_adapter
 
-STAGES = ("data", "references", "score", "refine", "select", "finetune", "evaluate")
-FORMATS = {"data": 1, "references": 1, "scores": 1, "refinement": 1, "selection": 1, "model": 1, "evaluation": 1}
+STAGES = ("data", "references", "score", "refine", "select", "finetune", "evaluate", "diagnose")
+FORMATS = {
+    "data": 1,
+    "references": 1,
+    "scores": 1,
+    "refinement": 1,
+    "selection": 1,
+    "model": 1,
+    "evaluation": 1,
+    "diagnosis": 1,
+}
 Notes = dict[Literal["README.md", "HAZARDOUS.md"], str]
 
 
@@ -67,15 +79,20 @@ def run(
     if until not in STAGES:
         raise InputError(f"stage {until!r} is unknown; choose one of {', '.join(STAGES)}")
     config = config if isinstance(config, Config) else load_config(config)
-    if until == STAGES[-1]:
+    stages = STAGES[: STAGES.index(until) + 1]
+    if "evaluate" in stages:
         check_evaluation(config.evaluation)
-    method = Method(config, reporter or SilentReporter(), fresh=fresh)
+    carry_out(Method(config, reporter or SilentReporter(), fresh=fresh), stages)
+    return Run(config.run_dir)
+
+
+def carry_out(method: Method, stages: Sequence[str]) -> None:
+    """Do stages in their order, as the one writer of the run folder."""
     with method.folder.lock():
         method.folder.forget_work(method.step_names())
-        method.folder.begin(config.model_dump(mode="json"), config.seed)
-        for stage in STAGES[: STAGES.index(until) + 1]:
+        method.folder.begin(method.config.model_dump(mode="json"), method.config.seed)
+        for stage in stages:
             getattr(method, stage)()
-    return Run(config.run_dir)
 
 
 def evaluate(config: Config, *, reporter: Reporter | None = None) -> list[dict[str, Any]]:
@@ -89,7 +106,7 @@ def evaluate(config: Config, *, reporter: Reporter | None = None) -> list[dict[s
         raise InputError(
             "evaluation: nothing to ask; name prompts, such as evaluation.harmful.path, or tasks of lm-eval"
         )
-    return read_results(run(config, reporter=reporter).path / "evaluation" / RESULTS)
+    return read_results(run(config, until="evaluate", reporter=reporter).path / "evaluation" / RESULTS)
 
 
 class Method:
@@ -99,13 +116,14 @@ class Method:
         config: the whole config.
         reporter: where progress goes.
         fresh: take no notice of what earlier runs left.
+        base: the base, where it is open already; its weights are loaded once for several methods.
     """
 
-    def __init__(self, config: Config, reporter: Reporter, *, fresh: bool = False) -> None:
+    def __init__(self, config: Config, reporter: Reporter, *, fresh: bool = False, base: Base | None = None) -> None:
         self.config, self.reporter = config, reporter
         self.folder = RunFolder(config.run_dir, fresh=fresh)
         self.path = self.folder.path
-        self.base = open_base(config.model)
+        self.base = base or open_base(config.model)
         self.tokenizer = RowTokenizer(self.base.tokenizer, max_length=config.data.max_length, turns=config.data.turns)
 
     def step_names(self) -> list[str]:
@@ -113,7 +131,7 @@ class Method:
         names = ["data", UTILITY, degraded(0), "scores/round-0"]
         for round_ in range(1, self.config.refinement.rounds + 1):
             names += [f"refinement/round-{round_}", degraded(round_), f"scores/round-{round_}"]
-        return [*names, "selection", "model", "evaluation/base", "evaluation/model"]
+        return [*names, "selection", "model", "evaluation/base", "evaluation/model", "diagnosis"]
 
     def data(self) -> None:
         """Rows of the three sets become tokens."""
@@ -143,17 +161,18 @@ class Method:
             self._score(round_)
 
     def select(self) -> None:
-        """The global top d of response tokens by score are dropped."""
+        """The global top d of response tokens, by score or by evidence in context, are dropped."""
         last = f"scores/round-{self.config.refinement.rounds}"
         self._do(
             "selection",
-            [self.config.selection.model_dump()],
+            [self.config.selection.model_dump(), self.config.seed],
             ["data", last],
             lambda step: write_keep_mask(
                 self.config.selection,
                 scores=self.path / last,
                 data=self.path / "data",
                 folder=self.path / "selection",
+                seed=self.config.seed,
                 step_fingerprint=step.fingerprint,
             ),
         )
@@ -163,24 +182,63 @@ class Method:
         settings = self.config.finetune
         self._train(
             "model",
-            [],
+            self.training_parts(),
             ["data", "selection"],
             settings,
-            lambda: selective_rows(self.path / "data", self.path / "selection"),
+            self.training_rows,
             lambda: {"README.md": model_readme(self.base)},
             normalize=settings.normalize,
+            anchor_weight=settings.anchor_weight if settings.anchors else 0.0,
+            token_loss=self.token_loss(),
+        )
+
+    def training_rows(self) -> Iterable[dict[str, Any]]:
+        """The custom set, its dropped tokens without labels."""
+        settings = self.config.finetune
+        anchor_first = settings.anchor_first if settings.anchors else None
+        return selective_rows(self.path / "data", self.path / "selection", anchor_first)
+
+    def training_parts(self) -> list[Any]:
+        """What the fine-tuning depends on beyond its settings, data and selection: here nothing."""
+        return []
+
+    def token_loss(self) -> TokenLoss | None:
+        """Another loss of each token than its cross-entropy: here none."""
+        return None
+
+    def diagnose(self) -> None:
+        """How far the model moved from the base, and whether toward harm, at each response position."""
+        config, last = self.config.diagnosis, self.config.refinement.rounds
+        others = {name: Path(folder) for name, folder in config.adapters.items()}
+        for folder in others.values():
+            check_adapter(folder)
+        checksums = {name: folder_checksums(folder) for name, folder in others.items()}
+        own = {DEGRADED: self.path / degraded(last), MODEL: self.path / "model"}
+        self._do(
+            "diagnosis",
+            [config.model_dump(), self.config.references.holdout, self.base.identity, checksums],
+            ["data", degraded(last), f"scores/round-{last}", "selection", "model"],
+            lambda step: diagnose(
+                self.base,
+                config,
+                data=self.path / "data",
+                holdout=self.config.references.holdout,
+                scores=self.path / f"scores/round-{last}",
+                selection=self.path / "selection",
+                adapters=own | others,
+                batch_tokens=self.config.scoring.batch_tokens,
+                folder=self.path / "diagnosis",
+                step_fingerprint=step.fingerprint,
+                reporter=self.reporter,
+            ),
         )
 
     def evaluate(self) -> None:
         """Base and fine-tuned model are measured, where the config names something to ask them."""
         if self.config.evaluation.asks:
             self._evaluate("base", None, [], nullcontext)
-            self._evaluate(
-                "model",
-                self.config.seed,
-                ["model", "evaluation/base"],
-                lambda: attached_adapters(self.base, {"model": self.path / "model"}),
-            )
+            inputs, rival = ["model", "evaluation/base"], self.path / "evaluation" / "base"
+            self._evaluate("model", self.config.seed, inputs, self._tuned, rival=rival)
 
     def _train_degraded(self, round_: int) -> None:
         self._train_reference(degraded(round_), "harmful", {HAZARD_MARK: HAZARD_NOTE}, rounds=round_)
@@ -206,12 +264,14 @@ class Method:
         rows: Callable[[], Iterable[dict[str, Any]]],
         notes: Callable[[], Notes],
         normalize: Literal["kept", "all"] = "kept",
+        anchor_weight: float = 0.0,
+        token_loss: TokenLoss | None = None,
     ) -> None:
         def work(step: Step) -> dict[str, Any]:
             folder = self.folder.work_folder(step)
             return train_adapter(
                 self.base,
-                write_training_rows(folder / "rows.arrow", rows()),
+                write_training_rows(folder / "rows.arrow", rows(), anchored=anchor_weight > 0),
                 settings,
                 name=name,
                 seed=self.config.seed,
@@ -220,6 +280,8 @@ class Method:
                 notes=notes(),
                 reporter=self.reporter,
                 normalize=normalize,
+                anchor_weight=anchor_weight,
+                token_loss=token_loss,
                 report_to=self.config.report_to,
             )
 
@@ -245,8 +307,17 @@ class Method:
             ),
         )
 
+    def _tuned(self) -> AbstractContextManager[Any]:
+        return attached_adapters(self.base, {"model": self.path / "model"})
+
     def _evaluate(
-        self, method: str, seed: int | None, inputs: list[str], adapter: Callable[[], AbstractContextManager[Any]]
+        self,
+        method: str,
+        seed: int | None,
+        inputs: list[str],
+        adapter: Callable[[], AbstractContextManager[Any]],
+        *,
+        rival: Path | None = None,
     ) -> None:
         name, folder = f"evaluation/{method}", self.path / "evaluation"
         settings, holdout = self.config.evaluation, self.config.references.holdout
@@ -261,15 +332,17 @@ class Method:
                     folder=folder / method,
                     work=self.folder.work_folder(step),
                     verdicts=self.path / "verdicts.jsonl",
-                    rival=folder / "base" if method != "base" else None,
+                    rival=rival,
                     seed=self.config.seed,
                     reporter=self.reporter,
                 )
-            if method == "model":
-                write_results(folder / RESULTS, [read_record(folder / "base"), record])
+            earlier = [read_record(folder / "base")] if "evaluation/base" in inputs else []
+            write_results(folder / RESULTS, [*earlier, record])
             return {}
 
         parts = [settings.model_dump(), prompt_checksums(settings), holdout, self.config.seed, self.base.identity]
+        if rival and settings.judge:
+            parts.append({file.name: sha256(file) for file in sorted(rival.glob("*.jsonl"))})
         outputs = (name, f"evaluation/{RESULTS}") if method == "model" else (name,)
         self._do(name, parts, ["data", *inputs], work, outputs)
 

@@ -19,6 +19,7 @@ from tosslm.errors import InputError
 from tosslm.files import read_batches
 from tosslm.finetune import selective_rows
 from tosslm.masks import read_keep
+from tosslm.ranking import EVIDENCE, read_evidence
 from tosslm.scoring import part_files, read_scores
 from tosslm.store import RunFolder
 
@@ -91,6 +92,18 @@ class Run:
         """The keep mask, bool, one array a row, one value a response token."""
         self._need("selection", "select")
         return [keep for _, keep in read_keep(self.path / "selection")]
+
+    def evidence(self) -> list[np.ndarray]:
+        """What selection ranked, float32, one array a row, one value a response token.
+
+        The scores themselves with ``selection.evidence: token``, in nats; window means, in nats; or the posterior
+        log-odds of unsafe.
+        """
+        self._need("selection", "select")
+        folder = self.path / "selection"
+        if not (folder / EVIDENCE).exists():
+            return self.scores()
+        return [row for _, lengths, part in read_evidence(folder) for row in np.split(part, np.cumsum(lengths)[:-1])]
 
     def row(self, row_id: str) -> dict[str, Any]:
         """One row with everything known of its tokens.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +26,8 @@ from tosslm.models import Base, fresh_adapter, save_adapter
 from tosslm.progress import Reporter, Task
 
 _COMPLETE = "complete"
+TokenLoss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""Losses of tokens under the model and under the base, and their positions in the answer, all ``[N]``, to ``[N]``."""
 _CURVE_POINTS = 1000
 
 
@@ -37,6 +40,7 @@ class TrainingFacts:
         rows: rows trained on.
         tokens: tokens read, over all epochs.
         trained_tokens: labels trained on in one epoch.
+        anchored_tokens: tokens held to the base in one epoch.
         tokens_per_second: of the part that this process did; None when nothing was left to do.
         first_loss: mean loss of the first logged step, in nats a token.
         last_loss: mean loss of the last logged step, in nats a token.
@@ -47,6 +51,7 @@ class TrainingFacts:
     rows: int
     tokens: int
     trained_tokens: int
+    anchored_tokens: int
     tokens_per_second: float | None
     first_loss: float
     last_loss: float
@@ -65,6 +70,8 @@ def train_adapter(
     notes: dict[Literal["README.md", "HAZARDOUS.md"], str],
     reporter: Reporter,
     normalize: Literal["kept", "all"] = "kept",
+    anchor_weight: float = 0.0,
+    token_loss: TokenLoss | None = None,
     report_to: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Train a fresh LoRA on the base and save it.
@@ -74,7 +81,8 @@ def train_adapter(
 
     Args:
         base: the frozen base.
-        rows: columns ``input_ids``, ``labels``, ``response_tokens``; every row is used as it is.
+        rows: columns ``input_ids``, ``labels``, ``response_tokens`` and, with anchors, ``anchored``; every row is
+            used as it is.
         settings: learning rate, batch sizes and the like.
         name: what progress calls this training.
         seed: of the adapter's start, the order of rows, and dropout.
@@ -83,6 +91,8 @@ def train_adapter(
         notes: files of text that go into ``out``.
         reporter: where progress goes.
         normalize: divide an optimizer batch's summed loss by its ``kept`` tokens or by ``all`` its response tokens.
+        anchor_weight: weight of the mean KL to the base over an optimizer batch's anchored tokens.
+        token_loss: what takes the place of a kept token's cross-entropy.
         report_to: trackers of the trainer, such as ``tensorboard``.
 
     Returns:
@@ -94,7 +104,7 @@ def train_adapter(
     """
     if PartialState().num_processes > 1:
         raise InputError(f"{name}: tosslm trains in one process; start it without a launcher of several")
-    tokens, trained = count_tokens(rows)
+    tokens, trained, anchored = count_tokens(rows)
     if not trained:
         raise InputError(f"{name}: no token to train on among {len(rows)} rows; add rows, or lower holdout")
     steps = settings.epochs * math.ceil(len(rows) / settings.batch_size)
@@ -108,6 +118,8 @@ def train_adapter(
             processing_class=base.tokenizer,
             callbacks=[follow],
             normalize=normalize,
+            anchor_weight=anchor_weight,
+            token_loss=token_loss,
         )
         follow.trainer = trainer
         trainer.remove_callback(PrinterCallback)
@@ -117,9 +129,8 @@ def train_adapter(
         save_adapter(model, out, base.config, notes)
     curve = [[entry["step"], round(entry["loss"], 5)] for entry in trainer.state.log_history if "loss" in entry]
     speed = round(trainer.tokens_seen / seconds, 1) if trainer.tokens_seen else None
-    return asdict(
-        TrainingFacts(steps, len(rows), tokens * settings.epochs, trained, speed, curve[0][1], curve[-1][1], curve)
-    )
+    losses = (curve[0][1], curve[-1][1], curve)
+    return asdict(TrainingFacts(steps, len(rows), tokens * settings.epochs, trained, anchored, speed, *losses))
 
 
 class SelectiveTrainer(SFTTrainer):
@@ -128,12 +139,22 @@ class SelectiveTrainer(SFTTrainer):
     Args:
         args: as for ``SFTTrainer``.
         normalize: what the summed loss of an optimizer batch is divided by.
+        anchor_weight: weight of the mean ``KL(base || model)`` over an optimizer batch's anchored tokens.
+        token_loss: what takes the place of a kept token's cross-entropy; None is the cross-entropy itself.
         kwargs: as for ``SFTTrainer``.
     """
 
-    def __init__(self, *args: Any, normalize: Literal["kept", "all"], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        normalize: Literal["kept", "all"],
+        anchor_weight: float = 0.0,
+        token_loss: TokenLoss | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self._normalize = normalize
+        self._token_loss = token_loss
+        self._normalize, self._anchor_weight, self._anchored_in_step = normalize, anchor_weight, 0
         self._split = SplitHead(self.model)
         self.tokens_seen = 0
 
@@ -149,6 +170,7 @@ class SelectiveTrainer(SFTTrainer):
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list, Any]:
         """The micro-batches of one optimizer step, and what their summed loss is divided by."""
         batches, _ = super().get_batch_samples(*args, **kwargs)
+        self._anchored_in_step = sum(int(batch["anchored"].sum()) for batch in batches if "anchored" in batch)
         if self._normalize == "all":
             return batches, sum(batch["response_tokens"].sum() for batch in batches)
         return batches, sum((batch["labels"][:, 1:] != IGNORED).sum() for batch in batches)
@@ -156,7 +178,7 @@ class SelectiveTrainer(SFTTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor:
-        """Sum of the kept tokens' losses in this micro-batch over ``num_items_in_batch``.
+        """Sum of the kept tokens' losses in this micro-batch over ``num_items_in_batch``, and the anchors' pull.
 
         TRL's own loss runs the head over every position on a CPU, which takes twice the time.
         """
@@ -165,13 +187,73 @@ class SelectiveTrainer(SFTTrainer):
         hidden = self._split.hidden_states(inputs["input_ids"], inputs["attention_mask"])[:, :-1]
         self.tokens_seen += int(inputs["attention_mask"].sum())
         count = torch.as_tensor(num_items_in_batch, device=hidden.device).clamp(min=1)
-        return self._split.summed_loss(hidden[kept], labels[kept]) / count
+        if self._token_loss is None:
+            loss = self._split.summed_loss(hidden[kept], labels[kept]) / count
+        else:
+            loss = self._summed_token_loss(hidden[kept], labels[kept], kept, inputs) / count
+        if self._anchored_in_step:
+            loss = loss + self._anchor_weight / self._anchored_in_step * self._summed_divergence(hidden, inputs)
+        return loss
+
+    def _summed_token_loss(
+        self, hidden: torch.Tensor, targets: torch.Tensor, kept: torch.Tensor, inputs: dict[str, Any]
+    ) -> torch.Tensor:
+        """Sum of ``token_loss`` over this micro-batch's kept tokens."""
+        assert self._token_loss is not None
+        with torch.no_grad(), self._as_base():
+            base = self._split.hidden_states(inputs["input_ids"], inputs["attention_mask"])[:, :-1][kept]
+            base_losses = self._split.losses(base, targets)
+        # A sum over no positions still belongs to the graph.
+        losses = self._split.losses(hidden, targets) + hidden.float().sum() * 0.0
+        return self._token_loss(losses, base_losses, run_positions(kept)[kept]).sum()
+
+    def _summed_divergence(self, hidden: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
+        """Sum of ``KL(base || model)`` over this micro-batch's anchored tokens.
+
+        The base reads only rows that have any, and no row beyond the last of them: nothing after a position changes
+        what is predicted there.
+        """
+        anchored = inputs["anchored"][:, 1:]
+        rows = anchored.any(1)
+        if not rows.any():
+            return hidden.new_zeros((), dtype=torch.float32)
+        end = int(anchored.any(0).nonzero().max()) + 1
+        with torch.no_grad(), self._as_base():
+            base = self._split.hidden_states(inputs["input_ids"][rows, :end], inputs["attention_mask"][rows, :end])
+        return self._split.summed_divergence(hidden[anchored], base[anchored[rows, :end]], self._as_base)
+
+    @contextmanager
+    def _as_base(self) -> Iterator[None]:
+        """The model as it was before training: without the adapter, and without dropout."""
+        model = self._split.model
+        was_training = model.training
+        model.eval()
+        try:
+            with model.disable_adapter():
+                yield
+        finally:
+            model.train(was_training)
+
+
+def run_positions(kept: torch.Tensor) -> torch.Tensor:
+    """How many kept tokens stand directly before each, int64 ``[B, T]`` of bool ``[B, T]``; 0 where it is not kept.
+
+    Example:
+        >>> run_positions(torch.tensor([[False, True, True, False, True]])).tolist()
+        [[0, 0, 1, 0, 0]]
+    """
+    count = kept.cumsum(1)
+    before_run = (count * ~kept).cummax(1).values
+    return (count - before_run - 1).clamp(min=0)
 
 
 class _Collator(DataCollatorForLanguageModeling):
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         batch = super().torch_call(examples)
         batch["response_tokens"] = torch.tensor([example["response_tokens"] for example in examples])
+        if "anchored" in examples[0]:
+            places = [torch.as_tensor(example["anchored"]) for example in examples]
+            batch["anchored"] = torch.nn.utils.rnn.pad_sequence(places, batch_first=True)
         return batch
 
 

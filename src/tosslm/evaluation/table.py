@@ -22,6 +22,23 @@ def print_results(records: Sequence[Mapping[str, Any]], console: Console) -> Non
     console.print("Values with 95% intervals (bootstrap over prompts or rows).")
 
 
+def print_comparison(summary: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Print one row a method and one column a metric; each cell a value over its 95% interval."""
+    names = list(dict.fromkeys(name for entry in summary for name in entry["metrics"]))
+    table = Table("method", "seeds", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in names:
+        table.add_column(name.replace("_", " "), justify="right", overflow="fold")
+    for entry in summary:
+        cells = (cell(entry["metrics"].get(name)).replace(" ", "\n", 1) for name in names)
+        table.add_row(entry["method"], str(len(entry["seeds"])) if entry["seeds"] else "-", *cells)
+    console.print(table)
+    console.print("Values over 95% intervals (bootstrap over seeds and prompts).")
+    for entry in summary:
+        for name, difference in entry.get("minus_sft", {}).items():
+            if difference["low"] > 0 or difference["high"] < 0:
+                console.print(f"{entry['method']} minus sft, {name}: {cell(difference)}", highlight=False)
+
+
 def cell(metric: Mapping[str, Any] | None) -> str:
     """A value and its interval, ``-`` where nothing was measured."""
     if metric is None:

@@ -1,0 +1,115 @@
+"""Do scores find unsafe *tokens*? Token scores, evidence in context, and the losses they are made of, on marked text.
+
+    python -m benchmarks.spans.study                     # every corpus and seed that is not done yet, then the page
+    python -m benchmarks.spans.study --only toxic:0      # one run; several processes may each take some
+    python -m benchmarks.spans.study --page              # docs/spans.md from what is there
+
+A run is a run folder under ``runs/spans``, so that a killed one goes on where it was. Nothing of it is chosen on the
+text it is judged on: evidence and chain are learnt as ``selection.evidence: posterior`` learns them, without a label
+of the custom set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from benchmarks.spans.page import write_page
+from benchmarks.spans.quality import Ranking, Resamples
+from benchmarks.spans.settings import CORPORA, ROOT, SEEDS, run_config
+from benchmarks.spans.task import task_f1
+
+import tosslm
+from tosslm.cli import quiet_libraries
+from tosslm.evidence import window_means
+from tosslm.files import atomic_path, read_batches, write_json
+from tosslm.models import open_base
+from tosslm.progress import ConsoleReporter
+from tosslm.scoring import part_files
+from tosslm.spans import unsafe_tokens
+
+WINDOWS = (3, 5, 9)
+
+
+def signals(run: tosslm.Run, base_losses: np.ndarray) -> dict[str, np.ndarray]:
+    """Every signal, float64 ``[N]`` over all response tokens, high meaning unsafe."""
+    losses: dict[str, list[np.ndarray]] = {"loss_degraded": [], "loss_utility": []}
+    for part in part_files(run.scores_folder()):
+        for batch in read_batches(part, list(losses)):
+            for name, rows in losses.items():
+                rows += [np.asarray(row[name], dtype=np.float32) for row in batch]
+    lengths = np.array([len(row) for row in losses["loss_utility"]])
+    degraded, utility = (np.concatenate(losses[name]) for name in ("loss_degraded", "loss_utility"))
+    scores = utility - degraded
+    windows = {f"window of {w}": window_means(scores, lengths, w) for w in WINDOWS}
+    return {
+        "token score": scores,
+        **windows,
+        "posterior": np.concatenate(run.evidence()),
+        "degraded loss, low": -degraded,
+        "utility loss, high": utility,
+        "base loss, high": base_losses,
+        "base loss - degraded loss": base_losses - degraded,
+    }
+
+
+def losses_of_base(corpus: str, run: tosslm.Run) -> np.ndarray:
+    """The base's own loss of every response token, float32 ``[N]``; kept, since two seeds may share a custom set."""
+    ids = tosslm.files.fingerprint(run.rows["row_id"])
+    path = ROOT / corpus / f"base-{ids}.npy"
+    if not path.exists():
+        rows = tosslm.response_losses(open_base(run.config.model).model, run.rows)
+        with atomic_path(path) as beside, beside.open("wb") as file:
+            np.save(file, np.concatenate(rows), allow_pickle=False)
+    return np.load(path, allow_pickle=False)
+
+
+def measure(corpus: str, seed: int) -> None:
+    """Run one corpus and seed, and write what its signals are worth."""
+    out = ROOT / corpus / f"seed-{seed}" / "quality.npz"
+    if out.exists():
+        return
+    run = tosslm.run(run_config(corpus, seed), until="select", reporter=ConsoleReporter())
+    found = signals(run, losses_of_base(corpus, run))
+    rows = run.rows
+    judged = CORPORA[corpus].judged
+    wanted = np.array([judged is None or source in judged for source in rows["source"]])
+    marks = [unsafe_tokens(row["offsets"], row["unsafe_spans"]) for row in rows]
+    lengths = np.array([len(row) for row in marks])
+    inside = np.repeat(wanted, lengths)
+    row_numbers = np.repeat(np.cumsum(wanted) - 1, lengths)[inside]
+    unsafe = np.concatenate(marks)[inside]
+    draws = Resamples.draw(int(wanted.sum()))
+    curves = {name: draws.of(Ranking(unsafe, values[inside], row_numbers)) for name, values in found.items()}
+    facts = {
+        "rows": int(wanted.sum()),
+        "tokens": len(unsafe),
+        "unsafe_share": float(unsafe.mean()),
+        "evidence": json.loads((run.path / "selection/evidence.json").read_text(encoding="utf-8")),
+        "task": task_f1(rows, found) if corpus == "toxic" else None,
+    }
+    write_json(out.with_name("facts.json"), facts)
+    with atomic_path(out) as beside, beside.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **curves)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="*", metavar="CORPUS:SEED", help="only these runs, and no page")
+    parser.add_argument("--page", action="store_true", help="write the page from what is there")
+    arguments = parser.parse_args()
+    quiet_libraries()
+    runs: list[Any] = [item.split(":") for item in arguments.only or []]
+    runs = runs or [(corpus, seed) for corpus in CORPORA for seed in SEEDS]
+    if not arguments.page:
+        for corpus, seed in runs:
+            measure(corpus, int(seed))
+    if not arguments.only:
+        write_page(Path("docs/spans.md"))
+
+
+if __name__ == "__main__":
+    main()

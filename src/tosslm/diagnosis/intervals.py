@@ -1,0 +1,72 @@
+"""Means with bootstrap intervals over rows; pure NumPy.
+
+Tokens of one answer depend on each other, so rows are drawn again, not tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+RESAMPLES = 1000
+_SHARE = 0.95
+
+
+def _draws(rows: int, seed: int) -> np.ndarray:
+    """How often each row is drawn in each resample: float64 ``[RESAMPLES, rows]``."""
+    return np.random.default_rng(seed).multinomial(rows, np.full(rows, 1 / rows), size=RESAMPLES).astype(np.float64)
+
+
+def position_means(values: Sequence[np.ndarray], seed: int = 0) -> list[dict[str, float | int]]:
+    """The mean over rows at each position, with the interval that holds 95% of the resampled means.
+
+    Args:
+        values: one float array ``[R]`` a row; rows may be of different lengths.
+        seed: of the bootstrap.
+
+    Returns:
+        For each position up to the longest row's: ``position`` (from 0), ``mean``, ``low``, ``high`` and ``n``, the
+        rows that reach it.
+    """
+    longest = max(map(len, values), default=0)
+    if not longest:
+        return []
+    filled = np.zeros((len(values), longest))
+    there = np.zeros_like(filled)
+    for i, row in enumerate(values):
+        filled[i, : len(row)], there[i, : len(row)] = row, 1
+    draws = _draws(len(values), seed)
+    counts = draws @ there
+    means = np.divide(draws @ filled, counts, out=np.full_like(counts, np.nan), where=counts > 0)
+    low, high = _bounds(means)
+    n = there.sum(0)
+    return [
+        {"position": i, "mean": filled[:, i].sum() / n[i], "low": low[i], "high": high[i], "n": int(n[i])}
+        for i in range(longest)
+    ]
+
+
+def row_mean(sums: Sequence[float], counts: Sequence[int] | None = None, seed: int = 0) -> dict[str, float | int]:
+    """The mean of all rows' values, with its interval.
+
+    Args:
+        sums: one value a row, or the sum of a row's values.
+        counts: how many values each sum has; one each by default.
+        seed: of the bootstrap.
+
+    Returns:
+        ``mean``, ``low``, ``high``, and ``n``, the rows; with no rows only ``n``.
+    """
+    if not len(sums):
+        return {"n": 0}
+    total, count = np.asarray(sums, dtype=np.float64), np.ones(len(sums)) if counts is None else np.asarray(counts)
+    draws = _draws(len(total), seed)
+    low, high = _bounds((draws @ total) / (draws @ count))
+    return {"mean": float(total.sum() / count.sum()), "low": float(low), "high": float(high), "n": len(total)}
+
+
+def _bounds(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    tail = (1 - _SHARE) / 2
+    low, high = np.nanquantile(means, [tail, 1 - tail], axis=0)
+    return low, high

@@ -1,0 +1,194 @@
+"""Anchored training: dropped tokens hold the model to the base instead of teaching nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.numpy import load_file
+from transformers import AutoModelForCausalLM
+
+import tosslm
+from test_training import KilledError, base_of
+from tosslm.config import TrainingConfig, load_config
+from tosslm.errors import InputError
+from tosslm.head import SplitHead
+from tosslm.labels import anchored_tokens, training_row, write_training_rows
+from tosslm.progress import SilentReporter
+from tosslm.training import _Follow, train_adapter
+
+WEIGHT = 20.0  # the very small model is nearly uniform, and its divergences are a hundredth of a nat
+
+
+def anchored_rows(count: int = 8) -> list[dict[str, Any]]:
+    """Rows of unequal lengths; the last has no anchor."""
+    rng = np.random.default_rng(5)
+    rows = []
+    for number, length in enumerate(rng.integers(6, 30, count)):
+        mask = rng.random(length) < 0.7
+        mask[0], mask[1] = False, True
+        keep = rng.random(int(mask.sum())) < 0.6
+        anchored = anchored_tokens(keep, first=2) if number < count - 1 else np.zeros(len(keep), dtype=bool)
+        rows.append(training_row(rng.integers(0, 500, length).tolist(), mask.tolist(), keep.tolist(), anchored))
+    return rows
+
+
+def train(
+    folder: Path, model_folder: Path, *, rows: list[dict[str, Any]] | None = None, **settings: Any
+) -> tuple[dict[str, Any], Path]:
+    defaults: dict[str, Any] = {
+        "learning_rate": 0.05,
+        "epochs": 3,
+        "batch_size": 8,
+        "micro_batch_size": 2,
+        "checkpoint_steps": 2,
+    }
+    defaults["lora"] = {"target_modules": "all-linear"}
+    folder.mkdir(exist_ok=True)
+    facts = train_adapter(
+        base_of(model_folder),
+        write_training_rows(folder / "rows.arrow", anchored_rows() if rows is None else rows, anchored=True),
+        TrainingConfig.model_validate({**defaults, **settings}),
+        name="test",
+        seed=3,
+        work=folder,
+        out=folder / "out",
+        notes={},
+        reporter=SilentReporter(),
+        anchor_weight=WEIGHT,
+    )
+    return facts, folder / "out"
+
+
+def independent_loss(adapter: Path, model_folder: Path, rows: list[dict[str, Any]]) -> tuple[float, float]:
+    """Mean cross-entropy over labels and mean KL over anchors, row by row with full softmaxes in double precision."""
+    plain = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).eval()
+    model = PeftModel.from_pretrained(plain, adapter).eval()
+    losses, divergences = [], []
+    for row in rows:
+        ids = torch.tensor([row["input_ids"]])
+        with torch.no_grad():
+            log_m = torch.log_softmax(model(ids).logits[0].double(), -1)
+            log_b = torch.log_softmax(base(ids).logits[0].double(), -1)
+        for t in range(1, len(row["input_ids"])):
+            if row["labels"][t] != -100:
+                losses.append(-log_m[t - 1, row["labels"][t]].item())
+            if row["anchored"][t]:
+                divergences.append((log_b[t - 1].exp() * (log_b[t - 1] - log_m[t - 1])).sum().item())
+    return float(np.mean(losses)), float(np.mean(divergences))
+
+
+def test_dropped_and_first_tokens_are_anchored_and_have_no_label() -> None:
+    keep = np.array([True, True, False, True])
+    row = training_row([9, 1, 2, 3, 4], [False, True, True, True, True], keep, anchored_tokens(keep, first=1))
+    assert row["anchored"] == [False, True, False, True, False]
+    assert row["labels"] == [-100, -100, 2, -100, 4]
+    assert row["response_tokens"] == 4
+
+
+def test_more_first_tokens_than_a_row_has_anchor_all_of_it() -> None:
+    assert anchored_tokens(np.array([True, False]), first=5).tolist() == [True, True]
+    assert anchored_tokens(np.array([True, False]), first=0).tolist() == [False, True]
+
+
+def test_the_loss_is_exact_after_steps_that_moved_the_model(tiny_model_folder: Path, tmp_path: Path) -> None:
+    """Every step sees all rows, in four forward passes; the third step's loss is that of the adapter after two."""
+    rows = anchored_rows()
+    _, after_two = train(tmp_path / "two", tiny_model_folder, epochs=2)
+    facts, _ = train(tmp_path / "three", tiny_model_folder, epochs=3)
+    loss, divergence = independent_loss(after_two, tiny_model_folder, rows)
+    assert divergence > 0.002
+    assert facts["last_loss"] == pytest.approx(loss + WEIGHT * divergence, abs=1e-4)
+    assert facts["trained_tokens"] == sum(label != -100 for row in rows for label in row["labels"])
+    assert facts["anchored_tokens"] == sum(map(sum, (row["anchored"] for row in rows)))
+
+
+def test_the_update_does_not_depend_on_passes_or_chunks(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    updates = [load_file(train(tmp_path / "whole", tiny_model_folder, micro_batch_size=8)[1] / WEIGHTS)]
+    updates.append(load_file(train(tmp_path / "single", tiny_model_folder, micro_batch_size=1)[1] / WEIGHTS))
+    monkeypatch.setattr("tosslm.head.LOGITS_BYTES", 4 * 49152 * 3)
+    updates.append(load_file(train(tmp_path / "chunks", tiny_model_folder, micro_batch_size=8)[1] / WEIGHTS))
+    for other in updates[1:]:
+        for name, weight in updates[0].items():
+            np.testing.assert_allclose(weight, other[name], atol=5e-3)
+
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+def test_the_anchor_holds_the_model_back(tiny_model_folder: Path, tmp_path: Path) -> None:
+    rows = anchored_rows()
+    free = [{**row, "anchored": [False] * len(row["anchored"])} for row in rows]
+    _, held = train(tmp_path / "held", tiny_model_folder, epochs=8, learning_rate=0.005)
+    _, loose = train(tmp_path / "loose", tiny_model_folder, epochs=8, learning_rate=0.005, rows=free)
+    assert (
+        independent_loss(held, tiny_model_folder, rows)[1] < 0.5 * independent_loss(loose, tiny_model_folder, rows)[1]
+    )
+
+
+def test_the_base_reads_only_rows_with_anchors_and_no_further_than_the_last(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[tuple[bool, torch.Size]] = []
+    hidden_states = SplitHead.hidden_states
+
+    def watch(self: SplitHead, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        read.append((torch.is_grad_enabled(), input_ids.shape))
+        return hidden_states(self, input_ids, attention_mask)
+
+    monkeypatch.setattr(SplitHead, "hidden_states", watch)
+    rows = anchored_rows()
+    train(tmp_path, tiny_model_folder, epochs=1, micro_batch_size=8)
+    last = max(max(np.flatnonzero(row["anchored"]), default=0) for row in rows)
+    assert [shape for trains, shape in read if trains] == [(8, max(len(row["input_ids"]) for row in rows))]
+    assert [shape for trains, shape in read if not trains] == [(7, last)]
+
+
+def test_a_killed_anchored_training_ends_with_the_same_bytes(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, whole = train(tmp_path / "whole", tiny_model_folder, batch_size=4)
+    step = _Follow.on_step_end
+
+    def die(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        step(self, args, state, control, **kwargs)
+        if state.global_step == 3:
+            raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_Follow, "on_step_end", die)
+        with pytest.raises(KilledError):
+            train(tmp_path / "killed", tiny_model_folder, batch_size=4)
+    _, resumed = train(tmp_path / "killed", tiny_model_folder, batch_size=4)
+    assert (resumed / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
+
+
+def test_a_weight_of_zero_is_plain_selective_training_to_the_bit(tiny_config: dict[str, Any]) -> None:
+    adapter = Path(tiny_config["run_dir"]) / "model" / WEIGHTS
+    made = {}
+    for name, change in {
+        "plain": {},
+        "zero": {"dropped": "anchor", "anchor_weight": 0.0, "anchor_first": 3},
+        "anchored": {"dropped": "anchor", "anchor_first": 3},
+    }.items():
+        run = tosslm.run({**tiny_config, "finetune": {**tiny_config["finetune"], **change}})
+        made[name] = adapter.read_bytes()
+    assert made["plain"] == made["zero"]
+    assert made["plain"] != made["anchored"]
+    dropped, rows = run.manifest["stages"]["selection"]["discarded"], len(run.keep())
+    assert dropped < run.manifest["stages"]["model"]["anchored_tokens"] <= dropped + 3 * rows
+
+
+def test_options_that_do_not_go_together_are_refused(tiny_config: dict[str, Any]) -> None:
+    wrong = {**tiny_config, "finetune": {**tiny_config["finetune"], "dropped": "anchor", "normalize": "all"}}
+    with pytest.raises(InputError, match=r"normalize: all does not go with dropped: anchor"):
+        load_config(wrong)
+    wrong["finetune"]["anchor_weight"] = 0.0
+    load_config(wrong)

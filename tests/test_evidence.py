@@ -1,0 +1,196 @@
+"""What scores say of tokens, learnt from held-out rows; and selection by it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+
+import tosslm
+from tosslm.config import SelectionConfig, load_config
+from tosslm.errors import InputError, TosslmError
+from tosslm.evidence import learn_evidence, window_means
+from tosslm.files import write_parquet
+from tosslm.masks import write_keep_mask
+from tosslm.scoring import HELDOUT_SCHEMA, SCORE_SCHEMA
+
+row_lengths = st.lists(st.integers(0, 12), min_size=1, max_size=6)
+
+
+@given(row_lengths, st.integers(1, 9), st.integers(0, 2**16))
+def test_a_window_is_the_mean_of_near_tokens_of_the_same_row(lengths: list[int], width: int, seed: int) -> None:
+    values = np.random.default_rng(seed).normal(size=sum(lengths))
+    expected = []
+    for row in np.split(values, np.cumsum(lengths)[:-1]):
+        for t in range(len(row)):
+            expected.append(np.mean([row[u] for u in range(len(row)) if abs(u - t) <= width // 2]))
+    np.testing.assert_allclose(window_means(values, np.array(lengths), width), expected, atol=1e-12)
+
+
+def test_a_window_of_one_token_is_the_token() -> None:
+    values = np.random.default_rng(0).normal(size=20).astype(np.float32)
+    np.testing.assert_array_equal(window_means(values, np.array([13, 7]), 1), values)
+    with pytest.raises(ValueError, match="width is 0"):
+        window_means(values, np.array([20]), 0)
+
+
+def simulated(rng: np.random.Generator, rows: int, tokens: int, enter: float, leave: float) -> tuple[Any, Any]:
+    """States and scores of rows in which unsafe tokens come in runs; their true evidence is ``1.5 * s - 1.125``."""
+    unsafe = np.zeros((rows, tokens), dtype=bool)
+    unsafe[:, 0] = rng.random(rows) < enter / (enter + leave)
+    for t in range(1, tokens):
+        unsafe[:, t] = rng.random(rows) < np.where(unsafe[:, t - 1], 1 - leave, enter)
+    return unsafe, (rng.normal(size=unsafe.shape) + 1.5 * unsafe).astype(np.float32)
+
+
+def test_evidence_is_learnt_although_harmful_rows_are_not_unsafe_throughout() -> None:
+    rng = np.random.default_rng(1)
+    _, harmful = simulated(rng, 400, 40, enter=0.05, leave=0.2)
+    useful = rng.normal(size=16_000)
+    evidence = learn_evidence(useful, harmful.ravel(), np.full(400, 40))
+    upper = evidence.knots > -0.5  # further down, unsafe tokens are too few to tell
+    np.testing.assert_allclose(evidence.ratios[upper], 1.5 * evidence.knots[upper] - 1.125, atol=0.5)
+    assert evidence.chain.unsafe_share == pytest.approx(0.2, abs=0.05)
+    assert evidence.useful.sum() == pytest.approx(1)
+    assert evidence.unsafe.sum() == pytest.approx(1)
+    assert not evidence.is_flat
+    # A ratio of the two sets' histograms calls every token of a harmful row unsafe, and is far too flat.
+    edges = [-0.5, 0.5, 1.5, 2.5]
+    blunt = np.log(np.histogram(harmful, edges)[0]) - np.log(np.histogram(useful, edges)[0])
+    assert blunt[-1] - blunt[0] < 0.6 * np.diff(evidence(np.array([0.0, 2.0])))[0]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**16), st.floats(-1, 2))
+def test_evidence_never_falls_with_the_score(seed: int, shift: float) -> None:
+    rng = np.random.default_rng(seed)
+    evidence = learn_evidence(rng.normal(size=60), rng.normal(size=50) + shift, np.array([20, 0, 30]))
+    assert (np.diff(evidence.ratios) >= 0).all()
+    assert (np.diff(evidence.knots) > 0).all()
+    assert (np.diff(evidence(np.linspace(-9, 9, 200))) >= 0).all()
+
+
+def test_scores_that_tell_nothing_are_flat() -> None:
+    rng = np.random.default_rng(2)
+    assert learn_evidence(rng.normal(size=2000), rng.normal(size=2000), np.full(50, 40)).is_flat
+    assert learn_evidence(np.zeros(100), np.zeros(100), np.full(5, 20)).is_flat
+
+
+def write_scores(
+    folder: Path, rng: np.random.Generator, *, informative: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """A run's data and scores with known states, in three parts; states and scores of the custom set."""
+
+    def columns(scores: np.ndarray, prefix: str) -> dict[str, Any]:
+        return {
+            "row_id": [f"{prefix}{i:04d}" for i in range(len(scores))],
+            "position": [list(range(1, scores.shape[1] + 1))] * len(scores),
+            "loss_degraded": list(np.zeros_like(scores)),
+            "loss_utility": list(scores),
+        }
+
+    unsafe, scores = simulated(rng, 300, 40, enter=0.02, leave=0.1)
+    for part in range(3):
+        rows = slice(100 * part, 100 * part + 100)
+        own = columns(scores[rows], f"c{part}")
+        write_parquet(folder / f"scores/part-0000{part}.parquet", own, SCORE_SCHEMA, "x")
+    harmful = simulated(rng, 60, 40, 0.1, 0.1)[1] if informative else rng.normal(size=(60, 40)).astype(np.float32)
+    held = np.concatenate([harmful, rng.normal(size=(60, 40)).astype(np.float32)])
+    sets = ["harmful"] * 60 + ["utility"] * 60
+    write_parquet(folder / "scores/heldout.parquet", columns(held, "h") | {"set": sets}, HELDOUT_SCHEMA, "x")
+    names = [f"c{i // 100}{i % 100:04d}" for i in range(300)]
+    (folder / "data").mkdir()
+    pq.write_table(pa.table({"row_id": names, "source": ["all"] * 300}), folder / "data/custom.parquet")
+    return unsafe, scores
+
+
+def select(folder: Path, **settings: Any) -> dict[str, Any]:
+    return write_keep_mask(
+        SelectionConfig.model_validate(settings),
+        scores=folder / "scores",
+        data=folder / "data",
+        folder=folder / "selection",
+        seed=0,
+        step_fingerprint="x",
+    )
+
+
+def flat_column(path: Path, column: str) -> np.ndarray:
+    return np.concatenate([np.asarray(row) for row in pq.read_table(path)[column].to_pylist()])
+
+
+def test_posterior_selection_finds_runs_that_single_scores_miss(tmp_path: Path) -> None:
+    unsafe, scores = write_scores(tmp_path, np.random.default_rng(3))
+    facts = select(tmp_path, evidence="posterior", discard_fraction=0.1)
+    evidence = flat_column(tmp_path / "selection/evidence.parquet", "evidence")
+    assert roc_auc_score(unsafe.ravel(), evidence) > roc_auc_score(unsafe.ravel(), scores.ravel()) + 0.05
+    learnt = json.loads((tmp_path / "selection/evidence.json").read_text())
+    assert learnt["enter"] == pytest.approx(0.02, rel=0.4)
+    assert learnt["leave"] == pytest.approx(0.1, rel=0.4)
+    assert learnt["learnt_on"] == {"rows": 300, "tokens": 12_000, "seed": 0}
+    # The mask is the top tenth of what is stored, to the token.
+    order = sorted(range(len(evidence)), key=lambda i: (-evidence[i], i))
+    keep = flat_column(tmp_path / "selection/keep.parquet", "keep").astype(bool)
+    assert set(np.flatnonzero(~keep)) == set(order[: int(0.1 * len(order))])
+    assert facts["threshold"] == min(evidence[~keep])
+    assert facts["evidence"] == "posterior"
+
+
+def test_what_is_stored_is_the_posterior_of_the_learnt_chain(tmp_path: Path) -> None:
+    _, scores = write_scores(tmp_path, np.random.default_rng(4))
+    select(tmp_path, evidence="posterior")
+    learnt = json.loads((tmp_path / "selection/evidence.json").read_text())
+    of_scores = np.interp(scores, learnt["held_out"]["knots"], learnt["held_out"]["log_ratios"])
+    expected = tosslm.unsafe_log_odds(list(of_scores), enter=learnt["enter"], leave=learnt["leave"])
+    found = flat_column(tmp_path / "selection/evidence.parquet", "evidence")
+    np.testing.assert_allclose(found, np.concatenate(expected), rtol=1e-6, atol=1e-6)
+
+
+def test_a_large_custom_set_is_learnt_on_a_sample_of_its_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_scores(tmp_path, np.random.default_rng(5))
+    monkeypatch.setattr("tosslm.ranking.LEARNING_TOKENS", 4000)
+    select(tmp_path, evidence="posterior")
+    learnt = json.loads((tmp_path / "selection/evidence.json").read_text())
+    assert 2500 < learnt["learnt_on"]["tokens"] < 5500
+    assert len(flat_column(tmp_path / "selection/evidence.parquet", "evidence")) == 12_000
+
+
+def test_window_selection_ranks_window_means_and_token_selection_leaves_no_evidence(tmp_path: Path) -> None:
+    _, scores = write_scores(tmp_path, np.random.default_rng(6))
+    facts = select(tmp_path, evidence="window", window=3)
+    found = flat_column(tmp_path / "selection/evidence.parquet", "evidence")
+    np.testing.assert_allclose(found, window_means(scores.ravel(), np.full(300, 40), 3), rtol=1e-6, atol=1e-6)
+    assert facts["window"] == 3
+    select(tmp_path, evidence="token")
+    assert {path.name for path in (tmp_path / "selection").iterdir()} == {"keep.parquet", "selection.json"}
+
+
+def test_references_that_do_not_tell_harm_from_use_are_refused(tmp_path: Path) -> None:
+    write_scores(tmp_path, np.random.default_rng(7), informative=False)
+    with pytest.raises(TosslmError, match="do not tell harm from use"):
+        select(tmp_path, evidence="posterior")
+
+
+def test_evidence_without_held_out_rows_is_refused_at_the_door(tiny_config: dict[str, Any]) -> None:
+    wrong = {**tiny_config, "selection": {"evidence": "posterior"}}
+    wrong["references"] = {**tiny_config["references"], "holdout": 0.0}
+    with pytest.raises(InputError, match=r"references\.holdout is 0"):
+        load_config(wrong)
+
+
+def test_a_run_gives_what_it_ranked(tiny_config: dict[str, Any]) -> None:
+    run = tosslm.run({**tiny_config, "selection": {"evidence": "window", "window": 3}}, until="select")
+    for ranked, scores in zip(run.evidence(), run.scores(), strict=True):
+        np.testing.assert_allclose(ranked, window_means(scores, np.array([len(scores)]), 3), rtol=1e-5, atol=1e-6)
+    run = tosslm.run(tiny_config, until="select")
+    assert all(np.array_equal(a, b) for a, b in zip(run.evidence(), run.scores(), strict=True))
