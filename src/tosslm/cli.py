@@ -235,6 +235,41 @@ def evaluate(
             raise TosslmError("the model fails: " + "; ".join(reasons))
 
 
+@app.command("compare")
+def compare_command(
+    config_file: RunOrConfig,
+    methods: Annotated[
+        str, typer.Option("--methods", help="Names, with commas between; --methods help lists them.")
+    ] = "base,sft,random,toss",
+    seeds: Annotated[
+        str | None, typer.Option("--seeds", help="Numbers, with commas between; the config's seed by default.")
+    ] = None,
+    overrides: Overrides = None,
+    run_dir: RunDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train and measure several methods on the same data, with the same budget and seeds; one table."""
+    with _reported_errors():
+        from tosslm.baselines import REGISTRY
+
+        if methods == "help":
+            for method in REGISTRY.values():
+                print(f"{method.name}: {method.summary}. Source: {method.source}. Differs: {method.differs}.")
+            return
+        config = _config(config_file, overrides, run_dir)
+        quiet_libraries()
+        from tosslm.compare import compare, parse_seeds
+        from tosslm.evaluation.table import print_comparison
+        from tosslm.progress import ConsoleReporter
+
+        chosen = [name.strip() for name in methods.split(",") if name.strip()]
+        results = compare(config, chosen, seeds=parse_seeds(seeds), reporter=ConsoleReporter())
+        if as_json:
+            print(json.dumps(results))
+        else:
+            print_comparison(results["summary"], _console())
+
+
 def _with_run(path: Path, work: Callable[[Run], Any]) -> Any:
     from tosslm.runs import load_run
 

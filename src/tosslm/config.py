@@ -322,6 +322,10 @@ class CompareConfig(Section):
     harmful_sources: list[str] = Field(
         [], description="Sources of custom rows that are known to be harmful, for the oracle."
     )
+    guard: ClassifierConfig | None = Field(
+        None, description="Guard model for star-dss: {model, prompt, unsafe, safe, ...} as evaluation.classifier."
+    )
+    guard_segment: int = Field(16, ge=1, description="Response tokens after which the guard is asked again.")
     safety: SourceConfig | None = Field(
         None, description="Rows of safe answers to unsafe requests, for safeinstr: {path, ...} as under data."
     )
