@@ -176,6 +176,16 @@ def test_several_seeds_have_references_of_their_own(compared: tuple[Config, dict
     assert toss["metrics"]["utility_loss"]["value"] == pytest.approx(np.mean(means))
 
 
+def test_a_method_that_fails_stops_none_of_the_others(compared: tuple[Config, dict[str, Any], Path]) -> None:
+    """References of random weights do not tell harm from use, so there is no evidence to learn."""
+    config, _, _ = compared
+    results = compare(config, ["toss-posterior", "sft"])
+    assert [(r["method"], r["seed"]) for r in results["records"]] == [("sft", 0)]
+    (failed,) = results["failed"]
+    assert (failed["method"], failed["seed"]) == ("toss-posterior", 0)
+    assert "do not tell harm from use" in failed["reason"]
+
+
 def test_what_the_door_refuses(compared: tuple[Config, dict[str, Any], Path], tmp_path: Path) -> None:
     config, _, _ = compared
     tree = config.model_dump(mode="json") | {"run_dir": str(tmp_path / "other")}
@@ -183,6 +193,8 @@ def test_what_the_door_refuses(compared: tuple[Config, dict[str, Any], Path], tm
         compare(load_config(tree, ["evaluation={}"]), ["sft"])
     with pytest.raises(InputError, match=r"compare\.harmful_sources"):
         compare(load_config(tree, ["compare.harmful_sources=[]"]), ["sft", "oracle"])
+    with pytest.raises(InputError, match="normalize: all does not go with dropped: anchor"):
+        compare(load_config(tree, ["finetune.normalize=all"]), ["sft", "toss-anchor"])
     assert not (tmp_path / "other").exists()
     path = tmp_path / "toss.yaml"
     path.write_text(yaml.safe_dump(tree))

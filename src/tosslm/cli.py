@@ -268,6 +268,9 @@ def compare_command(
             print(json.dumps(results))
         else:
             print_comparison(results["summary"], _console())
+        if results["failed"]:
+            reasons = (f"{entry['method']}, seed {entry['seed']}: {entry['reason']}" for entry in results["failed"])
+            raise TosslmError("some methods failed: " + "; ".join(reasons))
 
 
 def _with_run(path: Path, work: Callable[[Run], Any]) -> Any:

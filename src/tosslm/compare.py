@@ -19,7 +19,7 @@ from tosslm.baselines.baseline import Baseline
 from tosslm.baselines.material import load_material, write_mask
 from tosslm.config import Config, load_config
 from tosslm.data.prepare import source_checksums
-from tosslm.errors import InputError
+from tosslm.errors import InputError, TosslmError
 from tosslm.evaluation.pooling import pool, pooled_differences, pooled_intervals
 from tosslm.evaluation.stage import check_evaluation, read_record, read_samples
 from tosslm.files import write_json
@@ -47,11 +47,12 @@ def compare(
 
     Returns:
         What was written: ``records``, one a method and seed; ``summary``, one a method, over its seeds, with the
-        paired differences to standard SFT where that is among the methods.
+        paired differences to standard SFT where that is among the methods; ``failed``, methods and seeds that came to
+        nothing, with the reason.
 
     Raises:
         InputError: config or methods are wrong.
-        TosslmError: the work failed.
+        TosslmError: the work that methods share failed.
     """
     reporter = reporter or SilentReporter()
     baselines = find_baselines([*([RIVAL] if config.evaluation.judge else []), *methods])
@@ -60,25 +61,50 @@ def compare(
     check_evaluation(config.evaluation)
     for baseline in baselines:
         baseline.check(config)
+        _changed(config, baseline.overrides(config), config.seed, Path(config.run_dir))
     base = open_base(config.model)
     root = Path(config.run_dir) / "compare"
     folders: dict[str, dict[int | None, Path]] = {baseline.name: {} for baseline in baselines}
+    failed: list[dict[str, Any]] = []
     for seed in dict.fromkeys(seeds if seeds is not None else [config.seed]):
-        shared = _share(config, seed, baselines, base, root, reporter)
-        for baseline in baselines:
-            if not baseline.trains and folders[baseline.name]:
-                continue
-            folder = root / baseline.name / (f"seed-{seed}" if baseline.trains else "untrained")
-            reporter.say(f"{baseline.name}, seed {seed}" if baseline.trains else baseline.name)
-            rival = root / RIVAL / f"seed-{seed}" if baseline.trains and baseline.name != RIVAL else None
-            own = _changed(config, dict(baseline.overrides(config)), seed, folder)
-            variant = Variant(baseline, own, reporter, base=base, rival=rival if config.evaluation.judge else None)
-            variant.folder.adopt(shared, skip=_OWN_STEPS)
-            carry_out(variant, variant.stages())
-            folders[baseline.name][seed if baseline.trains else None] = folder / "evaluation" / variant.measured
-    results = _results(folders, config.seed)
+        left = [baseline for baseline in baselines if baseline.trains or not folders[baseline.name]]
+        for variant in _carry_out_seed(config, seed, left, base, root, reporter, failed):
+            trained = seed if variant.baseline.trains else None
+            folders[variant.baseline.name][trained] = variant.path / "evaluation" / variant.measured
+    done = {name: seeded for name, seeded in folders.items() if seeded}
+    results = _results(done, config.seed) | {"failed": failed}
     write_json(root / "results.json", results)
     return results
+
+
+def _carry_out_seed(
+    config: Config,
+    seed: int,
+    baselines: Sequence[Baseline],
+    base: Base,
+    root: Path,
+    reporter: Reporter,
+    failed: list[dict[str, Any]],
+) -> Iterator[Variant]:
+    """The methods of a seed as each is finished; one that fails stops none of the others."""
+    shared = _share(config, seed, baselines, base, root, reporter)
+    refined = shared
+    for baseline in baselines:
+        reporter.say(f"{baseline.name}, seed {seed}" if baseline.trains else baseline.name)
+        folder = root / baseline.name / (f"seed-{seed}" if baseline.trains else "untrained")
+        own = _changed(config, baseline.overrides(config), seed, folder)
+        rival = root / RIVAL / f"seed-{seed}" if config.evaluation.judge and baseline.name != RIVAL else None
+        variant = Variant(baseline, own, reporter, base=base, rival=rival)
+        variant.folder.adopt(refined if baseline.needs == "refine" else shared, skip=_OWN_STEPS)
+        try:
+            carry_out(variant, variant.stages())
+        except TosslmError as error:
+            failed.append({"method": baseline.name, "seed": seed, "reason": str(error)})
+            reporter.say(f"{baseline.name}, seed {seed}: {error}")
+            continue
+        if baseline.needs == "refine":
+            refined = variant.folder  # the next method with TOSS-Pro's rounds takes them over
+        yield variant
 
 
 def _share(

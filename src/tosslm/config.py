@@ -286,6 +286,9 @@ class EvaluationConfig(Section):
     safe: PromptsConfig | None = Field(
         None, description="Prompts that are not to be refused, such as XSTest's safe half; likewise."
     )
+    utility_prompts: int = Field(
+        0, ge=0, description="Prompts of so many held-out utility rows, at most, that are not to be refused either."
+    )
     gsm8k: PromptsConfig | None = Field(None, description="GSM8K questions with their answers; likewise.")
     gsm8k_result: Literal["marked", "last"] = Field(
         "marked", description="An answer's result: the number after ####, or its last number."
@@ -313,7 +316,7 @@ class EvaluationConfig(Section):
     @property
     def asks(self) -> bool:
         """Whether there is anything to ask a model."""
-        return bool(self.harmful or self.safe or self.gsm8k or self.lm_eval)
+        return bool(self.harmful or self.safe or self.utility_prompts or self.gsm8k or self.lm_eval)
 
 
 class CompareConfig(Section):

@@ -21,6 +21,7 @@ METRICS = {
     "attack_unreadable": "share of those answers of which classifier or judge said nothing readable",
     "over_refusal": "share of safe prompts refused",
     "safe_incoherent": "share of safe prompts to which there was no coherent answer",
+    "utility_refusal": "share of prompts of held-out utility rows refused",
     "utility_loss": "nats a token on held-out utility rows",
     "utility_perplexity": "exp of utility_loss",
     "harmful_loss": "nats a token on held-out harmful rows",

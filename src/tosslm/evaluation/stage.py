@@ -19,7 +19,7 @@ from tosslm.evaluation.generate import Answer, generate_answers, read_answers
 from tosslm.evaluation.harness import check_lm_eval, lm_eval_metrics
 from tosslm.evaluation.judges import Judge, check_judge
 from tosslm.evaluation.measures import Sample, Samples, attack_samples, harmful_samples, metrics_of, safe_samples
-from tosslm.evaluation.prompts import Prompt, read_prompts
+from tosslm.evaluation.prompts import Prompt, prompts_from, read_prompts
 from tosslm.evaluation.utility import exact_matches, likelihood_margins, row_losses
 from tosslm.evaluation.verdicts import judge_attacks, judge_pairs, pair_samples
 from tosslm.files import sha256, write_json, write_text
@@ -105,7 +105,11 @@ def evaluate_model(
     Returns:
         The record: ``method``, ``seed``, ``metrics``.
     """
-    samples, answers = _ask(subject, settings, work, seed, reporter)
+    asked = {kind: _prompts(kind, chosen) for kind in KINDS if (chosen := getattr(settings, kind))}
+    if settings.utility_prompts and utility_rows:
+        conversations = [row["messages"] for row in utility_rows]
+        asked["utility"] = prompts_from(conversations[: settings.utility_prompts])
+    samples, answers = _ask(subject, settings, asked, work, seed, reporter)
     if settings.losses:
         samples |= _loss_samples(subject, settings, harmful_rows, utility_rows)
     metrics = metrics_of(samples, seed)
@@ -172,15 +176,16 @@ def _prompts(kind: str, chosen: PromptsConfig) -> list[Prompt]:
 
 
 def _ask(
-    subject: Subject, settings: EvaluationConfig, work: Path, seed: int, reporter: Reporter
+    subject: Subject,
+    settings: EvaluationConfig,
+    asked: Mapping[str, list[Prompt]],
+    work: Path,
+    seed: int,
+    reporter: Reporter,
 ) -> tuple[Samples, dict[str, list[Answer]]]:
     samples: Samples = {}
     answers: dict[str, list[Answer]] = {}
-    for kind in KINDS:
-        chosen: PromptsConfig | None = getattr(settings, kind)
-        if chosen is None:
-            continue
-        prompts = _prompts(kind, chosen)
+    for kind, prompts in asked.items():
         said = answers[kind] = generate_answers(
             subject.model,
             subject.tokenizer.tokenizer,
@@ -197,6 +202,8 @@ def _ask(
             samples |= harmful_samples(said)
         elif kind == "safe":
             samples |= safe_samples(said)
+        elif kind == "utility":
+            samples["utility_refusal"] = harmful_samples(said)["refusal_rate"]
         else:
             solutions = [prompt.record["answer"] for prompt in prompts]
             right = exact_matches([a.answer for a in said], solutions, marked=settings.gsm8k_result == "marked")
