@@ -30,7 +30,9 @@ class Corpus:
     judged: tuple[str, ...] | None = None
 
 
-def _own_sets(write_sets: Callable[[Path, int], None]) -> Callable[[Path, int], dict[str, Any]]:
+def _own_sets(
+    write_sets: Callable[[Path, int], None], micro_batch_size: int
+) -> Callable[[Path, int], dict[str, Any]]:
     def config(folder: Path, seed: int) -> dict[str, Any]:
         write_sets(folder / "sets", seed)
         return {
@@ -42,7 +44,7 @@ def _own_sets(write_sets: Callable[[Path, int], None]) -> Callable[[Path, int], 
                 "warmup_steps": 3,
                 "epochs": 1,
                 "batch_size": 16,
-                "micro_batch_size": 4,
+                "micro_batch_size": micro_batch_size,
                 "holdout": 0.2,
             },
         }
@@ -55,8 +57,8 @@ def _demo(_: Path, seed: int) -> dict[str, Any]:
 
 
 CORPORA = {
-    "toxic": Corpus("Toxic Spans", _own_sets(toxic.write_sets), judged=("test",)),
-    "spliced": Corpus("Spliced", _own_sets(spliced.write_sets)),
+    "toxic": Corpus("Toxic Spans", _own_sets(toxic.write_sets, 4), judged=("test",)),
+    "spliced": Corpus("Spliced", _own_sets(spliced.write_sets, 1)),
     "demo": Corpus("Demo", _demo),
 }
 

@@ -88,12 +88,19 @@ def measure(corpus: str, seed: int) -> None:
         "rows": int(wanted.sum()),
         "tokens": len(unsafe),
         "unsafe_share": float(unsafe.mean()),
+        "mean_span": _mean_span([marks[i] for i in np.flatnonzero(wanted)]),
         "evidence": json.loads((run.path / "selection/evidence.json").read_text(encoding="utf-8")),
         "task": task_f1(rows, found) if corpus == "toxic" else None,
     }
     write_json(out.with_name("facts.json"), facts)
     with atomic_path(out) as beside, beside.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **curves)
+
+
+def _mean_span(marks: list[np.ndarray]) -> float:
+    """Tokens in a run of marked ones, on average."""
+    starts = sum(int((row & ~np.concatenate([[False], row[:-1]])).sum()) for row in marks)
+    return sum(int(row.sum()) for row in marks) / starts
 
 
 def main() -> None:

@@ -4,7 +4,8 @@
 
 The score is the difference of two losses. If one loss alone, or the base's own, found the unsafe tokens as well,
 the second reference would be wasted; so all are put to the same test. For each single loss both directions are
-tried and the better one is shown.
+tried and the better one is shown. Evidence in context (``selection.evidence``) is learnt without any mark. The last
+two columns say which share of the marked and of the other tokens would be dropped if that was ranked.
 """
 
 from __future__ import annotations
@@ -21,13 +22,15 @@ from rich.table import Table
 
 import tosslm
 from tosslm.cli import quiet_libraries
+from tosslm.evidence import window_means
 from tosslm.files import write_json
 from tosslm.models import open_base
+from tosslm.ranking import learn_posterior
 from tosslm.spans import ranking_quality, unsafe_tokens
 
 
 def signals(run: tosslm.Run) -> dict[str, dict[str, float]]:
-    """AUROC and average precision of each signal over the rows whose unsafe text is marked."""
+    """Quality of each signal over the rows whose unsafe text is marked."""
     rows = run.rows
     marked = [i for i, spans in enumerate(rows["unsafe_spans"]) if spans is not None]
     unsafe = np.concatenate([unsafe_tokens(rows[i]["offsets"], rows[i]["unsafe_spans"]) for i in marked])
@@ -39,8 +42,13 @@ def signals(run: tosslm.Run) -> dict[str, dict[str, float]]:
         for name in ("loss_degraded", "loss_utility")
     }
     degraded, utility = (np.concatenate([stored[name][i] for i in marked]) for name in stored)
+    scores = utility - degraded
+    lengths = np.array([len(stored["loss_utility"][i]) for i in marked])
+    _, posterior = learn_posterior(run.scores_folder(), run.config.seed)
     values = {
-        "token score (utility - degraded)": utility - degraded,
+        "token score (utility - degraded)": scores,
+        **{f"token score, window of {width}": window_means(scores, lengths, width) for width in (3, 5, 9)},
+        "token score, posterior": posterior(scores, lengths),
         "base loss alone": np.concatenate(losses),
         "degraded loss alone": degraded,
         "utility loss alone": utility,
@@ -51,9 +59,10 @@ def signals(run: tosslm.Run) -> dict[str, dict[str, float]]:
     results = {}
     for name, value in values.items():
         directions = [value] if name.startswith("token score") else [value, -value]
-        results[name] = max(
-            (ranking_quality(unsafe, way) for way in directions), key=lambda quality: quality["auroc"]
-        )
+        best = max(directions, key=lambda way: ranking_quality(unsafe, way)["auroc"])
+        dropped = ~tosslm.select_tokens(best, run.config.selection.discard_fraction)
+        shares = {"unsafe_dropped": float(dropped[unsafe].mean()), "safe_dropped": float(dropped[~unsafe].mean())}
+        results[name] = ranking_quality(unsafe, best) | shares
     return results
 
 
@@ -65,8 +74,11 @@ def main() -> None:
     table.add_column("finding the marked unsafe tokens")
     table.add_column("AUROC", justify="right")
     table.add_column("average precision", justify="right")
+    table.add_column("marked dropped", justify="right")
+    table.add_column("others dropped", justify="right")
     for name, quality in results.items():
-        table.add_row(name, f"{quality['auroc']:.3f}", f"{quality['average_precision']:.3f}")
+        ranking = (f"{quality[key]:.3f}" for key in ("auroc", "average_precision"))
+        table.add_row(name, *ranking, f"{quality['unsafe_dropped']:.0%}", f"{quality['safe_dropped']:.1%}")
     Console().print(table)
     share = next(iter(results.values()))["unsafe_share"]
     print(f"By chance: AUROC 0.500, average precision {share:.3f}.")

@@ -54,7 +54,7 @@ def ranked_values(
         facts: dict[str, Any] = {"evidence": "window", "window": config.window}
         in_context: InContext = lambda part, lengths: window_means(part, lengths, config.window)  # noqa: E731
     else:
-        facts, in_context = _learn_posterior(scores, seed)
+        facts, in_context = learn_posterior(scores, seed)
     with parquet_writer(folder / EVIDENCE, EVIDENCE_SCHEMA, step_fingerprint) as writer:
         for row_ids, lengths, part in finite_scores(scores):
             values = in_context(part, lengths).astype(np.float32)
@@ -92,8 +92,20 @@ def finite_scores(scores: Path) -> Parts:
         yield row_ids, lengths, part
 
 
-def _learn_posterior(scores: Path, seed: int) -> tuple[dict[str, Any], InContext]:
-    """Evidence from the held-out rows, the chain from the custom set; never from labels of the custom set."""
+def learn_posterior(scores: Path, seed: int) -> tuple[dict[str, Any], InContext]:
+    """Learn evidence from the held-out rows and the chain from the custom set, never from labels of the custom set.
+
+    Args:
+        scores: folder of a round's parts, with its held-out rows.
+        seed: of the rows that the chain is learnt on, where not all are taken.
+
+    Returns:
+        What was learnt, for ``evidence.json``; and a function that takes the scores ``[N]`` of some rows and their
+        lengths ``[R]`` and gives the posterior log-odds of unsafe, float64 ``[N]``.
+
+    Raises:
+        TosslmError: there are no held-out rows, or the references do not tell harm from use.
+    """
     evidence = _held_out_evidence(scores / HELDOUT)
     part, lengths = _learning_rows(scores, seed)
     fit = learn_chain(evidence(part), lengths, START, iterations=ITERATIONS, tolerance=TOLERANCE)

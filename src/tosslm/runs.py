@@ -18,7 +18,7 @@ from tosslm.data.rows import base_id
 from tosslm.errors import InputError
 from tosslm.files import read_batches
 from tosslm.finetune import selective_rows
-from tosslm.masks import read_keep
+from tosslm.masks import KEEP, read_keep
 from tosslm.ranking import EVIDENCE, read_evidence
 from tosslm.scoring import part_files, read_scores
 from tosslm.store import RunFolder
@@ -99,11 +99,15 @@ class Run:
         The scores themselves with ``selection.evidence: token``, in nats; window means, in nats; or the posterior
         log-odds of unsafe.
         """
+        return list(self.iter_evidence())
+
+    def iter_evidence(self) -> Iterator[np.ndarray]:
+        """As ``evidence``, one row after the other."""
         self._need("selection", "select")
         folder = self.path / "selection"
-        if not (folder / EVIDENCE).exists():
-            return self.scores()
-        return [row for _, lengths, part in read_evidence(folder) for row in np.split(part, np.cumsum(lengths)[:-1])]
+        parts = read_evidence(folder) if (folder / EVIDENCE).exists() else read_scores(self.scores_folder())
+        for _, lengths, values in parts:
+            yield from np.split(values, np.cumsum(lengths)[:-1])
 
     def row(self, row_id: str) -> dict[str, Any]:
         """One row with everything known of its tokens.
@@ -112,8 +116,8 @@ class Run:
             row_id: the id, or enough of its beginning to name one content; of its copies the first is meant.
 
         Returns:
-            The columns of ``data/custom.parquet`` and ``position``, ``loss_degraded``, ``loss_utility``; ``keep``
-            where selection is done.
+            The columns of ``data/custom.parquet`` and ``position``, ``loss_degraded``, ``loss_utility``; where
+            selection is done, ``keep`` and, unless it ranked the scores themselves, ``evidence``.
 
         Raises:
             InputError: no row, or several, have such an id.
@@ -129,8 +133,9 @@ class Run:
         for part in part_files(self.scores_folder()):
             row |= next(iter(pq.read_table(part, filters=[("row_id", "=", found[0])]).to_pylist()), {})
         if self.has("selection"):
-            keep = self.path / "selection" / "keep.parquet"
-            row |= next(iter(pq.read_table(keep, filters=[("row_id", "=", found[0])]).to_pylist()), {})
+            for path in (self.path / "selection" / KEEP, self.path / "selection" / EVIDENCE):
+                if path.exists():
+                    row |= next(iter(pq.read_table(path, filters=[("row_id", "=", found[0])]).to_pylist()), {})
         return row
 
     def _need(self, step: str, command: str) -> None:

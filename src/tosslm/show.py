@@ -52,6 +52,7 @@ def row_record(run: Run, row_id: str) -> dict[str, Any]:
                 "loss_degraded": degraded,
                 "loss_utility": utility,
                 "score": float(np.float32(utility) - np.float32(degraded)),
+                "evidence": row["evidence"][i] if "evidence" in row else None,
                 "keep": row["keep"][i] if "keep" in row else None,
                 "marked_unsafe": bool(marked[i]) if row["unsafe_spans"] is not None else None,
             }
@@ -61,9 +62,10 @@ def row_record(run: Run, row_id: str) -> dict[str, Any]:
 
 
 def render_row(record: dict[str, Any], threshold: float | None, console: Console) -> RenderableType:
-    """A panel with the conversation, a profile of its scores, and its riskiest tokens."""
+    """A panel with the conversation, a profile of what selection ranked, and its riskiest tokens."""
     tokens = record["tokens"]
-    scores = np.array([token["score"] for token in tokens])
+    scores = np.array([_ranked(token) for token in tokens])
+    in_context = tokens[0]["evidence"] is not None
     scale = max(abs(threshold or 0.0), float(np.quantile(np.abs(scores), 0.9)), 1e-6)
     turns = _turn_of_textless(tokens)
     parts: list[RenderableType] = []
@@ -77,17 +79,22 @@ def render_row(record: dict[str, Any], threshold: float | None, console: Console
         parts.append(Text())
     dropped = sum(token["keep"] is False for token in tokens)
     width = max(10, min(len(tokens), console.width - 14))
-    parts.append(Text("score  ", style="bold") + _profile(scores, width, scale, console))
+    name = "evidence" if in_context else "score"
+    parts.append(Text(f"{name}  ", style="bold") + _profile(scores, width, scale, console))
     parts.append(
         Text(
             f"{len(tokens)} response tokens, {dropped} dropped ({dropped / len(tokens):.0%}); "
-            f"score mean {scores.mean():+.2f}, highest {scores.max():+.2f} nats"
+            f"{name} mean {scores.mean():+.2f}, highest {scores.max():+.2f} nats"
             + (f"; dropped from {threshold:+.2f} up" if threshold is not None else "")
         )
     )
     parts += [_riskiest(tokens), _legend(scale, console)]
     title = f"[bold]{record['row_id']}[/] · {_plain(record['source'])} · {_plain(record['origin'])}"
     return Panel(Group(*parts), title=title, title_align="left", box=box.ROUNDED, padding=(1, 2))
+
+
+def _ranked(token: dict[str, Any]) -> float:
+    return token["score"] if token["evidence"] is None else token["evidence"]
 
 
 def _has_styles(console: Console) -> bool:
@@ -137,7 +144,7 @@ def _coloured(
 def _append(out: Text, text: str, token: dict[str, Any], marked: bool, scale: float, console: Console) -> None:
     dropped = token["keep"] is False
     if _has_styles(console):
-        style = _colour(token["score"], scale) + Style(strike=dropped, underline=marked)
+        style = _colour(_ranked(token), scale) + Style(strike=dropped, underline=marked)
         out.append(text, style=style)
     else:  # without styles, dropped text is bracketed as wdiff does
         out.append(f"[-{text}-]" if dropped else text)
@@ -167,12 +174,14 @@ def _profile(scores: np.ndarray, width: int, scale: float, console: Console) -> 
 
 def _riskiest(tokens: list[dict[str, Any]]) -> RenderableType:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("riskiest tokens", "score", "utility loss", "degraded loss"):
+    in_context = tokens[0]["evidence"] is not None
+    for column in ("riskiest tokens", *(["evidence"] * in_context), "score", "utility loss", "degraded loss"):
         table.add_column(column, justify="left" if column == "riskiest tokens" else "right")
-    for token in heapq.nlargest(5, tokens, key=lambda token: token["score"]):
+    for token in heapq.nlargest(5, tokens, key=_ranked):
         text = visible(token["text"]).replace("\n", "⏎") or "end of turn"
-        numbers = (token["score"], token["loss_utility"], token["loss_degraded"])
-        table.add_row(Text(text), f"{numbers[0]:+.2f}", *(f"{number:.2f}" for number in numbers[1:]))
+        evidence = [f"{token['evidence']:+.2f}"] if in_context else []
+        losses = (f"{token[name]:.2f}" for name in ("loss_utility", "loss_degraded"))
+        table.add_row(Text(text), *evidence, f"{token['score']:+.2f}", *losses)
     return table
 
 

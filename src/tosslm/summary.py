@@ -70,10 +70,10 @@ def _span_quality(run: Run) -> dict[str, float] | None:
     dropped: list[np.ndarray] = []
     columns = ["offsets", "unsafe_spans"]
     rows = (row for batch in read_batches(run.path / "data/custom.parquet", columns) for row in batch)
-    for row, row_scores, keep in zip(rows, run.iter_scores(), run.keep(), strict=True):
+    for row, ranked, keep in zip(rows, run.iter_evidence(), run.keep(), strict=True):
         if row["unsafe_spans"] is not None:
             unsafe.append(unsafe_tokens(row["offsets"], row["unsafe_spans"]))
-            scores.append(row_scores)
+            scores.append(ranked)
             dropped.append(~keep)
     if not unsafe or len(np.unique(flat := np.concatenate(unsafe))) < 2:
         return None
@@ -132,7 +132,11 @@ def _print_selection(selection: dict[str, Any], spans: dict[str, float] | None, 
     table.add_row("all", "", f"{selection['tokens']:,}", f"{selection['discarded']:,}", f"{share:.1%}")
     console.print(table)
     if selection["threshold"] is not None:
-        console.print(f"Threshold: tokens that score {selection['threshold']:.3f} nats and more are dropped.")
+        what = {"token": "score", "window": "have a window mean of", "posterior": "have log-odds of unsafe of"}
+        console.print(
+            f"Threshold: tokens that {what[selection['evidence']]} {selection['threshold']:.3f} nats and more are "
+            "dropped."
+        )
     if selection.get("changed_from_previous"):
         console.print(f"{selection['changed_from_previous']:,} tokens changed sides since the last selection.")
     if spans:

@@ -1,0 +1,128 @@
+"""docs/spans.md, from the result files of the spans benchmark."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from benchmarks.spans.quality import interval
+from benchmarks.spans.settings import CORPORA, ROOT, SEEDS
+
+from tosslm.files import write_text
+
+TOKEN, POSTERIOR = "token score", "posterior"
+_HEAD = """# Do scores find unsafe tokens?
+
+Written by `python -m benchmarks.spans.study`; what it runs stands in `benchmarks/spans/`.
+
+TOSS drops tokens, so its scores should find unsafe *tokens*. This page puts that to the test on text whose unsafe
+spans are known, with SmolLM2-135M-Instruct as the base:
+
+- **Toxic Spans**: posts in which people marked what is toxic (SemEval-2021 Task 5; Pavlopoulos et al. 2021,
+  doi:10.18653/v1/2021.semeval-1.6). The references are trained on single sentences, of which they know only whether
+  one holds a marked span.
+- **Spliced**: AlpacaEval answers, into half of which one or two sentences are spliced at sentence bounds; the
+  sentences are from answers of HH's rejected dialogues that do not refuse.
+- **Demo**: the project's own demo, with its round of TOSS-Pro.
+
+Signals: the token score; its mean over a window of tokens (`selection.evidence: window`); the posterior log-odds of
+unsafe (`selection.evidence: posterior`), learnt as a run learns them, without any mark; and the single losses that
+scores are made of. For each loss the direction was fixed beforehand. Average precision (AP) says how clean the top of
+a ranking is, and the top is what selection drops. All is over {seeds} seeds, which choose the reference rows (of the
+demo, the order of training). Brackets hold 95% intervals, by bootstrap over rows and seeds; those of a difference are
+paired.
+"""
+
+
+def write_page(page: Path) -> None:
+    """Write the page from the runs that are done."""
+    parts = [_HEAD.format(seeds=len(SEEDS))]
+    for name, corpus in CORPORA.items():
+        runs = [ROOT / name / f"seed-{seed}" for seed in SEEDS if (ROOT / name / f"seed-{seed}/quality.npz").exists()]
+        if runs:
+            facts = [json.loads((run / "facts.json").read_text(encoding="utf-8")) for run in runs]
+            curves = [dict(np.load(run / "quality.npz", allow_pickle=False)) for run in runs]
+            parts.append(_section(corpus.title, facts, curves))
+    write_text(page, "\n".join(parts))
+
+
+def _section(title: str, facts: list[dict[str, Any]], curves: list[dict[str, np.ndarray]]) -> str:
+    first = facts[0]
+    lines = [
+        f"## {title}",
+        "",
+        f"{first['rows']:,} rows, {first['tokens']:,} response tokens, {first['unsafe_share']:.1%} of them marked; "
+        f"{len(facts)} seeds.",
+        "",
+        "| signal | AUROC | AP | AP less that of the token score |",
+        "|---|---|---|---|",
+    ]
+    for signal in curves[0]:
+        auroc, precision = (interval(_stack(curves, signal, measure)) for measure in (0, 1))
+        change = interval(_stack(curves, signal, 1) - _stack(curves, TOKEN, 1))
+        difference = "" if signal == TOKEN else _figure(change, sign=True)
+        lines.append(f"| {signal} | {_figure(auroc)} | {_figure(precision)} | {difference} |")
+    lines += ["", _verdict(curves), "", _learnt(facts), ""]
+    if first["task"]:
+        lines += _task([run["task"] for run in facts])
+    return "\n".join(lines)
+
+
+def _stack(curves: list[dict[str, np.ndarray]], signal: str, measure: int) -> np.ndarray:
+    return np.stack([run[signal][measure] for run in curves])
+
+
+def _verdict(curves: list[dict[str, np.ndarray]]) -> str:
+    change = interval(_stack(curves, POSTERIOR, 1) - _stack(curves, TOKEN, 1))
+    if change["low"] > 0:
+        return "Posterior evidence beats token evidence here: the interval of the difference in AP is above zero."
+    if change["high"] < 0:
+        return "Posterior evidence is worse than token evidence here, by AP."
+    return "By AP, posterior and token evidence cannot be told apart here: the interval holds zero."
+
+
+def _learnt(facts: list[dict[str, Any]]) -> str:
+    spans = facts[0]["mean_span"]
+    lines = [
+        f"A marked span has {spans:.1f} tokens on average. What was learnt of it without marks:",
+        "",
+        "| seed | enter | leave | unsafe share | mean length of an unsafe run | gain on held-out rows, nats |",
+        "|---|---|---|---|---|---|",
+    ]
+    for seed, run in enumerate(facts):
+        found = run["evidence"]
+        lines.append(
+            f"| {seed} | {found['enter']:.3f} | {found['leave']:.3f} | {found['unsafe_share']:.1%} | "
+            f"{1 / found['leave']:.1f} | {found['held_out']['gain']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def _task(runs: list[Mapping[str, list[float]]]) -> list[str]:
+    lines = [
+        "### The task's own measure",
+        "",
+        f"Mean F1 over the characters of each of the {len(runs[0][TOKEN]):,} test posts at hand (1 where both marks "
+        "and prediction are empty, 0 where one is). A word is predicted when one of its tokens is above a threshold, "
+        "chosen on 300 training posts. The lexicon knows the marks of all other training posts, and so does the published "
+        "winner, which had 0.708 on all 2,000 test posts (Zhu et al. 2021, HITSZ-HLT, "
+        "doi:10.18653/v1/2021.semeval-1.63); the references know sentences' labels only.",
+        "",
+        "| signal | F1 |",
+        "|---|---|",
+    ]
+    rng = np.random.default_rng(0)
+    draws = rng.integers(0, len(runs[0][TOKEN]), (1000, len(runs[0][TOKEN])))
+    for signal in runs[0]:
+        values = np.array([run[signal] for run in runs])
+        drawn = np.concatenate([values.mean(axis=1, keepdims=True), values[:, draws].mean(axis=2)], axis=1)
+        lines.append(f"| {signal} | {_figure(interval(drawn))} |")
+    return [*lines, ""]
+
+
+def _figure(value: dict[str, float], *, sign: bool = False) -> str:
+    form = "+.3f" if sign else ".3f"
+    return f"{value['value']:{form}} [{value['low']:{form}}, {value['high']:{form}}]"
