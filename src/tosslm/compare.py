@@ -224,6 +224,8 @@ def _results(folders: Mapping[str, Mapping[int | None, Path]], seed: int) -> dic
     summary = []
     for name, seeded in folders.items():
         metrics = {metric: interval.as_dict() for metric, interval in pooled_intervals(pools[name], seed).items()}
+        if len(seeded) == 1:  # what is known as a figure alone, such as lm-eval's, cannot be pooled
+            metrics = next(record["metrics"] for record in records if record["method"] == name) | metrics
         entry: dict[str, Any] = {"method": name, "seeds": [s for s in seeded if s is not None], "metrics": metrics}
         if RIVAL in pools and name != RIVAL:
             found = pooled_differences(pools[name], pools[RIVAL], seed)

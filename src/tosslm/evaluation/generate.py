@@ -86,7 +86,8 @@ def generate_answers(
             task.advance(len(answers), 0)
             for start in range(len(answers), len(order), batch_size):
                 batch = order[start : start + batch_size]
-                torch.manual_seed(seed + start)  # of this batch alone, so that resuming changes no sample
+                if temperature:
+                    torch.manual_seed(seed + start)  # of this batch alone, so that resuming changes no sample
                 replies = _answer_batch(model, [tokens[i] for i in batch], settings)
                 part = [
                     _answer(prompts[i], reply, tokenizer, settings) for i, reply in zip(batch, replies, strict=True)
