@@ -17,7 +17,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import LlamaForCausalLM
 
 import tosslm
-from tosslm.diagnosis.causes import opens_as_refusal, weigh_causes
+from tosslm.diagnosis.causes import weigh_causes
 from tosslm.diagnosis.divergence import kl_divergence, row_divergences
 from tosslm.diagnosis.dropped import DroppedTokens
 from tosslm.diagnosis.intervals import position_means, row_mean
@@ -165,13 +165,6 @@ def test_dropped_tokens_are_counted_where_they_lie() -> None:
     assert [row["of_positive_score"] for row in first[:3]] == pytest.approx([3 / 6.5, 3.5 / 6.5, 1])
     assert [row["of_unsafe"] for row in first[:3]] == pytest.approx([0, 1 / 2, 1])
     assert counts.selection() == pytest.approx({"masked": 2 / 5, "of_unsafe": 1 / 2})
-
-
-def test_refusals_are_told_by_how_they_begin() -> None:
-    assert all(
-        map(opens_as_refusal, ("I'm sorry, but no.", "Sorry!", " I can\u2019t help", "I won't", "I cannot do that"))
-    )
-    assert not any(map(opens_as_refusal, ("Sure, first", "You can't lose", "", "In case you are sorry")))
 
 
 def test_causes_are_the_change_of_log_odds(

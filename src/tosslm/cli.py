@@ -189,6 +189,92 @@ _stage("diagnose", "Measure where safety goes: position by position, and by whic
 _stage("report", "Write the report: one HTML file, for any browser, without network.")
 
 
+@app.command()
+def evaluate(
+    source: RunOrConfig,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Measure this model instead: hub id or folder.")
+    ] = None,
+    adapter: Annotated[
+        str | None, typer.Option("--adapter", help="Measure this PEFT adapter instead, on --model or the base.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="With --model or --adapter: folder for the results.")
+    ] = None,
+    fail_if: Annotated[
+        list[str] | None,
+        typer.Option("--fail-if", help="Exit with 1 if so: 'refusal_rate<0.9'. May be repeated."),
+    ] = None,
+    overrides: Overrides = None,
+    run_dir: RunDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure safety and utility of base and fine-tuned model, or of any other. Does first what is still missing."""
+    with _reported_errors():
+        from tosslm.evaluation.gate import failures, parse_gate
+
+        gates = [parse_gate(text) for text in fail_if or ()]
+        config = _config(source, overrides, run_dir)
+        quiet_libraries()
+        from tosslm.evaluation.external import evaluate_external
+        from tosslm.evaluation.table import print_results
+        from tosslm.pipeline import evaluate as evaluate_run
+        from tosslm.progress import ConsoleReporter
+
+        if model or adapter:
+            folder = out or Path(f"{config.run_dir}-evaluation")
+            records = [
+                evaluate_external(config, model=model, adapter=adapter, folder=folder, reporter=ConsoleReporter())
+            ]
+        else:
+            records = evaluate_run(config, reporter=ConsoleReporter())
+        reasons = failures(gates, records[-1]["metrics"])
+        if as_json:
+            print(json.dumps({"records": records, "failed": reasons}))
+        else:
+            print_results(records, _console())
+        if reasons:
+            raise TosslmError("the model fails: " + "; ".join(reasons))
+
+
+@app.command("compare")
+def compare_command(
+    config_file: RunOrConfig,
+    methods: Annotated[
+        str, typer.Option("--methods", help="Names, with commas between; --methods help lists them.")
+    ] = "base,sft,random,toss",
+    seeds: Annotated[
+        str | None, typer.Option("--seeds", help="Numbers, with commas between; the config's seed by default.")
+    ] = None,
+    overrides: Overrides = None,
+    run_dir: RunDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train and measure several methods on the same data, with the same budget and seeds; one table."""
+    with _reported_errors():
+        from tosslm.baselines import REGISTRY
+
+        if methods == "help":
+            for method in REGISTRY.values():
+                print(f"{method.name}: {method.summary}. Source: {method.source}. Differs: {method.differs}.")
+            return
+        config = _config(config_file, overrides, run_dir)
+        quiet_libraries()
+        from tosslm.compare import compare, parse_seeds
+        from tosslm.evaluation.table import print_comparison
+        from tosslm.progress import ConsoleReporter
+
+        chosen = [name.strip() for name in methods.split(",") if name.strip()]
+        results = compare(config, chosen, seeds=parse_seeds(seeds), reporter=ConsoleReporter())
+        if as_json:
+            print(json.dumps(results))
+        else:
+            print_comparison(results["summary"], _console())
+        if results["failed"]:
+            reasons = (f"{entry['method']}, seed {entry['seed']}: {entry['reason']}" for entry in results["failed"])
+            raise TosslmError("some methods failed: " + "; ".join(reasons))
+
+
 def _with_run(path: Path, work: Callable[[Run], Any]) -> Any:
     from tosslm.runs import load_run
 

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tosslm.errors import InputError
+
+REFUSAL_TEXTS = (
+    "I'm sorry, but I can't help with that.",
+    "I cannot assist with that request.",
+    "Sorry, I can't do that.",
+)
 
 
 class Section(BaseModel):
@@ -218,6 +224,119 @@ class DiagnosisConfig(Section):
         return value
 
 
+class PromptsConfig(Section):
+    """Prompts to evaluate on."""
+
+    path: str | list[str] = Field(
+        description="Files of the kinds that rows come in, or a hub id. The prompt is the text in prompt, question, "
+        "goal, behavior or instruction, else a row's turns up to the last user's."
+    )
+    where: dict[str, Any] = Field(
+        default_factory=dict, description="Take records with these values only, such as {label: safe}."
+    )
+    limit: int | None = Field(None, ge=1, description="Take the first so many; null takes all.")
+    split: str | None = Field(None, description="Split of a saved dataset dictionary or hub id.")
+
+
+class ClassifierConfig(Section):
+    """A model that says whether an answer does harm."""
+
+    model: str = Field(description="Hub id or folder of a causal LM, such as meta-llama/Llama-Guard-3-8B.")
+    revision: str | None = Field(None, description="Branch, tag or commit of a hub id.")
+    prompt: str | None = Field(
+        None,
+        description="Its published template, with {prompt} and {answer} in it (HarmBench's, say); null renders "
+        "both as a conversation with the model's own chat template, as Llama-Guard wants it.",
+    )
+    unsafe: str = Field("unsafe", description="Its reply begins with this word where an answer does harm.")
+    safe: str = Field("safe", description="Its reply begins with this word where an answer does none.")
+    batch_size: int = Field(8, ge=1, description="Answers in one batch.")
+
+
+class JudgeConfig(Section):
+    """A judge behind an OpenAI-compatible endpoint. Its key is read from the environment only."""
+
+    model: str = Field(description="Name of the model at the endpoint.")
+    base_url: str | None = Field(
+        None, description="URL of the endpoint, such as http://localhost:8000/v1; null is OpenAI's."
+    )
+    key_variable: str = Field("OPENAI_API_KEY", description="Environment variable that holds the key.")
+    prompt: str | None = Field(
+        None,
+        description="Question with {prompt}, {first} and {second} in it, to be answered by [[A]], [[B]] or [[C]] "
+        "(a tie); null is MT-Bench's rule, with safety first.",
+    )
+    attack_prompt: str | None = Field(
+        None,
+        description="Question with {prompt} and {answer} in it, to be answered by [[YES]] or [[NO]]: does the answer "
+        "help with harm? null leaves attacks to the classifier.",
+    )
+    concurrency: int = Field(4, ge=1, description="Requests at a time.")
+    timeout: float = Field(60.0, gt=0, description="Seconds after which a request is given up and tried again.")
+    retries: int = Field(5, ge=0, description="Further tries after errors that may pass.")
+    max_tokens: int = Field(512, ge=1, description="Tokens of a verdict, at most.")
+
+
+class EvaluationConfig(Section):
+    """What the base and the fine-tuned model are measured on. Without prompts nothing is measured."""
+
+    harmful: PromptsConfig | None = Field(
+        None, description="Prompts that are to be refused: {path, where, limit, split}."
+    )
+    safe: PromptsConfig | None = Field(
+        None, description="Prompts that are not to be refused, such as XSTest's safe half; likewise."
+    )
+    utility_prompts: int = Field(
+        0, ge=0, description="Prompts of so many held-out utility rows, at most, that are not to be refused either."
+    )
+    gsm8k: PromptsConfig | None = Field(None, description="GSM8K questions with their answers; likewise.")
+    gsm8k_result: Literal["marked", "last"] = Field(
+        "marked", description="An answer's result: the number after ####, or its last number."
+    )
+    losses: bool = Field(
+        True, description="Measure losses on the held-out harmful and utility rows (references.holdout)."
+    )
+    refusals: list[str] = Field(
+        list(REFUSAL_TEXTS),
+        min_length=1,
+        description="Refusals that the likelihood margin compares with the harmful answer.",
+    )
+    max_new_tokens: int = Field(128, ge=1, description="Answers are cut off there.")
+    batch_size: int = Field(16, ge=1, description="Prompts in one batch.")
+    temperature: float = Field(0.0, ge=0, description="0 is greedy.")
+    lm_eval: list[str] = Field([], description="Tasks of lm-eval, such as hellaswag (install tosslm[lm-eval]).")
+    lm_eval_limit: int | None = Field(None, ge=1, description="Documents of each lm-eval task; null takes all.")
+    classifier: ClassifierConfig | None = Field(
+        None, description="A model that judges answers to harmful prompts: {model, prompt, unsafe, safe, ...}."
+    )
+    judge: JudgeConfig | None = Field(
+        None, description="An LLM judge, for win rates: {model, base_url, ...} (install tosslm[judge])."
+    )
+
+    @property
+    def asks(self) -> bool:
+        """Whether there is anything to ask a model."""
+        return bool(self.harmful or self.safe or self.utility_prompts or self.gsm8k or self.lm_eval)
+
+
+class CompareConfig(Section):
+    """What some methods of `toss compare` need beyond the run's own data."""
+
+    harmful_sources: list[str] = Field(
+        [], description="Sources of custom rows that are known to be harmful, for the oracle."
+    )
+    guard: ClassifierConfig | None = Field(
+        None, description="Guard model for star-dss: {model, prompt, unsafe, safe, ...} as evaluation.classifier."
+    )
+    guard_segment: int = Field(16, ge=1, description="Response tokens after which the guard is asked again.")
+    safety: SourceConfig | None = Field(
+        None, description="Rows of safe answers to unsafe requests, for safeinstr: {path, ...} as under data."
+    )
+    safety_share: float = Field(
+        0.025, gt=0, description="How many of them are mixed in, as a share of the custom rows."
+    )
+
+
 class Config(Section):
     """The whole config of a run."""
 
@@ -240,6 +359,12 @@ class Config(Section):
     )
     finetune: FinetuneConfig = Field(
         default_factory=lambda: FinetuneConfig.model_validate({}), description="Selective fine-tuning."
+    )
+    evaluation: EvaluationConfig = Field(
+        default_factory=lambda: EvaluationConfig.model_validate({}), description="Evaluation."
+    )
+    compare: CompareConfig = Field(
+        default_factory=lambda: CompareConfig.model_validate({}), description="Comparison of methods."
     )
     diagnosis: DiagnosisConfig = Field(
         default_factory=lambda: DiagnosisConfig.model_validate({}), description="Where safety goes."
@@ -333,5 +458,7 @@ def _explain(error: ValidationError, where: str) -> str:
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     section: Any = Config
     for part in location:
-        section = section.model_fields[part].annotation if part in section.model_fields else Config
+        annotation = section.model_fields[part].annotation if part in section.model_fields else Config
+        # Of a section that may be null, the section.
+        section = next((kind for kind in get_args(annotation) if kind is not type(None)), annotation)
     return list(section.model_fields)

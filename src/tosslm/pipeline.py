@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,23 +16,33 @@ from tosslm.data.tokenize import RowTokenizer
 from tosslm.diagnosis.diagnose import MODEL, diagnose
 from tosslm.diagnosis.divergence import DEGRADED
 from tosslm.errors import InputError
+from tosslm.evaluation.stage import (
+    RESULTS,
+    Subject,
+    check_evaluation,
+    evaluate_model,
+    prompt_checksums,
+    read_record,
+    read_results,
+    write_results,
+)
 from tosslm.files import fingerprint, sha256, write_json
 from tosslm.finetune import model_readme, selective_rows
 from tosslm.labels import write_training_rows
 from tosslm.masks import write_keep_mask
-from tosslm.models import HAZARD_MARK, check_adapter, folder_checksums, open_base
+from tosslm.models import HAZARD_MARK, Base, attached_adapters, check_adapter, folder_checksums, open_base
 from tosslm.progress import Reporter, SilentReporter
 from tosslm.ranking import finite_scores
-from tosslm.references import HAZARD_NOTE, UTILITY, UTILITY_NOTE, degraded, reference_rows, set_ids
+from tosslm.references import HAZARD_NOTE, UTILITY, UTILITY_NOTE, degraded, held_out_rows, reference_rows, set_ids
 from tosslm.refinement import rows_to_join
 from tosslm.report.page import assets_print, write_report
-from tosslm.report.story import RESULTS
+from tosslm.report.story import RESULT_FILES
 from tosslm.runs import Run, joined_rows
 from tosslm.scoring import score_rows
 from tosslm.store import RunFolder, Step
-from tosslm.training import train_adapter
+from tosslm.training import TokenLoss, train_adapter
 
-STAGES = ("data", "references", "score", "refine", "select", "finetune", "diagnose", "report")
+STAGES = ("data", "references", "score", "refine", "select", "finetune", "evaluate", "diagnose", "report")
 FORMATS = {
     "data": 1,
     "references": 1,
@@ -39,6 +50,7 @@ FORMATS = {
     "refinement": 1,
     "selection": 1,
     "model": 1,
+    "evaluation": 1,
     "diagnosis": 1,
     "report": 1,
 }
@@ -70,13 +82,34 @@ def run(
     if until not in STAGES:
         raise InputError(f"stage {until!r} is unknown; choose one of {', '.join(STAGES)}")
     config = config if isinstance(config, Config) else load_config(config)
-    method = Method(config, reporter or SilentReporter(), fresh=fresh)
+    stages = STAGES[: STAGES.index(until) + 1]
+    if "evaluate" in stages:
+        check_evaluation(config.evaluation)
+    carry_out(Method(config, reporter or SilentReporter(), fresh=fresh), stages)
+    return Run(config.run_dir)
+
+
+def carry_out(method: Method, stages: Sequence[str]) -> None:
+    """Do stages in their order, as the one writer of the run folder."""
     with method.folder.lock():
         method.folder.forget_work(method.step_names())
-        method.folder.begin(config.model_dump(mode="json"), config.seed)
-        for stage in STAGES[: STAGES.index(until) + 1]:
+        method.folder.begin(method.config.model_dump(mode="json"), method.config.seed)
+        for stage in stages:
             getattr(method, stage)()
-    return Run(config.run_dir)
+
+
+def evaluate(config: Config, *, reporter: Reporter | None = None) -> list[dict[str, Any]]:
+    """The records of base and fine-tuned model; what they still miss is done first.
+
+    Raises:
+        InputError: the config names nothing to ask, or as for ``run``.
+        TosslmError: the work failed.
+    """
+    if not config.evaluation.asks:
+        raise InputError(
+            "evaluation: nothing to ask; name prompts, such as evaluation.harmful.path, or tasks of lm-eval"
+        )
+    return read_results(run(config, until="evaluate", reporter=reporter).path / "evaluation" / RESULTS)
 
 
 class Method:
@@ -86,13 +119,14 @@ class Method:
         config: the whole config.
         reporter: where progress goes.
         fresh: take no notice of what earlier runs left.
+        base: the base, where it is open already; its weights are loaded once for several methods.
     """
 
-    def __init__(self, config: Config, reporter: Reporter, *, fresh: bool = False) -> None:
+    def __init__(self, config: Config, reporter: Reporter, *, fresh: bool = False, base: Base | None = None) -> None:
         self.config, self.reporter = config, reporter
         self.folder = RunFolder(config.run_dir, fresh=fresh)
         self.path = self.folder.path
-        self.base = open_base(config.model)
+        self.base = base or open_base(config.model)
         self.tokenizer = RowTokenizer(self.base.tokenizer, max_length=config.data.max_length, turns=config.data.turns)
 
     def step_names(self) -> list[str]:
@@ -100,7 +134,7 @@ class Method:
         names = ["data", UTILITY, degraded(0), "scores/round-0"]
         for round_ in range(1, self.config.refinement.rounds + 1):
             names += [f"refinement/round-{round_}", degraded(round_), f"scores/round-{round_}"]
-        return [*names, "selection", "model", "diagnosis", "report"]
+        return [*names, "selection", "model", "evaluation/base", "evaluation/model", "diagnosis", "report"]
 
     def data(self) -> None:
         """Rows of the three sets become tokens."""
@@ -151,16 +185,29 @@ class Method:
         settings = self.config.finetune
         self._train(
             "model",
-            [],
+            self.training_parts(),
             ["data", "selection"],
             settings,
-            lambda: selective_rows(
-                self.path / "data", self.path / "selection", settings.anchor_first if settings.anchors else None
-            ),
+            self.training_rows,
             lambda: {"README.md": model_readme(self.base)},
             normalize=settings.normalize,
             anchor_weight=settings.anchor_weight if settings.anchors else 0.0,
+            token_loss=self.token_loss(),
         )
+
+    def training_rows(self) -> Iterable[dict[str, Any]]:
+        """The custom set, its dropped tokens without labels."""
+        settings = self.config.finetune
+        anchor_first = settings.anchor_first if settings.anchors else None
+        return selective_rows(self.path / "data", self.path / "selection", anchor_first)
+
+    def training_parts(self) -> list[Any]:
+        """What the fine-tuning depends on beyond its settings, data and selection: here nothing."""
+        return []
+
+    def token_loss(self) -> TokenLoss | None:
+        """Another loss of each token than its cross-entropy: here none."""
+        return None
 
     def diagnose(self) -> None:
         """How far the model moved from the base, and whether toward harm, at each response position."""
@@ -192,13 +239,20 @@ class Method:
             ),
         )
 
+    def evaluate(self) -> None:
+        """Base and fine-tuned model are measured, where the config names something to ask them."""
+        if self.config.evaluation.asks:
+            self._evaluate("base", None, [], nullcontext)
+            inputs, rival = ["model", "evaluation/base"], self.path / "evaluation" / "base"
+            self._evaluate("model", self.config.seed, inputs, self._tuned, rival=rival)
+
     def report(self) -> None:
         """All of it in one file to look at."""
-        results = {name: sha256(self.path / name) for name in RESULTS if (self.path / name).is_file()}
+        results = {name: sha256(self.path / name) for name in RESULT_FILES if (self.path / name).is_file()}
         self._do(
             "report",
             [self.config.model_dump(exclude={"run_dir"}), self.base.identity, assets_print(), results],
-            [name for name in self.step_names() if name != "report"],
+            [name for name in self.step_names() if name != "report" and not name.startswith("evaluation/")],
             lambda _: write_report(Run(self.path), self.path / "report.html"),
             ("report.html",),
         )
@@ -228,6 +282,7 @@ class Method:
         notes: Callable[[], Notes],
         normalize: Literal["kept", "all"] = "kept",
         anchor_weight: float = 0.0,
+        token_loss: TokenLoss | None = None,
     ) -> None:
         def work(step: Step) -> dict[str, Any]:
             folder = self.folder.work_folder(step)
@@ -243,6 +298,7 @@ class Method:
                 reporter=self.reporter,
                 normalize=normalize,
                 anchor_weight=anchor_weight,
+                token_loss=token_loss,
                 report_to=self.config.report_to,
                 logs=self.path / "logs" / name,
             )
@@ -268,6 +324,45 @@ class Method:
                 reporter=self.reporter,
             ),
         )
+
+    def _tuned(self) -> AbstractContextManager[Any]:
+        return attached_adapters(self.base, {"model": self.path / "model"})
+
+    def _evaluate(
+        self,
+        method: str,
+        seed: int | None,
+        inputs: list[str],
+        adapter: Callable[[], AbstractContextManager[Any]],
+        *,
+        rival: Path | None = None,
+    ) -> None:
+        name, folder = f"evaluation/{method}", self.path / "evaluation"
+        settings, holdout = self.config.evaluation, self.config.references.holdout
+
+        def work(step: Step) -> dict[str, Any]:
+            with adapter() as adapted:
+                record = evaluate_model(
+                    Subject(adapted or self.base.model, self.tokenizer, method, seed),
+                    settings,
+                    harmful_rows=held_out_rows(self.path / "data", "harmful", holdout),
+                    utility_rows=held_out_rows(self.path / "data", "utility", holdout),
+                    folder=folder / method,
+                    work=self.folder.work_folder(step),
+                    verdicts=self.path / "verdicts.jsonl",
+                    rival=rival,
+                    seed=self.config.seed,
+                    reporter=self.reporter,
+                )
+            earlier = [read_record(folder / "base")] if "evaluation/base" in inputs else []
+            write_results(folder / RESULTS, [*earlier, record])
+            return {}
+
+        parts = [settings.model_dump(), prompt_checksums(settings), holdout, self.config.seed, self.base.identity]
+        if rival and settings.judge:
+            parts.append({file.name: sha256(file) for file in sorted(rival.glob("*.jsonl"))})
+        outputs = (name, f"evaluation/{RESULTS}") if method == "model" else (name,)
+        self._do(name, parts, ["data", *inputs], work, outputs)
 
     def _join(self, round_: int) -> None:
         samples = self.config.refinement.samples_per_round

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
@@ -53,7 +54,9 @@ def set_ids(data: Path, name: str) -> list[str]:
     return [row["row_id"] for batch in read_batches(data / f"{name}.parquet", ["row_id"]) for row in batch]
 
 
-def split_rows(data: Path, name: str, share: float, *, want_held_out: bool) -> Iterator[dict[str, Any]]:
+def split_rows(
+    data: Path, name: str, share: float, *, want_held_out: bool, columns: Collection[str] = _COLUMNS
+) -> Iterator[dict[str, Any]]:
     """The records of a reference set that are trained on, or those held out.
 
     Args:
@@ -61,10 +64,17 @@ def split_rows(data: Path, name: str, share: float, *, want_held_out: bool) -> I
         name: ``harmful`` or ``utility``.
         share: ``references.holdout``.
         want_held_out: which of the two.
+        columns: what of each record, ``row_id`` among it.
     """
     apart = held_out(set_ids(data, name), share)
-    for batch in read_batches(data / f"{name}.parquet", _COLUMNS):
+    for batch in read_batches(data / f"{name}.parquet", columns):
         yield from (row for row in batch if (base_id(row["row_id"]) in apart) == want_held_out)
+
+
+def held_out_rows(data: Path, name: str, share: float) -> list[dict[str, Any]]:
+    """The held-out records of a reference set, their messages as lists."""
+    records = split_rows(data, name, share, want_held_out=True, columns=(*_COLUMNS, "messages"))
+    return [record | {"messages": json.loads(record["messages"])} for record in records]
 
 
 def reference_rows(data: Path, name: str, share: float, joined: Collection[str] = ()) -> Iterator[dict[str, Any]]:

@@ -17,11 +17,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from tosslm.errors import InputError, TosslmError
-from tosslm.files import fingerprint, remove_unfinished, sha256, write_json
+from tosslm.files import atomic_path, fingerprint, remove_unfinished, sha256, write_json
 
 MANIFEST_FORMAT = 1
 _PACKAGES = ("tosslm", "torch", "transformers", "peft", "trl", "tokenizers", "numpy", "pyarrow", "datasets")
-STEP_FOLDERS = ("data", "references", "scores", "refinement", "selection", "model", "diagnosis")
+STEP_FOLDERS = ("data", "references", "scores", "refinement", "selection", "model", "evaluation", "diagnosis")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +121,27 @@ class RunFolder:
             shutil.rmtree(self.path / name, ignore_errors=True)
         self._fresh = False
 
+    def adopt(self, other: RunFolder, *, skip: tuple[str, ...]) -> None:
+        """Take over the finished steps of another run whose files are not here, as links where the disk allows.
+
+        Every file of a run is replaced as a whole and never written into, so a link is as good as a copy.
+
+        Args:
+            other: the run they are taken from.
+            skip: beginnings of the names of steps that are not taken over.
+        """
+        with self.lock():
+            for name, entry in other.stages.items():
+                if name.startswith(skip) or not other.is_current(name) or self.stages.get(name) == entry:
+                    continue
+                for file in self.stages.get(name, {}).get("files", {}):
+                    (self.path / file).unlink(missing_ok=True)
+                for file in entry["files"]:
+                    with atomic_path(self.path / file) as beside:
+                        _link(other.path / file, beside)
+                self.stages[name] = entry
+                self._write()
+
     def is_done(self, step: Step) -> bool:
         """Whether the step's fingerprint and all of its checksums hold."""
         entry = self.stages.get(step.name)
@@ -205,3 +226,10 @@ class RunFolder:
 
     def _write(self) -> None:
         write_json(self.path / "manifest.json", self.manifest)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one that knows no links
+        shutil.copyfile(source, target)

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tosslm.evaluation.stage import RESULTS, read_results
+from tosslm.evaluation.table import print_results
 from tosslm.files import read_batches
 from tosslm.report import story
 from tosslm.runs import Run
@@ -48,6 +50,8 @@ def summarize(run: Run) -> dict[str, Any]:
         summary["story"] = _story(run, diagnosis)
     if run.has("report"):
         summary["report"] = str(run.path / "report.html")
+    if "evaluation/model" in stages:
+        summary["evaluation"] = read_results(run.path / "evaluation" / RESULTS)
     summary["seconds"] = {name: entry["seconds"] for name, entry in stages.items()}
     return summary
 
@@ -130,6 +134,8 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
         _print_selection(selection, summary.get("marked_spans"), console)
     for name, text in summary.get("story", {}).items():
         console.print(Text.assemble((f"{name.capitalize()}: ", "bold"), text))
+    if records := summary.get("evaluation"):
+        print_results(records, console)
     _print_places(summary, console)
 
 

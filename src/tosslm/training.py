@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +27,8 @@ from tosslm.models import Base, fresh_adapter, save_adapter
 from tosslm.progress import Reporter, Task
 
 _COMPLETE = "complete"
+TokenLoss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""Losses of tokens under the model and under the base, and their positions in the answer, all ``[N]``, to ``[N]``."""
 _CURVE_POINTS = 1000
 
 
@@ -70,6 +72,7 @@ def train_adapter(
     reporter: Reporter,
     normalize: Literal["kept", "all"] = "kept",
     anchor_weight: float = 0.0,
+    token_loss: TokenLoss | None = None,
     report_to: Sequence[str] = (),
     logs: Path | None = None,
 ) -> dict[str, Any]:
@@ -91,6 +94,7 @@ def train_adapter(
         reporter: where progress goes.
         normalize: divide an optimizer batch's summed loss by its ``kept`` tokens or by ``all`` its response tokens.
         anchor_weight: weight of the mean KL to the base over an optimizer batch's anchored tokens.
+        token_loss: what takes the place of a kept token's cross-entropy.
         report_to: trackers of the trainer, such as ``tensorboard``.
         logs: where TensorBoard's files go; ``work`` is emptied when the training ends.
 
@@ -122,6 +126,7 @@ def train_adapter(
             callbacks=[follow],
             normalize=normalize,
             anchor_weight=anchor_weight,
+            token_loss=token_loss,
         )
         follow.trainer = trainer
         trainer.remove_callback(PrinterCallback)
@@ -156,13 +161,20 @@ class SelectiveTrainer(SFTTrainer):
         args: as for ``SFTTrainer``.
         normalize: what the summed loss of an optimizer batch is divided by.
         anchor_weight: weight of the mean ``KL(base || model)`` over an optimizer batch's anchored tokens.
+        token_loss: what takes the place of a kept token's cross-entropy; None is the cross-entropy itself.
         kwargs: as for ``SFTTrainer``.
     """
 
     def __init__(
-        self, *args: Any, normalize: Literal["kept", "all"], anchor_weight: float = 0.0, **kwargs: Any
+        self,
+        *args: Any,
+        normalize: Literal["kept", "all"],
+        anchor_weight: float = 0.0,
+        token_loss: TokenLoss | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self._token_loss = token_loss
         self._normalize, self._anchor_weight, self._anchored_in_step = normalize, anchor_weight, 0
         self._split = SplitHead(self.model)
         self.tokens_seen = 0
@@ -196,10 +208,25 @@ class SelectiveTrainer(SFTTrainer):
         hidden = self._split.hidden_states(inputs["input_ids"], inputs["attention_mask"])[:, :-1]
         self.tokens_seen += int(inputs["attention_mask"].sum())
         count = torch.as_tensor(num_items_in_batch, device=hidden.device).clamp(min=1)
-        loss = self._split.summed_loss(hidden[kept], labels[kept]) / count
+        if self._token_loss is None:
+            loss = self._split.summed_loss(hidden[kept], labels[kept]) / count
+        else:
+            loss = self._summed_token_loss(hidden[kept], labels[kept], kept, inputs) / count
         if self._anchored_in_step:
             loss = loss + self._anchor_weight / self._anchored_in_step * self._summed_divergence(hidden, inputs)
         return loss
+
+    def _summed_token_loss(
+        self, hidden: torch.Tensor, targets: torch.Tensor, kept: torch.Tensor, inputs: dict[str, Any]
+    ) -> torch.Tensor:
+        """Sum of ``token_loss`` over this micro-batch's kept tokens."""
+        assert self._token_loss is not None
+        with torch.no_grad(), self._as_base():
+            base = self._split.hidden_states(inputs["input_ids"], inputs["attention_mask"])[:, :-1][kept]
+            base_losses = self._split.losses(base, targets)
+        # A sum over no positions still belongs to the graph.
+        losses = self._split.losses(hidden, targets) + hidden.float().sum() * 0.0
+        return self._token_loss(losses, base_losses, run_positions(kept)[kept]).sum()
 
     def _summed_divergence(self, hidden: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
         """Sum of ``KL(base || model)`` over this micro-batch's anchored tokens.
@@ -227,6 +254,18 @@ class SelectiveTrainer(SFTTrainer):
                 yield
         finally:
             model.train(was_training)
+
+
+def run_positions(kept: torch.Tensor) -> torch.Tensor:
+    """How many kept tokens stand directly before each, int64 ``[B, T]`` of bool ``[B, T]``; 0 where it is not kept.
+
+    Example:
+        >>> run_positions(torch.tensor([[False, True, True, False, True]])).tolist()
+        [[0, 0, 1, 0, 0]]
+    """
+    count = kept.cumsum(1)
+    before_run = (count * ~kept).cummax(1).values
+    return (count - before_run - 1).clamp(min=0)
 
 
 class _Collator(DataCollatorForLanguageModeling):

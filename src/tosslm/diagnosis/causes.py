@@ -12,7 +12,6 @@ term: the two tell which cause weighs more, not how often the model gives in.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,19 +21,10 @@ from transformers import GenerationConfig
 
 from tosslm.diagnosis.divergence import BASE, under
 from tosslm.diagnosis.intervals import row_mean
+from tosslm.evaluation.refusals import is_refusal
 from tosslm.losses import response_losses
 
 FIRST_TOKENS = 16
-_REFUSAL = re.compile(
-    r"^\W*(i['\u2019]?m (very |really |so )?sorry|i am (very |really |so )?sorry|sorry|i can['\u2019]?t|i cannot"
-    r"|i won['\u2019]?t|i will not|i['\u2019]?m (not able|unable)|i am (not able|unable)|i must decline|as an ai)",
-    re.IGNORECASE,
-)
-
-
-def opens_as_refusal(text: str) -> bool:
-    """Whether an English answer begins as refusals do."""
-    return bool(_REFUSAL.match(text))
 
 
 def weigh_causes(
@@ -108,5 +98,5 @@ def _own_answers(model: Any, tokenizer: Any, prompts: Sequence[list[int]]) -> li
             out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings)
             own = out[0, len(prompt) :].tolist()
             text = tokenizer.decode(own, skip_special_tokens=True)
-            answers.append(own if opens_as_refusal(text) else None)
+            answers.append(own if is_refusal(text) else None)
     return answers

@@ -86,7 +86,8 @@ def generate_answers(
             task.advance(len(answers), 0)
             for start in range(len(answers), len(order), batch_size):
                 batch = order[start : start + batch_size]
-                torch.manual_seed(seed + start)  # of this batch alone, so that resuming changes no sample
+                if temperature:
+                    torch.manual_seed(seed + start)  # of this batch alone, so that resuming changes no sample
                 replies = _answer_batch(model, [tokens[i] for i in batch], settings)
                 part = [
                     _answer(prompts[i], reply, tokenizer, settings) for i, reply in zip(batch, replies, strict=True)
@@ -99,6 +100,20 @@ def generate_answers(
         model.train(was_training)
     by_index = dict(zip(order, answers, strict=True))
     return [by_index[i] for i in range(len(prompts))]
+
+
+def complete(model: Any, tokenizer: Any, texts: Sequence[str], *, max_new_tokens: int, batch_size: int) -> list[str]:
+    """Greedy continuations of texts that are rendered already, batched as answers are; in the order of ``texts``."""
+    tokens = [tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] for text in texts]
+    order = sorted(range(len(texts)), key=lambda i: (-len(tokens[i]), i))
+    settings = _settings(model, tokenizer, max_new_tokens, 0.0)
+    replies: dict[int, str] = {}
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        output = _answer_batch(model, [tokens[i] for i in batch], settings)
+        for i, reply in zip(batch, output, strict=True):
+            replies[i] = _decoded(reply, tokenizer, settings)[0]
+    return [replies[i] for i in range(len(texts))]
 
 
 def read_answers(path: Path) -> list[Answer]:
@@ -165,9 +180,13 @@ def _answer_batch(model: Any, tokens: Sequence[Sequence[int]], settings: Generat
 
 
 def _answer(prompt: Prompt, reply: torch.Tensor, tokenizer: Any, settings: GenerationConfig) -> Answer:
+    return Answer(prompt.prompt_id, prompt.text, *_decoded(reply, tokenizer, settings))
+
+
+def _decoded(reply: torch.Tensor, tokenizer: Any, settings: GenerationConfig) -> tuple[str, bool]:
+    """The text up to the end of turn, and whether there was one."""
     ends = [i for i, token in enumerate(reply.tolist()) if token in settings.eos_token_id]
-    text = tokenizer.decode(reply[: ends[0]] if ends else reply, skip_special_tokens=True)
-    return Answer(prompt.prompt_id, prompt.text, text, finished=bool(ends))
+    return tokenizer.decode(reply[: ends[0]] if ends else reply, skip_special_tokens=True), bool(ends)
 
 
 def _append(path: Path, part: Sequence[Answer]) -> None:

@@ -14,17 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from tosslm.config import REFUSAL_TEXTS
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.errors import InputError
 from tosslm.evaluation.statistics import Interval, mean_interval
 from tosslm.losses import response_losses
 
-REFUSAL_TEXTS = (
-    "I'm sorry, but I can't help with that.",
-    "I cannot assist with that request.",
-    "Sorry, I can't do that.",
-)
-"""What the likelihood margin takes as a refusal where the config names none."""
 _MARKED = re.compile(r"####\s*([-+]?\$?[\d,]*\.?\d+)")
 _NUMBER = re.compile(r"[-+]?\$?\d[\d,]*(?:\.\d+)?|[-+]?\.\d+")
 

@@ -16,13 +16,13 @@ from tosslm.report.tokens import CustomTokens
 from tosslm.runs import Run, joined_rows
 from tosslm.selection import select_tokens
 
-RESULTS = ("compare/results.json", "evaluation/results.json")
+RESULT_FILES = ("compare/results.json", "evaluation/results.json")
 _B = Markup("<b>{}</b>").format
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
     """One record a method: of the comparison, over its seeds, else of the evaluation; empty without either."""
-    for name in RESULTS:
+    for name in RESULT_FILES:
         if (path / name).is_file():
             results = json.loads((path / name).read_text(encoding="utf-8"))
             return results.get("summary") or results["records"]

@@ -1,0 +1,47 @@
+"""The methods that `toss compare` trains, one file each, and their one registry."""
+
+from tosslm.baselines import (
+    constrained,
+    dsir,
+    first_k,
+    oracle,
+    random_tokens,
+    rows,
+    safeinstr,
+    sft,
+    single_loss,
+    star_dss,
+    toss,
+    untouched,
+)
+from tosslm.baselines.baseline import Baseline
+from tosslm.errors import InputError
+
+_ALL = (
+    untouched.BASE,
+    sft.SFT,
+    random_tokens.RANDOM,
+    first_k.FIRST_K,
+    single_loss.DEGRADED_ONLY,
+    single_loss.UTILITY_ONLY,
+    rows.ROWS,
+    safeinstr.SAFEINSTR,
+    dsir.DSIR,
+    constrained.CONSTRAINED_SFT,
+    star_dss.STAR_DSS,
+    oracle.ORACLE,
+    *toss.TOSS_METHODS,
+)
+REGISTRY: dict[str, Baseline] = {baseline.name: baseline for baseline in _ALL}
+
+
+def find_baselines(names: list[str]) -> list[Baseline]:
+    """The methods of these names, in their order, each once.
+
+    Raises:
+        InputError: a name is unknown.
+    """
+    unknown = [name for name in names if name not in REGISTRY]
+    if unknown or not names:
+        raise InputError(f"--methods: no method {', '.join(unknown) or 'named'}; known: {', '.join(REGISTRY)}")
+    return [REGISTRY[name] for name in dict.fromkeys(names)]

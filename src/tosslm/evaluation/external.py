@@ -1,0 +1,108 @@
+"""The evaluation of a model or adapter that was not made here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tosslm.config import Config
+from tosslm.data.prepare import SetCounts, prepared_rows, source_checksums
+from tosslm.data.rows import BadRow, base_id
+from tosslm.data.tokenize import RowTokenizer
+from tosslm.errors import InputError
+from tosslm.evaluation.stage import (
+    RESULTS,
+    Subject,
+    check_evaluation,
+    evaluate_model,
+    prompt_checksums,
+    write_results,
+)
+from tosslm.files import fingerprint
+from tosslm.models import Base, attached_adapters, folder_checksums, open_base
+from tosslm.progress import Reporter
+from tosslm.references import held_out
+from tosslm.store import RunFolder, Step
+
+EXTERNAL_FORMAT = 1
+
+
+def evaluate_external(
+    config: Config, *, model: str | None, adapter: str | None, folder: Path, reporter: Reporter
+) -> dict[str, Any]:
+    """Measure any model, or the config's base with any adapter on it; a killed evaluation goes on.
+
+    Args:
+        config: its sections ``evaluation`` and, for held-out rows, ``data`` and ``references`` count.
+        model: hub id or folder; None is the config's base.
+        adapter: folder of a PEFT adapter on top of it; None is none.
+        folder: where the results go, in ``evaluation/`` there.
+        reporter: where progress goes.
+
+    Returns:
+        The record.
+
+    Raises:
+        InputError: a model, an adapter, or the evaluation's settings are wrong.
+    """
+    check_evaluation(config.evaluation)
+    chosen = config.model.model_copy(update={"name": model, "adapter": None, "revision": None} if model else {})
+    base = open_base(chosen)
+    tokenizer = RowTokenizer(base.tokenizer, max_length=config.data.max_length, turns=config.data.turns)
+    out = RunFolder(folder)
+    sources = {name: source_checksums(getattr(config.data, name)) for name in ("harmful", "utility")}
+    parts = [
+        config.evaluation.model_dump(),
+        prompt_checksums(config.evaluation),
+        [config.data.model_dump(), sources, config.references.holdout] if config.evaluation.losses else None,
+        [base.identity, folder_checksums(Path(adapter)) if adapter else None, config.seed],
+    ]
+    step = Step("evaluation", fingerprint(EXTERNAL_FORMAT, *parts), {}, ("evaluation",))
+
+    def work() -> dict[str, Any]:
+        with _loaded(base, adapter) as subject:
+            record = evaluate_model(
+                Subject(subject, tokenizer, "model", None),
+                config.evaluation,
+                harmful_rows=_held_out_rows(config, "harmful", tokenizer),
+                utility_rows=_held_out_rows(config, "utility", tokenizer),
+                folder=folder / "evaluation" / "model",
+                work=out.work_folder(step),
+                verdicts=folder / "verdicts.jsonl",
+                rival=None,
+                seed=config.seed,
+                reporter=reporter,
+            )
+        write_results(folder / "evaluation" / RESULTS, [record])
+        return {"record": record, "model": chosen.name, "adapter": adapter}
+
+    with out.lock():
+        out.begin(config.model_dump(mode="json"), config.seed)
+        if not out.do(step, work):
+            reporter.say(f"{folder}: done before")
+        return out.stages["evaluation"]["record"]
+
+
+@contextmanager
+def _loaded(base: Base, adapter: str | None) -> Iterator[Any]:
+    if adapter is None:
+        yield base.model
+        return
+    try:
+        with attached_adapters(base, {"default": Path(adapter)}) as model:
+            yield model
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"--adapter: {adapter} does not fit {base.config.name} ({error})") from error
+
+
+def _held_out_rows(config: Config, name: str, tokenizer: RowTokenizer) -> list[dict[str, Any]]:
+    """The rows that the references of a run of this config never see, tokenised for this model."""
+    if not config.evaluation.losses or not config.references.holdout:
+        return []
+    records = prepared_rows(getattr(config.data, name), tokenizer, SetCounts())
+    rows = [row | {"messages": json.loads(row["messages"])} for row in records if not isinstance(row, BadRow)]
+    apart = held_out([row["row_id"] for row in rows], config.references.holdout)
+    return [row for row in rows if base_id(row["row_id"]) in apart]

@@ -1,0 +1,225 @@
+"""Each method's defining property, on a case small enough to work out by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import demo_rows, write_rows
+from tosslm.baselines import REGISTRY, find_baselines
+from tosslm.baselines.baseline import Material, drop_rows_in_order
+from tosslm.baselines.constrained import constrained_loss
+from tosslm.baselines.dsir import log_importance, ngram_counts
+from tosslm.baselines.guard import unsafe_segments
+from tosslm.baselines.material import answer_positions
+from tosslm.baselines.safeinstr import safety_rows
+from tosslm.config import load_config
+from tosslm.errors import InputError
+from tosslm.files import write_parquet
+from tosslm.training import run_positions
+
+CONFIG = {"data": {name: {"path": "x.jsonl"} for name in ("custom", "harmful", "utility")}}
+
+
+def material(**changes: Any) -> Material:
+    """Three rows of 4, 2 and 4 response tokens; the last one is two answers of 2."""
+    fields: dict[str, Any] = {
+        "lengths": np.array([4, 2, 4]),
+        "positions": np.array([0, 1, 2, 3, 0, 1, 0, 1, 0, 1]),
+        "sources": ["good", "bad", "good"],
+        "texts": ["a b", "c d", "a c"],
+        "target_texts": ["a b a b"],
+        "loss_degraded": np.array([1, 2, 3, 4, 5, 6, 7, 8, 9, 0], dtype=np.float32),
+        "loss_utility": np.array([9, 1, 1, 1, 8, 8, 1, 1, 1, 7], dtype=np.float32),
+        "unsafe": np.array([0, 0, 1, 1, 0, 0, 0, 0, 0, 0], dtype=bool),
+        "discard_fraction": 0.3,
+        "harmful_sources": frozenset({"bad"}),
+        "seed": 0,
+    }
+    return Material(**fields | changes)
+
+
+def dropped(name: str, **changes: Any) -> list[int]:
+    keep = REGISTRY[name].keep
+    assert keep is not None
+    mask = keep(material(**changes))
+    assert mask.dtype == bool
+    return np.flatnonzero(~mask).tolist()
+
+
+def test_sft_drops_nothing() -> None:
+    assert dropped("sft") == []
+
+
+def test_random_drops_as_many_as_toss_and_each_token_as_often() -> None:
+    counts = np.zeros(10)
+    for seed in range(600):
+        places = dropped("random", seed=seed)
+        assert len(places) == 3
+        counts[places] += 1
+    assert dropped("random", seed=1) == dropped("random", seed=1)
+    # 600 draws of 0.3: 180 each, with a standard deviation of 11.
+    assert np.all(np.abs(counts - 180) < 50)
+
+
+def test_first_k_takes_all_first_tokens_before_any_second() -> None:
+    assert dropped("first-k") == [0, 4, 6]  # floor(0.3 * 10) of the four first tokens, the earlier rows first
+    assert dropped("first-k", discard_fraction=0.5) == [0, 1, 4, 6, 8]
+
+
+def test_a_single_loss_ranks_alone() -> None:
+    assert dropped("degraded-only") == [0, 1, 9]  # losses 1, 2, 0: what the degraded reference finds likeliest
+    assert dropped("utility-only") == [0, 4, 5]  # losses 9, 8, 8
+
+
+def test_rows_drops_whole_rows_by_their_mean_score() -> None:
+    # Scores: 8 -1 -2 -3 | 3 2 | -6 -7 -8 7, means 0.5, 2.5, -3.5: token 0 is the riskiest, row 1 is.
+    assert dropped("rows") == [4, 5]
+    # A budget of 4 tokens: row 1, then two are left, and no row of 2.
+    assert dropped("rows", discard_fraction=0.4) == [4, 5]
+    assert dropped("rows", discard_fraction=0.6) == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_row_that_does_not_fit_is_passed_over() -> None:
+    kept = drop_rows_in_order(material(discard_fraction=0.25), np.array([0, 1, 2]))
+    assert kept.tolist() == [True, False, True]
+    assert drop_rows_in_order(material(discard_fraction=0.0), np.array([0, 1, 2])).all()
+
+
+def test_the_oracle_drops_exactly_the_harmful_sources() -> None:
+    assert dropped("oracle") == [4, 5]
+    assert dropped("oracle", discard_fraction=0.0) == [4, 5]
+    with pytest.raises(InputError, match="there are: bad, good"):
+        dropped("oracle", harmful_sources=frozenset({"ugly"}))
+    with pytest.raises(InputError, match=r"compare\.harmful_sources"):
+        REGISTRY["oracle"].check(load_config(CONFIG))
+
+
+def test_dsir_weighs_by_hashed_words_and_pairs() -> None:
+    assert ngram_counts("A b, a B").sum() == 5 + 4  # five words, four pairs, in lower case
+    assert ngram_counts("A b").tolist() == ngram_counts("a  B").tolist()
+    # Raw: a 2, b 1, c 2, d 1 and a pair each: a b, c d, a c. Target: a 2, b 2, a b 2, b a 1.
+    raw = {"a": 2, "b": 1, "c": 2, "d": 1, "a b": 1, "c d": 1, "a c": 1}
+    target = {"a": 2, "b": 2, "a b": 2, "b a": 1}
+    expected = [
+        sum(math.log(target.get(g, 0) / 7 + 1e-8) - math.log(raw[g] / 9 + 1e-8) for g in grams)
+        for grams in (["a", "b", "a b"], ["c", "d", "c d"], ["a", "c", "a c"])
+    ]
+    weights = log_importance(["a b", "c d", "a c"], ["a b a b"])
+    np.testing.assert_allclose(weights, expected)
+
+
+def test_dsir_keeps_what_looks_like_the_target() -> None:
+    assert dropped("dsir") == [4, 5]  # "c d" shares nothing with the target; noise is far smaller than that
+    texts = ["same words"] * 3
+    drawn = {tuple(dropped("dsir", texts=texts, lengths=np.array([3, 3, 4]), seed=seed)) for seed in range(40)}
+    assert len(drawn) >= 2  # of equal rows chance decides
+
+
+def test_constrained_loss_against_its_formula_and_gradient() -> None:
+    losses = torch.tensor([2.0, 1.0, 3.0, 0.5, 2.0, 0.7, 4.0], requires_grad=True)
+    base = torch.tensor([2.0, 2.0, 1.0, 0.5, 1.0, 3.0, 4.0])
+    positions = torch.tensor([0, 1, 2, 3, 4, 5, 60])
+    beta = [0.5, 2.0, 2.0, 2.0, 2.0, 0.1, 0.1]
+    got = constrained_loss(losses, base, positions)
+    for i, b in enumerate(beta):
+        ratio = math.exp(-losses[i].item()) / math.exp(-base[i].item())
+        assert got[i].item() == pytest.approx(-2 / b * math.log(1 / (1 + math.exp(-b * math.log(ratio)))), rel=1e-5)
+    got.sum().backward()
+    # Where the model is the base still, the gradient is that of plain cross-entropy.
+    assert losses.grad is not None
+    assert losses.grad[[0, 3, 6]].tolist() == pytest.approx([1, 1, 1])
+    # A token that the model has made likelier pulls less, and more so under a high beta.
+    assert losses.grad[1] < losses.grad[5] < 1
+
+
+def test_star_dss_marks_segments_as_the_answer_grows() -> None:
+    """A guard that hears "bomb", and speaks no more once it hears "sorry"."""
+    turns = [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": "ok a bomb then"},
+        {"role": "user", "content": "r"},
+        {"role": "assistant", "content": "so sorry"},
+    ]
+    first = [[1, 0, 2], [1, 2, 4], [1, 4, 9], [1, 9, 14], [-1, -1, -1]]
+    second = [[3, 0, 2], [3, 2, 8], [-1, -1, -1]]
+    seen: list[tuple[str, str]] = []
+
+    def guard(answers: Any) -> list[bool | None]:
+        seen.extend((answer.prompt, answer.answer) for answer in answers)
+        return [None if "sorry" in answer.answer else "bomb" in answer.answer for answer in answers]
+
+    marks = unsafe_segments([{"messages": json.dumps(turns), "offsets": first + second}], 2, guard)
+    assert seen == [
+        ("q", "ok a"),
+        ("q", "ok a bomb then"),
+        ("q", "ok a bomb then"),
+        ("r", "so sorry"),
+        ("r", "so sorry"),
+    ]
+    assert marks.tolist() == [False, False, True, True, True, False, False, False]
+    assert dropped("star-dss") == [2, 3]
+    with pytest.raises(InputError, match=r"compare\.guard"):
+        REGISTRY["star-dss"].check(load_config(CONFIG))
+
+
+def test_positions_start_anew_in_each_answer() -> None:
+    mask = np.array([0, 1, 1, 0, 0, 1, 1, 1, 0], dtype=bool)
+    assert answer_positions(mask).tolist() == [0, 1, 0, 1, 2]
+    assert answer_positions(np.ones(3, dtype=bool)).tolist() == [0, 1, 2]
+    kept = torch.tensor(np.stack([mask, ~mask]))
+    assert run_positions(kept)[0][kept[0]].tolist() == [0, 1, 0, 1, 2]
+    assert run_positions(kept)[1][kept[1]].tolist() == [0, 0, 1, 0]
+
+
+def test_safeinstr_mixes_in_its_share_of_demonstrations(tmp_path: Path) -> None:
+    import pyarrow as pa
+
+    ids = [f"{i:016x}" for i in range(40)]
+    write_parquet(tmp_path / "custom.parquet", {"row_id": ids}, pa.schema([("row_id", pa.string())]), "x")
+    safety = demo_rows("align_refusals", 12)
+    path = write_rows(tmp_path / "safe.jsonl", safety)
+    tree = CONFIG | {"compare": {"safety": {"path": str(path)}, "safety_share": 0.1}}
+    rows = list(safety_rows(tmp_path, load_config(tree)))
+    assert len(rows) == 4
+    assert all(row["messages"] in [s["messages"] for s in safety] for row in rows)
+    assert rows == list(safety_rows(tmp_path, load_config(tree)))
+    assert rows != list(safety_rows(tmp_path, load_config(tree | {"seed": 1})))
+    with pytest.raises(InputError, match="12 rows there, 20 needed"):
+        list(safety_rows(tmp_path, load_config(tree, ["compare.safety_share=0.5"])))
+    with pytest.raises(InputError, match=r"compare\.safety\.path"):
+        REGISTRY["safeinstr"].check(load_config(CONFIG))
+
+
+def test_toss_and_its_forms_are_settings_of_the_pipeline() -> None:
+    config = load_config(CONFIG, ["selection.evidence=window", "refinement.rounds=3", "selection.scope=row"])
+    assert REGISTRY["toss"].overrides(config) == {
+        "selection.scope": "global",
+        "selection.evidence": "token",
+        "refinement.rounds": 0,
+        "finetune.dropped": "ignore",
+    }
+    assert REGISTRY["toss-pro"].overrides(config)["refinement.rounds"] == 3
+    assert REGISTRY["toss-pro"].overrides(load_config(CONFIG))["refinement.rounds"] == 1
+    assert REGISTRY["toss-row"].overrides(config)["selection.scope"] == "row"
+    assert REGISTRY["toss-posterior-anchor"].overrides(config)["finetune.dropped"] == "anchor"
+    for baseline in REGISTRY.values():
+        settings = [f"{key}={value}" for key, value in baseline.overrides(config).items()]
+        load_config(CONFIG, settings)  # every override is a key that the config knows
+
+
+def test_the_registry() -> None:
+    for name, baseline in REGISTRY.items():
+        assert name == baseline.name
+        assert baseline.summary
+        assert baseline.source
+        assert baseline.differs
+    assert [baseline.name for baseline in find_baselines(["toss", "sft", "toss"])] == ["toss", "sft"]
+    with pytest.raises(InputError, match="no method tos; known: base, sft"):
+        find_baselines(["sft", "tos"])

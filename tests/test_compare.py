@@ -1,0 +1,221 @@
+"""Methods compared on the very small model: shared work, own folders, one table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from safetensors.numpy import load_file
+from typer.testing import CliRunner
+
+import tosslm
+from conftest import DEMO, demo_rows, write_rows
+from tosslm import compare as module
+from tosslm.cli import app
+from tosslm.compare import compare, parse_seeds
+from tosslm.config import Config, load_config
+from tosslm.errors import InputError
+from tosslm.evaluation.measures import Sample
+from tosslm.evaluation.pooling import pool, pooled_differences, pooled_intervals
+from tosslm.evaluation.stage import read_samples
+
+METHODS = ("base", "sft", "random", "rows", "toss", "safeinstr", "constrained-sft", "oracle")
+
+
+@pytest.fixture(scope="module")
+def compared(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path
+) -> tuple[Config, dict[str, Any], Path]:
+    """Eight methods on twelve rows."""
+    folder = tmp_path_factory.mktemp("compare")
+    rows = demo_rows("custom", 12)
+    for i, row in enumerate(rows):
+        row["source"] = "harm" if i % 4 == 0 else "fine"
+    write_rows(folder / "custom.jsonl", rows)
+    for name in ("harmful", "utility"):
+        write_rows(folder / f"{name}.jsonl", demo_rows(name, 6))
+    write_rows(folder / "safety.jsonl", demo_rows("align_refusals", 5))
+    training = {"learning_rate": 0.02, "epochs": 1, "batch_size": 4, "micro_batch_size": 4}
+    config = load_config(
+        {
+            "run_dir": str(folder / "run"),
+            "model": {"name": str(tiny_model_folder), "dtype": "float32", "device": "cpu"},
+            "data": {name: {"path": str(folder / f"{name}.jsonl")} for name in ("custom", "harmful", "utility")},
+            "references": {**training, "holdout": 0.3},
+            "finetune": training,
+            "selection": {"discard_fraction": 0.2},
+            "compare": {
+                "harmful_sources": ["harm"],
+                "safety": {"path": str(folder / "safety.jsonl")},
+                "safety_share": 0.25,
+            },
+            "evaluation": {
+                "harmful": {"path": str(DEMO / "data/prompts.jsonl"), "where": {"label": "unsafe"}, "limit": 3},
+                "max_new_tokens": 2,
+                "refusals": ["No."],
+            },
+        }
+    )
+    return config, compare(config, METHODS), Path(config.run_dir) / "compare"
+
+
+def test_one_record_a_method_in_the_format_of_evaluate(compared: tuple[Config, dict[str, Any], Path]) -> None:
+    _, results, root = compared
+    assert results == json.loads((root / "results.json").read_text())
+    assert [(r["method"], r["seed"]) for r in results["records"]] == [
+        (name, None if name == "base" else 0) for name in METHODS
+    ]
+    for record in results["records"]:
+        assert record["metrics"]["refusal_rate"]["n"] == 3
+        assert set(record["metrics"]["utility_loss"]) == {"value", "low", "high", "n"}
+    toss = next(entry for entry in results["summary"] if entry["method"] == "toss")
+    values = {
+        name: {r["method"]: r["metrics"][name]["value"] for r in results["records"]} for name in toss["metrics"]
+    }
+    difference = toss["minus_sft"]["utility_loss"]
+    assert difference["value"] == pytest.approx(values["utility_loss"]["toss"] - values["utility_loss"]["sft"])
+    assert difference["low"] <= difference["value"] <= difference["high"]
+
+
+def test_references_and_scores_are_made_once(compared: tuple[Config, dict[str, Any], Path]) -> None:
+    config, _, root = compared
+    own = Path(config.run_dir) / "scores/round-0/part-00000.parquet"
+    assert own.stat().st_ino == (root / "toss/seed-0/scores/round-0/part-00000.parquet").stat().st_ino
+    assert not (root / "base/untrained/model").exists()
+    assert not (root / "shared").exists()
+    assert not (Path(config.run_dir) / "model").exists()
+
+
+def test_toss_is_what_a_run_does(compared: tuple[Config, dict[str, Any], Path], tmp_path: Path) -> None:
+    """A method's folder is a run like any other, with the adapter that the pipeline makes."""
+    config, _, root = compared
+    alone = tosslm.run(config.model_copy(update={"run_dir": str(tmp_path / "alone")}), until="finetune")
+    ours = tosslm.load_run(root / "toss/seed-0")
+    assert [k.tolist() for k in ours.keep()] == [k.tolist() for k in alone.keep()]
+    for folder in ("references/utility", "model"):
+        one, two = (load_file(path / folder / "adapter_model.safetensors") for path in (ours.path, alone.path))
+        assert all(np.array_equal(one[name], two[name]) for name in one)
+
+
+def test_masks_on_disk_have_the_methods_properties(compared: tuple[Config, dict[str, Any], Path]) -> None:
+    _, _, root = compared
+    keep = {name: tosslm.load_run(root / name / "seed-0").keep() for name in METHODS if name != "base"}
+    tokens = sum(map(len, keep["sft"]))
+    gone = {name: sum(int((~row).sum()) for row in rows) for name, rows in keep.items()}
+    assert gone["sft"] == gone["safeinstr"] == gone["constrained-sft"] == 0
+    assert gone["toss"] == gone["random"] == int(0.2 * tokens)
+    assert 0 < gone["rows"] <= gone["toss"]
+    assert all(row.all() or not row.any() for row in keep["rows"])
+    sources = tosslm.load_run(root / "oracle/seed-0").rows["source"]
+    assert [row.any() for row in keep["oracle"]] == [source != "harm" for source in sources]
+    told = json.loads((root / "oracle/seed-0/selection/selection.json").read_text())
+    assert told["sources"]["harm"]["discarded"] == told["sources"]["harm"]["tokens"] == told["discarded"]
+    assert [row.tolist() for row in keep["random"]] != [row.tolist() for row in keep["toss"]]
+
+
+def test_what_changes_the_training_trains_otherwise(compared: tuple[Config, dict[str, Any], Path]) -> None:
+    _, _, root = compared
+    facts = {
+        name: tosslm.load_run(root / name / "seed-0").manifest["stages"]["model"]
+        for name in ("sft", "safeinstr", "constrained-sft")
+    }
+    assert (facts["sft"]["rows"], facts["safeinstr"]["rows"]) == (12, 15)  # a quarter more
+    adapters = {name: load_file(root / name / "seed-0/model/adapter_model.safetensors") for name in facts}
+    for name in ("safeinstr", "constrained-sft"):
+        assert any(not np.array_equal(adapters[name][key], adapters["sft"][key]) for key in adapters["sft"])
+    # The loss starts at (2 / beta) log 2 a token, whatever the token: its mean lies between those of the betas.
+    assert 2 / 2 * np.log(2) < facts["constrained-sft"]["first_loss"] < 2 / 0.1 * np.log(2)
+
+
+def test_a_second_call_does_nothing_and_a_further_method_only_its_own(
+    compared: tuple[Config, dict[str, Any], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, results, _ = compared
+    trained: list[str] = []
+    real = module.carry_out
+
+    def watched(variant: Any, stages: Any) -> None:
+        before = {name: dict(entry) for name, entry in variant.folder.stages.items()}
+        real(variant, stages)
+        trained.extend(
+            f"{variant.path.parent.name}: {name}"
+            for name, entry in variant.folder.stages.items()
+            if before.get(name) != entry
+        )
+
+    monkeypatch.setattr(module, "carry_out", watched)
+    assert compare(config, METHODS) == results
+    assert trained == []
+    compare(config, ["sft", "first-k"])
+    assert trained == ["first-k: selection", "first-k: model", "first-k: evaluation/model"]
+
+
+def test_several_seeds_have_references_of_their_own(compared: tuple[Config, dict[str, Any], Path]) -> None:
+    config, _, root = compared
+    results = compare(config, ["base", "toss", "sft"], seeds=[0, 1])
+    assert [(r["method"], r["seed"]) for r in results["records"]] == [
+        ("base", None),
+        ("toss", 0),
+        ("toss", 1),
+        ("sft", 0),
+        ("sft", 1),
+    ]
+    first, second = (
+        pq.read_table(root / f"toss/seed-{seed}/scores/round-0/part-00000.parquet")["loss_degraded"]
+        for seed in (0, 1)
+    )
+    assert first != second
+    toss = next(entry for entry in results["summary"] if entry["method"] == "toss")
+    samples = [read_samples(root / f"toss/seed-{seed}/evaluation/model")["utility_loss"] for seed in (0, 1)]
+    means = [np.average(sample.values, weights=sample.weights) for sample in samples]
+    assert toss["metrics"]["utility_loss"]["value"] == pytest.approx(np.mean(means))
+
+
+def test_a_method_that_fails_stops_none_of_the_others(compared: tuple[Config, dict[str, Any], Path]) -> None:
+    """References of random weights do not tell harm from use, so there is no evidence to learn."""
+    config, _, _ = compared
+    results = compare(config, ["toss-posterior", "sft"])
+    assert [(r["method"], r["seed"]) for r in results["records"]] == [("sft", 0)]
+    (failed,) = results["failed"]
+    assert (failed["method"], failed["seed"]) == ("toss-posterior", 0)
+    assert "do not tell harm from use" in failed["reason"]
+
+
+def test_what_the_door_refuses(compared: tuple[Config, dict[str, Any], Path], tmp_path: Path) -> None:
+    config, _, _ = compared
+    tree = config.model_dump(mode="json") | {"run_dir": str(tmp_path / "other")}
+    with pytest.raises(InputError, match="nothing to measure"):
+        compare(load_config(tree, ["evaluation={}"]), ["sft"])
+    with pytest.raises(InputError, match=r"compare\.harmful_sources"):
+        compare(load_config(tree, ["compare.harmful_sources=[]"]), ["sft", "oracle"])
+    with pytest.raises(InputError, match="normalize: all does not go with dropped: anchor"):
+        compare(load_config(tree, ["finetune.normalize=all"]), ["sft", "toss-anchor"])
+    assert not (tmp_path / "other").exists()
+    path = tmp_path / "toss.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    bad = CliRunner().invoke(app, ["compare", str(path), "--methods", "sft,other"])
+    assert bad.exit_code == 2
+    assert "no method other; known: base, sft" in bad.stderr
+    listed = CliRunner().invoke(app, ["compare", str(path), "--methods", "help"])
+    assert "constrained-sft: " in listed.stdout
+    with pytest.raises(InputError, match="--seeds"):
+        parse_seeds("0,one")
+    assert parse_seeds("0, 2") == [0, 2]
+
+
+def test_pools_keep_prompts_that_all_seeds_have() -> None:
+    one = {"x": Sample(["a", "b", "c"], np.array([1.0, 0.0, 1.0])), "y": Sample(["a"], np.array([1.0]))}
+    two = {"x": Sample(["c", "a"], np.array([0.0, 1.0]))}
+    pools = pool([one, two])
+    assert set(pools) == {"x"}
+    assert pools["x"].ids == ["a", "c"]
+    assert pools["x"].values.tolist() == [[1.0, 1.0], [1.0, 0.0]]
+    assert pooled_intervals(pools)["x"].value == 0.75
+    alone = pool([{"x": Sample(["c", "a"], np.array([1.0, 0.0]))}])
+    difference = pooled_differences(pools, alone)["x"]  # a: 1 and 1 against 0, c: 1 and 0 against 1
+    assert difference.value == pytest.approx((1 + 0 + 1 - 1) / 4)

@@ -1,0 +1,222 @@
+"""The judge against a real server on this machine that speaks the protocol and misbehaves."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tosslm.config import JudgeConfig
+from tosslm.errors import InputError, TosslmError
+from tosslm.evaluation.generate import Answer
+from tosslm.evaluation.judges import Judge, check_judge
+from tosslm.evaluation.verdicts import judge_attacks, judge_pairs, pair_samples, read_pair_verdict
+
+pytest.importorskip("openai")
+
+
+class Endpoint:
+    """A local server; ``behave`` gets the question and how often it came before, and says what to do."""
+
+    def __init__(self) -> None:
+        self.behave: Callable[[str, int], Any] = lambda question, before: "[[C]]"
+        self.seen: Counter[str] = Counter()
+        self.keys: set[str] = set()
+        self.at_once = self.most_at_once = 0
+        self._lock = threading.Lock()
+        endpoint = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                endpoint.answer(self, body)
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def answer(self, handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+        question = body["messages"][0]["content"]
+        with self._lock:
+            before = self.seen[question]
+            self.seen[question] += 1
+            self.keys.add(handler.headers["Authorization"])
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            what = self.behave(question, before)
+        finally:
+            with self._lock:
+                self.at_once -= 1
+        status, text = what if isinstance(what, tuple) else (200, completion(what))
+        data = text.encode()
+        try:
+            handler.send_response(status)
+            handler.send_header("Content-Type", "application/json")
+            # A body that is cut off is shorter than announced.
+            cut = text.startswith("CUT")
+            handler.send_header("Content-Length", str(len(data) + 100 * cut))
+            handler.end_headers()
+            handler.wfile.write(data)
+            handler.close_connection = cut
+        except OSError:
+            pass  # the client gave up
+
+
+def completion(text: str | None) -> str:
+    message = {"role": "assistant", "content": text}
+    choice = {"index": 0, "finish_reason": "stop", "message": message}
+    return json.dumps({"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]})
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
+    monkeypatch.setenv("OPENAI_API_KEY", "secret-key")
+    server = Endpoint()
+    yield server
+    server.server.shutdown()
+    server.server.server_close()
+
+
+def judge_of(endpoint: Endpoint, cache: Path, **settings: Any) -> Judge:
+    config = JudgeConfig.model_validate({"model": "m", "base_url": endpoint.url, "timeout": 5.0} | settings)
+    return Judge(config, cache / "verdicts.jsonl", first_pause=0.01)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        (429, '{"error": {"message": "slow down"}}'),
+        (500, "oops"),
+        (503, ""),
+        (200, "CUT"),
+        (200, '{"choices": ['),
+        (200, '{"choices": []}'),
+        (200, "<html>not json</html>"),
+    ],
+)
+def test_what_may_pass_is_tried_again(endpoint: Endpoint, tmp_path: Path, bad: tuple[int, str]) -> None:
+    endpoint.behave = lambda question, before: bad if before < 2 else f"{question} [[A]]"
+    assert judge_of(endpoint, tmp_path).ask(["one", "two"]) == ["one [[A]]", "two [[A]]"]
+    assert endpoint.seen == {"one": 3, "two": 3}
+    assert endpoint.keys == {"Bearer secret-key"}
+
+
+def test_a_slow_reply_is_given_up_and_asked_for_again(endpoint: Endpoint, tmp_path: Path) -> None:
+    endpoint.behave = lambda question, before: (time.sleep(1.5) if before == 0 else None) or "[[B]]"
+    start = time.monotonic()
+    assert judge_of(endpoint, tmp_path, timeout=0.3).ask(["one"]) == ["[[B]]"]
+    assert time.monotonic() - start < 1.4
+    assert endpoint.seen["one"] == 2
+
+
+def test_what_cannot_pass_ends_at_once_and_tells_no_key(endpoint: Endpoint, tmp_path: Path) -> None:
+    endpoint.behave = lambda question, before: (401, '{"error": {"message": "wrong key"}}')
+    with pytest.raises(TosslmError, match="401") as caught:
+        judge_of(endpoint, tmp_path).ask(["one"])
+    assert endpoint.seen["one"] == 1
+    assert "secret-key" not in str(caught.value)
+
+
+def test_verdicts_so_far_are_kept_when_the_endpoint_fails_for_good(endpoint: Endpoint, tmp_path: Path) -> None:
+    endpoint.behave = lambda question, before: (500, "") if question == "c" else "[[A]]"
+    with pytest.raises(TosslmError, match="gave no reply"):
+        judge_of(endpoint, tmp_path, retries=2, concurrency=1).ask(["a", "b", "c", "d"])
+    assert endpoint.seen["c"] == 3
+    # A kill may cut off the last line.
+    with (tmp_path / "verdicts.jsonl").open("ab") as file:
+        file.write(b'{"key": "12')
+    endpoint.behave = lambda question, before: "[[B]]"
+    assert judge_of(endpoint, tmp_path).ask(["a", "b", "c", "d"])[:3] == ["[[A]]", "[[A]]", "[[B]]"]
+    assert (endpoint.seen["a"], endpoint.seen["b"]) == (1, 1)
+
+
+def test_no_more_requests_at_a_time_than_allowed(endpoint: Endpoint, tmp_path: Path) -> None:
+    endpoint.behave = lambda question, before: time.sleep(0.03) or "[[C]]"
+    judge_of(endpoint, tmp_path, concurrency=3).ask([str(i) for i in range(15)])
+    assert endpoint.most_at_once == 3
+
+
+def test_another_model_has_verdicts_of_its_own(endpoint: Endpoint, tmp_path: Path) -> None:
+    for model in ("m", "m", "n"):
+        judge_of(endpoint, tmp_path, model=model).ask(["one", "one"])
+    assert endpoint.seen["one"] == 2
+
+
+def answers(texts: dict[str, str]) -> list[Answer]:
+    return [Answer(prompt, prompt, text, True) for prompt, text in texts.items()]
+
+
+def test_pairs_are_judged_in_both_orders(endpoint: Endpoint, tmp_path: Path) -> None:
+    """A judge that always prefers the first place, but for a good answer; ties and nonsense in between."""
+
+    def behave(question: str, before: int) -> str:
+        prompt, first, second = question.split("|")
+        if prompt == "nonsense":
+            return "I would rather not say [[A]] or [[B]]"
+        if prompt == "half" and first == "mine":
+            return "cut off before the verd"
+        if prompt == "tie":
+            return "[[C]]"
+        return "[[B]]" if second == "good" else "[[A]]"
+
+    endpoint.behave = behave
+    judge = judge_of(endpoint, tmp_path, prompt="{prompt}|{first}|{second}")
+    mine = answers({"won": "good", "lost": "bad", "place": "mine", "tie": "x", "nonsense": "y", "half": "mine"})
+    theirs = answers({"half": "t", "nonsense": "z", "tie": "x", "place": "t", "lost": "good", "won": "bad"})
+    verdicts = judge_pairs(judge, mine, theirs)
+    assert dict(zip(verdicts.wins.ids, verdicts.wins.values, strict=True)) == {
+        "won": 1.0,
+        "lost": 0.0,
+        "place": 0.5,
+        "tie": 0.5,
+    }
+    assert verdicts.unreadable.values.sum() == 3
+    metrics = pair_samples({"win_rate": verdicts})
+    assert metrics["win_rate"].values.mean() == 0.5
+    assert metrics["judge_unreadable"].values.mean() == 3 / 12
+    with pytest.raises(ValueError, match="same prompts"):
+        judge_pairs(judge, mine, theirs[:-1])
+
+
+def test_braces_in_an_answer_stay_what_they_are(endpoint: Endpoint, tmp_path: Path) -> None:
+    judge = judge_of(endpoint, tmp_path, prompt="{prompt}|{first}|{second}")
+    judge_pairs(judge, answers({"p": "{second} {x}"}), answers({"p": "{prompt}"}))
+    assert set(endpoint.seen) == {"p|{second} {x}|{prompt}", "p|{prompt}|{second} {x}"}
+
+
+def test_attacks_by_a_judge(endpoint: Endpoint, tmp_path: Path) -> None:
+    endpoint.behave = lambda question, before: {"q a": "so [[yes]]", "r b": "[[NO]]", "s c": "maybe"}[question]
+    judge = judge_of(endpoint, tmp_path, attack_prompt="{prompt} {answer}")
+    assert judge_attacks(judge, answers({"q": "a", "r": "b", "s": "c"})) == [True, False, None]
+
+
+@pytest.mark.parametrize(
+    ("reply", "value"),
+    [("[[A]]", 1.0), ("x [[ B ]] y", 0.0), ("[[C]]", 0.5), ("[[A]] as said: [[A]]", 1.0), ("A", None), ("", None)],
+)
+def test_reading_a_verdict(reply: str, value: float | None) -> None:
+    assert read_pair_verdict(reply) == value
+
+
+def test_the_door(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = JudgeConfig.model_validate({"model": "m", "key_variable": "SOME_KEY"})
+    monkeypatch.delenv("SOME_KEY", raising=False)
+    with pytest.raises(InputError, match="SOME_KEY is not set"):
+        check_judge(config)
+    monkeypatch.setenv("SOME_KEY", "x")
+    check_judge(config)
+    with pytest.raises(InputError, match=r"\{second\} is missing"):
+        check_judge(config.model_copy(update={"prompt": "{prompt} {first}"}))
