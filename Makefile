@@ -1,9 +1,15 @@
 # make demo   sets everything up and runs TOSS-Pro on a real chat model
+#             EVIDENCE=posterior ranks tokens by their evidence in context, DROPPED=anchor holds dropped tokens to the
+#             base; with one of them the demo also compares with plain TOSS-Pro
 # make test   sets everything up and runs the tests
 # TORCH       which PyTorch to install; by default the CPU build, where the package index has one
 PYTHON ?= python3
 TORCH_VERSION := 2.13.0
 TORCH ?=
+EVIDENCE ?= token
+DROPPED ?= ignore
+METHOD = toss-pro$(if $(filter posterior,$(EVIDENCE)),-posterior)$(if $(filter anchor,$(DROPPED)),-anchor)
+PROMPTS = {path: examples/demo/data/prompts.jsonl, where: {label: $(1)}}
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -22,8 +28,12 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	touch $@
 
 demo: venv
-	$(BIN)/toss run configs/demo.yaml
+	$(BIN)/toss run configs/demo.yaml --set selection.evidence=$(EVIDENCE) --set finetune.dropped=$(DROPPED)
 	$(BIN)/python examples/demo/signals.py runs/demo
+ifneq ($(EVIDENCE) $(DROPPED),token ignore)
+	$(BIN)/toss compare runs/demo --methods base,sft,toss-pro,$(METHOD) --set evaluation.max_new_tokens=48 \
+	  --set 'evaluation.harmful=$(call PROMPTS,unsafe)' --set 'evaluation.safe=$(call PROMPTS,safe)'
+endif
 	@echo "The report, for any browser: runs/demo/report.html"
 
 test: venv

@@ -188,6 +188,7 @@ def _stages(
     )
     held_out = share * (harmful.tokens + utility.tokens)
     scores = 12 * custom.response_tokens
+    in_context = 4 * custom.response_tokens if config.selection.evidence != "token" else 0
     adapter = _adapter_bytes(config.references, shape)
     scoring_memory = weights + _scoring_bytes(config, custom, shape)
     return [
@@ -209,10 +210,10 @@ def _stages(
             rounds * (scores + adapter),
             speed,
         ),
-        _stage("select", 0, 0, 0.5e9, custom.response_tokens // 8, speed),
+        _stage("select", 0, 0, 0.5e9, custom.response_tokens // 8 + in_context, speed),
         _stage(
             "finetune",
-            0,
+            custom.tokens * config.finetune.epochs if config.finetune.anchors else 0,
             custom.tokens * config.finetune.epochs,
             weights + _training_bytes(config.finetune, custom, shape),
             _adapter_bytes(config.finetune, shape),

@@ -71,4 +71,11 @@ TOSS_METHODS = (
         source=_OURS,
         overrides=_settings(selection__evidence="posterior", finetune__dropped="anchor"),
     ),
+    Baseline(
+        "toss-pro-posterior-anchor",
+        summary="TOSS-Pro with evidence in context, and dropped tokens held to the base",
+        source=_OURS,
+        needs="refine",
+        overrides=_settings(pro=True, selection__evidence="posterior", finetune__dropped="anchor"),
+    ),
 )
