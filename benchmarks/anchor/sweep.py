@@ -1,6 +1,7 @@
 """What an anchor keeps, and what it costs: refusals against utility, over ``anchor_first`` and ``anchor_weight``.
 
     python -m benchmarks.anchor.sweep           # every variant that is not measured yet, then docs/anchor.md
+    python -m benchmarks.anchor.sweep --only 'anchor, share 0.05'   # these, and no page; several processes may share
     python -m benchmarks.anchor.sweep --page    # the page from what is there
 
 All variants are trained from the same base, on the same rows in the same order, with the same keep mask (posterior
@@ -181,28 +182,27 @@ def held_out_rows(name: str) -> list[list[dict[str, str]]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--page", action="store_true", help="write the page from what is there")
-    parser.add_argument("--prepare", action="store_true", help="references and selection only")
+    parser.add_argument("--only", nargs="*", choices=list(VARIANTS), help="only these variants, and no page")
     arguments = parser.parse_args()
     quiet_libraries()
     if not arguments.page:
         if not (ROOT / "sets/xstest.jsonl").exists():
             write_sets(ROOT / "sets", SEED)
         run = tosslm.run(CONFIG, until="select", reporter=ConsoleReporter())
-        if not arguments.prepare:
-            sweep(run)
-    if not arguments.prepare:
+        sweep(run, arguments.only or ["base", *VARIANTS])
+    if not arguments.only:
         write_page(ROOT / "results", Path("docs/anchor.md"))
 
 
-def sweep(run: tosslm.Run) -> None:
-    """Train and measure every variant that has no result yet."""
+def sweep(run: tosslm.Run, names: list[str]) -> None:
+    """Train and measure every one of these variants that has no result yet."""
     base = open_base(run.config.model)
 
     def tokenizer(messages: list[dict[str, str]]) -> dict[str, Any]:
         return dict(tosslm.tokenize_rows([{"messages": messages}], base.tokenizer)[0])
 
     distance: list[np.ndarray] | None = None
-    for name in ("base", *VARIANTS):
+    for name in names:
         out = ROOT / "results" / f"{name.replace(', ', '-').replace(' ', '-')}.json"
         if out.exists():
             continue

@@ -46,6 +46,7 @@ def write_page(page: Path) -> None:
             facts = [json.loads((run / "facts.json").read_text(encoding="utf-8")) for run in runs]
             curves = [dict(np.load(run / "quality.npz", allow_pickle=False)) for run in runs]
             parts.append(_section(corpus.title, facts, curves))
+            parts.append(_why(runs, facts, curves))
     write_text(page, "\n".join(parts))
 
 
@@ -98,6 +99,24 @@ def _learnt(facts: list[dict[str, Any]]) -> str:
             f"| {seed} | {found['enter']:.3f} | {found['leave']:.3f} | {found['unsafe_share']:.1%} | "
             f"{1 / found['leave']:.1f} | {found['held_out']['gain']:.0f} |"
         )
+    return "\n".join(lines)
+
+
+def _why(runs: list[Path], facts: list[dict[str, Any]], curves: list[dict[str, np.ndarray]]) -> str:
+    """Average precision along the length of unsafe runs, against the length that was learnt."""
+    found = [json.loads((run / "run_lengths.json").read_text(encoding="utf-8")) for run in runs]
+    learnt = [1 / run["evidence"]["leave"] for run in facts]
+    token = np.mean([run[TOKEN][1][0] for run in curves])
+    lengths = list(found[0])
+    lines = [
+        "What other run lengths would have given, at the same unsafe share; none of them could be chosen without the "
+        f"marks. Learnt: {min(learnt):.1f} to {max(learnt):.1f} tokens. The token score has {token:.3f}.",
+        "",
+        "| mean length of an unsafe run, tokens | " + " | ".join(lengths) + " |",
+        "|---" * (len(lengths) + 1) + "|",
+        "| AP, mean over seeds | " + " | ".join(f"{np.mean([run[n] for run in found]):.3f}" for n in lengths) + " |",
+        "",
+    ]
     return "\n".join(lines)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from benchmarks.spans.page import write_page
+from benchmarks.spans.profile import judged_tokens, profile
 from benchmarks.spans.quality import Ranking, Resamples
 from benchmarks.spans.settings import CORPORA, ROOT, SEEDS, run_config
 from benchmarks.spans.task import task_f1
@@ -29,7 +30,6 @@ from tosslm.files import atomic_path, read_batches, write_json
 from tosslm.models import open_base
 from tosslm.progress import ConsoleReporter
 from tosslm.scoring import part_files
-from tosslm.spans import unsafe_tokens
 
 WINDOWS = (3, 5, 9)
 
@@ -75,20 +75,17 @@ def measure(corpus: str, seed: int) -> None:
     run = tosslm.run(run_config(corpus, seed), until="select", reporter=ConsoleReporter())
     found = signals(run, losses_of_base(corpus, run))
     rows = run.rows
-    judged = CORPORA[corpus].judged
-    wanted = np.array([judged is None or source in judged for source in rows["source"]])
-    marks = [unsafe_tokens(row["offsets"], row["unsafe_spans"]) for row in rows]
-    lengths = np.array([len(row) for row in marks])
-    inside = np.repeat(wanted, lengths)
-    row_numbers = np.repeat(np.cumsum(wanted) - 1, lengths)[inside]
-    unsafe = np.concatenate(marks)[inside]
-    draws = Resamples.draw(int(wanted.sum()))
+    inside, marked, lengths = judged_tokens(corpus, rows)
+    unsafe = marked[inside]
+    _, row_numbers = np.unique(np.repeat(np.arange(len(lengths)), lengths)[inside], return_inverse=True)
+    judged_rows = int(row_numbers[-1]) + 1
+    draws = Resamples.draw(judged_rows)
     curves = {name: draws.of(Ranking(unsafe, values[inside], row_numbers)) for name, values in found.items()}
     facts = {
-        "rows": int(wanted.sum()),
+        "rows": judged_rows,
         "tokens": len(unsafe),
         "unsafe_share": float(unsafe.mean()),
-        "mean_span": _mean_span([marks[i] for i in np.flatnonzero(wanted)]),
+        "mean_span": _mean_span(unsafe, row_numbers),
         "evidence": json.loads((run.path / "selection/evidence.json").read_text(encoding="utf-8")),
         "task": task_f1(rows, found) if corpus == "toxic" else None,
     }
@@ -97,10 +94,10 @@ def measure(corpus: str, seed: int) -> None:
         np.savez_compressed(file, allow_pickle=False, **curves)
 
 
-def _mean_span(marks: list[np.ndarray]) -> float:
+def _mean_span(unsafe: np.ndarray, rows: np.ndarray) -> float:
     """Tokens in a run of marked ones, on average."""
-    starts = sum(int((row & ~np.concatenate([[False], row[:-1]])).sum()) for row in marks)
-    return sum(int(row.sum()) for row in marks) / starts
+    goes_on = np.concatenate([[False], unsafe[:-1] & (rows[:-1] == rows[1:])])
+    return float(unsafe.sum() / (unsafe & ~goes_on).sum())
 
 
 def main() -> None:
@@ -115,6 +112,8 @@ def main() -> None:
         for corpus, seed in runs:
             measure(corpus, int(seed))
     if not arguments.only:
+        for corpus, seed in runs:
+            profile(corpus, int(seed))
         write_page(Path("docs/spans.md"))
 
 
