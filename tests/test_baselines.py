@@ -22,7 +22,7 @@ from tosslm.baselines.safeinstr import safety_rows
 from tosslm.config import load_config
 from tosslm.errors import InputError
 from tosslm.files import write_parquet
-from tosslm.training import run_positions
+from tosslm.trainer import run_positions
 
 CONFIG = {"data": {name: {"path": "x.jsonl"} for name in ("custom", "harmful", "utility")}}
 

@@ -40,7 +40,8 @@ from tosslm.report.story import RESULT_FILES
 from tosslm.runs import Run, joined_rows
 from tosslm.scoring import score_rows
 from tosslm.store import RunFolder, Step
-from tosslm.training import TokenLoss, train_adapter
+from tosslm.trainer import TokenLoss
+from tosslm.training import train_adapter
 
 STAGES = ("data", "references", "score", "refine", "select", "finetune", "evaluate", "diagnose", "report")
 FORMATS = {

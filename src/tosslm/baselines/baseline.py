@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tosslm.config import Config
-from tosslm.training import TokenLoss
+from tosslm.trainer import TokenLoss
 
 
 @dataclass(frozen=True, slots=True)
