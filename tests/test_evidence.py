@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 from sklearn.metrics import roc_auc_score
 
 import tosslm
@@ -21,6 +23,8 @@ from tosslm.evidence import learn_evidence, window_means
 from tosslm.files import write_parquet
 from tosslm.masks import write_keep_mask
 from tosslm.scoring import HELDOUT_SCHEMA, SCORE_SCHEMA
+from tosslm.show import render_row, row_record
+from tosslm.summary import print_summary, summarize
 
 row_lengths = st.lists(st.integers(0, 12), min_size=1, max_size=6)
 
@@ -194,5 +198,13 @@ def test_a_run_gives_what_it_ranked(tiny_config: dict[str, Any]) -> None:
     run = tosslm.run({**tiny_config, "selection": {"evidence": "window", "window": 3}}, until="select")
     for ranked, scores in zip(run.evidence(), run.scores(), strict=True):
         np.testing.assert_allclose(ranked, window_means(scores, np.array([len(scores)]), 3), rtol=1e-5, atol=1e-6)
+    record = row_record(run, run.rows["row_id"][0])
+    assert [token["evidence"] for token in record["tokens"]] == run.evidence()[0].tolist()
+    console = Console(file=io.StringIO(), width=100)
+    console.print(render_row(record, run.manifest["stages"]["selection"]["threshold"], console))
+    print_summary(summarize(run), console)
+    shown = console.file.getvalue()
+    assert "evidence mean" in shown
+    assert "tokens that have a window mean of" in " ".join(shown.split())
     run = tosslm.run(tiny_config, until="select")
     assert all(np.array_equal(a, b) for a, b in zip(run.evidence(), run.scores(), strict=True))

@@ -26,7 +26,7 @@ from benchmarks.spans.task import task_f1
 import tosslm
 from tosslm.cli import quiet_libraries
 from tosslm.evidence import window_means
-from tosslm.files import atomic_path, read_batches, write_json
+from tosslm.files import atomic_path, fingerprint, read_batches, write_json
 from tosslm.models import open_base
 from tosslm.progress import ConsoleReporter
 from tosslm.scoring import part_files
@@ -58,7 +58,7 @@ def signals(run: tosslm.Run, base_losses: np.ndarray) -> dict[str, np.ndarray]:
 
 def losses_of_base(corpus: str, run: tosslm.Run) -> np.ndarray:
     """The base's own loss of every response token, float32 ``[N]``; kept, since two seeds may share a custom set."""
-    ids = tosslm.files.fingerprint(run.rows["row_id"])
+    ids = fingerprint(list(run.rows["row_id"]))
     path = ROOT / corpus / f"base-{ids}.npy"
     if not path.exists():
         rows = tosslm.response_losses(open_base(run.config.model).model, run.rows)

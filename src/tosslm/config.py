@@ -343,7 +343,8 @@ class Config(Section):
     run_dir: str = Field("runs/toss", description="Folder that holds everything of this run.")
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of all that is random.")
     report_to: list[str] = Field(
-        [], description="Where trainings log to: tensorboard, wandb, trackio, mlflow (install them yourself)."
+        [],
+        description="Where trainings and scoring log to: tensorboard, wandb, trackio, mlflow (install yours).",
     )
     model: ModelConfig = Field(default_factory=lambda: ModelConfig.model_validate({}), description="The base.")
     data: DataConfig = Field(description="The three sets of rows.")

@@ -40,6 +40,7 @@ from tosslm.report.story import RESULT_FILES
 from tosslm.runs import Run, joined_rows
 from tosslm.scoring import score_rows
 from tosslm.store import RunFolder, Step
+from tosslm.tracking import tracked
 from tosslm.trainer import TokenLoss
 from tosslm.training import train_adapter
 
@@ -308,22 +309,28 @@ class Method:
 
     def _score(self, round_: int) -> None:
         name = f"scores/round-{round_}"
+
+        def work(step: Step) -> dict[str, Any]:
+            with tracked(self.config.report_to, name, self.path / "logs") as log:
+                return score_rows(
+                    self.base,
+                    self.config.scoring,
+                    data=self.path / "data",
+                    holdout=self.config.references.holdout,
+                    utility=self.path / UTILITY,
+                    degraded=self.path / degraded(round_),
+                    folder=self.path / name,
+                    known_utility=self.path / "scores/round-0" if round_ else None,
+                    step_fingerprint=step.fingerprint,
+                    reporter=self.reporter,
+                    log=log,
+                )
+
         self._do(
             name,
             [self.config.scoring.model_dump(), self.config.references.holdout],
             ["data", UTILITY, degraded(round_), *(["scores/round-0"] if round_ else [])],
-            lambda step: score_rows(
-                self.base,
-                self.config.scoring,
-                data=self.path / "data",
-                holdout=self.config.references.holdout,
-                utility=self.path / UTILITY,
-                degraded=self.path / degraded(round_),
-                folder=self.path / name,
-                known_utility=self.path / "scores/round-0" if round_ else None,
-                step_fingerprint=step.fingerprint,
-                reporter=self.reporter,
-            ),
+            work,
         )
 
     def _tuned(self) -> AbstractContextManager[Any]:

@@ -17,6 +17,7 @@ from tosslm.losses import response_losses
 from tosslm.models import Base, attached_adapters
 from tosslm.progress import Reporter, Task
 from tosslm.references import split_rows
+from tosslm.tracking import Log
 
 SCORE_SCHEMA = pa.schema(
     [
@@ -66,6 +67,7 @@ def score_rows(
     known_utility: Path | None,
     step_fingerprint: str,
     reporter: Reporter,
+    log: Log,
 ) -> dict[str, Any]:
     """Score the custom set and the held-out reference rows.
 
@@ -82,6 +84,7 @@ def score_rows(
         known_utility: an earlier round's parts, whose utility losses hold for every round.
         step_fingerprint: what the parts are marked with.
         reporter: where progress goes.
+        log: called with the mean losses and score of each part, in nats a token, and its number.
 
     Returns:
         Facts for the manifest: parts, rows, response tokens, tokens read.
@@ -121,6 +124,7 @@ def score_rows(
                 degraded_losses = losses_under("degraded", rows, task)
                 columns = _columns(rows, degraded_losses, utility_losses)
                 write_parquet(path, columns, SCORE_SCHEMA, step_fingerprint)
+                log(_means(degraded_losses, utility_losses), number)
         for stale in part_files(folder)[facts["parts"] :]:
             stale.unlink()
         _score_heldout(losses_under, data, holdout, folder / HELDOUT, known_utility, step_fingerprint, reporter)
@@ -136,6 +140,11 @@ def _columns(
         "loss_degraded": list(degraded),
         "loss_utility": list(utility),
     }
+
+
+def _means(degraded: Sequence[np.ndarray], utility: Sequence[np.ndarray]) -> dict[str, float]:
+    means = [float(np.concatenate(losses).mean()) for losses in (degraded, utility)]
+    return {"loss_degraded": means[0], "loss_utility": means[1], "score": means[1] - means[0]}
 
 
 def _utility_losses(path: Path) -> list[np.ndarray]:
