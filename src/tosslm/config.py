@@ -185,7 +185,7 @@ class FinetuneConfig(TrainingConfig):
         1.0, ge=0, description="For dropped: anchor. Weight of the mean KL; 0 is the same as dropped: ignore."
     )
     anchor_first: int = Field(
-        0,
+        3,
         ge=0,
         description="For dropped: anchor. The first so many response tokens of each row are anchored too, kept or "
         "not: it is there that refusing is forgotten.",
