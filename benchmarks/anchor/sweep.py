@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from benchmarks.anchor.data import write_sets
 from benchmarks.anchor.page import write_page
 
@@ -25,12 +26,12 @@ import tosslm
 from tosslm.cli import quiet_libraries
 from tosslm.config import TrainingConfig
 from tosslm.data.rows import BadRow, read_rows
-from tosslm.diagnosis.divergence import row_divergences
 from tosslm.evaluation.generate import generate_answers
 from tosslm.evaluation.prompts import read_prompts
 from tosslm.evaluation.refusals import classify
 from tosslm.evaluation.utility import row_losses
 from tosslm.files import write_json
+from tosslm.head import SplitHead, divergences
 from tosslm.labels import anchored_tokens, training_row, write_training_rows
 from tosslm.models import Base, attached_adapters, open_base
 from tosslm.progress import ConsoleReporter
@@ -113,14 +114,23 @@ def anchors(variant: Variant, keep: list[np.ndarray], distance: list[np.ndarray]
 
 def distances(base: Base, run: tosslm.Run) -> list[np.ndarray]:
     """``KL(base || degraded reference)`` of every response token of the custom set, one array a row."""
-    rows = list(run.rows)
-    folder = run.path / "references/degraded/round-0"
+    found = []
     with (
-        attached_adapters(base, {"degraded": folder}) as model,
-        ConsoleReporter().task("distance to the degraded reference", len(rows)) as task,
+        attached_adapters(base, {"degraded": run.path / "references/degraded/round-0"}) as model,
+        ConsoleReporter().task("distance to the degraded reference", len(run.rows)) as task,
+        torch.inference_mode(),
     ):
-        found = row_divergences(model, rows, ["degraded"], positions=10_000, batch_tokens=1024, task=task)
-    return [row["degraded"]["kl"] for row in found]
+        split = SplitHead(model)
+        for row in run.rows:
+            ids = torch.tensor([row["input_ids"]])
+            before = torch.as_tensor(row["response_mask"])[1:]
+            degraded = split.hidden_states(ids, torch.ones_like(ids))[0, :-1][before]
+            with model.disable_adapter():
+                aligned = split.hidden_states(ids, torch.ones_like(ids))[0, :-1][before]
+                logits = split.logits(aligned)
+            found.append(divergences(logits, split.logits(degraded)).numpy())
+            task.advance(1, 2 * len(row["input_ids"]))
+    return found
 
 
 def train(base: Base, run: tosslm.Run, name: str, distance: list[np.ndarray] | None) -> Path:

@@ -46,12 +46,12 @@ def signals(run: tosslm.Run) -> dict[str, dict[str, float]]:
     lengths = np.array([len(stored["loss_utility"][i]) for i in marked])
     _, posterior = learn_posterior(run.scores_folder(), run.config.seed)
     values = {
-        "token score (utility - degraded)": scores,
-        **{f"token score, window of {width}": window_means(scores, lengths, width) for width in (3, 5, 9)},
+        "token score": scores,
+        **{f"token score, window {width}": window_means(scores, lengths, width) for width in (3, 5, 9)},
         "token score, posterior": posterior(scores, lengths),
-        "base loss alone": np.concatenate(losses),
-        "degraded loss alone": degraded,
-        "utility loss alone": utility,
+        "base loss": np.concatenate(losses),
+        "degraded loss": degraded,
+        "utility loss": utility,
     }
     first_scores = run.scores(0)
     if run.config.refinement.rounds:
@@ -71,9 +71,9 @@ def main() -> None:
     folder = Path(sys.argv[1])
     results = signals(tosslm.load_run(folder))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("finding the marked unsafe tokens")
+    table.add_column("finding marked tokens", no_wrap=True)
     table.add_column("AUROC", justify="right")
-    table.add_column("average precision", justify="right")
+    table.add_column("AP", justify="right")
     table.add_column("marked dropped", justify="right")
     table.add_column("others dropped", justify="right")
     for name, quality in results.items():
@@ -81,7 +81,7 @@ def main() -> None:
         table.add_row(name, *ranking, f"{quality['unsafe_dropped']:.0%}", f"{quality['safe_dropped']:.1%}")
     Console().print(table)
     share = next(iter(results.values()))["unsafe_share"]
-    print(f"By chance: AUROC 0.500, average precision {share:.3f}.")
+    print(f"By chance: AUROC 0.500, average precision (AP) {share:.3f}.")
     write_json(folder / "signals.json", results)
     print(json.dumps({"written": str(folder / "signals.json")}))
 
