@@ -48,6 +48,7 @@ types: venv
 
 benchmarks: venv
 	$(BIN)/python benchmarks/selection.py --check
+	$(BIN)/python benchmarks/evidence.py --check
 	$(BIN)/python benchmarks/scoring.py
 	$(BIN)/python benchmarks/report.py --check
 
