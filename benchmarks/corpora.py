@@ -35,6 +35,11 @@ def sentence_bounds(text: str) -> list[tuple[int, int]]:
     return bounds + ([(start, len(text))] if start < len(text) else [])
 
 
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """What ``write_jsonl`` wrote."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
     """One JSON object a line."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,35 +56,44 @@ see `measured.json`.
 """
 
 
-def train() -> None:
+def align(files: Sequence[Path], settings: Mapping[str, Any], *, out: Path, work: Path, note: str) -> None:
+    """Train a safety adapter on the plain model; a killed training goes on.
+
+    Args:
+        files: rows of refusals and of helpful answers.
+        settings: of the training.
+        out: the adapter's folder.
+        work: a folder for what is unfinished; removed at the end.
+        note: the adapter's README.
+    """
     base = open_base(ModelConfig(name=MODEL))
     tokenizer = RowTokenizer(base.tokenizer)
     rows = []
-    for row in read_rows([str(file) for file in FILES]):
+    for row in read_rows([str(file) for file in files]):
         if isinstance(row, BadRow):
             raise SystemExit(f"{row.origin}: {row.reason}; {row.remedy}")
         tokens = tokenizer(row.messages)
         rows.append(training_row(tokens.input_ids, tokens.response_mask, None))
-    inputs = [SETTINGS, base.identity, *(sha256(file) for file in FILES)]
-    work = RunFolder(WORK).work_folder(Step("adapter", fingerprint(*inputs), {}, ()))
+    inputs = [settings, base.identity, *(sha256(file) for file in files)]
+    unfinished = RunFolder(work).work_folder(Step("adapter", fingerprint(*inputs), {}, ()))
     facts = train_adapter(
         base,
-        write_training_rows(work / "rows.arrow", rows),
-        TrainingConfig.model_validate(SETTINGS),
+        write_training_rows(unfinished / "rows.arrow", rows),
+        TrainingConfig.model_validate(settings),
         name="safety adapter",
         seed=0,
-        work=work,
-        out=ADAPTER,
-        notes={"README.md": NOTE.format(model=MODEL)},
+        work=unfinished,
+        out=out,
+        notes={"README.md": note},
         reporter=ConsoleReporter(),
     )
     print(f"{facts['rows']} rows, {facts['steps']} steps, loss {facts['first_loss']:.3f} -> {facts['last_loss']:.3f}")
     # Half the size, and far below what the weights' own noise is worth.
-    weights = ADAPTER / "adapter_model.safetensors"
+    weights = out / "adapter_model.safetensors"
     halves = {name: value.to(torch.bfloat16) for name, value in load_file(weights).items()}
     with atomic_path(weights) as beside:
         save_file(halves, beside, metadata={"format": "pt"})
-    shutil.rmtree(work)
+    shutil.rmtree(unfinished)
 
 
 def refusal_rates(adapter: str | None) -> dict[str, Any]:
@@ -105,7 +115,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--measure", action="store_true", help="measure only")
     if not parser.parse_args().measure:
-        train()
+        align(FILES, SETTINGS, out=ADAPTER, work=WORK, note=NOTE.format(model=MODEL))
     rates = {"plain model": refusal_rates(None), "with the safety adapter": refusal_rates(str(ADAPTER))}
     for name, rate in rates.items():
         improper, harmless = rate["refused_unsafe"], rate["refused_safe"]

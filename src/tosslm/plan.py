@@ -239,7 +239,7 @@ def _stage(
         "stage": name,
         "tokens_read": round(read),
         "tokens_trained": round(trained),
-        "seconds": round(seconds, 1),
+        "seconds": float(f"{seconds:.3g}"),  # a set of a few rows takes less than a tenth of one
         "memory_bytes": round(memory),
         "disk_bytes": round(disk),
     }
