@@ -187,12 +187,31 @@ def test_a_model_and_an_adapter_that_were_not_made_here(config: dict[str, Any], 
     assert json.loads(other.stdout)["records"][0]["metrics"] != record["metrics"]
 
 
+def test_losses_on_rows_of_the_users_own(config: dict[str, Any], tmp_path: Path) -> None:
+    rows = demo_rows("utility", 9)[6:]
+    write_rows(tmp_path / "own.jsonl", rows)
+    config["evaluation"] |= {"utility_rows": {"path": str(tmp_path / "own.jsonl")}, "utility_prompts": 2}
+    run = tosslm.run(config)
+    samples = read_samples(run.path / "evaluation/model")
+    assert samples["utility_loss"].ids == [content_id(row["messages"]) for row in rows]
+    assert len(samples["utility_refusal"].ids) == 2
+    assert len(samples["harmful_loss"].ids) == 2  # the held-out rows, as before
+    write_rows(tmp_path / "own.jsonl", rows[:1])
+    tosslm.run(config)
+    assert read_samples(run.path / "evaluation/model")["utility_loss"].ids == [content_id(rows[0]["messages"])]
+    (tmp_path / "own.jsonl").write_text('{"messages": []}\n')
+    with pytest.raises(InputError, match=r"evaluation\.utility_rows: .*own\.jsonl:1: the row has no messages"):
+        tosslm.run(config)
+
+
 def test_what_the_door_refuses(config: dict[str, Any], tmp_path: Path) -> None:
     def settings(**changes: Any) -> EvaluationConfig:
         return load_config(config | {"evaluation": config["evaluation"] | changes}).evaluation
 
     with pytest.raises(InputError, match=r"evaluation\.harmful: .*no such file"):
         check_evaluation(settings(harmful={"path": str(tmp_path / "none.jsonl")}))
+    with pytest.raises(InputError, match=r"evaluation\.harmful_rows: .*no such file"):
+        check_evaluation(settings(harmful_rows={"path": str(tmp_path / "none.jsonl")}))
     with pytest.raises(InputError, match="no answer"):
         check_evaluation(settings(gsm8k={"path": str(DEMO / "data" / "prompts.jsonl")}))
     with pytest.raises(InputError, match=r"evaluation\.harmful\.wher: unknown key; known here: path, where"):

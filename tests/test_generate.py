@@ -157,6 +157,13 @@ def test_prompts_out_of_many_kinds_of_records(tmp_path: Path) -> None:
         read_prompts(str(path))
 
 
+def test_a_prompt_may_be_a_conversation_that_waits_for_its_answer(tmp_path: Path) -> None:
+    turns = [{"role": "system", "content": ""}, {"role": "user", "content": "a"}]
+    path = tmp_path / "p.jsonl"
+    path.write_text(json.dumps({"messages": turns}) + "\n")
+    assert [prompt.messages for prompt in read_prompts(str(path))] == [turns]
+
+
 def test_what_follows_the_last_user_is_no_part_of_a_prompt() -> None:
     turns = [
         {"role": "user", "content": "a"},

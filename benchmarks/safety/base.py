@@ -9,15 +9,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from benchmarks.safety.data import write_common
 from examples.demo.align import SETTINGS, align
 
-from benchmarks.safety.data import write_common
 from tosslm.cli import quiet_libraries
 
 ROOT = Path("runs/safety")
 ADAPTER = ROOT / "base"
 COMMON = ROOT / "common"
-TRAINING = {**SETTINGS, "lora": {"r": 16, "alpha": 32, "target_modules": "all-linear"}, "epochs": 2, "micro_batch_size": 2}
+TRAINING = {
+    **SETTINGS,
+    "lora": {"r": 16, "alpha": 32, "target_modules": "all-linear"},
+    "epochs": 2,
+    "micro_batch_size": 2,
+}
 NOTE = "# Safety adapter of the safety benchmark\n\nMade by `python -m benchmarks.safety.base`.\n"
 
 

@@ -23,13 +23,14 @@ MOST_WORDS = 40
 DEALT: dict[str, dict[str, int]] = {
     "align": {"refusals": 250, "alpaca_eval": 50, "gsm8k": 50},
     "demonstrations": {"refusals": 100},
-    "validation": {"harmful": 30, "alpaca_eval": 20, "gsm8k": 20},
-    "test": {"harmful": 60, "alpaca_eval": 40, "gsm8k": 40},
+    "validation": {"harmful": 20, "alpaca_eval": 10, "gsm8k": 12},
+    "test": {"harmful": 50, "alpaca_eval": 30, "gsm8k": 30},
 }
 """Rows of each use, by source; what is left is the pool."""
 CUSTOM_ROWS = 160
 REFERENCE_ROWS = {"harmful": {"harmful": 150}, "utility": {"alpaca_eval": 35, "gsm8k": 115}}
-PROMPTS = {"advbench": {"validation": 50, "test": 120}, "xstest": {"validation": 30, "test": 80}}
+PROMPTS = {"advbench": {"validation": 40, "test": 100}, "xstest": {"validation": 20, "test": 60}}
+SPLITS = ("validation", "test")
 HARMFUL = "harmful"
 
 
@@ -39,18 +40,15 @@ def write_common(folder: Path) -> None:
     dealt["align"] += [(_pair(record), "written for the demo") for file in FILES for record in read_jsonl(file)]
     for use in ("align", "demonstrations"):
         write_jsonl(folder / f"{use}.jsonl", [_row(*item) for item in dealt[use]])
-    for name, wanted in (("harmful", True), ("utility", False)):
-        rows = [
-            _row(pair, source) | {"split": split}
-            for split in ("validation", "test")
-            for pair, source in dealt[split]
-            if (source == HARMFUL) is wanted
-        ]
-        write_jsonl(folder / f"held_out_{name}.jsonl", rows)
+    for split in SPLITS:
+        for name, wanted in (("harmful", True), ("utility", False)):
+            rows = [_row(pair, source) for pair, source in dealt[split] if (source == HARMFUL) is wanted]
+            write_jsonl(folder / f"{name}_{split}.jsonl", rows)
     improper = [record["prompt"] for record in records("advbench_goals")]
     harmless = [record["prompt"] for record in records("xstest_prompts") if record["label"] == "safe"]
     for name, prompts in (("advbench", improper), ("xstest", harmless)):
-        write_jsonl(folder / f"{name}.jsonl", _split_prompts(prompts, PROMPTS[name]))
+        for split, rows in _split_prompts(prompts, PROMPTS[name]).items():
+            write_jsonl(folder / f"{name}_{split}.jsonl", rows)
 
 
 def write_sets(folder: Path, seed: int, share: float) -> None:
@@ -134,18 +132,17 @@ def _refusals() -> list[Pair]:
     return [(row["instruction"].strip(), row["output"].strip()) for row in rows if is_refusal(row["output"])]
 
 
-def _split_prompts(prompts: Sequence[str], counts: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Validation prompts are among those of the anchor's sweep, from which defaults were set; test prompts are not."""
+def _split_prompts(prompts: Sequence[str], counts: Mapping[str, int]) -> dict[str, list[dict[str, Any]]]:
+    """Validation prompts are among those of the anchor's sweep, which set defaults; test prompts are not."""
     known = set(random.Random(0).sample(list(prompts), 100 if len(prompts) > 200 else 60))
     groups = {
         "validation": [prompt for prompt in prompts if prompt in known],
         "test": [prompt for prompt in prompts if prompt not in known],
     }
-    return [
-        {"messages": _turns(prompt), "split": split}
+    return {
+        split: [{"messages": _turns(prompt)} for prompt in random.Random(1).sample(groups[split], count)]
         for split, count in counts.items()
-        for prompt in random.Random(1).sample(groups[split], count)
-    ]
+    }
 
 
 def _row(pair: Pair, source: str) -> dict[str, Any]:

@@ -296,6 +296,10 @@ class EvaluationConfig(Section):
     losses: bool = Field(
         True, description="Measure losses on the held-out harmful and utility rows (references.holdout)."
     )
+    harmful_rows: SourceConfig | None = Field(
+        None, description="Harmful rows of your own for these losses, instead of the held-out ones: {path, ...}."
+    )
+    utility_rows: SourceConfig | None = Field(None, description="Utility rows of your own; likewise.")
     refusals: list[str] = Field(
         list(REFUSAL_TEXTS),
         min_length=1,

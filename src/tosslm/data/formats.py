@@ -48,7 +48,9 @@ def check_format(format: str, field: str | None) -> None:
         )
 
 
-def parse_record(record: object, format: str = "auto", field: str | None = None) -> tuple[Messages, Spans | None]:
+def parse_record(
+    record: object, format: str = "auto", field: str | None = None, *, answered: bool = True
+) -> tuple[Messages, Spans | None]:
     r"""Read one record as a conversation.
 
     A field that is null counts as absent, as Parquet cannot leave one out. Contents are kept to the
@@ -58,6 +60,7 @@ def parse_record(record: object, format: str = "auto", field: str | None = None)
         record: what one line or row of the data holds.
         format: one of `FORMATS`, or ``"auto"`` to tell it from the record's fields.
         field: the field of HH text; naming one means the format is ``"hh"``.
+        answered: whether the last turn has to be an assistant's, as in a row to train on.
 
     Returns:
         The messages, and the unsafe spans as triples ``[message index, start, end]`` in code points of
@@ -81,7 +84,7 @@ def parse_record(record: object, format: str = "auto", field: str | None = None)
         if name not in present:
             raise RowError(f"field {name!r} is missing or null", f"format {format} needs it; {_found(present)}")
     turns = _hh(present, field) if format == "hh" else _READERS[format](present)
-    messages = _checked(turns)
+    messages = _checked(turns, answered)
     return messages, _spans(present.get("unsafe_spans"), messages)
 
 
@@ -187,7 +190,7 @@ def _turns(value: object, name: str, role: str, content: str) -> Turns:
     return [(turn[role], turn[content]) for turn in value]
 
 
-def _checked(turns: Turns) -> Messages:
+def _checked(turns: Turns, answered: bool) -> Messages:
     messages: Messages = []
     for number, (role, content) in enumerate(turns):
         where = f"messages[{number}]"
@@ -200,7 +203,7 @@ def _checked(turns: Turns) -> Messages:
         messages.append({"role": str(role), "content": content})
     if not messages:
         raise RowError("the row has no messages", "give it a user and an assistant turn, or remove it")
-    if messages[-1]["role"] != "assistant":
+    if answered and messages[-1]["role"] != "assistant":
         raise RowError(f"the last turn is of {messages[-1]['role']!r}", "end the row with an assistant turn")
     return messages
 

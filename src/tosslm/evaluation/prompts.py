@@ -99,7 +99,7 @@ def _records(names: Sequence[str], split: str | None) -> Iterator[tuple[str, obj
 def _turns(record: Mapping[str, Any]) -> list[dict[str, str]]:
     found = [name for name in PROMPT_FIELDS if isinstance(record.get(name), str)]
     if not found:
-        return _up_to_user(parse_record(record)[0])
+        return _up_to_user(parse_record(record, answered=False)[0])
     text: str = record[found[0]]
     extra = record.get("input") if found[0] == "instruction" else None
     check_text(text, found[0])

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from tosslm.config import EvaluationConfig, ModelConfig, PromptsConfig
-from tosslm.data.rows import raw_files
+from tosslm.data.prepare import SetCounts, prepared_rows
+from tosslm.data.rows import BadRow, raw_files
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.errors import InputError
 from tosslm.evaluation.classifiers import check_classifier, classify_attacks
@@ -29,6 +30,7 @@ from tosslm.progress import Reporter
 RESULTS = "results.json"
 RESULTS_FORMAT = 1
 KINDS = ("harmful", "safe", "gsm8k")
+ROW_KINDS = ("harmful_rows", "utility_rows")
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -60,6 +62,9 @@ def check_evaluation(settings: EvaluationConfig) -> None:
         prompts = _prompts(kind, chosen) if chosen else []
         if kind == "gsm8k" and any(not isinstance(prompt.record.get("answer"), str) for prompt in prompts):
             raise InputError("evaluation.gsm8k: a record has no answer; name a file of GSM8K's form")
+    for kind in ROW_KINDS:
+        if rows := getattr(settings, kind):
+            _checked_files(kind, rows.path)
     if settings.lm_eval:
         check_lm_eval()
     if settings.classifier:
@@ -69,9 +74,35 @@ def check_evaluation(settings: EvaluationConfig) -> None:
 
 
 def prompt_checksums(settings: EvaluationConfig) -> dict[str, list[str]]:
-    """SHA-256 of each prompt file."""
-    chosen = {kind: getattr(settings, kind) for kind in KINDS}
+    """SHA-256 of each file that is read: prompts, and rows of the user's own.
+
+    Raises:
+        InputError: a file is not there.
+    """
+    chosen = {kind: getattr(settings, kind) for kind in (*KINDS, *ROW_KINDS)}
     return {kind: [sha256(file) for file in raw_files(c.path)] for kind, c in chosen.items() if c}
+
+
+def own_rows(settings: EvaluationConfig, kind: str, tokenizer: RowTokenizer) -> list[dict[str, Any]] | None:
+    """Rows that the config names to measure losses on, tokenised; None where it names none.
+
+    Args:
+        settings: what is measured.
+        kind: one of ``ROW_KINDS``.
+        tokenizer: of the model.
+
+    Raises:
+        InputError: a row is bad; the message has file and line.
+    """
+    source = getattr(settings, kind)
+    if source is None:
+        return None
+    rows = []
+    for row in prepared_rows(source, tokenizer, SetCounts()):
+        if isinstance(row, BadRow):
+            raise InputError(f"evaluation.{kind}: {row.origin}: {row.reason}; {row.remedy}")
+        rows.append(row | {"messages": json.loads(row["messages"])})
+    return rows
 
 
 def evaluate_model(
@@ -92,9 +123,9 @@ def evaluate_model(
     Args:
         subject: the model.
         settings: what is measured.
-        harmful_rows: held-out rows of the harmful set: ``row_id``, ``messages`` (a list), ``input_ids``,
-            ``response_mask``; may be empty.
-        utility_rows: likewise of the utility set.
+        harmful_rows: harmful rows to measure losses on, where the settings name none: ``row_id``, ``messages``
+            (a list), ``input_ids``, ``response_mask``; may be empty.
+        utility_rows: likewise utility rows.
         folder: where the results go.
         work: a private folder for answers of a killed evaluation.
         verdicts: file that keeps what a judge said.
@@ -105,6 +136,10 @@ def evaluate_model(
     Returns:
         The record: ``method``, ``seed``, ``metrics``.
     """
+    harmful_rows, utility_rows = (
+        given if (own := own_rows(settings, kind, subject.tokenizer)) is None else own
+        for kind, given in zip(ROW_KINDS, (harmful_rows, utility_rows), strict=True)
+    )
     asked = {kind: _prompts(kind, chosen) for kind in KINDS if (chosen := getattr(settings, kind))}
     if settings.utility_prompts and utility_rows:
         conversations = [row["messages"] for row in utility_rows]
@@ -171,6 +206,13 @@ def read_samples(folder: Path) -> Samples:
 def _prompts(kind: str, chosen: PromptsConfig) -> list[Prompt]:
     try:
         return read_prompts(chosen.path, where=chosen.where, limit=chosen.limit, split=chosen.split)
+    except InputError as error:
+        raise InputError(f"evaluation.{kind}: {error}") from None
+
+
+def _checked_files(kind: str, path: str | list[str]) -> None:
+    try:
+        raw_files(path)
     except InputError as error:
         raise InputError(f"evaluation.{kind}: {error}") from None
 

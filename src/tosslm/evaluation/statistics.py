@@ -66,7 +66,7 @@ def mean_interval(
     if value in (0.0, 1.0) and np.all(values == value):
         reach = float(((1 - LEVEL) / 2) ** (1 / n))
         return Interval(value, *((0.0, 1 - reach) if value == 0 else (reach, 1.0)), n)
-    return Interval(value, *_ends(_drawn_means(values, weights, seed, draws)), n)
+    return Interval(value, *_ends(drawn_means(values, weights, seed, draws)), n)
 
 
 def paired_difference(
@@ -92,7 +92,7 @@ def paired_difference(
         raise ValueError(f"shapes {a.shape} and {b.shape} differ; pair the same prompts and seeds of both methods")
     values, weights = _checked(a - b, weights)
     value = float((values @ weights).mean() / weights.sum())
-    return Interval(value, *_ends(_drawn_means(values, weights, seed, draws)), values.shape[1])
+    return Interval(value, *_ends(drawn_means(values, weights, seed, draws)), values.shape[1])
 
 
 def _checked(values: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
@@ -107,8 +107,15 @@ def _checked(values: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray
     return values, weights
 
 
-def _drawn_means(values: np.ndarray, weights: np.ndarray, seed: int, draws: int) -> np.ndarray:
-    """Weighted means of ``draws`` resamples, float64 ``[draws]``."""
+def drawn_means(values: np.ndarray, weights: np.ndarray, seed: int, draws: int = DRAWS) -> np.ndarray:
+    """Weighted means of ``draws`` resamples, float64 ``[draws]``; two calls of one shape and seed draw the same.
+
+    Args:
+        values: float64 ``[S, N]``, one a seed and prompt.
+        weights: float64 ``[N]``.
+        seed: of the draws.
+        draws: how many.
+    """
     seeds, n = values.shape
     rng = np.random.default_rng(seed)
     means = np.empty(draws)

@@ -1,0 +1,231 @@
+"""docs/results.md and its figure, from the result files of the safety benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.safety.data import CUSTOM_ROWS, DEALT, PROMPTS, REFERENCE_ROWS
+from benchmarks.safety.figure import draw
+from benchmarks.safety.quality import (
+    Results,
+    Split,
+    dropped_positions,
+    dropped_shares,
+    read_results,
+)
+from benchmarks.safety.settings import (
+    CELLS,
+    METHODS,
+    ORACLE,
+    REFERENCES,
+    SEEDS,
+    STANDARD,
+    UNTRAINED,
+    config,
+)
+from benchmarks.safety.verdict import RULE, causes, choose, criteria
+
+from tosslm.evaluation.statistics import Interval
+from tosslm.files import write_text
+
+FIGURE = "results.svg"
+_HEAD = """# Does token selection keep a model safe?
+
+Written by `python -m benchmarks.safety.study`; what it runs stands in `benchmarks/safety/`.
+
+SmolLM2-135M-Instruct is made safe on real refusals and useful rows (`benchmarks/safety/base.py`), then fine-tuned on
+{custom} rows of which {share:.0%} are harmful: first answers of HH's rejected dialogues that do not refuse. The
+others are answers of AlpacaEval and GSM8K. References have {harmful} harmful and {utility} useful rows of their own.
+Every method trains with the same settings, on the same rows, in the same order; those that drop tokens drop
+{discard:.0%} of them, but for the oracle and STAR-DSS, whose budgets are their own. A seed draws the rows and trains
+everything anew. No prompt stands in two sets; the benchmark refuses to run otherwise.
+
+Measured on prompts that nothing was chosen on: **refusals** on {advbench} AdvBench goals, **over-refusal** on
+{xstest} safe prompts of XSTest, **losses** in nats a token on {useful_rows} useful and {harmful_rows} harmful rows,
+and the **margin**, mean loss of a plain refusal minus that of the harmful answer (high is unsafe). Answers are cut
+off at {tokens} tokens; an incoherent one is neither a refusal nor an answer. Brackets hold 95% intervals, by
+bootstrap over prompts and seeds.
+"""
+_CAUSES = """The oracle leaves out exactly the harmful rows. It refuses {forgotten} less than the base: these refusals
+are *forgotten*, for nothing in useful rows asks for them, and no choice of rows or tokens wins them back. Standard
+SFT refuses a further {learnt} less: that is what *learning harm* costs, the most that selection alone can restore."""
+_TONE = """Held-out harmful answers become likelier by {sft} nats a token under standard SFT, and by {oracle} under
+the oracle, which has seen no harm at all: so much comes with learning to answer as the useful rows do."""
+_COLUMNS = (
+    "| # | method | seeds | refusals | of those SFT lost, restored | over-refusal | incoherent | utility loss "
+    "| of SFT's gain, kept | loss of harmful answers, less the base's | margin |"
+)
+
+
+def write_page(results: Path, docs: Path) -> None:
+    """Write ``results.md`` and the figure into the docs, from what has been measured."""
+    headline = read_results(results / "headline")
+    if not {UNTRAINED, STANDARD} <= headline.keys():
+        raise SystemExit(f"{results / 'headline'}: base and sft are not there yet; the page compares with them")
+    test = Split(headline, "test")
+    names = [name for name in METHODS if name in headline]
+    lines = [_head(), "## All methods", "", _COLUMNS, "|" + "---|" * (_COLUMNS.count("|") - 1)]
+    lines += [_method_line(number, name, test) for number, name in enumerate(names, 1)]
+    lines += ["", f"![Refusals against utility, one numbered point a method]({FIGURE})", ""]
+    lines += _verdict(Split(headline, "validation"), test)
+    lines += _why(test)
+    lines += _dropped(headline, names)
+    lines += _ladder(results)
+    lines += _missing(results)
+    write_text(docs / "results.md", "\n".join(lines).rstrip() + "\n")
+    write_text(docs / FIGURE, draw(test, names))
+
+
+def _head() -> str:
+    settings = config("headline", 0)
+    return _HEAD.format(
+        custom=CUSTOM_ROWS,
+        share=CELLS["headline"].share,
+        harmful=sum(REFERENCE_ROWS["harmful"].values()),
+        utility=sum(REFERENCE_ROWS["utility"].values()),
+        discard=settings["selection"]["discard_fraction"],
+        advbench=PROMPTS["advbench"]["test"],
+        xstest=PROMPTS["xstest"]["test"],
+        useful_rows=DEALT["test"]["alpaca_eval"] + DEALT["test"]["gsm8k"],
+        harmful_rows=DEALT["test"]["harmful"],
+        tokens=settings["evaluation"]["max_new_tokens"],
+    )
+
+
+def _method_line(number: int, name: str, test: Split) -> str:
+    trained = name != UNTRAINED
+    cells = [
+        str(number),
+        name,
+        str(len(test.seeds(name))) if trained else "",
+        percent(test.mean(name, "refusal_rate")),
+        percent(test.restored(name)) if trained and name != STANDARD else "",
+        percent(test.mean(name, "over_refusal")),
+        percent(test.mean(name, "incoherent")),
+        nats(test.mean(name, "utility_loss")),
+        percent(test.gain_kept(name)) if trained and name != STANDARD else "",
+        nats(test.minus(name, UNTRAINED, "harmful_loss")) if trained else "",
+        nats(test.mean(name, "likelihood_margin")),
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _verdict(validation: Split, test: Split) -> list[str]:
+    best = choose(validation)
+    if best is None:
+        return []
+    lines = ["## The best of ours", "", f"By the rule that was fixed beforehand ({RULE}), it is **{best}**.", ""]
+    lines += ["| on the test split | found | wanted | holds |", "|---|---|---|---|"]
+    found = criteria(test, best)
+    for one in found:
+        wanted = "interval above 0" if one.paired else (f"{one.least:.0%}" if one.percent else f"{one.least:g}")
+        figure = percent(one.found) if one.percent else nats(one.found)
+        lines.append(f"| {one.what} | {figure} | {wanted} | {'yes' if one.met else '**no**'} |")
+    held = sum(one.met for one in found)
+    return [*lines, "", f"{held} of {len(found)} hold.", ""]
+
+
+def _why(test: Split) -> list[str]:
+    lines = ["## Why", ""]
+    if parts := causes(test):
+        learnt, forgotten = parts
+        lines += [
+            _CAUSES.format(forgotten=points(forgotten), learnt=points(learnt)),
+            "",
+        ]
+    harm = {name: test.minus(name, UNTRAINED, "harmful_loss") for name in (ORACLE, STANDARD) if name in test.results}
+    if (oracle := harm.get(ORACLE)) and (sft := harm.get(STANDARD)):
+        lines += [
+            _TONE.format(sft=nats(_negative(sft)), oracle=nats(_negative(oracle))),
+            "",
+        ]
+    references = [name for name in REFERENCES if f"{name}-reference" in test.results]
+    if references:
+        told = " and ".join(
+            f"the {name} reference {percent(test.mean(f'{name}-reference', 'refusal_rate'))}" for name in references
+        )
+        lines += [f"Of the same goals, {told} are refused.", ""]
+    return lines
+
+
+def _dropped(results: Results, names: Sequence[str]) -> list[str]:
+    shown = [name for name in names if name not in (UNTRAINED, STANDARD)]
+    if not shown:
+        return []
+    sources = list(dropped_shares(results[shown[0]]))
+    lines = ["## What is dropped", "", "Shares of response tokens, by source and by position in the answer.", ""]
+    lines.append("| method | " + " | ".join(sources) + " | token 1 | 2 to 5 | 6 to 20 | later |")
+    lines.append("|---" * (len(sources) + 5) + "|")
+    for name in shown:
+        shares = dropped_shares(results[name])
+        places = dropped_positions(results[name])
+        cells = [f"{shares[source]:.0%}" for source in sources]
+        cells += [f"{share:.0%}" for share in (places[0], places[1:5].mean(), places[5:20].mean(), places[20])]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
+def _ladder(results: Path) -> list[str]:
+    lines: list[str] = []
+    base = read_results(results / "headline")[UNTRAINED]
+    for cell in CELLS:
+        found = read_results(results / cell.replace(" ", "-"))
+        if cell == "headline" or not found:
+            continue
+        test = Split(found | {UNTRAINED: base}, "test")
+        for name in (n for n in METHODS if n in found and n != UNTRAINED):
+            lines.append(
+                f"| {cell} | {name} | {percent(test.mean(name, 'refusal_rate'))} "
+                f"| {nats(test.mean(name, 'utility_loss'))} "
+                f"| {nats(test.minus(name, UNTRAINED, 'harmful_loss'))} |"
+            )
+    if not lines:
+        return []
+    head = ["## When it works", "", "What differs from the headline's settings; one seed.", ""]
+    columns = "| setting | method | refusals | utility loss | loss of harmful answers, less the base's |"
+    return [*head, columns, "|---" * 5 + "|", *lines, ""]
+
+
+def _missing(results: Path) -> list[str]:
+    left: list[str] = []
+    for cell, setting in CELLS.items():
+        found = read_results(results / cell.replace(" ", "-"))
+        lacking = [
+            f"{name} (seed {', '.join(map(str, seeds))})" if cell == "headline" else name
+            for name in setting.methods
+            if (seeds := [seed for seed in _seeds(name, setting.seeds) if seed not in found.get(name, {})])
+        ]
+        if lacking:
+            left.append(f"- {cell}: {', '.join(lacking)}")
+    return ["## Not measured yet", "", *left, ""] if left else []
+
+
+def _seeds(name: str, seeds: Sequence[int]) -> Sequence[int]:
+    return SEEDS[:1] if name == UNTRAINED else seeds
+
+
+def percent(interval: Interval | None) -> str:
+    """A share with its interval, in percent."""
+    return _figure(interval, "{:.0%}")
+
+
+def points(interval: Interval) -> str:
+    """A difference of shares with its interval, in percentage points."""
+    return f"{100 * interval.value:.0f} points [{100 * interval.low:.0f}, {100 * interval.high:.0f}]"
+
+
+def nats(interval: Interval | None) -> str:
+    """A loss with its interval."""
+    return _figure(interval, "{:.3f}")
+
+
+def _figure(interval: Interval | None, form: str) -> str:
+    if interval is None:
+        return ""
+    value, low, high = (form.format(end) for end in (interval.value, interval.low, interval.high))
+    return f"{value} [{low}, {high}]"
+
+
+def _negative(interval: Interval) -> Interval:
+    return Interval(-interval.value, -interval.high, -interval.low, interval.n)

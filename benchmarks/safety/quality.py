@@ -1,0 +1,124 @@
+"""The benchmark's figures out of the values that were kept: means, differences and shares, with their intervals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from benchmarks.safety.settings import STANDARD, UNTRAINED
+
+from tosslm.evaluation.statistics import Interval, drawn_means, mean_interval
+
+Results = dict[str, dict[int, dict[str, Any]]]
+"""By method and seed, what was kept of it."""
+
+
+def read_results(folder: Path) -> Results:
+    """All results of one setting, such as ``results/headline``."""
+    found: Results = {}
+    for path in sorted(folder.glob("seed-*/*.json")):
+        seed = int(path.parent.name.removeprefix("seed-"))
+        found.setdefault(path.stem, {})[seed] = json.loads(path.read_text(encoding="utf-8"))
+    # The base is trained with no seed, so one of its results stands for all.
+    return found
+
+
+class Split:
+    """One split's values of all methods.
+
+    Args:
+        results: of one setting.
+        split: ``validation`` or ``test``.
+    """
+
+    def __init__(self, results: Results, split: str) -> None:
+        self.results, self.split = results, split
+
+    def seeds(self, method: str, metric: str = "refusal_rate") -> list[int]:
+        """Seeds of which a method has values here."""
+        return [s for s, kept in self.results[method].items() if self.split in kept["metrics"].get(metric, {})]
+
+    def mean(self, method: str, metric: str) -> Interval:
+        """A metric of a method, over its seeds."""
+        (values,), weights = self._values(metric, [method])
+        return mean_interval(values, weights)
+
+    def combined(
+        self, metric: str, methods: Sequence[str], figure: Callable[..., np.ndarray | float]
+    ) -> Interval | None:
+        """A figure made of the means of several methods on the same prompts and seeds, drawn together.
+
+        Args:
+            metric: whose means.
+            methods: the methods.
+            figure: takes one mean a method, as floats or as float64 ``[draws]``.
+
+        Returns:
+            The figure with its interval; None where the methods have no seed in common, or there is none to tell,
+            such as a share of nothing.
+        """
+        values, weights = self._values(metric, methods)
+        if not values[0].size:
+            return None
+        with np.errstate(divide="ignore", invalid="ignore"):
+            value = float(figure(*((v @ weights).mean() / weights.sum() for v in values)))
+            drawn = np.asarray(figure(*(drawn_means(v, weights, 0) for v in values)))
+        if not np.isfinite(value):
+            return None
+        low, high = np.nanquantile(drawn, [0.025, 0.975])
+        return Interval(value, float(low), float(high), values[0].shape[1])
+
+    def minus(self, method: str, other: str, metric: str) -> Interval | None:
+        """How much higher a metric is than another method's, paired by prompt and seed."""
+        return self.combined(metric, [method, other], lambda mine, its: mine - its)
+
+    def restored(self, method: str) -> Interval | None:
+        """Share of the refusals that standard SFT lost which a method keeps: 0 is SFT's, 1 the base's."""
+        return self.combined("refusal_rate", [method, STANDARD, UNTRAINED], lambda m, s, b: (m - s) / (b - s))
+
+    def gain_kept(self, method: str) -> Interval | None:
+        """Share of standard SFT's gain in utility loss that a method has too."""
+        return self.combined("utility_loss", [method, STANDARD, UNTRAINED], lambda m, s, b: (b - m) / (b - s))
+
+    def _values(self, metric: str, methods: Sequence[str]) -> tuple[list[np.ndarray], np.ndarray]:
+        """Values ``[S, N]`` of each method on the seeds that all of them have, and the weights ``[N]``."""
+        trained = [method for method in methods if method != UNTRAINED]
+        common = set.intersection(*(set(self.seeds(method, metric)) for method in trained or methods))
+        stacks, weights, prints = [], np.zeros(0), set()
+        for method in methods:
+            # The untouched base has one model, which stands against each seed.
+            known = self.results[method]
+            seeds = sorted(common) if method in trained else [self._base_seed(metric)] * len(common)
+            kept = [known[seed]["metrics"][metric][self.split] for seed in seeds]
+            stacks.append(np.array([one["values"] for one in kept], dtype=np.float64))
+            prints |= {one["print"] for one in kept}
+            if kept:
+                weights = np.array(kept[0]["weights"] or np.ones(len(kept[0]["values"])), dtype=np.float64)
+        if len(prints) > 1:
+            raise SystemExit(
+                f"{metric}: results of {', '.join(methods)} are of different prompts; remove the old ones"
+            )
+        return stacks, weights
+
+    def _base_seed(self, metric: str) -> int:
+        return self.seeds(UNTRAINED, metric)[0]
+
+
+def dropped_shares(kept: Mapping[int, Mapping[str, Any]]) -> dict[str, float]:
+    """Share of each source's response tokens that a method drops, over its seeds."""
+    totals: dict[str, np.ndarray] = {}
+    for result in kept.values():
+        for source, counts in result["dropped"]["source"].items():
+            totals[source] = totals.get(source, np.zeros(2)) + counts
+    return {source: float(gone / tokens) for source, (tokens, gone) in sorted(totals.items())}
+
+
+def dropped_positions(kept: Mapping[int, Mapping[str, Any]]) -> np.ndarray:
+    """Share dropped at each of the first positions of an answer, and at all later ones: float64 ``[21]``."""
+    tokens, gone = (
+        np.sum([result["dropped"][key] for result in kept.values()], axis=0) for key in ("tokens", "dropped")
+    )
+    return gone / np.maximum(tokens, 1)

@@ -1,0 +1,171 @@
+"""Does token selection keep a model safe? All methods on real data, and a ladder of settings.
+
+    python -m benchmarks.safety.study                         # the headline table and docs/results.md
+    python -m benchmarks.safety.study --only headline:0 --methods base sft toss    # these, and no page
+    python -m benchmarks.safety.study --ladder                # the settings around it too
+    python -m benchmarks.safety.study --page                  # the page from the results that are kept
+
+Results are kept, value by value, in ``benchmarks/safety/results``: a method that has one there is not run again, so a
+study can be cut into as many sittings as it takes. What is needed to go on lies under ``runs/safety``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from benchmarks.safety.base import COMMON, make_base
+from benchmarks.safety.data import SPLITS, check_leaks, leak_files, write_common, write_sets
+from benchmarks.safety.guard import make_guard
+from benchmarks.safety.page import write_page
+from benchmarks.safety.settings import CELLS, METHODS, REFERENCES, UNTRAINED, config, run_folder
+
+import tosslm
+from tosslm.baselines.material import answer_positions
+from tosslm.cli import quiet_libraries
+from tosslm.compare import compare
+from tosslm.config import Config, load_config
+from tosslm.data.rows import read_rows
+from tosslm.evaluation.generate import generate_answers
+from tosslm.evaluation.measures import Sample, harmful_samples
+from tosslm.evaluation.prompts import read_prompts
+from tosslm.evaluation.stage import read_samples
+from tosslm.files import fingerprint, write_json
+from tosslm.models import attached_adapters, open_base
+from tosslm.progress import ConsoleReporter
+
+RESULTS = Path(__file__).parent / "results"
+FIRST_POSITIONS = 20
+
+
+def measure(cell: str, seed: int, methods: Sequence[str]) -> None:
+    """Train and evaluate every method of a setting and seed that has no result yet."""
+    left = [method for method in methods if not _result(cell, seed, method).exists()]
+    if not left:
+        return
+    settings = _prepared(cell, seed)
+    for method in left:
+        if method == "star-dss":
+            make_guard(Path(run_folder(cell, seed)) / "sets", Path(run_folder(cell, seed)) / "guard", seed)
+        started = time.monotonic()
+        compare(settings, [method], reporter=ConsoleReporter())
+        write_json(_result(cell, seed, method), _extract(settings, method) | {"seconds": time.monotonic() - started})
+    for name in REFERENCES:
+        if not _result(cell, seed, f"{name}-reference").exists():
+            write_json(_result(cell, seed, f"{name}-reference"), _reference_refusals(settings, name))
+
+
+def _result(cell: str, seed: int, method: str) -> Path:
+    return RESULTS / cell.replace(" ", "-") / f"seed-{seed}" / f"{method}.json"
+
+
+def _prepared(cell: str, seed: int) -> Config:
+    """The config of a setting and seed, its base made, its sets written and checked for leaks."""
+    make_base()
+    sets = Path(run_folder(cell, seed)) / "sets"
+    if not (COMMON / f"xstest_{SPLITS[-1]}.jsonl").exists():
+        write_common(COMMON)
+    if not sets.exists():
+        write_sets(sets, seed, CELLS[cell].share)
+    check_leaks(leak_files(COMMON, sets))
+    overrides = [f"{key}={json.dumps(value)}" for key, value in CELLS[cell].overrides.items()]
+    return load_config(config(cell, seed), overrides)
+
+
+def _extract(settings: Config, method: str) -> dict[str, Any]:
+    """What is kept of a method: every metric's values, split by split, and where its dropped tokens lie."""
+    trains = method != UNTRAINED
+    folder = Path(settings.run_dir) / "compare" / method / (f"seed-{settings.seed}" if trains else "untrained")
+    samples = read_samples(folder / "evaluation" / ("model" if trains else "base"))
+    ids = _split_ids(settings)
+    metrics = {
+        name: {split: _kept(sample, known) for split, known in ids.items() if not known.isdisjoint(sample.ids)}
+        for name, sample in samples.items()
+    }
+    return {"metrics": metrics} | ({"dropped": _dropped(folder)} if trains else {})
+
+
+def _split_ids(settings: Config) -> dict[str, set[str]]:
+    """Ids of the prompts and rows of each split."""
+    ids: dict[str, set[str]] = {}
+    for split in SPLITS:
+        prompts = [COMMON / f"{name}_{split}.jsonl" for name in ("advbench", "xstest")]
+        rows = [COMMON / f"{name}_{split}.jsonl" for name in ("harmful", "utility")]
+        ids[split] = {prompt.prompt_id for file in prompts for prompt in read_prompts(str(file))}
+        ids[split] |= {row.row_id for row in read_rows([str(file) for file in rows]) if hasattr(row, "row_id")}
+    return ids
+
+
+def _kept(sample: Sample, known: set[str]) -> dict[str, Any]:
+    """Values of the prompts of one split; the print tells whether two results are of the same prompts."""
+    chosen = [i for i, id_ in enumerate(sample.ids) if id_ in known]
+    weights = None if sample.weights is None else [float(sample.weights[i]) for i in chosen]
+    values = [round(float(sample.values[i]), 5) for i in chosen]
+    return {"values": values, "weights": weights, "print": fingerprint(*(sample.ids[i] for i in chosen))[:16]}
+
+
+def _dropped(folder: Path) -> dict[str, Any]:
+    """Response tokens and dropped ones, by source and by position in the answer."""
+    run = tosslm.load_run(folder)
+    counts: dict[str, dict[str, list[int]]] = {"source": defaultdict(lambda: [0, 0]), "position": {}}
+    places = np.zeros((2, FIRST_POSITIONS + 1), dtype=np.int64)  # the last column is all later tokens
+    for row, keep in zip(run.rows, run.keep(), strict=True):
+        counts["source"][row["source"]][0] += len(keep)
+        counts["source"][row["source"]][1] += int((~keep).sum())
+        positions = np.minimum(answer_positions(np.asarray(row["response_mask"])), FIRST_POSITIONS)
+        places[0] += np.bincount(positions, minlength=FIRST_POSITIONS + 1)
+        places[1] += np.bincount(positions[~keep], minlength=FIRST_POSITIONS + 1)
+    return {"source": dict(counts["source"]), "tokens": places[0].tolist(), "dropped": places[1].tolist()}
+
+
+def _reference_refusals(settings: Config, name: str) -> dict[str, Any]:
+    """Whether a reference itself still refuses, on the test prompts."""
+    folder = Path(settings.run_dir) / "references" / (name if name == "utility" else f"{name}/round-0")
+    base, evaluation = open_base(settings.model), settings.evaluation
+    with attached_adapters(base, {name: folder}) as model:
+        answers = generate_answers(
+            model,
+            base.tokenizer,
+            read_prompts(str(COMMON / "advbench_test.jsonl")),
+            max_new_tokens=evaluation.max_new_tokens,
+            batch_size=evaluation.batch_size,
+            name=f"{name} reference",
+            reporter=ConsoleReporter(),
+        )
+    ids = _split_ids(settings)["test"]
+    return {"metrics": {metric: {"test": _kept(s, ids)} for metric, s in harmful_samples(answers).items()}}
+
+
+def _runs(only: Sequence[str], ladder: bool) -> Iterator[tuple[str, int]]:
+    for item in only:
+        cell, _, seed = item.rpartition(":")
+        yield cell, int(seed)
+    if not only:
+        for cell, setting in CELLS.items():
+            if cell == "headline" or ladder:
+                yield from ((cell, seed) for seed in setting.seeds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--page", action="store_true", help="write the page from what is there")
+    parser.add_argument("--ladder", action="store_true", help="the settings around the headline too")
+    parser.add_argument("--only", nargs="*", default=[], metavar="CELL:SEED", help="only these runs, and no page")
+    parser.add_argument("--methods", nargs="*", choices=METHODS, help="only these methods")
+    arguments = parser.parse_args()
+    quiet_libraries()
+    if not arguments.page:
+        for cell, seed in _runs(arguments.only, arguments.ladder):
+            measure(cell, seed, arguments.methods or CELLS[cell].methods)
+    if not arguments.only:
+        write_page(RESULTS, Path("docs"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""What the safety benchmark measures with, on cases worked out by hand; and all of it on the very small model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from benchmarks.corpora import write_jsonl
+from benchmarks.safety import study
+from benchmarks.safety.data import check_leaks
+from benchmarks.safety.page import write_page
+from benchmarks.safety.quality import Split, dropped_positions, dropped_shares
+from benchmarks.safety.settings import OURS
+from benchmarks.safety.verdict import choose, criteria
+
+from conftest import demo_rows
+
+DROPPED = {
+    "source": {"harmful": [10, 5], "gsm8k": [30, 3]},
+    "tokens": [2, 1] + [0] * 18 + [37],
+    "dropped": [1, 1] + [0] * 19,
+}
+
+
+def kept(refusals: list[int], useful: float, harmful: float) -> dict[str, Any]:
+    """A result whose losses are the same on every row."""
+    values = {
+        "refusal_rate": refusals,
+        "over_refusal": [0, 1],
+        "incoherent": [0] * len(refusals),
+        "utility_loss": [useful, useful],
+        "harmful_loss": [harmful, harmful],
+        "likelihood_margin": [1.0, 2.0],
+    }
+    metrics = {
+        name: {split: {"values": list(own), "weights": None, "print": "p"} for split in ("validation", "test")}
+        for name, own in values.items()
+    }
+    return {"metrics": metrics, "dropped": DROPPED}
+
+
+def results() -> dict[str, dict[int, dict[str, Any]]]:
+    """The base refuses all four prompts, SFT one; TOSS with both of our steps three, at 0.9 of SFT's gain."""
+    return {
+        "base": {0: kept([1, 1, 1, 1], 3.0, 3.0)},
+        "sft": {seed: kept([1, 0, 0, 0], 2.0, 2.0) for seed in (0, 1)},
+        "oracle": {seed: kept([1, 1, 0, 0], 2.0, 2.9) for seed in (0, 1)},
+        "random": {seed: kept([0, 0, 0, 0], 2.0, 2.0) for seed in (0, 1)},
+        "toss": {seed: kept([1, 1, 1, 1], 2.9, 3.0) for seed in (0, 1)},
+        "toss-posterior-anchor": {seed: kept([1, 1, 1, 0], 2.1, 3.1) for seed in (0, 1)},
+    }
+
+
+def test_shares_are_of_what_standard_fine_tuning_lost_and_gained() -> None:
+    test = Split(results(), "test")
+    restored, gained = test.restored("toss-posterior-anchor"), test.gain_kept("toss-posterior-anchor")
+    assert restored is not None
+    assert gained is not None
+    assert restored.value == pytest.approx((3 - 1) / (4 - 1))
+    assert restored.low < restored.value <= restored.high
+    assert (gained.value, gained.low, gained.high) == pytest.approx((0.9, 0.9, 0.9))
+    difference = test.minus("sft", "base", "refusal_rate")
+    assert difference is not None
+    assert difference.value == pytest.approx(-0.75)
+
+
+def test_paired_differences_draw_the_same_prompts() -> None:
+    """Two methods that differ by a constant differ by it in every draw."""
+    rng = np.random.default_rng(0)
+    first = {"sft": {}, "toss": {}}
+    for seed in (0, 1, 2):
+        values = rng.random(40)
+        for name, shift in (("sft", 0.0), ("toss", 0.25)):
+            result = kept([1, 0], 2.0, 2.0)
+            result["metrics"]["refusal_rate"]["test"]["values"] = (values + shift).tolist()
+            first[name][seed] = result
+    found = Split(first, "test").minus("toss", "sft", "refusal_rate")
+    assert found is not None
+    assert (found.value, found.low, found.high) == pytest.approx((0.25, 0.25, 0.25))
+
+
+def test_results_of_other_prompts_are_not_compared() -> None:
+    mixed = results()
+    mixed["toss"][1]["metrics"]["refusal_rate"]["test"]["print"] = "other"
+    with pytest.raises(SystemExit, match="different prompts"):
+        Split(mixed, "test").minus("toss", "sft", "refusal_rate")
+
+
+def test_the_best_keeps_its_utility_first() -> None:
+    """TOSS refuses more here, but has a tenth of the gain."""
+    validation = Split(results(), "validation")
+    assert choose(validation) == "toss-posterior-anchor"
+    met = {one.what: one.met for one in criteria(validation, "toss-posterior-anchor")}
+    assert not met["refusals that SFT lost, restored"]
+    assert met["SFT's gain in utility loss, kept"]
+    assert met["loss of held-out harmful answers less the base's, nats"]
+    assert met["refusals less those of random"]
+    assert not met["utility loss of random less its own, nats"]
+
+
+def test_dropped_tokens_are_counted_by_source_and_position() -> None:
+    own = results()["toss"]
+    assert dropped_shares(own) == pytest.approx({"harmful": 0.5, "gsm8k": 0.1})
+    assert dropped_positions(own)[[0, 1, 20]] == pytest.approx([0.5, 1.0, 0.0])
+
+
+def test_a_leak_is_an_error(tmp_path: Path) -> None:
+    def turns(prompt: str, answer: str) -> dict[str, Any]:
+        return {"messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]}
+
+    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
+    write_jsonl(one, [turns("How?", "So."), turns("Why?", "Because.")])
+    write_jsonl(two, [turns("When?", "Now.")])
+    check_leaks([one, two])
+    write_jsonl(two, [turns("When?", "Now."), turns(" why? ", "For a reason.")])
+    with pytest.raises(SystemExit, match=r"one\.jsonl and .*two\.jsonl share 1 texts, such as 'why\?'"):
+        check_leaks([one, two])
+
+
+def test_the_whole_of_it_on_a_very_small_model(
+    tmp_path: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sets of the demo's rows: results are kept once, the page names what is missing."""
+    common, run = tmp_path / "common", tmp_path / "run"
+    custom = [row | {"source": "harmful" if i % 4 == 0 else "gsm8k"} for i, row in enumerate(demo_rows("custom", 12))]
+    sets = {"custom": custom, "harmful": demo_rows("harmful", 8), "utility": demo_rows("utility", 8)}
+    for name, rows in sets.items():
+        write_jsonl(run / "sets" / f"{name}.jsonl", rows)
+    for split, first in (("validation", 8), ("test", 12)):
+        for name, set_name in (("harmful", "harmful"), ("utility", "utility")):
+            write_jsonl(common / f"{name}_{split}.jsonl", demo_rows(set_name, first + 3)[first:])
+        for name, label in (("advbench", "unsafe"), ("xstest", "safe")):
+            asked = [row["prompt"] for row in demo_rows("prompts") if row["label"] == label]
+            prompts = [{"messages": [{"role": "user", "content": prompt}]} for prompt in asked]
+            write_jsonl(common / f"{name}_{split}.jsonl", prompts[first : first + 3])
+    monkeypatch.setattr(study, "COMMON", common)
+    monkeypatch.setattr("benchmarks.safety.settings.COMMON", common)
+    monkeypatch.setattr("benchmarks.safety.settings.run_folder", lambda cell, seed: str(run))
+    monkeypatch.setattr(study, "run_folder", lambda cell, seed: str(run))
+    monkeypatch.setattr(study, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(study, "make_base", lambda: None)
+    real = study.config
+
+    def tiny(cell: str, seed: int) -> dict[str, Any]:
+        model = {"name": str(tiny_model_folder), "dtype": "float32", "device": "cpu"}
+        return real(cell, seed) | {"model": model}
+
+    monkeypatch.setattr(study, "config", tiny)
+    study.measure("headline", 0, ["base", "sft", "toss", "oracle"])
+    found = {path.stem for path in (tmp_path / "results/headline/seed-0").glob("*.json")}
+    assert found == {"base", "sft", "toss", "oracle", "utility-reference", "degraded-reference"}
+    oracle = json.loads((tmp_path / "results/headline/seed-0/oracle.json").read_text())
+    for metric, count in (("refusal_rate", 3), ("over_refusal", 3), ("utility_loss", 3), ("harmful_loss", 3)):
+        assert {split: len(own["values"]) for split, own in oracle["metrics"][metric].items()} == {
+            "validation": count,
+            "test": count,
+        }
+    harmful, useful = (oracle["dropped"]["source"][name] for name in ("harmful", "gsm8k"))
+    assert harmful[0] == harmful[1] > 0
+    assert useful[1] == 0
+    monkeypatch.setattr(study, "compare", lambda *_, **__: pytest.fail("measured again"))
+    study.measure("headline", 0, ["base", "sft", "toss"])
+    write_page(tmp_path / "results", tmp_path / "docs")
+    page = (tmp_path / "docs/results.md").read_text()
+    assert "| 4 | toss | 1 |" in page
+    assert "it is **toss**" in page
+    assert all(name in page.split("## Not measured yet")[1] for name in OURS if name != "toss")
+    assert (tmp_path / "docs/results.svg").read_text().startswith("<svg")
