@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import yaml
 from rich.console import Console
+from transformers import AutoTokenizer
 from typer.testing import CliRunner, Result
 
 import tosslm
-from conftest import demo_rows
+from conftest import demo_rows, write_rows
 from tosslm.cli import app
 from tosslm.show import render_row, row_record, visible
 
@@ -71,6 +72,30 @@ def test_plan_counts_the_data_and_loads_no_weights(config_file: Path, monkeypatc
     assert tokens["finetune"] == (0, 2 * plan["sets"]["custom"]["tokens"])
     assert tokens["score"][0] > 2 * plan["sets"]["custom"]["tokens"]
     assert all(stage["seconds"] > 0 for stage in plan["stages"] if stage["tokens_read"] or stage["tokens_trained"])
+
+
+def test_plan_counts_what_an_evaluation_reads_and_writes(tiny_config: dict[str, Any], tmp_path: Path) -> None:
+    """Two prompts of words of their own, answered by two models; two rows, and their margins against one refusal."""
+    rows = [{"prompt": "a b", "completion": "c d"}] * 2
+    write_rows(tmp_path / "rows.jsonl", rows)
+    write_rows(tmp_path / "prompts.jsonl", [{"prompt": "one"}, {"prompt": "two words"}])
+    own = {"path": str(tmp_path / "rows.jsonl")}
+    evaluation = {"harmful": {"path": str(tmp_path / "prompts.jsonl")}, "harmful_rows": own, "utility_rows": own}
+    evaluation |= {"max_new_tokens": 7, "refusals": ["No."]}
+    path = tmp_path / "e.yaml"
+    path.write_text(yaml.safe_dump(tiny_config | {"evaluation": evaluation}))
+
+    result = toss("plan", str(path), "--json")
+    assert result.exit_code == 0, result.stderr
+    tokens = {stage["stage"]: stage["tokens_read"] for stage in json.loads(result.stdout)["stages"]}
+    tokenizer = AutoTokenizer.from_pretrained(tiny_config["model"]["name"])
+
+    def length(*turns: dict[str, str], asks: bool = False) -> int:
+        return len(tokenizer.apply_chat_template(list(turns), add_generation_prompt=asks, return_dict=False))
+
+    asked = [length({"role": "user", "content": text}, asks=True) for text in ("one", "two words")]
+    row = length({"role": "user", "content": "a b"}, {"role": "assistant", "content": "c d"})
+    assert tokens["evaluate"] == pytest.approx(2 * (sum(asked) + 2 * 7 + 2 * row + 2 * row * 3), abs=20)
 
 
 def test_plan_measures_when_asked(config_file: Path) -> None:

@@ -25,6 +25,10 @@ Refusals: share of AdvBench goals refused ({advbench} prompts). Over-refusal: sh
 ({xstest}). Losses are nats a token on held-out rows. Brackets hold 95% intervals, by bootstrap over prompts or rows.
 This is a validation split: the defaults of `finetune.anchor_first` and `finetune.anchor_weight` are set from it.
 
+Anchored are the dropped tokens and, by the row's name, the first tokens of each answer, or the share of all response
+tokens at which KL(base || degraded reference) is largest. Choosing by that distance was to beat a fixed number of
+first tokens to become an option; it did not, so it is none.
+
 | fine-tuning | refusals | over-refusal | loss of held-out utility rows | of it, share of SFT's gain kept \
 | loss of held-out harmful answers, less the base's |
 |---|---|---|---|---|---|

@@ -17,6 +17,7 @@ from tosslm.data.prepare import SETS, SetCounts, prepared_rows
 from tosslm.data.rows import BadRow
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.errors import InputError
+from tosslm.evaluation.workload import evaluation_tokens
 from tosslm.head import LOGITS_BYTES
 from tosslm.models import Base, choose_device, choose_dtype, open_base
 from tosslm.progress import Reporter
@@ -93,7 +94,7 @@ def make_plan(config: Config, *, measure: bool, reporter: Reporter) -> dict[str,
             "response_mask": tokenizer.method,
         },
         "speed": {"measured": measure, **{key: round(value, 1) for key, value in speed.items()}},
-        "stages": _stages(config, sets, shape, speed),
+        "stages": _stages(config, sets, shape, speed, evaluation_tokens(config, tokenizer, sets)),
     }
 
 
@@ -175,7 +176,7 @@ def _measured_speed(base: Base, config: Config, model_config: Any, shape: Shape,
 
 
 def _stages(
-    config: Config, sets: dict[str, SetCounts], shape: Shape, speed: dict[str, float]
+    config: Config, sets: dict[str, SetCounts], shape: Shape, speed: dict[str, float], evaluated: int
 ) -> list[dict[str, Any]]:
     custom, harmful, utility = (sets[name] for name in SETS)
     rounds = config.refinement.rounds
@@ -219,6 +220,7 @@ def _stages(
             _adapter_bytes(config.finetune, shape),
             speed,
         ),
+        _stage("evaluate", evaluated, 0, scoring_memory, 1e6 if evaluated else 0, speed),
         _stage("diagnose", _diagnosis_tokens(config, harmful, utility), 0, scoring_memory, 1e6, speed),
         _stage("report", 0, 0, 0.5e9 + 30 * custom.response_tokens, min(16 * custom.response_tokens, 25e6), speed),
     ]
