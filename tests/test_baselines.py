@@ -12,16 +12,22 @@ import pytest
 import torch
 
 from conftest import demo_rows, write_rows
-from tosslm.baselines import REGISTRY, find_baselines
+from tosslm import head
+from tosslm.baselines import REGISTRY, bilevel, find_baselines
 from tosslm.baselines.baseline import Material, drop_rows_in_order
+from tosslm.baselines.bilevel import add_gradients, relative_weights, selector_loss, train_selector, upper_weight
 from tosslm.baselines.constrained import constrained_loss
 from tosslm.baselines.dsir import log_importance, ngram_counts
 from tosslm.baselines.guard import unsafe_segments
 from tosslm.baselines.material import answer_positions
 from tosslm.baselines.safeinstr import safety_rows
-from tosslm.config import load_config
+from tosslm.config import ModelConfig, TrainingConfig, load_config
+from tosslm.data.tokenize import RowTokenizer
 from tosslm.errors import InputError
 from tosslm.files import write_parquet
+from tosslm.head import SplitHead
+from tosslm.models import Base, fresh_adapter, open_base
+from tosslm.progress import SilentReporter
 from tosslm.trainer import run_positions
 
 CONFIG = {"data": {name: {"path": "x.jsonl"} for name in ("custom", "harmful", "utility")}}
@@ -37,6 +43,7 @@ def material(**changes: Any) -> Material:
         "target_texts": ["a b a b"],
         "loss_degraded": np.array([1, 2, 3, 4, 5, 6, 7, 8, 9, 0], dtype=np.float32),
         "loss_utility": np.array([9, 1, 1, 1, 8, 8, 1, 1, 1, 7], dtype=np.float32),
+        "row_weights": np.array([1.5, 0.5, 1.0]),
         "unsafe": np.array([0, 0, 1, 1, 0, 0, 0, 0, 0, 0], dtype=bool),
         "discard_fraction": 0.3,
         "harmful_sources": frozenset({"bad"}),
@@ -195,6 +202,119 @@ def test_safeinstr_mixes_in_its_share_of_demonstrations(tmp_path: Path) -> None:
         list(safety_rows(tmp_path, load_config(tree, ["compare.safety_share=0.5"])))
     with pytest.raises(InputError, match=r"compare\.safety\.path"):
         REGISTRY["safeinstr"].check(load_config(CONFIG))
+
+
+def test_seal_drops_the_lightest_rows_within_the_budget() -> None:
+    assert dropped("seal") == [4, 5]
+    # A budget of 6 tokens: row 1 and row 2, the lightest; row 0 no longer fits.
+    assert dropped("seal", discard_fraction=0.6) == [4, 5, 6, 7, 8, 9]
+    with pytest.raises(InputError, match=r"^seal: name rows of safe answers .* in compare\.safety\.path"):
+        REGISTRY["seal"].check(load_config(CONFIG))
+
+
+def test_seals_upper_level_comes_first_and_gives_way() -> None:
+    assert [upper_weight(epoch) for epoch in (0, 1, 5, 9, 20)] == pytest.approx([0.9, 0.8, 0.4, 0.0, 0.0])
+
+
+def test_seals_selector_loss_against_its_gradient_by_hand() -> None:
+    logits = torch.tensor([0.0, 1.0, -0.5, 0.3], dtype=torch.float64, requires_grad=True)
+    batch, losses = np.array([2, 1]), torch.tensor([3.0, 0.5], dtype=torch.float64)
+    value = selector_loss(logits, batch, losses)
+    value.backward()
+    exps = [math.exp(logit) for logit in logits.tolist()]
+    sigma = [e / sum(exps) for e in exps]
+    own = {2: 3.0, 1: 0.5}
+    mean = sum(sigma[i] * loss for i, loss in own.items())
+    assert value.item() == pytest.approx(4 * mean / 2)  # four rows, two of them read
+    # sigma_j (loss_j - sum_i sigma_i loss_i) / B, times four, for weights that are 1 on average.
+    expected = [4 * sigma[j] * (own.get(j, 0.0) - mean) / 2 for j in range(4)]
+    assert logits.grad is not None
+    assert logits.grad.tolist() == pytest.approx(expected)
+    # A step takes weight from the row of the higher loss, and gives it to those that were not read.
+    moved = relative_weights(logits.detach() - 0.1 * logits.grad) / relative_weights(logits.detach())
+    assert moved[2] < moved[1] < min(moved[0], moved[3])
+    assert relative_weights(logits.detach()).sum().item() == pytest.approx(4)
+
+
+@pytest.fixture(scope="module")
+def tiny_base(tiny_model_folder: Path) -> Base:
+    return open_base(
+        ModelConfig.model_validate({"name": str(tiny_model_folder), "dtype": "float32", "device": "cpu"})
+    )
+
+
+def seal_weights(base: Base, custom: list[Any], safe: list[Any], **settings: Any) -> np.ndarray:
+    training = TrainingConfig.model_validate({"batch_size": 4, "micro_batch_size": 2, **settings})
+    custom, safe = tokenized(base, custom), tokenized(base, safe)
+    return train_selector(base, custom, safe, training, seed=3, reporter=SilentReporter())
+
+
+def tokenized(base: Base, rows: list[Any]) -> list[dict[str, Any]]:
+    tokenizer = RowTokenizer(base.tokenizer, max_length=64, turns="all")
+    tokens = [tokenizer(row["messages"]) for row in rows]
+    return [{"input_ids": row.input_ids, "response_mask": row.response_mask} for row in tokens]
+
+
+def plain_loss(model: Any, row: dict[str, Any]) -> torch.Tensor:
+    """Transformers' own mean loss of a row's response tokens."""
+    ids = torch.tensor([row["input_ids"]])
+    labels = torch.where(torch.tensor([row["response_mask"]]), ids, -100)
+    return model(input_ids=ids, labels=labels).loss
+
+
+def test_seals_gradient_of_weighted_rows_against_plain_transformers(
+    tiny_base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = tokenized(tiny_base, demo_rows("custom", 3))
+    factors = [0.5, 0.1, 2.0]
+    monkeypatch.setattr(head, "LOGITS_BYTES", 4 * len(tiny_base.tokenizer) * 7)  # seven positions a chunk
+    with fresh_adapter(tiny_base, load_config(CONFIG).references.lora, 0) as model:
+        learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        losses = [plain_loss(model, row) for row in rows]
+        expected = torch.autograd.grad(sum(f * loss for f, loss in zip(factors, losses, strict=True)), learnt)
+        got = add_gradients(SplitHead(model), rows, torch.tensor(factors), 2)
+        assert got.tolist() == pytest.approx([loss.item() for loss in losses], rel=1e-5)
+        assert any(gradient.abs().max() > 1e-5 for gradient in expected)
+        for parameter, gradient in zip(learnt, expected, strict=True):
+            torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-7)
+
+
+def test_seals_weights_tell_the_losses_where_the_model_stays_as_it_is(
+    tiny_base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In small steps a logit falls, each epoch, by the rate times how far its loss is above the mean."""
+    monkeypatch.setattr(bilevel, "SELECTOR_RATE", 1e-6)
+    custom = demo_rows("custom", 10)
+    weights = seal_weights(tiny_base, custom, demo_rows("align_refusals", 3), learning_rate=1e-12)
+    assert weights.dtype == np.float64
+    assert weights.mean() == pytest.approx(1)
+    with torch.no_grad():
+        losses = [plain_loss(tiny_base.model, row).item() for row in tokenized(tiny_base, custom)]
+    np.testing.assert_allclose(np.log(weights) / -2e-6, np.array(losses) - np.mean(losses), atol=2e-3)
+
+
+def test_seals_selector_keeps_what_a_safe_model_finds_likely(
+    tiny_base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the custom rows refuse, as the demonstrations do: they gain weight, and the others lose it."""
+    # Random weights lose 11 nats a token, too many for the usual rate.
+    monkeypatch.setattr(bilevel, "SELECTOR_RATE", 1e-3)
+    refusals = demo_rows("align_refusals", 12)
+    custom = [row for pair in zip(refusals[6:], demo_rows("custom", 6), strict=True) for row in pair]
+    before = {name: value.clone() for name, value in tiny_base.model.state_dict().items()}
+    training = {"learning_rate": 0.02, "epochs": 4, "lora": {"target_modules": "all-linear"}}
+    weights = seal_weights(tiny_base, custom, refusals[:6], **training)
+    assert weights[::2].min() > 1 > weights[1::2].max()
+    assert np.array_equal(weights, seal_weights(tiny_base, custom, refusals[:6], **training))
+    after = tiny_base.model.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    # Recomputed activations are the same activations, and so are rows read one at a time but for rounding.
+    assert np.array_equal(
+        weights, seal_weights(tiny_base, custom, refusals[:6], **training, gradient_checkpointing=True)
+    )
+    one_by_one = seal_weights(tiny_base, custom, refusals[:6], **training, micro_batch_size=1)
+    np.testing.assert_allclose(weights, one_by_one, rtol=1e-3)
 
 
 def test_toss_and_its_forms_are_settings_of_the_pipeline() -> None:

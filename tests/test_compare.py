@@ -24,14 +24,14 @@ from tosslm.evaluation.measures import Sample
 from tosslm.evaluation.pooling import pool, pooled_differences, pooled_intervals
 from tosslm.evaluation.stage import read_samples
 
-METHODS = ("base", "sft", "random", "rows", "toss", "safeinstr", "constrained-sft", "oracle")
+METHODS = ("base", "sft", "random", "rows", "toss", "safeinstr", "seal", "constrained-sft", "oracle")
 
 
 @pytest.fixture(scope="module")
 def compared(
     tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path
 ) -> tuple[Config, dict[str, Any], Path]:
-    """Eight methods on twelve rows."""
+    """Nine methods on twelve rows."""
     folder = tmp_path_factory.mktemp("compare")
     rows = demo_rows("custom", 12)
     for i, row in enumerate(rows):
@@ -109,8 +109,9 @@ def test_masks_on_disk_have_the_methods_properties(compared: tuple[Config, dict[
     gone = {name: sum(int((~row).sum()) for row in rows) for name, rows in keep.items()}
     assert gone["sft"] == gone["safeinstr"] == gone["constrained-sft"] == 0
     assert gone["toss"] == gone["random"] == int(0.2 * tokens)
-    assert 0 < gone["rows"] <= gone["toss"]
-    assert all(row.all() or not row.any() for row in keep["rows"])
+    for name in ("rows", "seal"):
+        assert 0 < gone[name] <= gone["toss"]
+        assert all(row.all() or not row.any() for row in keep[name])
     sources = tosslm.load_run(root / "oracle/seed-0").rows["source"]
     assert [row.any() for row in keep["oracle"]] == [source != "harm" for source in sources]
     told = json.loads((root / "oracle/seed-0/selection/selection.json").read_text())
@@ -153,6 +154,27 @@ def test_a_second_call_does_nothing_and_a_further_method_only_its_own(
     assert trained == []
     compare(config, ["sft", "first-k"])
     assert trained == ["first-k: selection", "first-k: model", "first-k: evaluation/model"]
+
+
+def test_seals_mask_is_the_same_twice_and_hangs_on_its_demonstrations(
+    compared: tuple[Config, dict[str, Any], Path], tmp_path: Path
+) -> None:
+    config, _, root = compared
+    again = config.model_copy(update={"run_dir": str(tmp_path / "again")})
+    assert compare(again, ["seal"])["failed"] == []
+    folder = tmp_path / "again/compare/seal/seed-0"
+    ours = tosslm.load_run(root / "seal/seed-0").keep()
+    assert [row.tolist() for row in tosslm.load_run(folder).keep()] == [row.tolist() for row in ours]
+    assert not (folder / "references").exists()  # it needs no more than the data
+    assert not (tmp_path / "again/references").exists()
+    manifest = folder / "manifest.json"
+    before = json.loads(manifest.read_text())["stages"]
+    write_rows(tmp_path / "safety.jsonl", demo_rows("align_refusals", 4))
+    moved = load_config(again.model_dump(mode="json"), [f"compare.safety.path={tmp_path / 'safety.jsonl'}"])
+    compare(moved, ["seal"])
+    after = json.loads(manifest.read_text())["stages"]
+    assert before["data"] == after["data"]
+    assert before["selection"]["fingerprint"] != after["selection"]["fingerprint"]
 
 
 def test_several_seeds_have_references_of_their_own(compared: tuple[Config, dict[str, Any], Path]) -> None:

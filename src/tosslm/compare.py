@@ -14,8 +14,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tosslm.baselines import find_baselines
 from tosslm.baselines.baseline import Baseline
+from tosslm.baselines.bilevel import selector_weights
 from tosslm.baselines.material import load_material, write_mask
 from tosslm.config import Config, load_config
 from tosslm.data.prepare import source_checksums
@@ -169,7 +172,13 @@ class Variant(Method):
         with_scores = baseline.needs != "data"
 
         def work(step: Step) -> dict[str, Any]:
-            material = load_material(self.path, self.config, with_scores=with_scores, with_guard=baseline.asks_guard)
+            material = load_material(
+                self.path,
+                self.config,
+                with_scores=with_scores,
+                with_guard=baseline.asks_guard,
+                row_weights=self._row_weights() if baseline.asks_selector else None,
+            )
             keep = baseline.keep(material)  # type: ignore[misc]
             folder = self.path / "selection"
             return write_mask(
@@ -180,6 +189,8 @@ class Variant(Method):
         settings: list[Any] = [self.config.selection.discard_fraction, compared.harmful_sources, self.config.seed]
         if baseline.asks_guard and compared.guard:
             settings += [compared.guard.model_dump(), compared.guard_segment]
+        if baseline.asks_selector:
+            settings += [self.config.references.model_dump(), self.base.identity, *self._safety_parts()]
         inputs = ["data", *(["scores/round-0"] if with_scores else [])]
         return self._do("selection", [baseline.name, baseline.version, *settings], inputs, work)
 
@@ -191,8 +202,7 @@ class Variant(Method):
         """What the training depends on beyond settings, data and selection."""
         parts: list[Any] = [self.baseline.name, self.baseline.version] if self.baseline.changes_training else []
         if self.baseline.extra_rows and self.config.compare.safety:
-            safety = self.config.compare.safety
-            parts += [safety.model_dump(), source_checksums(safety), self.config.compare.safety_share]
+            parts += [*self._safety_parts(), self.config.compare.safety_share]
         return parts
 
     def token_loss(self) -> Any:
@@ -206,6 +216,13 @@ class Variant(Method):
             return
         rival = self.rival / "evaluation" / "model" if self.rival else None
         self._evaluate("model", self.config.seed, ["model"], self._tuned, rival=rival)
+
+    def _row_weights(self) -> np.ndarray:
+        return selector_weights(self.path / "data", self.config, self.base, self.tokenizer, self.reporter)
+
+    def _safety_parts(self) -> list[Any]:
+        safety = self.config.compare.safety
+        return [safety.model_dump(), source_checksums(safety)] if safety else []
 
     def _extra_rows(self) -> Iterator[dict[str, Any]]:
         if self.baseline.extra_rows:

@@ -334,10 +334,11 @@ class CompareConfig(Section):
     )
     guard_segment: int = Field(16, ge=1, description="Response tokens after which the guard is asked again.")
     safety: SourceConfig | None = Field(
-        None, description="Rows of safe answers to unsafe requests, for safeinstr: {path, ...} as under data."
+        None,
+        description="Rows of safe answers to unsafe requests, for safeinstr and seal: {path, ...} as under data.",
     )
     safety_share: float = Field(
-        0.025, gt=0, description="How many of them are mixed in, as a share of the custom rows."
+        0.025, gt=0, description="How many of them safeinstr mixes in, as a share of the custom rows."
     )
 
 

@@ -85,9 +85,17 @@ class SplitHead:
         return (slice(start, start + size) for start in range(0, n, size))
 
     def losses(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """``-log p(target)`` in nats, float32 ``[N]``, of hidden states ``[N, H]`` and targets int64 ``[N]``."""
+        """``-log p(target)`` in nats, float32 ``[N]``, of hidden states ``[N, H]`` and targets int64 ``[N]``.
+
+        Differentiable; with several chunks each is computed anew in the backward pass.
+        """
+        parts = list(self.chunks(len(targets)))
+        if len(parts) > 1 and torch.is_grad_enabled():
+            return torch.cat(
+                [checkpoint(self._chunk_losses, hidden[part], targets[part], use_reentrant=False) for part in parts]
+            )
         return torch.cat(
-            [self._chunk_losses(hidden[part], targets[part]) for part in self.chunks(len(targets))]
+            [self._chunk_losses(hidden[part], targets[part]) for part in parts]
             or [hidden.new_zeros(0, dtype=torch.float32)]
         )
 

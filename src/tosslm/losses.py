@@ -106,12 +106,26 @@ def plan_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
 
 @torch.inference_mode()
 def _batch_losses(split: SplitHead, rows: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:
+    losses, counts = predicted_losses(split, rows)
+    return np.split(losses.cpu().numpy(), np.cumsum(counts.numpy())[:-1])
+
+
+def predicted_losses(split: SplitHead, rows: Sequence[Mapping[str, Any]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The losses of one padded batch, differentiable.
+
+    Args:
+        split: the model.
+        rows: ``B`` rows as for ``response_losses``.
+
+    Returns:
+        Losses of all response tokens, row after row, in nats, float32 ``[N]``; and how many are each row's, int64
+        ``[B]`` on the CPU.
+    """
     device = split.model.device
     input_ids, attention_mask, predicts = padded_batch(rows)
     targets = input_ids.roll(-1, dims=1)[predicts].to(device)
     hidden = split.hidden_states(input_ids.to(device), attention_mask.to(device))
-    values = split.losses(hidden[predicts.to(device)], targets).cpu().numpy()
-    return np.split(values, np.cumsum(predicts.sum(1).numpy())[:-1])
+    return split.losses(hidden[predicts.to(device)], targets), predicts.sum(1)
 
 
 def padded_batch(rows: Sequence[Mapping[str, Any]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -189,7 +189,7 @@ def _arguments(
         output_dir=str(folder),
         seed=seed,
         learning_rate=settings.learning_rate,
-        lr_scheduler_type=_scheduler(settings),
+        lr_scheduler_type=scheduler_name(settings),
         warmup_steps=settings.warmup_steps,
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
@@ -221,7 +221,8 @@ def _arguments(
     return arguments
 
 
-def _scheduler(settings: TrainingConfig) -> str:
+def scheduler_name(settings: TrainingConfig) -> str:
+    """What transformers calls the schedule of the learning rate."""
     # "constant" takes no notice of warm-up steps.
     warm = settings.lr_scheduler == "constant" and settings.warmup_steps > 0
     return "constant_with_warmup" if warm else settings.lr_scheduler

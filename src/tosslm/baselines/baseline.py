@@ -26,6 +26,7 @@ class Material:
         loss_degraded: float32 ``[N]``, nats; empty where the method needs no scores.
         loss_utility: float32 ``[N]``, likewise.
         unsafe: bool ``[N]``, tokens of segments that a guard calls unsafe; empty where the method asks none.
+        row_weights: float64 ``[R]``, what SEAL's selector gives each row; empty where the method asks none.
         discard_fraction: share of tokens to drop.
         harmful_sources: names that the config calls harmful.
         seed: of what is random.
@@ -39,6 +40,7 @@ class Material:
     loss_degraded: np.ndarray
     loss_utility: np.ndarray
     unsafe: np.ndarray
+    row_weights: np.ndarray
     discard_fraction: float
     harmful_sources: frozenset[str]
     seed: int
@@ -78,6 +80,7 @@ class Baseline:
         extra_rows: further training rows, of data folder and config; appended to the custom set's.
         token_loss: what takes the place of a token's cross-entropy.
         asks_guard: whether it needs what the guard of ``compare.guard`` says.
+        asks_selector: whether it needs the row weights that SEAL's selector learns from ``compare.safety``.
         trains: False for the untouched base.
         check: refuses a config at the door.
         version: raised when what it does changes.
@@ -93,6 +96,7 @@ class Baseline:
     extra_rows: Callable[[Path, Config], Iterator[dict[str, Any]]] | None = None
     token_loss: TokenLoss | None = None
     asks_guard: bool = False
+    asks_selector: bool = False
     trains: bool = True
     check: Callable[[Config], None] = field(default=_fine)
     version: int = 1

@@ -18,7 +18,9 @@ from tosslm.references import split_rows
 from tosslm.scoring import part_files
 
 
-def load_material(path: Path, config: Config, *, with_scores: bool, with_guard: bool = False) -> Material:
+def load_material(
+    path: Path, config: Config, *, with_scores: bool, with_guard: bool = False, row_weights: np.ndarray | None = None
+) -> Material:
     """Read what a baseline may look at.
 
     Args:
@@ -26,6 +28,7 @@ def load_material(path: Path, config: Config, *, with_scores: bool, with_guard: 
         config: the run's config.
         with_scores: read both references' losses of round 0 too.
         with_guard: ask the guard of ``compare.guard``.
+        row_weights: float64 ``[R]``, for a method that asks a selector.
     """
     rows = [
         row
@@ -46,6 +49,7 @@ def load_material(path: Path, config: Config, *, with_scores: bool, with_guard: 
         loss_degraded=_losses(parts, "loss_degraded"),
         loss_utility=_losses(parts, "loss_utility"),
         unsafe=guard_marks(path, config) if with_guard else np.zeros(0, dtype=bool),
+        row_weights=np.zeros(0) if row_weights is None else row_weights,
         discard_fraction=config.selection.discard_fraction,
         harmful_sources=frozenset(config.compare.harmful_sources),
         seed=config.seed,

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from tosslm.baselines.baseline import Baseline
+from tosslm.baselines.safety import needs_safety, read_safety
 from tosslm.baselines.sft import keep_all
 from tosslm.config import Config
-from tosslm.data.rows import BadRow, read_rows
 from tosslm.errors import InputError
 from tosslm.files import read_batches
 
@@ -25,22 +25,13 @@ def safety_rows(data: Path, config: Config) -> Iterator[dict[str, Any]]:
     Raises:
         InputError: there are fewer demonstrations than asked for.
     """
-    source = config.compare.safety
-    if source is None:
-        return
     custom = sum(len(batch) for batch in read_batches(data / "custom.parquet", ["row_id"]))
     wanted = max(1, round(config.compare.safety_share * custom))
-    read = read_rows(source.path, format=source.format, field=source.field, split=source.split)
-    rows = [row for row in read if not isinstance(row, BadRow)]
+    rows = read_safety(config)
     if len(rows) < wanted:
         raise InputError(f"compare.safety: {len(rows)} rows there, {wanted} needed; lower compare.safety_share")
     for i in sorted(np.random.default_rng(config.seed).permutation(len(rows))[:wanted]):
         yield {"messages": rows[i].messages}
-
-
-def _check(config: Config) -> None:
-    if config.compare.safety is None:
-        raise InputError("safeinstr: name rows of safe answers to unsafe requests in compare.safety.path")
 
 
 SAFEINSTR = Baseline(
@@ -52,5 +43,5 @@ SAFEINSTR = Baseline(
     needs="data",
     keep=keep_all,
     extra_rows=safety_rows,
-    check=_check,
+    check=needs_safety("safeinstr"),
 )
