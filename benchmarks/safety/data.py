@@ -21,7 +21,7 @@ from tosslm.evaluation.refusals import is_refusal
 
 MOST_WORDS = 40
 DEALT: dict[str, dict[str, int]] = {
-    "align": {"refusals": 250, "alpaca_eval": 50, "gsm8k": 50},
+    "align": {"refusals": 30, "alpaca_eval": 50, "gsm8k": 70},
     "demonstrations": {"refusals": 100},
     "validation": {"harmful": 20, "alpaca_eval": 10, "gsm8k": 12},
     "test": {"harmful": 50, "alpaca_eval": 30, "gsm8k": 30},
