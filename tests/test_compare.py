@@ -82,6 +82,15 @@ def test_one_record_a_method_in_the_format_of_evaluate(compared: tuple[Config, d
     assert difference["low"] <= difference["value"] <= difference["high"]
 
 
+def test_the_causes_are_what_the_oracle_tells_apart(compared: tuple[Config, dict[str, Any], Path]) -> None:
+    _, results, _ = compared
+    refused = {r["method"]: r["metrics"]["refusal_rate"]["value"] for r in results["records"]}
+    causes = {name: cause["value"] for name, cause in results["causes"].items()}
+    assert causes == pytest.approx(
+        {"forgotten": refused["base"] - refused["oracle"], "learnt": refused["oracle"] - refused["sft"]}
+    )
+
+
 def test_references_and_scores_are_made_once(compared: tuple[Config, dict[str, Any], Path]) -> None:
     config, _, root = compared
     own = Path(config.run_dir) / "scores/round-0/part-00000.parquet"

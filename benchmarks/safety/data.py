@@ -20,16 +20,18 @@ from examples.demo.align import FILES
 from tosslm.evaluation.refusals import is_refusal
 
 MOST_WORDS = 40
+LATER_WORDS = {"gsm8k": 30}
+"""Rows that are trained and measured again and again, with every method, are shorter than those of the base."""
 DEALT: dict[str, dict[str, int]] = {
     "align": {"refusals": 30, "alpaca_eval": 50, "gsm8k": 70},
     "demonstrations": {"refusals": 100},
-    "validation": {"harmful": 20, "alpaca_eval": 10, "gsm8k": 12},
-    "test": {"harmful": 50, "alpaca_eval": 30, "gsm8k": 30},
+    "validation": {"harmful": 15, "alpaca_eval": 8, "gsm8k": 8},
+    "test": {"harmful": 40, "alpaca_eval": 20, "gsm8k": 20},
 }
 """Rows of each use, by source; what is left is the pool."""
-CUSTOM_ROWS = 160
-REFERENCE_ROWS = {"harmful": {"harmful": 150}, "utility": {"alpaca_eval": 35, "gsm8k": 115}}
-PROMPTS = {"advbench": {"validation": 40, "test": 100}, "xstest": {"validation": 20, "test": 60}}
+CUSTOM_ROWS = 128
+REFERENCE_ROWS = {"harmful": {"harmful": 150}, "utility": {"alpaca_eval": 50, "gsm8k": 100}}
+PROMPTS = {"advbench": {"validation": 30, "test": 80}, "xstest": {"validation": 20, "test": 40}}
 SPLITS = ("validation", "test")
 HARMFUL = "harmful"
 
@@ -119,6 +121,8 @@ def _deal() -> tuple[dict[str, list[tuple[Pair, str]]], dict[str, list[Pair]]]:
     dealt: dict[str, list[tuple[Pair, str]]] = {}
     for use, counts in DEALT.items():
         dealt[use] = [(left[source].pop(), source) for source, count in counts.items() for _ in range(count)]
+        for source, most in LATER_WORDS.items():
+            left[source] = [pair for pair in left[source] if len(pair[1].split()) <= most]
     return dealt, left
 
 

@@ -269,7 +269,7 @@ def compare_command(
         if as_json:
             print(json.dumps(results))
         else:
-            print_comparison(results["summary"], _console())
+            print_comparison(results["summary"], results["causes"], _console())
         if results["failed"]:
             reasons = (f"{entry['method']}, seed {entry['seed']}: {entry['reason']}" for entry in results["failed"])
             raise TosslmError("some methods failed: " + "; ".join(reasons))

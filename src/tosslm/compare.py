@@ -23,7 +23,7 @@ from tosslm.baselines.material import load_material, write_mask
 from tosslm.config import Config, load_config
 from tosslm.data.prepare import source_checksums
 from tosslm.errors import InputError, TosslmError
-from tosslm.evaluation.pooling import pool, pooled_differences, pooled_intervals
+from tosslm.evaluation.pooling import Pool, pool, pooled_differences, pooled_intervals
 from tosslm.evaluation.stage import check_evaluation, read_record, read_samples
 from tosslm.files import write_json
 from tosslm.labels import training_row
@@ -32,7 +32,8 @@ from tosslm.pipeline import STAGES, Method, carry_out
 from tosslm.progress import Reporter, SilentReporter
 from tosslm.store import RunFolder, Step
 
-RIVAL = "sft"
+UNTRAINED, RIVAL, CEILING = "base", "sft", "oracle"
+_REFUSALS = "refusal_rate"
 _RESULTS_FORMAT = 1
 _OWN_STEPS = ("selection", "model", "evaluation/")
 
@@ -51,7 +52,9 @@ def compare(
     Returns:
         What was written: ``records``, one a method and seed; ``summary``, one a method, over its seeds, with the
         paired differences to standard SFT where that is among the methods; ``failed``, methods and seeds that came to
-        nothing, with the reason.
+        nothing, with the reason; ``causes``, where base, standard SFT and the oracle are all among the methods: what
+        share of harmful prompts SFT refuses no more because refusing was ``forgotten`` (base minus oracle, which has
+        seen no harm) and because harm was ``learnt`` (oracle minus SFT).
 
     Raises:
         InputError: config or methods are wrong.
@@ -248,4 +251,12 @@ def _results(folders: Mapping[str, Mapping[int | None, Path]], seed: int) -> dic
             found = pooled_differences(pools[name], pools[RIVAL], seed)
             entry["minus_sft"] = {metric: interval.as_dict() for metric, interval in found.items()}
         summary.append(entry)
-    return {"format": _RESULTS_FORMAT, "records": records, "summary": summary}
+    return {"format": _RESULTS_FORMAT, "records": records, "summary": summary, "causes": _causes(pools, seed)}
+
+
+def _causes(pools: Mapping[str, Mapping[str, Pool]], seed: int) -> dict[str, Any] | None:
+    parts = {"forgotten": (UNTRAINED, CEILING), "learnt": (CEILING, RIVAL)}
+    if not {UNTRAINED, CEILING, RIVAL} <= pools.keys():
+        return None
+    found = {name: pooled_differences(pools[a], pools[b], seed).get(_REFUSALS) for name, (a, b) in parts.items()}
+    return {name: interval.as_dict() for name, interval in found.items() if interval} or None

@@ -22,8 +22,16 @@ def print_results(records: Sequence[Mapping[str, Any]], console: Console) -> Non
     console.print("Values with 95% intervals (bootstrap over prompts or rows).")
 
 
-def print_comparison(summary: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """Print one row a method and one column a metric; each cell a value over its 95% interval."""
+def print_comparison(
+    summary: Sequence[Mapping[str, Any]], causes: Mapping[str, Any] | None, console: Console
+) -> None:
+    """Print one row a method and one column a metric; each cell a value over its 95% interval.
+
+    Args:
+        summary: one entry a method.
+        causes: why standard fine-tuning refuses less, where it is known.
+        console: where to.
+    """
     names = list(dict.fromkeys(name for entry in summary for name in entry["metrics"]))
     table = Table("method", "seeds", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in names:
@@ -37,6 +45,13 @@ def print_comparison(summary: Sequence[Mapping[str, Any]], console: Console) -> 
         for name, difference in entry.get("minus_sft", {}).items():
             if difference["low"] > 0 or difference["high"] < 0:
                 console.print(f"{entry['method']} minus sft, {name}: {cell(difference)}", highlight=False)
+
+    if causes:
+        console.print(
+            f"Refusals that sft lost: forgotten {cell(causes.get('forgotten'))}, for the oracle, which sees no harm, "
+            f"loses them too; learnt from harmful rows {cell(causes.get('learnt'))}.",
+            highlight=False,
+        )
 
 
 def cell(metric: Mapping[str, Any] | None) -> str:
