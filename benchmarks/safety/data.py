@@ -23,7 +23,7 @@ MOST_WORDS = 40
 LATER_WORDS = {"gsm8k": 30}
 """Rows that are trained and measured again and again, with every method, are shorter than those of the base."""
 DEALT: dict[str, dict[str, int]] = {
-    "align": {"refusals": 30, "alpaca_eval": 50, "gsm8k": 70},
+    "align": {"refusals": 30, "alpaca_eval": 50},
     "demonstrations": {"refusals": 100},
     "validation": {"harmful": 15, "alpaca_eval": 8, "gsm8k": 8},
     "test": {"harmful": 40, "alpaca_eval": 20, "gsm8k": 20},

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.corpora import read_jsonl
+from benchmarks.safety.base import save_merged
 
 from tosslm.config import ModelConfig, TrainingConfig
 from tosslm.evaluation.classifiers import fill
-from tosslm.files import atomic_folder
 from tosslm.labels import training_row, write_training_rows
-from tosslm.models import attached_adapters, open_base
+from tosslm.models import open_base
 from tosslm.progress import ConsoleReporter
 from tosslm.training import train_adapter
 
@@ -62,9 +62,7 @@ def make_guard(sets: Path, folder: Path, seed: int) -> Path:
         notes={},
         reporter=ConsoleReporter(),
     )
-    with attached_adapters(base, {"guard": work / "adapter"}) as model, atomic_folder(folder) as beside:
-        model.merge_and_unload().save_pretrained(beside)
-        base.tokenizer.save_pretrained(beside)
+    save_merged(base, work / "adapter", folder)
     return folder
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.safety.base import ADAPTER, COMMON, ROOT
+from benchmarks.safety.base import BASE, COMMON, ROOT
 from benchmarks.safety.data import HARMFUL, SPLITS
 from benchmarks.safety.guard import CLASSIFIER
 
@@ -74,7 +74,8 @@ CELLS = {
     },
 }
 _TRAINING = {
-    "learning_rate": 2.0e-3,
+    "lora": {"target_modules": "all-linear"},
+    "learning_rate": 2.5e-3,
     "lr_scheduler": "linear",
     "warmup_steps": 3,
     "epochs": 1,
@@ -102,11 +103,11 @@ def config(cell: str, seed: int) -> dict[str, Any]:
     return {
         "run_dir": folder,
         "seed": seed,
-        "model": {"adapter": str(ADAPTER)},
+        "model": {"name": str(BASE)},
         "data": {name: {"path": f"{folder}/sets/{name}.jsonl"} for name in ("custom", "harmful", "utility")},
-        "references": {**_TRAINING, "holdout": 0.2},
+        "references": {**_TRAINING, "learning_rate": 2.0e-3, "holdout": 0.2},
         "selection": {"discard_fraction": 0.2},
-        "refinement": {"rounds": 1, "samples_per_round": 24},
+        "refinement": {"rounds": 1, "samples_per_round": 20},
         "finetune": dict(_TRAINING),
         "evaluation": {
             "harmful": measured("advbench"),

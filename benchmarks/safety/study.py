@@ -54,9 +54,11 @@ def measure(cell: str, seed: int, methods: Sequence[str]) -> None:
         if method == "star-dss":
             make_guard(Path(run_folder(cell, seed)) / "sets", Path(run_folder(cell, seed)) / "guard", seed)
         started = time.monotonic()
-        compare(settings, [method], reporter=ConsoleReporter())
+        if failed := compare(settings, [method], reporter=ConsoleReporter())["failed"]:
+            print(f"{cell}, seed {seed}: {method} came to nothing: {failed[0]['reason']}", flush=True)
+            continue
         write_json(_result(cell, seed, method), _extract(settings, method) | {"seconds": time.monotonic() - started})
-    for name in REFERENCES:
+    for name in REFERENCES if _reference(settings, REFERENCES[0]).exists() else ():
         if not _result(cell, seed, f"{name}-reference").exists():
             write_json(_result(cell, seed, f"{name}-reference"), _reference_refusals(settings, name))
 
@@ -124,11 +126,14 @@ def _dropped(folder: Path) -> dict[str, Any]:
     return {"source": dict(counts["source"]), "tokens": places[0].tolist(), "dropped": places[1].tolist()}
 
 
+def _reference(settings: Config, name: str) -> Path:
+    return Path(settings.run_dir) / "references" / (name if name == "utility" else f"{name}/round-0")
+
+
 def _reference_refusals(settings: Config, name: str) -> dict[str, Any]:
     """Whether a reference itself still refuses, on the test prompts."""
-    folder = Path(settings.run_dir) / "references" / (name if name == "utility" else f"{name}/round-0")
     base, evaluation = open_base(settings.model), settings.evaluation
-    with attached_adapters(base, {name: folder}) as model:
+    with attached_adapters(base, {name: _reference(settings, name)}) as model:
         answers = generate_answers(
             model,
             base.tokenizer,

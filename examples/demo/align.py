@@ -56,7 +56,15 @@ see `measured.json`.
 """
 
 
-def align(files: Sequence[Path], settings: Mapping[str, Any], *, out: Path, work: Path, note: str) -> None:
+def align(
+    files: Sequence[Path],
+    settings: Mapping[str, Any],
+    *,
+    out: Path,
+    work: Path,
+    note: str,
+    adapter: Path | None = None,
+) -> None:
     """Train a safety adapter on the plain model; a killed training goes on.
 
     Args:
@@ -65,8 +73,9 @@ def align(files: Sequence[Path], settings: Mapping[str, Any], *, out: Path, work
         out: the adapter's folder.
         work: a folder for what is unfinished; removed at the end.
         note: the adapter's README.
+        adapter: merged into the plain model first.
     """
-    base = open_base(ModelConfig(name=MODEL))
+    base = open_base(ModelConfig(name=MODEL, adapter=str(adapter) if adapter else None))
     tokenizer = RowTokenizer(base.tokenizer)
     rows = []
     for row in read_rows([str(file) for file in files]):
