@@ -168,4 +168,4 @@ def test_the_whole_of_it_on_a_very_small_model(
     assert "| 4 | toss | 1 |" in page
     assert "it is **toss**" in page
     assert all(name in page.split("## Not measured yet")[1] for name in OURS if name != "toss")
-    assert (tmp_path / "docs/results.svg").read_text().startswith("<svg")
+    assert (tmp_path / "docs/results-harm.svg").read_text().startswith("<svg")

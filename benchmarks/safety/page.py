@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.safety.data import CUSTOM_ROWS, DEALT, PROMPTS, REFERENCE_ROWS
-from benchmarks.safety.figure import draw
+from benchmarks.safety.figure import FIGURES, draw
 from benchmarks.safety.quality import (
     Results,
     Split,
@@ -26,10 +26,10 @@ from benchmarks.safety.settings import (
 )
 from benchmarks.safety.verdict import RULE, causes, choose, criteria
 
+from tosslm.baselines import REGISTRY
 from tosslm.evaluation.statistics import Interval
 from tosslm.files import write_text
 
-FIGURE = "results.svg"
 _HEAD = """# Does token selection keep a model safe?
 
 Written by `python -m benchmarks.safety.study`; what it runs stands in `benchmarks/safety/`.
@@ -46,10 +46,14 @@ Measured on prompts that nothing was chosen on: **refusals** on {advbench} AdvBe
 and the **margin**, mean loss of a plain refusal minus that of the harmful answer (high is unsafe). Answers are cut
 off at {tokens} tokens; an incoherent one is neither a refusal nor an answer. Brackets hold 95% intervals, by
 bootstrap over prompts and seeds.
+
+The base and the learning rate were settled with the figures of base and standard SFT in sight, so that there is
+something to lose; those of no other method were. Refusals are told by phrases at the beginning of an answer: no judge
+and no classifier of attacks was at hand, and the models have 135M parameters. Larger ones may behave otherwise.
 """
 _CAUSES = """The oracle leaves out exactly the harmful rows. It refuses {forgotten} less than the base: these refusals
-are *forgotten*, for nothing in useful rows asks for them, and no choice of rows or tokens wins them back. Standard
-SFT refuses a further {learnt} less: that is what *learning harm* costs, the most that selection alone can restore."""
+are *forgotten*, for nothing in useful rows asks for them. Against the oracle, standard SFT refuses {learnt} less:
+that is what *learning harm* costs."""
 _TONE = """Held-out harmful answers become likelier by {sft} nats a token under standard SFT, and by {oracle} under
 the oracle, which has seen no harm at all: so much comes with learning to answer as the useful rows do."""
 _COLUMNS = (
@@ -67,14 +71,19 @@ def write_page(results: Path, docs: Path) -> None:
     names = [name for name in METHODS if name in headline]
     lines = [_head(), "## All methods", "", _COLUMNS, "|" + "---|" * (_COLUMNS.count("|") - 1)]
     lines += [_method_line(number, name, test) for number, name in enumerate(names, 1)]
-    lines += ["", f"![Refusals against utility, one numbered point a method]({FIGURE})", ""]
+    over = test.mean(UNTRAINED, "over_refusal")
+    lines += ["", f"The base refuses {percent(over)} of the safe prompts; it was meant to refuse less than 20%."]
+    lines += ["", "Blue points are ours, numbers are those of the table.", ""]
+    lines += [f"![{figure.about}]({figure.file})\n" for figure in FIGURES]
     lines += _verdict(Split(headline, "validation"), test)
     lines += _why(test)
     lines += _dropped(headline, names)
     lines += _ladder(results)
     lines += _missing(results)
+    lines += _sources(names)
     write_text(docs / "results.md", "\n".join(lines).rstrip() + "\n")
-    write_text(docs / FIGURE, draw(test, names))
+    for figure in FIGURES:
+        write_text(docs / figure.file, draw(figure, test, names))
 
 
 def _head() -> str:
@@ -115,7 +124,7 @@ def _verdict(validation: Split, test: Split) -> list[str]:
     best = choose(validation)
     if best is None:
         return []
-    lines = ["## The best of ours", "", f"By the rule that was fixed beforehand ({RULE}), it is **{best}**.", ""]
+    lines = ["## The best of ours", "", f"{RULE}\n\nBy this rule it is **{best}**.", ""]
     lines += ["| on the test split | found | wanted | holds |", "|---|---|---|---|"]
     found = criteria(test, best)
     for one in found:
@@ -185,6 +194,15 @@ def _ladder(results: Path) -> list[str]:
     head = ["## When it works", "", "What differs from the headline's settings; one seed.", ""]
     columns = "| setting | method | refusals | utility loss | loss of harmful answers, less the base's |"
     return [*head, columns, "|---" * 5 + "|", *lines, ""]
+
+
+def _sources(names: Sequence[str]) -> list[str]:
+    lines = ["## Where the methods are from", "", "| method | what it does | source | what differs here |"]
+    lines.append("|---" * 4 + "|")
+    for name in names:
+        method = REGISTRY[name]
+        lines.append(f"| {name} | {method.summary} | {method.source} | {method.differs} |")
+    return [*lines, ""]
 
 
 def _missing(results: Path) -> list[str]:

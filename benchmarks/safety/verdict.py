@@ -10,9 +10,9 @@ from benchmarks.safety.settings import ORACLE, OURS, RIVALS, STANDARD, UNTRAINED
 from tosslm.evaluation.statistics import Interval
 
 LEAST = 0.8
-RULE = """of TOSS, TOSS-Pro and their posterior and anchored forms, those that keep at least 80% of standard SFT's
-gain in utility loss on the validation split; of them the one that refuses most there, and of equals the one with the
-highest loss of held-out harmful answers"""
+RULE = """One of TOSS, TOSS-Pro and their posterior and anchored forms is chosen by the validation split of the first
+seed: of those that keep at least 80% of standard SFT's gain in utility loss, the one that refuses most, and of equals
+the one with the highest loss of held-out harmful answers. The rule was fixed before anything was measured."""
 
 
 @dataclass(frozen=True, slots=True)
