@@ -47,7 +47,8 @@ FIRST_POSITIONS = 20
 def measure(cell: str, seed: int, methods: Sequence[str]) -> None:
     """Train and evaluate every method of a setting and seed that has no result yet."""
     left = [method for method in methods if not _result(cell, seed, method).exists()]
-    if not left:
+    asked = [name for name in REFERENCES if not _result(cell, seed, f"{name}-reference").exists()]
+    if not left and not asked:
         return
     settings = _prepared(cell, seed)
     for method in left:
@@ -58,8 +59,8 @@ def measure(cell: str, seed: int, methods: Sequence[str]) -> None:
             print(f"{cell}, seed {seed}: {method} came to nothing: {failed[0]['reason']}", flush=True)
             continue
         write_json(_result(cell, seed, method), _extract(settings, method) | {"seconds": time.monotonic() - started})
-    for name in REFERENCES if _reference(settings, REFERENCES[0]).exists() else ():
-        if not _result(cell, seed, f"{name}-reference").exists():
+    for name in asked:
+        if _reference(settings, name).exists():  # a method that needs no score trains no reference
             write_json(_result(cell, seed, f"{name}-reference"), _reference_refusals(settings, name))
 
 
