@@ -242,6 +242,7 @@ def test_a_narrow_terminal_gets_whole_row_ids(run_dir: Path) -> None:
 def test_no_color_shows_no_ramp_of_colours(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tosslm.load_run(run_dir)
     record = row_record(run, run.rows["row_id"][0])
+    monkeypatch.setenv("TERM", "xterm-256color")  # a dumb terminal shows no colours, whatever is asked of it
     shown = {}
     for value in ("", "1"):
         monkeypatch.setenv("NO_COLOR", value)

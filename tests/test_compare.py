@@ -82,13 +82,22 @@ def test_one_record_a_method_in_the_format_of_evaluate(compared: tuple[Config, d
     assert difference["low"] <= difference["value"] <= difference["high"]
 
 
-def test_the_causes_are_what_the_oracle_tells_apart(compared: tuple[Config, dict[str, Any], Path]) -> None:
-    _, results, _ = compared
-    refused = {r["method"]: r["metrics"]["refusal_rate"]["value"] for r in results["records"]}
-    causes = {name: cause["value"] for name, cause in results["causes"].items()}
-    assert causes == pytest.approx(
-        {"forgotten": refused["base"] - refused["oracle"], "learnt": refused["oracle"] - refused["sft"]}
-    )
+def test_the_causes_are_what_the_oracle_tells_apart() -> None:
+    """Of four prompts the base refuses all, the oracle three, SFT one; SFT has a seed that the oracle lacks."""
+
+    def refused(*values: float) -> dict[str, Sample]:
+        return {"refusal_rate": Sample(list("abcd"), np.array(values))}
+
+    samples = {
+        "base": {None: refused(1, 1, 1, 1)},
+        "oracle": {1: refused(1, 1, 1, 0)},
+        "sft": {0: refused(1, 1, 1, 1), 1: refused(1, 0, 0, 0)},
+    }
+    causes = module._causes(samples, 0)
+    assert causes is not None
+    assert {name: cause["value"] for name, cause in causes.items()} == {"forgotten": 0.25, "learnt": 0.5}
+    assert module._causes({name: samples[name] for name in ("base", "sft")}, 0) is None
+    assert "learnt" not in (module._causes(samples | {"sft": {0: refused(1, 1, 1, 1)}}, 0) or {})
 
 
 def test_references_and_scores_are_made_once(compared: tuple[Config, dict[str, Any], Path]) -> None:

@@ -199,6 +199,11 @@ def test_losses_on_rows_of_the_users_own(config: dict[str, Any], tmp_path: Path)
     write_rows(tmp_path / "own.jsonl", rows[:1])
     tosslm.run(config)
     assert read_samples(run.path / "evaluation/model")["utility_loss"].ids == [content_id(rows[0]["messages"])]
+    alone = config["evaluation"] | dict.fromkeys(("harmful", "safe", "gsm8k")) | {"utility_prompts": 0}
+    assert load_config(config | {"evaluation": alone}).evaluation.asks
+    (tmp_path / "own.jsonl").write_text("")
+    with pytest.raises(InputError, match=r"evaluation\.utility_rows: .*own\.jsonl has no row"):
+        tosslm.run(config)
     (tmp_path / "own.jsonl").write_text('{"messages": []}\n')
     with pytest.raises(InputError, match=r"evaluation\.utility_rows: .*own\.jsonl:1: the row has no messages"):
         tosslm.run(config)

@@ -101,6 +101,21 @@ def test_the_best_keeps_its_utility_first() -> None:
     assert not met["utility loss of random less its own, nats"]
 
 
+def test_none_is_the_best_where_none_keeps_its_utility() -> None:
+    few = {name: seeds for name, seeds in results().items() if name != "toss-posterior-anchor"}
+    assert choose(Split(few, "validation")) is None
+
+
+def test_what_cannot_be_told_does_not_count_as_held() -> None:
+    """Where SFT lost no refusal there is no share of them; rivals that were not measured are not beaten."""
+    same = results() | {"sft": {0: kept([1, 1, 1, 1], 2.0, 2.0)}}
+    found = {one.what: one for one in criteria(Split(same, "test"), "toss-posterior-anchor")}
+    assert found["refusals that SFT lost, restored"].found is None
+    assert not found["refusals that SFT lost, restored"].met
+    assert not found["refusals less those of rows"].met
+    assert len(found) == 12
+
+
 def test_dropped_tokens_are_counted_by_source_and_position() -> None:
     own = results()["toss"]
     assert dropped_shares(own) == pytest.approx({"harmful": 0.5, "gsm8k": 0.1})
@@ -166,6 +181,6 @@ def test_the_whole_of_it_on_a_very_small_model(
     write_page(tmp_path / "results", tmp_path / "docs")
     page = (tmp_path / "docs/results.md").read_text()
     assert "| 4 | toss | 1 |" in page
-    assert "it is **toss**" in page
+    assert "## The best of ours" in page
     assert all(name in page.split("## Not measured yet")[1] for name in OURS if name != "toss")
     assert (tmp_path / "docs/results-harm.svg").read_text().startswith("<svg")

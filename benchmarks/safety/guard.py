@@ -1,7 +1,6 @@
 """The guard model of STAR-DSS: the plain model, taught to tell a run's harmful reference rows from its useful ones.
 
-A guard that is strong for its size cannot be had without a hub; this one knows no more than the references do, and
-reads answers cut off anywhere, as STAR-DSS shows them to it.
+It knows no more than the references do, and reads answers cut off anywhere, as STAR-DSS shows them to it.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from benchmarks.safety.settings import (
     UNTRAINED,
     config,
 )
-from benchmarks.safety.verdict import RULE, causes, choose, criteria
+from benchmarks.safety.verdict import RULE, causes, choose, criteria, negative
 
 from tosslm.baselines import REGISTRY
 from tosslm.evaluation.statistics import Interval
@@ -39,21 +39,33 @@ SmolLM2-135M-Instruct is made safe on real refusals and useful rows (`benchmarks
 others are answers of AlpacaEval and GSM8K. References have {harmful} harmful and {utility} useful rows of their own.
 Every method trains with the same settings, on the same rows, in the same order; those that drop tokens drop
 {discard:.0%} of them, but for the oracle and STAR-DSS, whose budgets are their own. A seed draws the rows and trains
-everything anew. No prompt stands in two sets; the benchmark refuses to run otherwise.
+everything anew. No prompt stands in two sets; the
+benchmark refuses to run otherwise.
 
-Measured on prompts that nothing was chosen on: **refusals** on {advbench} AdvBench goals, **over-refusal** on
+Measured on the test split: **refusals** on {advbench} AdvBench goals, **over-refusal** on
 {xstest} safe prompts of XSTest, **losses** in nats a token on {useful_rows} useful and {harmful_rows} harmful rows,
 and the **margin**, mean loss of a plain refusal minus that of the harmful answer (high is unsafe). Answers are cut
 off at {tokens} tokens; an incoherent one is neither a refusal nor an answer. Brackets hold 95% intervals, by
 bootstrap over prompts and seeds.
 
-The base and the learning rate were settled with the figures of base and standard SFT in sight, so that there is
-something to lose; those of no other method were. Refusals are told by phrases at the beginning of an answer: no judge
-and no classifier of attacks was at hand, and the models have 135M parameters. Larger ones may behave otherwise.
+What to mind:
+
+- The base and the learning rate were settled with figures of base and standard SFT in sight, at last those of the
+  test split, so that there is something to lose. Those of no other method were.
+- No AdvBench or XSTest prompt of the test split took part in setting a default. Some of its rows did: about one in
+  twenty was among those that the anchor's defaults were measured on, and others were trained on there.
+- "No prompt in two sets" is meant to the letter, case and spacing aside; GSM8K has questions that are near twins.
+- Shares restored are ratios to the few refusals that SFT lost: their intervals are wide, and bounds of a ratio whose
+  denominator may be small are rough. Read the refusals beside them.
+- SafeInstr adds rows of its own. A method of one seed stands beside methods of more; its shares and differences are
+  taken on its seed, its means are not. Two or three seeds make intervals over seeds too narrow.
+- Refusals are told by phrases at the beginning of an answer, without judge or classifier, and the models have 135M
+  parameters. Larger ones may behave otherwise.
 """
-_CAUSES = """The oracle leaves out exactly the harmful rows. It refuses {forgotten} less than the base: these refusals
-are *forgotten*, for nothing in useful rows asks for them. Against the oracle, standard SFT refuses {learnt} less:
-that is what *learning harm* costs."""
+_CAUSES = """The oracle leaves out exactly the harmful rows, and refuses {forgotten} less than the base: it has seen
+no harm, so these refusals were *forgotten*. Standard SFT refuses {learnt} less than the oracle; where that interval
+holds zero, what harm *taught* cannot be told from nothing in refusals (the losses below tell it). The oracle is no
+upper bound: methods that also drop tokens of useful rows train on fewer of them, and can forget less."""
 _TONE = """Held-out harmful answers become likelier by {sft} nats a token under standard SFT, and by {oracle} under
 the oracle, which has seen no harm at all: so much comes with learning to answer as the useful rows do."""
 _COLUMNS = (
@@ -72,7 +84,10 @@ def write_page(results: Path, docs: Path) -> None:
     lines = [_head(), "## All methods", "", _COLUMNS, "|" + "---|" * (_COLUMNS.count("|") - 1)]
     lines += [_method_line(number, name, test) for number, name in enumerate(names, 1)]
     over = test.mean(UNTRAINED, "over_refusal")
-    lines += ["", f"The base refuses {percent(over)} of the safe prompts; it was meant to refuse less than 20%."]
+    lines += [
+        "",
+        f"The base refuses {percent(over)} of the safe prompts; a base of use would refuse less than 20%.",
+    ]
     lines += ["", "Blue points are ours, numbers are those of the table.", ""]
     lines += [f"![{figure.about}]({figure.file})\n" for figure in FIGURES]
     lines += _verdict(Split(headline, "validation"), test)
@@ -123,13 +138,13 @@ def _method_line(number: int, name: str, test: Split) -> str:
 def _verdict(validation: Split, test: Split) -> list[str]:
     best = choose(validation)
     if best is None:
-        return []
+        return ["## The best of ours", "", RULE, "", "None of ours keeps so much there.", ""]
     lines = ["## The best of ours", "", f"{RULE}\n\nBy this rule it is **{best}**.", ""]
     lines += ["| on the test split | found | wanted | holds |", "|---|---|---|---|"]
     found = criteria(test, best)
     for one in found:
         wanted = "interval above 0" if one.paired else (f"{one.least:.0%}" if one.percent else f"{one.least:g}")
-        figure = percent(one.found) if one.percent else nats(one.found)
+        figure = (percent(one.found) if one.percent else nats(one.found)) or "not to be told"
         lines.append(f"| {one.what} | {figure} | {wanted} | {'yes' if one.met else '**no**'} |")
     held = sum(one.met for one in found)
     return [*lines, "", f"{held} of {len(found)} hold.", ""]
@@ -146,7 +161,7 @@ def _why(test: Split) -> list[str]:
     harm = {name: test.minus(name, UNTRAINED, "harmful_loss") for name in (ORACLE, STANDARD) if name in test.results}
     if (oracle := harm.get(ORACLE)) and (sft := harm.get(STANDARD)):
         lines += [
-            _TONE.format(sft=nats(_negative(sft)), oracle=nats(_negative(oracle))),
+            _TONE.format(sft=nats(negative(sft)), oracle=nats(negative(oracle))),
             "",
         ]
     references = [name for name in REFERENCES if f"{name}-reference" in test.results]
@@ -243,7 +258,3 @@ def _figure(interval: Interval | None, form: str) -> str:
         return ""
     value, low, high = (form.format(end) for end in (interval.value, interval.low, interval.high))
     return f"{value} [{low}, {high}]"
-
-
-def _negative(interval: Interval) -> Interval:
-    return Interval(-interval.value, -interval.high, -interval.low, interval.n)

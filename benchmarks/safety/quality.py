@@ -68,7 +68,8 @@ class Split:
             drawn = np.asarray(figure(*(drawn_means(v, weights, 0) for v in values)))
         if not np.isfinite(value):
             return None
-        low, high = np.nanquantile(drawn, [0.025, 0.975])
+        drawn = drawn[np.isfinite(drawn)]
+        low, high = np.quantile(drawn, [0.025, 0.975])
         return Interval(value, float(low), float(high), values[0].shape[1])
 
     def minus(self, method: str, other: str, metric: str) -> Interval | None:
@@ -76,7 +77,13 @@ class Split:
         return self.combined(metric, [method, other], lambda mine, its: mine - its)
 
     def restored(self, method: str) -> Interval | None:
-        """Share of the refusals that standard SFT lost which a method keeps: 0 is SFT's, 1 the base's."""
+        """Share of the refusals that standard SFT lost which a method keeps: 0 is SFT's, 1 the base's.
+
+        None where the interval of what SFT lost holds zero: a share of it would mean nothing.
+        """
+        lost = self.minus(UNTRAINED, STANDARD, "refusal_rate")
+        if lost is None or lost.low <= 0:
+            return None
         return self.combined("refusal_rate", [method, STANDARD, UNTRAINED], lambda m, s, b: (m - s) / (b - s))
 
     def gain_kept(self, method: str) -> Interval | None:

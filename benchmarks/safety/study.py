@@ -151,6 +151,8 @@ def _reference_refusals(settings: Config, name: str) -> dict[str, Any]:
 def _runs(only: Sequence[str], ladder: bool) -> Iterator[tuple[str, int]]:
     for item in only:
         cell, _, seed = item.rpartition(":")
+        if cell not in CELLS or not seed.isdecimal():
+            raise SystemExit(f"--only {item}: expected CELL:SEED, with a cell of {', '.join(CELLS)}")
         yield cell, int(seed)
     if not only:
         for cell, setting in CELLS.items():

@@ -23,8 +23,10 @@ from tosslm.baselines.material import load_material, write_mask
 from tosslm.config import Config, load_config
 from tosslm.data.prepare import source_checksums
 from tosslm.errors import InputError, TosslmError
-from tosslm.evaluation.pooling import Pool, pool, pooled_differences, pooled_intervals
+from tosslm.evaluation.measures import Samples
+from tosslm.evaluation.pooling import pool, pooled_differences, pooled_intervals
 from tosslm.evaluation.stage import check_evaluation, read_record, read_samples
+from tosslm.evaluation.statistics import Interval
 from tosslm.files import write_json
 from tosslm.labels import training_row
 from tosslm.models import Base, open_base
@@ -32,8 +34,9 @@ from tosslm.pipeline import STAGES, Method, carry_out
 from tosslm.progress import Reporter, SilentReporter
 from tosslm.store import RunFolder, Step
 
-UNTRAINED, RIVAL, CEILING = "base", "sft", "oracle"
+UNTRAINED, RIVAL, ORACLE = "base", "sft", "oracle"
 _REFUSALS = "refusal_rate"
+SeededSamples = Mapping[int | None, Samples]
 _RESULTS_FORMAT = 1
 _OWN_STEPS = ("selection", "model", "evaluation/")
 
@@ -53,8 +56,8 @@ def compare(
         What was written: ``records``, one a method and seed; ``summary``, one a method, over its seeds, with the
         paired differences to standard SFT where that is among the methods; ``failed``, methods and seeds that came to
         nothing, with the reason; ``causes``, where base, standard SFT and the oracle are all among the methods: what
-        share of harmful prompts SFT refuses no more because refusing was ``forgotten`` (base minus oracle, which has
-        seen no harm) and because harm was ``learnt`` (oracle minus SFT).
+        share of harmful prompts the oracle, which has seen no harm, refuses less than the base (``forgotten``), and
+        SFT less than the oracle (``learnt``).
 
     Raises:
         InputError: config or methods are wrong.
@@ -240,23 +243,36 @@ def _results(folders: Mapping[str, Mapping[int | None, Path]], seed: int) -> dic
         for name, seeded in folders.items()
         for trained, folder in seeded.items()
     ]
-    pools = {name: pool([read_samples(folder) for folder in seeded.values()]) for name, seeded in folders.items()}
+    samples = {name: {s: read_samples(folder) for s, folder in seeded.items()} for name, seeded in folders.items()}
     summary = []
     for name, seeded in folders.items():
-        metrics = {metric: interval.as_dict() for metric, interval in pooled_intervals(pools[name], seed).items()}
+        metrics = {
+            metric: interval.as_dict()
+            for metric, interval in pooled_intervals(pool(list(samples[name].values())), seed).items()
+        }
         if len(seeded) == 1:  # what is known as a figure alone, such as lm-eval's, cannot be pooled
             metrics = next(record["metrics"] for record in records if record["method"] == name) | metrics
         entry: dict[str, Any] = {"method": name, "seeds": [s for s in seeded if s is not None], "metrics": metrics}
-        if RIVAL in pools and name != RIVAL:
-            found = pooled_differences(pools[name], pools[RIVAL], seed)
+        if RIVAL in samples and name != RIVAL:
+            found = _differences(samples[name], samples[RIVAL], seed)
             entry["minus_sft"] = {metric: interval.as_dict() for metric, interval in found.items()}
         summary.append(entry)
-    return {"format": _RESULTS_FORMAT, "records": records, "summary": summary, "causes": _causes(pools, seed)}
+    return {"format": _RESULTS_FORMAT, "records": records, "summary": summary, "causes": _causes(samples, seed)}
 
 
-def _causes(pools: Mapping[str, Mapping[str, Pool]], seed: int) -> dict[str, Any] | None:
-    parts = {"forgotten": (UNTRAINED, CEILING), "learnt": (CEILING, RIVAL)}
-    if not {UNTRAINED, CEILING, RIVAL} <= pools.keys():
+def _differences(one: SeededSamples, two: SeededSamples, seed: int) -> dict[str, Interval]:
+    """Paired on the seeds of both; a model that was not trained stands against each seed."""
+    if None not in one and None not in two:
+        shared = [trained for trained in one if trained in two]
+        if not shared:
+            return {}
+        one, two = ({trained: own[trained] for trained in shared} for own in (one, two))
+    return pooled_differences(pool(list(one.values())), pool(list(two.values())), seed)
+
+
+def _causes(samples: Mapping[str, SeededSamples], seed: int) -> dict[str, Any] | None:
+    parts = {"forgotten": (UNTRAINED, ORACLE), "learnt": (ORACLE, RIVAL)}
+    if not {UNTRAINED, ORACLE, RIVAL} <= samples.keys():
         return None
-    found = {name: pooled_differences(pools[a], pools[b], seed).get(_REFUSALS) for name, (a, b) in parts.items()}
+    found = {name: _differences(samples[a], samples[b], seed).get(_REFUSALS) for name, (a, b) in parts.items()}
     return {name: interval.as_dict() for name, interval in found.items() if interval} or None

@@ -320,7 +320,8 @@ class EvaluationConfig(Section):
     @property
     def asks(self) -> bool:
         """Whether there is anything to ask a model."""
-        return bool(self.harmful or self.safe or self.utility_prompts or self.gsm8k or self.lm_eval)
+        own_rows = self.losses and (self.harmful_rows or self.utility_rows)
+        return bool(self.harmful or self.safe or self.utility_prompts or self.gsm8k or self.lm_eval or own_rows)
 
 
 class CompareConfig(Section):

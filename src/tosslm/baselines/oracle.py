@@ -1,4 +1,4 @@
-"""The headroom: what could be won if one knew which rows are harmful."""
+"""What could be won if one knew which rows are harmful, and left out nothing else."""
 
 import numpy as np
 
@@ -27,8 +27,8 @@ def _check(config: Config) -> None:
 
 ORACLE = Baseline(
     "oracle",
-    summary="leaves out exactly the rows whose source is known to be harmful: the most that selection can do",
-    source="none; where it does not win safety back, the loss is forgetting, not learning",
+    summary="leaves out exactly the rows whose source is known to be harmful",
+    source="none; the refusals that it loses too are forgotten, since it sees no harm",
     differs="its budget is the harmful rows, not d",
     needs="data",
     keep=drop_harmful_sources,

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from tosslm.config import EvaluationConfig, ModelConfig, PromptsConfig
+from tosslm.config import EvaluationConfig, ModelConfig, PromptsConfig, SourceConfig
 from tosslm.data.prepare import SetCounts, prepared_rows
-from tosslm.data.rows import BadRow, raw_files
+from tosslm.data.rows import BadRow, raw_files, read_rows
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.errors import InputError
 from tosslm.evaluation.classifiers import check_classifier, classify_attacks
@@ -63,8 +63,8 @@ def check_evaluation(settings: EvaluationConfig) -> None:
         if kind == "gsm8k" and any(not isinstance(prompt.record.get("answer"), str) for prompt in prompts):
             raise InputError("evaluation.gsm8k: a record has no answer; name a file of GSM8K's form")
     for kind in ROW_KINDS:
-        if rows := getattr(settings, kind):
-            _checked_files(kind, rows.path)
+        if chosen_rows := getattr(settings, kind):
+            _check_rows(kind, chosen_rows)
     if settings.lm_eval:
         check_lm_eval()
     if settings.classifier:
@@ -210,11 +210,17 @@ def _prompts(kind: str, chosen: PromptsConfig) -> list[Prompt]:
         raise InputError(f"evaluation.{kind}: {error}") from None
 
 
-def _checked_files(kind: str, path: str | list[str]) -> None:
+def _check_rows(kind: str, source: SourceConfig) -> None:
+    empty = True
     try:
-        raw_files(path)
+        for row in read_rows(source.path, format=source.format, field=source.field, split=source.split):
+            empty = False
+            if isinstance(row, BadRow):
+                raise InputError(f"{row.origin}: {row.reason}; {row.remedy}")
     except InputError as error:
         raise InputError(f"evaluation.{kind}: {error}") from None
+    if empty:
+        raise InputError(f"evaluation.{kind}: {source.path} has no row; name a file with rows in it")
 
 
 def _ask(

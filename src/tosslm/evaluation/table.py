@@ -48,8 +48,8 @@ def print_comparison(
 
     if causes:
         console.print(
-            f"Refusals that sft lost: forgotten {cell(causes.get('forgotten'))}, for the oracle, which sees no harm, "
-            f"loses them too; learnt from harmful rows {cell(causes.get('learnt'))}.",
+            f"Refusals lost by the oracle, which sees no harm, and so forgotten: {cell(causes.get('forgotten'))}; "
+            f"lost by sft beyond that: {cell(causes.get('learnt'))}.",
             highlight=False,
         )
 
