@@ -22,7 +22,6 @@ def read_results(folder: Path) -> Results:
     for path in sorted(folder.glob("seed-*/*.json")):
         seed = int(path.parent.name.removeprefix("seed-"))
         found.setdefault(path.stem, {})[seed] = json.loads(path.read_text(encoding="utf-8"))
-    # The base is trained with no seed, so one of its results stands for all.
     return found
 
 

@@ -104,5 +104,5 @@ def causes(test: Split) -> tuple[Interval, Interval] | None:
     if ORACLE not in test.results:
         return None
     learnt = test.minus(ORACLE, STANDARD, "refusal_rate")
-    forgotten = test.combined("refusal_rate", [UNTRAINED, ORACLE], lambda base, oracle: base - oracle)
+    forgotten = test.minus(UNTRAINED, ORACLE, "refusal_rate")
     return (learnt, forgotten) if learnt and forgotten else None
