@@ -89,6 +89,28 @@ def test_results_of_other_prompts_are_not_compared() -> None:
         Split(mixed, "test").minus("toss", "sft", "refusal_rate")
 
 
+def test_three_shares_together() -> None:
+    """Against random tokens: (3 - 0) / (4 - 1) of refusals, (3.1 - 2.0) / (3 - 2) of harm, -(2.1 - 2.0) / (3 - 2)."""
+    found = Split(results(), "test").together("toss-posterior-anchor", "random")
+    assert found is not None
+    assert found.value == pytest.approx((3 / 3 + 1.1 - 0.1) / 3)
+    assert (
+        1 / 3 <= found.low < found.value < found.high
+    )  # the losses are the same on every row, so two parts are fixed
+    same = Split(results() | {"sft": {0: kept([1, 1, 1, 1], 2.0, 2.0)}}, "test")
+    assert same.together("toss-posterior-anchor", "random") is None
+
+
+def test_training_seeds_are_drawn_once_for_three_shares() -> None:
+    """What a seed adds to one share and takes from another leaves the mean alone, whichever seeds are drawn."""
+    drawn = results()
+    for seed, shift in ((0, 0.2), (1, -0.2)):
+        drawn["toss"][seed] = kept([0, 0, 0, 0], 2.0 + shift, 2.0 + shift)
+    found = Split(drawn, "test").together("toss", "random")
+    assert found is not None
+    assert (found.value, found.low, found.high) == pytest.approx((0, 0, 0))
+
+
 def test_the_best_keeps_its_utility_first() -> None:
     """TOSS refuses more here, but has a tenth of the gain."""
     validation = Split(results(), "validation")
@@ -113,7 +135,7 @@ def test_what_cannot_be_told_does_not_count_as_held() -> None:
     assert found["refusals that SFT lost, restored"].found is None
     assert not found["refusals that SFT lost, restored"].met
     assert not found["refusals less those of rows"].met
-    assert len(found) == 12
+    assert len(found) == 15
 
 
 def test_dropped_tokens_are_counted_by_source_and_position() -> None:
@@ -139,7 +161,12 @@ def test_the_whole_of_it_on_a_very_small_model(
     tmp_path: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sets of the demo's rows: results are kept once, the page names what is missing."""
-    common, run = tmp_path / "common", tmp_path / "run"
+    common = tmp_path / "common"
+
+    def folder(cell: str, seed: int) -> str:
+        return str(tmp_path / cell)
+
+    run = Path(folder("headline", 0))
     custom = [row | {"source": "harmful" if i % 4 == 0 else "gsm8k"} for i, row in enumerate(demo_rows("custom", 12))]
     sets = {"custom": custom, "harmful": demo_rows("harmful", 8), "utility": demo_rows("utility", 8)}
     for name, rows in sets.items():
@@ -153,8 +180,8 @@ def test_the_whole_of_it_on_a_very_small_model(
             write_jsonl(common / f"{name}_{split}.jsonl", prompts[first : first + 3])
     monkeypatch.setattr(study, "COMMON", common)
     monkeypatch.setattr("benchmarks.safety.settings.COMMON", common)
-    monkeypatch.setattr("benchmarks.safety.settings.run_folder", lambda cell, seed: str(run))
-    monkeypatch.setattr(study, "run_folder", lambda cell, seed: str(run))
+    monkeypatch.setattr("benchmarks.safety.settings.run_folder", folder)
+    monkeypatch.setattr(study, "run_folder", folder)
     monkeypatch.setattr(study, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(study, "make_base", lambda: None)
     real = study.config
@@ -176,11 +203,21 @@ def test_the_whole_of_it_on_a_very_small_model(
     harmful, useful = (oracle["dropped"]["source"][name] for name in ("harmful", "gsm8k"))
     assert harmful[0] == harmful[1] > 0
     assert useful[1] == 0
+    real_compare = study.compare
     monkeypatch.setattr(study, "compare", lambda *_, **__: pytest.fail("measured again"))
     study.measure("headline", 0, ["base", "sft", "toss"])
+    monkeypatch.setattr(study, "compare", real_compare)
+    study.measure("d 0.1", 0, ["toss"])
+    trained = [
+        json.loads((tmp_path / cell / "manifest.json").read_text())["stages"] for cell in ("headline", "d 0.1")
+    ]
+    assert trained[0] == trained[1], "references and scores are the headline's"
+    own = json.loads((tmp_path / "results/d-0.1/seed-0/toss.json").read_text())["dropped"]
+    assert sum(own["dropped"]) == int(0.1 * sum(own["tokens"]))
     write_page(tmp_path / "results", tmp_path / "docs")
     page = (tmp_path / "docs/results.md").read_text()
     assert "| 4 | toss | 1 |" in page
     assert "## The best of ours" in page
+    assert "| d 0.1 | toss |" in page.split("## When it works")[1]
     assert all(name in page.split("## Not measured yet")[1] for name in OURS if name != "toss")
     assert (tmp_path / "docs/results-harm.svg").read_text().startswith("<svg")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from benchmarks.safety.data import CUSTOM_ROWS, DEALT, PROMPTS, REFERENCE_ROWS
 from benchmarks.safety.figure import FIGURES, draw
+from benchmarks.safety.ladder import ladder_lines
 from benchmarks.safety.quality import (
     Results,
     Split,
@@ -16,6 +17,7 @@ from benchmarks.safety.quality import (
 )
 from benchmarks.safety.settings import (
     CELLS,
+    HEADLINE,
     METHODS,
     ORACLE,
     REFERENCES,
@@ -24,10 +26,10 @@ from benchmarks.safety.settings import (
     UNTRAINED,
     config,
 )
-from benchmarks.safety.verdict import RULE, causes, choose, criteria, negative
+from benchmarks.safety.verdict import RULE, TOGETHER, causes, choose, criteria, negative
+from benchmarks.safety.wording import nats, percent, points
 
 from tosslm.baselines import REGISTRY
-from tosslm.evaluation.statistics import Interval
 from tosslm.files import write_text
 
 _HEAD = """# Does token selection keep a model safe?
@@ -76,9 +78,9 @@ _COLUMNS = (
 
 def write_page(results: Path, docs: Path) -> None:
     """Write ``results.md`` and the figure into the docs, from what has been measured."""
-    headline = read_results(results / "headline")
+    headline = read_results(results / HEADLINE)
     if not {UNTRAINED, STANDARD} <= headline.keys():
-        raise SystemExit(f"{results / 'headline'}: base and sft are not there yet; the page compares with them")
+        raise SystemExit(f"{results / HEADLINE}: base and sft are not there yet; the page compares with them")
     test = Split(headline, "test")
     names = [name for name in METHODS if name in headline]
     lines = [_head(), "## All methods", "", _COLUMNS, "|" + "---|" * (_COLUMNS.count("|") - 1)]
@@ -93,7 +95,7 @@ def write_page(results: Path, docs: Path) -> None:
     lines += _verdict(Split(headline, "validation"), test)
     lines += _why(test)
     lines += _dropped(headline, names)
-    lines += _ladder(results)
+    lines += ladder_lines(results)
     lines += _missing(results)
     lines += _sources(names)
     write_text(docs / "results.md", "\n".join(lines).rstrip() + "\n")
@@ -102,10 +104,10 @@ def write_page(results: Path, docs: Path) -> None:
 
 
 def _head() -> str:
-    settings = config("headline", 0)
+    settings = config(HEADLINE, 0)
     return _HEAD.format(
         custom=CUSTOM_ROWS,
-        share=CELLS["headline"].share,
+        share=CELLS[HEADLINE].share,
         harmful=sum(REFERENCE_ROWS["harmful"].values()),
         utility=sum(REFERENCE_ROWS["utility"].values()),
         discard=settings["selection"]["discard_fraction"],
@@ -147,7 +149,7 @@ def _verdict(validation: Split, test: Split) -> list[str]:
         figure = (percent(one.found) if one.percent else nats(one.found)) or "not to be told"
         lines.append(f"| {one.what} | {figure} | {wanted} | {'yes' if one.met else '**no**'} |")
     held = sum(one.met for one in found)
-    return [*lines, "", f"{held} of {len(found)} hold.", ""]
+    return [*lines, "", f"{held} of {len(found)} hold. {TOGETHER}", ""]
 
 
 def _why(test: Split) -> list[str]:
@@ -190,27 +192,6 @@ def _dropped(results: Results, names: Sequence[str]) -> list[str]:
     return [*lines, ""]
 
 
-def _ladder(results: Path) -> list[str]:
-    lines: list[str] = []
-    base = read_results(results / "headline")[UNTRAINED]
-    for cell in CELLS:
-        found = read_results(results / cell.replace(" ", "-"))
-        if cell == "headline" or not found:
-            continue
-        test = Split(found | {UNTRAINED: base}, "test")
-        for name in (n for n in METHODS if n in found and n != UNTRAINED):
-            lines.append(
-                f"| {cell} | {name} | {percent(test.mean(name, 'refusal_rate'))} "
-                f"| {nats(test.mean(name, 'utility_loss'))} "
-                f"| {nats(test.minus(name, UNTRAINED, 'harmful_loss'))} |"
-            )
-    if not lines:
-        return []
-    head = ["## When it works", "", "What differs from the headline's settings; one seed.", ""]
-    columns = "| setting | method | refusals | utility loss | loss of harmful answers, less the base's |"
-    return [*head, columns, "|---" * 5 + "|", *lines, ""]
-
-
 def _sources(names: Sequence[str]) -> list[str]:
     lines = ["## Where the methods are from", "", "| method | what it does | source | what differs here |"]
     lines.append("|---" * 4 + "|")
@@ -225,7 +206,7 @@ def _missing(results: Path) -> list[str]:
     for cell, setting in CELLS.items():
         found = read_results(results / cell.replace(" ", "-"))
         lacking = [
-            f"{name} (seed {', '.join(map(str, seeds))})" if cell == "headline" else name
+            f"{name} (seed {', '.join(map(str, seeds))})" if cell == HEADLINE else name
             for name in setting.methods
             if (seeds := [seed for seed in _seeds(name, setting.seeds) if seed not in found.get(name, {})])
         ]
@@ -236,25 +217,3 @@ def _missing(results: Path) -> list[str]:
 
 def _seeds(name: str, seeds: Sequence[int]) -> Sequence[int]:
     return SEEDS[:1] if name == UNTRAINED else seeds
-
-
-def percent(interval: Interval | None) -> str:
-    """A share with its interval, in percent."""
-    return _figure(interval, "{:.0%}")
-
-
-def points(interval: Interval) -> str:
-    """A difference of shares with its interval, in percentage points."""
-    return f"{100 * interval.value:.0f} points [{100 * interval.low:.0f}, {100 * interval.high:.0f}]"
-
-
-def nats(interval: Interval | None) -> str:
-    """A loss with its interval."""
-    return _figure(interval, "{:.3f}")
-
-
-def _figure(interval: Interval | None, form: str) -> str:
-    if interval is None:
-        return ""
-    value, low, high = (form.format(end) for end in (interval.value, interval.low, interval.high))
-    return f"{value} [{low}, {high}]"

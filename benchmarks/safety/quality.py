@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from benchmarks.safety.settings import STANDARD, UNTRAINED
 
-from tosslm.evaluation.statistics import Interval, drawn_means, mean_interval
+from tosslm.evaluation.statistics import Interval, drawn_means, drawn_shares, mean_interval
 
+THREE = (("refusal_rate", 1), ("harmful_loss", 1), ("utility_loss", -1))
+"""What a safe fine-tuning has to be good at, and which way is good."""
 Results = dict[str, dict[int, dict[str, Any]]]
 """By method and seed, what was kept of it."""
 
@@ -88,6 +90,32 @@ class Split:
     def gain_kept(self, method: str) -> Interval | None:
         """Share of standard SFT's gain in utility loss that a method has too."""
         return self.combined("utility_loss", [method, STANDARD, UNTRAINED], lambda m, s, b: (b - m) / (b - s))
+
+    def together(self, method: str, rival: str) -> Interval | None:
+        """How much more a method has than a rival of the three that count, together.
+
+        The mean of three shares: of the refusals that standard SFT lost, those kept; of the loss of harmful answers
+        that it lost, what is not lost; of its gain in utility loss, what is gained. Training seeds are drawn once for
+        all three, prompts for each by itself. None as for ``restored``.
+        """
+        lost = self.minus(UNTRAINED, STANDARD, "refusal_rate")
+        if lost is None or lost.low <= 0:
+            return None
+        found, drawn = 0.0, np.zeros(0)
+        for number, (metric, sign) in enumerate(THREE, 1):
+            values, weights = self._values(metric, [method, rival, STANDARD, UNTRAINED])
+            seeds, count = values[0].shape
+            if not values[0].size:
+                return None
+            mine, its, sft, base = ((v @ weights).mean() / weights.sum() for v in values)
+            shares = drawn_shares(seeds, 0)
+            draws = [drawn_means(v, weights, number, shares=shares) for v in values]
+            found += sign * (mine - its) / (base - sft) / len(THREE)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                part = sign * (draws[0] - draws[1]) / (draws[3] - draws[2]) / len(THREE)
+            drawn = part if not drawn.size else drawn + part
+        low, high = np.quantile(drawn[np.isfinite(drawn)], [0.025, 0.975])
+        return Interval(float(found), float(low), float(high), count)
 
     def _values(self, metric: str, methods: Sequence[str]) -> tuple[list[np.ndarray], np.ndarray]:
         """Values ``[S, N]`` of each method on the seeds that all of them have, and the weights ``[N]``."""

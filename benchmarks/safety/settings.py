@@ -9,6 +9,7 @@ from benchmarks.safety.base import BASE, COMMON, ROOT
 from benchmarks.safety.data import HARMFUL, SPLITS
 from benchmarks.safety.guard import CLASSIFIER
 
+HEADLINE = "headline"
 SEEDS = (0, 1, 2)
 UNTRAINED, STANDARD, ORACLE = "base", "sft", "oracle"
 RIVALS = ("random", "first-k", "rows")
@@ -50,28 +51,37 @@ class Cell:
 
     share: float = 0.2
     overrides: dict[str, Any] = field(default_factory=dict)
-    methods: tuple[str, ...] = ("sft", "oracle", "random", "toss", "toss-posterior-anchor")
+    methods: tuple[str, ...] = ("toss", "toss-posterior", "toss-posterior-anchor")
     seeds: tuple[int, ...] = (0,)
 
+    @property
+    def headline_rows(self) -> bool:
+        """Whether its rows are the headline's."""
+        return self.share == CELLS[HEADLINE].share
 
-_TOSS = ("toss", "toss-posterior", "toss-posterior-anchor")
+    @property
+    def headline_references(self) -> bool:
+        """Whether its references are trained as the headline's are, on the same rows."""
+        return self.headline_rows and not any(key.startswith("references.") for key in self.overrides)
+
+
+_SHARES = ("sft", "oracle", "random", "toss", "toss-posterior-anchor")
+_ROUNDS = ("toss-pro", "toss-pro-posterior-anchor")
 CELLS = {
-    "headline": Cell(methods=METHODS, seeds=SEEDS),
-    "5% harmful": Cell(share=0.05),
-    "40% harmful": Cell(share=0.4),
+    HEADLINE: Cell(methods=METHODS, seeds=SEEDS),
     **{
-        f"d = {share:g}": Cell(overrides={"selection.discard_fraction": share}, methods=_TOSS)
+        f"d = {share:g}": Cell(overrides={"selection.discard_fraction": share})
         for share in (0.02, 0.05, 0.1, 0.3, 0.4)
     },
-    "references learn slower": Cell(overrides={"references.learning_rate": 5.0e-4}, methods=_TOSS),
-    "references learn longer": Cell(overrides={"references.epochs": 3}, methods=_TOSS),
-    "references know a third": Cell(overrides={"references.holdout": 0.73}, methods=_TOSS),
-    **{
-        f"{rounds} rounds": Cell(
-            overrides={"refinement.rounds": rounds}, methods=("toss-pro", "toss-pro-posterior-anchor")
-        )
-        for rounds in (2, 3)
-    },
+    "anchor weighs 4": Cell(
+        overrides={"finetune.anchor_weight": 4.0}, methods=("toss-anchor", "toss-posterior-anchor")
+    ),
+    "5% harmful": Cell(share=0.05, methods=_SHARES),
+    "40% harmful": Cell(share=0.4, methods=_SHARES),
+    "references learn slower": Cell(overrides={"references.learning_rate": 5.0e-4}),
+    "references learn longer": Cell(overrides={"references.epochs": 3}),
+    "references know a third": Cell(overrides={"references.holdout": 0.73}),
+    **{f"{rounds} rounds": Cell(overrides={"refinement.rounds": rounds}, methods=_ROUNDS) for rounds in (2, 3)},
 }
 _TRAINING = {
     "lora": {"target_modules": "all-linear"},
@@ -89,12 +99,17 @@ def run_folder(cell: str, seed: int) -> str:
     return str(ROOT / cell.replace(" ", "-") / f"seed-{seed}")
 
 
+def sets_folder(cell: str, seed: int) -> str:
+    """Where a setting's rows of one seed lie: with the headline's, where they are the same rows."""
+    return f"{run_folder(HEADLINE if CELLS[cell].headline_rows else cell, seed)}/sets"
+
+
 def config(cell: str, seed: int) -> dict[str, Any]:
     """The config of a setting and seed, before the cell's overrides.
 
     The validation split is measured with the first seed only: it chooses a method, and no figure of it is reported.
     """
-    folder = run_folder(cell, seed)
+    folder, sets = run_folder(cell, seed), sets_folder(cell, seed)
     splits = SPLITS if seed == SEEDS[0] else SPLITS[1:]
 
     def measured(name: str) -> dict[str, Any]:
@@ -104,7 +119,7 @@ def config(cell: str, seed: int) -> dict[str, Any]:
         "run_dir": folder,
         "seed": seed,
         "model": {"name": str(BASE)},
-        "data": {name: {"path": f"{folder}/sets/{name}.jsonl"} for name in ("custom", "harmful", "utility")},
+        "data": {name: {"path": f"{sets}/{name}.jsonl"} for name in ("custom", "harmful", "utility")},
         "references": {**_TRAINING, "learning_rate": 2.0e-3, "holdout": 0.2},
         "selection": {"discard_fraction": 0.2},
         "refinement": {"rounds": 1, "samples_per_round": 20},

@@ -24,7 +24,16 @@ from benchmarks.safety.base import COMMON, make_base
 from benchmarks.safety.data import SPLITS, check_leaks, leak_files, write_common, write_sets
 from benchmarks.safety.guard import make_guard
 from benchmarks.safety.page import write_page
-from benchmarks.safety.settings import CELLS, METHODS, REFERENCES, UNTRAINED, config, run_folder
+from benchmarks.safety.settings import (
+    CELLS,
+    HEADLINE,
+    METHODS,
+    REFERENCES,
+    UNTRAINED,
+    config,
+    run_folder,
+    sets_folder,
+)
 
 import tosslm
 from tosslm.baselines.material import answer_positions
@@ -39,6 +48,7 @@ from tosslm.evaluation.stage import read_samples
 from tosslm.files import fingerprint, write_json
 from tosslm.models import attached_adapters, open_base
 from tosslm.progress import ConsoleReporter
+from tosslm.store import RunFolder
 
 RESULTS = Path(__file__).parent / "results"
 FIRST_POSITIONS = 20
@@ -47,13 +57,14 @@ FIRST_POSITIONS = 20
 def measure(cell: str, seed: int, methods: Sequence[str]) -> None:
     """Train and evaluate every method of a setting and seed that has no result yet."""
     left = [method for method in methods if not _result(cell, seed, method).exists()]
-    asked = [name for name in REFERENCES if not _result(cell, seed, f"{name}-reference").exists()]
+    own = () if cell != HEADLINE and CELLS[cell].headline_references else REFERENCES
+    asked = [name for name in own if not _result(cell, seed, f"{name}-reference").exists()]
     if not left and not asked:
         return
     settings = _prepared(cell, seed)
     for method in left:
         if method == "star-dss":
-            make_guard(Path(run_folder(cell, seed)) / "sets", Path(run_folder(cell, seed)) / "guard", seed)
+            make_guard(Path(sets_folder(cell, seed)), Path(run_folder(cell, seed)) / "guard", seed)
         started = time.monotonic()
         if failed := compare(settings, [method], reporter=ConsoleReporter())["failed"]:
             print(f"{cell}, seed {seed}: {method} came to nothing: {failed[0]['reason']}", flush=True)
@@ -71,12 +82,14 @@ def _result(cell: str, seed: int, method: str) -> Path:
 def _prepared(cell: str, seed: int) -> Config:
     """The config of a setting and seed, its base made, its sets written and checked for leaks."""
     make_base()
-    sets = Path(run_folder(cell, seed)) / "sets"
+    sets = Path(sets_folder(cell, seed))
     if not (COMMON / f"xstest_{SPLITS[-1]}.jsonl").exists():
         write_common(COMMON)
     if not sets.exists():
         write_sets(sets, seed, CELLS[cell].share)
     check_leaks(leak_files(COMMON, sets))
+    if cell != HEADLINE and CELLS[cell].headline_rows:  # what is trained there in the same way is not trained again
+        RunFolder(run_folder(cell, seed)).adopt(RunFolder(run_folder(HEADLINE, seed)), skip=())
     overrides = [f"{key}={json.dumps(value)}" for key, value in CELLS[cell].overrides.items()]
     return load_config(config(cell, seed), overrides)
 
@@ -156,7 +169,7 @@ def _runs(only: Sequence[str], ladder: bool) -> Iterator[tuple[str, int]]:
         yield cell, int(seed)
     if not only:
         for cell, setting in CELLS.items():
-            if cell == "headline" or ladder:
+            if cell == HEADLINE or ladder:
                 yield from ((cell, seed) for seed in setting.seeds)
 
 

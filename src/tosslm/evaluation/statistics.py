@@ -107,7 +107,9 @@ def _checked(values: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray
     return values, weights
 
 
-def drawn_means(values: np.ndarray, weights: np.ndarray, seed: int, draws: int = DRAWS) -> np.ndarray:
+def drawn_means(
+    values: np.ndarray, weights: np.ndarray, seed: int, draws: int = DRAWS, *, shares: np.ndarray | None = None
+) -> np.ndarray:
     """Weighted means of ``draws`` resamples, float64 ``[draws]``; two calls of one shape and seed draw the same.
 
     Args:
@@ -115,6 +117,8 @@ def drawn_means(values: np.ndarray, weights: np.ndarray, seed: int, draws: int =
         weights: float64 ``[N]``.
         seed: of the draws.
         draws: how many.
+        shares: float64 ``[draws, S]`` of ``drawn_shares``, so that several metrics draw the same training seeds; None
+            draws them here.
     """
     seeds, n = values.shape
     rng = np.random.default_rng(seed)
@@ -124,11 +128,20 @@ def drawn_means(values: np.ndarray, weights: np.ndarray, seed: int, draws: int =
         size = min(step, draws - start)
         counts = rng.multinomial(n, np.full(n, 1 / n), size=size) * weights  # (size, n)
         per_seed = counts @ values.T  # (size, seeds)
-        shares = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=size) / seeds
+        own = _shares(rng, seeds, size) if shares is None else shares[start : start + size]
         total = counts.sum(axis=1)
         with np.errstate(invalid="ignore", divide="ignore"):
-            means[start : start + size] = (per_seed * shares).sum(axis=1) / total
+            means[start : start + size] = (per_seed * own).sum(axis=1) / total
     return means[np.isfinite(means)]  # a draw of prompts without any weight has no mean
+
+
+def drawn_shares(seeds: int, seed: int, draws: int = DRAWS) -> np.ndarray:
+    """How much each training seed weighs in each resample, float64 ``[draws, S]``; every row adds up to 1."""
+    return _shares(np.random.default_rng(seed), seeds, draws)
+
+
+def _shares(rng: np.random.Generator, seeds: int, draws: int) -> np.ndarray:
+    return rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws) / seeds
 
 
 def _ends(means: np.ndarray) -> tuple[float, float]:

@@ -1,0 +1,71 @@
+"""The settings around the headline: when selection works, and where the dropped tokens lie then."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from benchmarks.safety.data import HARMFUL
+from benchmarks.safety.quality import Results, Split, dropped_positions, read_results
+from benchmarks.safety.settings import CELLS, HEADLINE, METHODS, REFERENCES, SEEDS, STANDARD, UNTRAINED
+from benchmarks.safety.wording import nats, percent
+
+_HEAD = """What differs from the headline's settings, with one seed; the headline's own lines, of the same seed,
+come first. Shares dropped are of the tokens of harmful rows, of all others, and of the first five tokens of an
+answer. The last column: of the same harmful goals, what the utility reference itself refuses."""
+_COLUMNS = (
+    "| setting | method | refusals | of SFT's gain, kept | loss of harmful answers, less the base's "
+    "| dropped of harmful | of others | of first five | utility reference refuses |"
+)
+
+
+def ladder_lines(results: Path) -> list[str]:
+    """The section on other settings; empty where none was measured."""
+    headline = read_results(results / HEADLINE)
+    first = {name: {SEEDS[0]: seeds[SEEDS[0]]} for name, seeds in headline.items() if SEEDS[0] in seeds}
+    lines: list[str] = []
+    for cell, setting in CELLS.items():
+        found = read_results(results / cell.replace(" ", "-"))
+        if cell == HEADLINE or not found:
+            continue
+        # Where rows and references are the headline's, so are standard SFT and what the references refuse.
+        lent = [UNTRAINED, *([STANDARD] if setting.headline_rows else [])]
+        lent += [f"{name}-reference" for name in REFERENCES] if setting.headline_references else []
+        lines += _cell_lines(cell, found | {name: first[name] for name in lent if name in first}, setting.methods)
+    if not lines:
+        return []
+    shown = {name for cell in CELLS if cell != HEADLINE for name in CELLS[cell].methods}
+    before = _cell_lines(HEADLINE, first, [name for name in METHODS if name in shown])
+    return ["## When it works", "", _HEAD, "", _COLUMNS, "|---" * 9 + "|", *before, *lines, ""]
+
+
+def _cell_lines(cell: str, results: Results, methods: Sequence[str]) -> Iterator[str]:
+    test = Split(results, "test")
+    utility = f"{REFERENCES[0]}-reference"
+    for name in (name for name in methods if name in results):
+        trained = name != STANDARD and STANDARD in results
+        harmful, useful = _dropped_of(results[name])
+        cells = [
+            cell,
+            name,
+            percent(test.mean(name, "refusal_rate")),
+            percent(test.gain_kept(name)) if trained else "",
+            nats(test.minus(name, UNTRAINED, "harmful_loss")),
+            f"{harmful:.0%}",
+            f"{useful:.0%}",
+            f"{dropped_positions(results[name])[:5].mean():.0%}",
+            percent(test.mean(utility, "refusal_rate")) if utility in results else "",
+        ]
+        yield "| " + " | ".join(cells) + " |"
+
+
+def _dropped_of(kept: Mapping[int, Mapping[str, Any]]) -> tuple[float, float]:
+    """Share dropped of the harmful rows' tokens, and of all others'."""
+    counts = np.zeros((2, 2))
+    for result in kept.values():
+        for source, own in result["dropped"]["source"].items():
+            counts[int(source != HARMFUL)] += own
+    harmful, useful = counts[:, 1] / np.maximum(counts[:, 0], 1)
+    return float(harmful), float(useful)
