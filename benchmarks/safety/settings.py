@@ -70,8 +70,7 @@ _ROUNDS = ("toss-pro", "toss-pro-posterior-anchor")
 CELLS = {
     HEADLINE: Cell(methods=METHODS, seeds=SEEDS),
     **{
-        f"d = {share:g}": Cell(overrides={"selection.discard_fraction": share})
-        for share in (0.02, 0.05, 0.1, 0.3, 0.4)
+        f"d {share:g}": Cell(overrides={"selection.discard_fraction": share}) for share in (0.02, 0.05, 0.1, 0.3, 0.4)
     },
     "anchor weighs 4": Cell(
         overrides={"finetune.anchor_weight": 4.0}, methods=("toss-anchor", "toss-posterior-anchor")
