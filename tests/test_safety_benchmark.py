@@ -182,7 +182,6 @@ def test_the_whole_of_it_on_a_very_small_model(
     monkeypatch.setattr("benchmarks.safety.settings.COMMON", common)
     monkeypatch.setattr("benchmarks.safety.settings.run_folder", folder)
     monkeypatch.setattr(study, "run_folder", folder)
-    monkeypatch.setattr(study, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(study, "make_base", lambda: None)
     real = study.config
 
@@ -191,7 +190,7 @@ def test_the_whole_of_it_on_a_very_small_model(
         return real(cell, seed) | {"model": model}
 
     monkeypatch.setattr(study, "config", tiny)
-    study.measure("headline", 0, ["base", "sft", "toss", "oracle"])
+    study.measure("headline", 0, ["base", "sft", "toss", "oracle"], tmp_path / "results")
     found = {path.stem for path in (tmp_path / "results/headline/seed-0").glob("*.json")}
     assert found == {"base", "sft", "toss", "oracle", "utility-reference", "degraded-reference"}
     oracle = json.loads((tmp_path / "results/headline/seed-0/oracle.json").read_text())
@@ -205,9 +204,9 @@ def test_the_whole_of_it_on_a_very_small_model(
     assert useful[1] == 0
     real_compare = study.compare
     monkeypatch.setattr(study, "compare", lambda *_, **__: pytest.fail("measured again"))
-    study.measure("headline", 0, ["base", "sft", "toss"])
+    study.measure("headline", 0, ["base", "sft", "toss"], tmp_path / "results")
     monkeypatch.setattr(study, "compare", real_compare)
-    study.measure("d 0.1", 0, ["toss"])
+    study.measure("d 0.1", 0, ["toss"], tmp_path / "results")
     trained = [
         json.loads((tmp_path / cell / "manifest.json").read_text())["stages"] for cell in ("headline", "d 0.1")
     ]

@@ -4,6 +4,7 @@
     python -m benchmarks.safety.study --only headline:0 --methods base sft toss    # these, and no page
     python -m benchmarks.safety.study --ladder                # the settings around it too
     python -m benchmarks.safety.study --page                  # the page from the results that are kept
+    python -m benchmarks.safety.study --results DIR           # all of it anew, results and page in another folder
 
 Results are kept, value by value, in ``benchmarks/safety/results``: a method that has one there is not run again, so a
 study can be cut into as many sittings as it takes. What is needed to go on lies under ``runs/safety``.
@@ -54,11 +55,12 @@ RESULTS = Path(__file__).parent / "results"
 FIRST_POSITIONS = 20
 
 
-def measure(cell: str, seed: int, methods: Sequence[str]) -> None:
+def measure(cell: str, seed: int, methods: Sequence[str], results: Path = RESULTS) -> None:
     """Train and evaluate every method of a setting and seed that has no result yet."""
-    left = [method for method in methods if not _result(cell, seed, method).exists()]
+    kept = results / cell.replace(" ", "-") / f"seed-{seed}"
+    left = [method for method in methods if not (kept / f"{method}.json").exists()]
     own = () if cell != HEADLINE and CELLS[cell].headline_references else REFERENCES
-    asked = [name for name in own if not _result(cell, seed, f"{name}-reference").exists()]
+    asked = [name for name in own if not (kept / f"{name}-reference.json").exists()]
     if not left and not asked:
         return
     settings = _prepared(cell, seed)
@@ -69,14 +71,10 @@ def measure(cell: str, seed: int, methods: Sequence[str]) -> None:
         if failed := compare(settings, [method], reporter=ConsoleReporter())["failed"]:
             print(f"{cell}, seed {seed}: {method} came to nothing: {failed[0]['reason']}", flush=True)
             continue
-        write_json(_result(cell, seed, method), _extract(settings, method) | {"seconds": time.monotonic() - started})
+        write_json(kept / f"{method}.json", _extract(settings, method) | {"seconds": time.monotonic() - started})
     for name in asked:
         if _reference(settings, name).exists():  # a method that needs no score trains no reference
-            write_json(_result(cell, seed, f"{name}-reference"), _reference_refusals(settings, name))
-
-
-def _result(cell: str, seed: int, method: str) -> Path:
-    return RESULTS / cell.replace(" ", "-") / f"seed-{seed}" / f"{method}.json"
+            write_json(kept / f"{name}-reference.json", _reference_refusals(settings, name))
 
 
 def _prepared(cell: str, seed: int) -> Config:
@@ -178,14 +176,21 @@ def main() -> None:
     parser.add_argument("--page", action="store_true", help="write the page from what is there")
     parser.add_argument("--ladder", action="store_true", help="the settings around the headline too")
     parser.add_argument("--only", nargs="*", default=[], metavar="CELL:SEED", help="only these runs, and no page")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=RESULTS,
+        metavar="DIR",
+        help="where results are kept; in a new folder nothing is known yet, and the page is written there too",
+    )
     parser.add_argument("--methods", nargs="*", choices=METHODS, help="only these methods")
     arguments = parser.parse_args()
     quiet_libraries()
     if not arguments.page:
         for cell, seed in _runs(arguments.only, arguments.ladder):
-            measure(cell, seed, arguments.methods or CELLS[cell].methods)
+            measure(cell, seed, arguments.methods or CELLS[cell].methods, arguments.results)
     if not arguments.only:
-        write_page(RESULTS, Path("docs"))
+        write_page(arguments.results, Path("docs") if arguments.results == RESULTS else arguments.results)
 
 
 if __name__ == "__main__":
