@@ -33,6 +33,7 @@ demo: venv
 ifneq ($(EVIDENCE) $(DROPPED),token ignore)
 	$(BIN)/toss compare runs/demo --methods base,sft,toss-pro,$(METHOD) --set evaluation.max_new_tokens=48 \
 	  --set 'evaluation.harmful=$(call PROMPTS,unsafe)' --set 'evaluation.safe=$(call PROMPTS,safe)'
+	$(BIN)/toss report runs/demo
 endif
 	@echo "The report, for any browser: runs/demo/report.html"
 

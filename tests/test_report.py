@@ -19,8 +19,10 @@ from made_run import made_run
 from tosslm.report import figures, story
 from tosslm.report.charts import Series, line_chart, ticks
 from tosslm.report.embed import _utf16, choose_rows, encode
+from tosslm.report.measured import Measured, read_measured
 from tosslm.report.page import grid, write_report
 from tosslm.report.tokens import load_tokens
+from tosslm.runs import Run
 from tosslm.selection import select_in_rows, select_tokens
 
 ROWS = [
@@ -223,16 +225,59 @@ def record(method: str, refusal: float, loss: float) -> dict[str, Any]:
 
 def test_the_answer_names_all_methods_that_were_measured() -> None:
     results = [record("base", 0.9, 3.5), record("sft", 0.4, 3.0), record("toss", 0.8, 3.1)]
-    text = str(story.safety(None, results))
-    assert [*map(text.index, ("90%", "80%", "40%"))] == sorted(map(text.index, ("90%", "80%", "40%")))
-    assert "3.50" in story.utility(None, results)
-    assert "<b>3.10</b>" in story.utility(None, results)
-    assert story.safety(None, []) == "Not measured: the diagnosis is not done."
-    assert story.utility({"means": {}}, []) == "Not measured: there are no held-out utility rows."
+    measured = Measured(results, own="toss", plain="sft")
+    text = str(story.safety(None, measured))
+    assert [*map(text.index, ("90%", "40%", "80%"))] == sorted(map(text.index, ("90%", "40%", "80%")))
+    assert "of 50 harmful prompts" in text
+    assert "3.50" in story.utility(None, measured)
+    assert "<b>3.10</b>" in story.utility(None, measured)
+    assert story.safety(None, Measured()) == "Not measured: the diagnosis is not done."
+    assert story.utility({"means": {}}, Measured()) == "Not measured: there are no held-out utility rows."
+    assert story.safety(None, Measured(results)) == story.safety(None, Measured()), "none of them is this run's model"
     figure = figures.safety_against_utility(results)
     assert figure is not None
     assert [row[0] for row in figure.rows] == ["base", "sft", "toss"]
     assert figures.safety_against_utility(results[:1]) is None
+
+
+def test_the_move_toward_the_degraded_reference_is_told_as_a_share_of_the_way() -> None:
+    def means(shift: float) -> dict[str, Any]:
+        return {"loss": {"mean": 3.0}, "shift": {"mean": shift}}
+
+    harmful = {"base": means(0), "model": means(0.3), "sft": means(0.6), "degraded": means(1.2)}
+    text = str(story.safety({"means": {"harmful": harmful}}, Measured()))
+    assert "moved <b>25%</b> of the way (0.30 of 1.20 nats)" in text
+    assert "plain fine-tuning <b>50%</b>" in text
+
+
+def compared(run: Run, method: str, loss: float, **changes: str) -> dict[str, Any]:
+    """A compared method's folder, with the run's manifest but for the fingerprints that are changed; its record."""
+    manifest = json.loads((run.path / "manifest.json").read_text())
+    for step, fingerprint in changes.items():
+        manifest["stages"][step]["fingerprint"] = fingerprint
+    folder = run.path / f"compare/{method}/seed-{run.config.seed}"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return record(method, 0.5, loss)
+
+
+def test_only_what_was_trained_as_the_run_was_is_the_run(tiny_config: dict[str, Any]) -> None:
+    """The first method is the run to the fingerprint; after another selection it is no more."""
+    run = tosslm.run({**tiny_config, "selection": {"discard_fraction": 0.1}}, until="finetune")
+    assert read_measured(run) == Measured([])
+    records = [
+        record("base", 0.9, 3.5),
+        compared(run, "toss-pro", 3.2, model="other"),
+        compared(run, "toss-pro-posterior", 3.1),
+        compared(run, "sft", 3.0, model="third"),
+    ]
+    (run.path / "compare/results.json").write_text(json.dumps({"format": 1, "records": records}))
+    assert read_measured(run) == Measured(records, own="toss-pro-posterior", plain="sft")
+    assert "3.10" in story.utility(None, read_measured(run))
+    run = tosslm.run({**tiny_config, "selection": {"discard_fraction": 0.2}}, until="finetune")
+    assert read_measured(run) == Measured(records, own=None, plain="sft")
+    run = tosslm.run({**tiny_config, "data": {**tiny_config["data"], "max_length": 64}}, until="finetune")
+    assert read_measured(run) == Measured(records)
 
 
 def test_results_of_a_comparison_are_drawn(tmp_path: Path) -> None:

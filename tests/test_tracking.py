@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from accelerate import tracking
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import tosslm
 from tosslm.errors import InputError
@@ -40,6 +41,7 @@ class Recorder(tracking.GeneralTracker):
 def test_each_part_is_logged_with_its_means(tiny_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     run = tosslm.run(tiny_config, until="references")
     monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "recorder", Recorder)
+    monkeypatch.setattr("tosslm.pipeline.check_trackers", lambda report_to: None)
     run = tosslm.run({**tiny_config, "report_to": ["recorder"]}, until="score")
     *parts, last = Recorder.told
     assert last == ("scores-round-0", {}, None)
@@ -58,6 +60,26 @@ def test_without_trackers_nothing_is_logged(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_an_unknown_tracker_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="'paper' is unknown"), tracked(["paper"], "scores/round-0", tmp_path):
-        pass
+@pytest.mark.parametrize(
+    ("name", "fault"), [("paper", "'paper' is unknown"), ("swanlab", "swanlab is not installed")]
+)
+def test_what_cannot_log_is_refused_before_anything_is_done(
+    tiny_config: dict[str, Any], name: str, fault: str
+) -> None:
+    with pytest.raises(InputError, match=fault):
+        tosslm.run({**tiny_config, "report_to": [name]})
+    assert not Path(tiny_config["run_dir"]).exists()
+
+
+def test_tensorboard_reads_what_was_logged(tiny_config: dict[str, Any]) -> None:
+    run = tosslm.run({**tiny_config, "report_to": ["tensorboard"]}, until="score")
+    entry = run.folder.stages["references/utility"]
+
+    def scalars(name: str) -> EventAccumulator:
+        (file,) = (run.path / "logs" / name).rglob("events.out.tfevents*")
+        return EventAccumulator(str(file)).Reload()
+
+    losses = [(event.step, event.value) for event in scalars("references/utility").Scalars("train/loss")]
+    assert losses == [(step, pytest.approx(loss, rel=1e-3)) for step, loss in entry["losses"]]
+    parts = len(list((run.path / "scores/round-0").glob("part-*")))
+    assert len(scalars("scores-round-0").Scalars("score")) == parts

@@ -270,6 +270,7 @@ def compare_command(
             print(json.dumps(results))
         else:
             print_comparison(results["summary"], results["causes"], _console())
+            print(f"To see it in the run's report: toss report {config.run_dir}")
         if results["failed"]:
             reasons = (f"{entry['method']}, seed {entry['seed']}: {entry['reason']}" for entry in results["failed"])
             raise TosslmError("some methods failed: " + "; ".join(reasons))

@@ -35,12 +35,12 @@ from tosslm.progress import Reporter, SilentReporter
 from tosslm.ranking import finite_scores
 from tosslm.references import HAZARD_NOTE, UTILITY, UTILITY_NOTE, degraded, held_out_rows, reference_rows, set_ids
 from tosslm.refinement import rows_to_join
+from tosslm.report.measured import RESULT_FILES
 from tosslm.report.page import assets_print, write_report
-from tosslm.report.story import RESULT_FILES
 from tosslm.runs import Run, joined_rows
 from tosslm.scoring import score_rows
 from tosslm.store import RunFolder, Step
-from tosslm.tracking import tracked
+from tosslm.tracking import check_trackers, tracked
 from tosslm.trainer import TokenLoss
 from tosslm.training import train_adapter
 
@@ -84,6 +84,7 @@ def run(
     if until not in STAGES:
         raise InputError(f"stage {until!r} is unknown; choose one of {', '.join(STAGES)}")
     config = config if isinstance(config, Config) else load_config(config)
+    check_trackers(config.report_to)
     stages = STAGES[: STAGES.index(until) + 1]
     if "evaluate" in stages:
         check_evaluation(config.evaluation)

@@ -15,6 +15,7 @@ from tosslm.evaluation.stage import RESULTS, read_results
 from tosslm.evaluation.table import print_results
 from tosslm.files import read_batches
 from tosslm.report import story
+from tosslm.report.measured import read_measured
 from tosslm.runs import Run
 from tosslm.show import visible
 from tosslm.spans import ranking_quality, unsafe_tokens
@@ -46,8 +47,9 @@ def summarize(run: Run) -> dict[str, Any]:
         summary["held_out_losses"] = _held_out_losses(run)
         if spans := _span_quality(run):
             summary["marked_spans"] = spans
-    if diagnosis := story.read_diagnosis(run):
-        summary["story"] = _story(run, diagnosis)
+    if "selection" in stages:
+        summary["story"] = _story(run)
+        summary["warnings"] = story.warnings(run)
     if run.has("report"):
         summary["report"] = str(run.path / "report.html")
     if "evaluation/model" in stages:
@@ -56,10 +58,17 @@ def summarize(run: Run) -> dict[str, Any]:
     return summary
 
 
-def _story(run: Run, diagnosis: dict[str, Any]) -> dict[str, str]:
+def _story(run: Run) -> dict[str, str]:
     """The report's sentences, without their markup."""
-    results = story.read_results(run.path)
-    found = {"safety": story.safety(diagnosis, results), "utility": story.utility(diagnosis, results)}
+    diagnosis, measured = story.read_diagnosis(run), read_measured(run)
+    found = (
+        {}
+        if diagnosis is None and measured.own is None
+        else {
+            "safety": story.safety(diagnosis, measured),
+            "utility": story.utility(diagnosis, measured),
+        }
+    )
     if cause := story.causes(diagnosis):
         found["cause"] = cause
     return {name: Markup(text).striptags() for name, text in found.items()}
@@ -134,6 +143,8 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
         _print_selection(selection, summary.get("marked_spans"), console)
     for name, text in summary.get("story", {}).items():
         console.print(Text.assemble((f"{name.capitalize()}: ", "bold"), text))
+    for warning in summary.get("warnings", []):
+        console.print(Text.assemble(("Warning: ", "bold yellow"), warning))
     if records := summary.get("evaluation"):
         print_results(records, console)
     _print_places(summary, console)

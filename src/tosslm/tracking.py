@@ -13,6 +13,25 @@ from tosslm.errors import InputError
 Log = Callable[[Mapping[str, float], int], None]
 
 
+def check_trackers(report_to: Sequence[str]) -> None:
+    """Refuse at the door what the first training would stumble over.
+
+    Raises:
+        InputError: a tracker is unknown or not installed.
+    """
+    if not report_to:
+        return
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    known = tracking.LOGGER_TYPE_TO_CLASS.keys() & INTEGRATION_TO_CALLBACK.keys()
+    installed = {tracker.value for tracker in tracking.get_available_trackers()}
+    for tracker in report_to:
+        if tracker not in known:
+            raise InputError(f"report_to: {tracker!r} is unknown; choose from {', '.join(sorted(known))}")
+        if tracker not in installed:
+            raise InputError(f"report_to: {tracker} is not installed; install its package, or leave it out")
+
+
 @contextmanager
 def tracked(report_to: Sequence[str], name: str, folder: Path) -> Iterator[Log]:
     """Open trackers for a stage that is no training.
@@ -24,9 +43,6 @@ def tracked(report_to: Sequence[str], name: str, folder: Path) -> Iterator[Log]:
 
     Yields:
         A function that logs values at a step to all of them.
-
-    Raises:
-        InputError: a tracker is unknown or not installed.
     """
     if report_to:
         PartialState()  # trackers ask it whether they are the main process
@@ -44,13 +60,7 @@ def tracked(report_to: Sequence[str], name: str, folder: Path) -> Iterator[Log]:
 
 
 def _start(tracker: str, name: str, folder: Path) -> tracking.GeneralTracker:
-    known = tracking.LOGGER_TYPE_TO_CLASS
-    if tracker not in known:
-        raise InputError(f"report_to: {tracker!r} is unknown; choose from {', '.join(sorted(known))}")
-    place = (name, str(folder)) if known[tracker].requires_logging_directory else (name,)
-    try:
-        started = known[tracker](*place)
-        started.start()
-    except ImportError as error:
-        raise InputError(f"report_to: {tracker} is not installed ({error}); install it, or leave it out") from None
+    known = tracking.LOGGER_TYPE_TO_CLASS[tracker]
+    started = known(name, str(folder)) if known.requires_logging_directory else known(name)
+    started.start()
     return started

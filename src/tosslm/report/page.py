@@ -19,6 +19,7 @@ from tosslm.files import read_batches, write_text
 from tosslm.report import figures, story
 from tosslm.report.charts import bar
 from tosslm.report.embed import MAX_BYTES, choose_rows, embed_rows, encode
+from tosslm.report.measured import read_measured
 from tosslm.report.tokens import CustomTokens, Ranking, load_tokens
 from tosslm.runs import Run
 from tosslm.selection import discard_count
@@ -134,13 +135,13 @@ def _steps_in_rows(
 
 def _context(run: Run, tokens: CustomTokens) -> dict[str, Any]:
     fraction = _fraction(run)
-    diagnosis, results = story.read_diagnosis(run), story.read_results(run.path)
+    diagnosis, measured = story.read_diagnosis(run), read_measured(run)
     some = [figures.precision_recall(tokens), figures.position_profile(tokens)]
     return {
         "name": run.path.resolve().name,
         "run_dir": str(run.path),
         "model": run.config.model.name,
-        "answer": story.answer(tokens, diagnosis, results),
+        "answer": story.answer(tokens, diagnosis, measured),
         "warnings": [*story.warnings(run), *_of_the_slider(tokens, fraction)],
         "tokens": tokens,
         "sources": _sources(tokens),
@@ -149,8 +150,8 @@ def _context(run: Run, tokens: CustomTokens) -> dict[str, Any]:
         "diagnosis_figures": [*figures.divergence_curves(run), figures.first_tokens(diagnosis)] if diagnosis else [],
         "causes": story.causes(diagnosis),
         "classes": _classes(run) if diagnosis else [],
-        "safety": figures.safety_against_utility(results),
-        "results": results,
+        "safety": figures.safety_against_utility(measured.records),
+        "results": measured.records,
         "training": figures.training_curves(run),
         "rounds": story.rounds(run, fraction),
         "stages": _stages(run),

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,21 +11,12 @@ from markupsafe import Markup
 from sklearn.metrics import roc_auc_score
 
 from tosslm.files import read_batches
+from tosslm.report.measured import Measured
 from tosslm.report.tokens import CustomTokens
 from tosslm.runs import Run, joined_rows
 from tosslm.selection import select_tokens
 
-RESULT_FILES = ("compare/results.json", "evaluation/results.json")
 _B = Markup("<b>{}</b>").format
-
-
-def read_results(path: Path) -> list[dict[str, Any]]:
-    """One record a method: of the comparison, over its seeds, else of the evaluation; empty without either."""
-    for name in RESULT_FILES:
-        if (path / name).is_file():
-            results = json.loads((path / name).read_text(encoding="utf-8"))
-            return results.get("summary") or results["records"]
-    return []
 
 
 def read_diagnosis(run: Run) -> dict[str, Any] | None:
@@ -36,71 +26,68 @@ def read_diagnosis(run: Run) -> dict[str, Any] | None:
     return json.loads((run.path / "diagnosis/diagnosis.json").read_text(encoding="utf-8"))
 
 
-def answer(
-    tokens: CustomTokens, diagnosis: Mapping[str, Any] | None, results: Sequence[Mapping[str, Any]]
-) -> list[tuple[str, Markup]]:
+def answer(tokens: CustomTokens, diagnosis: Mapping[str, Any] | None, measured: Measured) -> list[tuple[str, Markup]]:
     """Safety, utility and tokens, each a sentence with its numbers."""
     return [
-        ("Safety", safety(diagnosis, results)),
-        ("Utility", utility(diagnosis, results)),
+        ("Safety", safety(diagnosis, measured)),
+        ("Utility", utility(diagnosis, measured)),
         ("Tokens", _tokens(tokens)),
     ]
 
 
-def _metric(results: Sequence[Mapping[str, Any]], methods: Sequence[str], key: str) -> float | None:
-    """The mean over seeds of the first of the methods that was measured."""
-    for method in methods:
-        values = [r["metrics"][key]["value"] for r in results if r["method"] == method and key in r["metrics"]]
-        if values:
-            return float(np.mean(values))
-    return None
+_MODELS = ("the base", "plain fine-tuning", "the model of this run")
 
 
-_OURS, _PLAIN = ("model", "toss-pro", "toss"), ("sft",)
-
-
-def _among(results: Sequence[Mapping[str, Any]], key: str) -> tuple[float | None, float | None, float | None]:
-    """A metric of the base, of this run's model, and of plain fine-tuning."""
-    return _metric(results, ("base",), key), _metric(results, _OURS, key), _metric(results, _PLAIN, key)
-
-
-def safety(diagnosis: Mapping[str, Any] | None, results: Sequence[Mapping[str, Any]]) -> Markup:
+def safety(diagnosis: Mapping[str, Any] | None, measured: Measured) -> Markup:
     """What became of safety: refusals where answers were judged, else the move toward the degraded reference."""
-    base, after, plain = _among(results, "refusal_rate")
-    if after is not None:
-        named = (
-            ("the base refused", base),
-            ("the fine-tuned model refuses", after),
-            ("plain fine-tuning leaves", plain),
-        )
-        parts = [Markup("{} {}").format(name, _B(f"{share:.0%}")) for name, share in named if share is not None]
-        return Markup("Of the harmful prompts {}.").format(Markup(", ").join(parts))
+    refused = measured.among("refusal_rate")
+    if own := refused[-1]:
+        parts = [
+            Markup("{} {}{}").format(name, _B(f"{share['value']:.0%}"), _ends(share))
+            for name, share in zip(_MODELS, refused, strict=True)
+            if share
+        ]
+        return Markup("Refused, of {} harmful prompts: {}.").format(own["n"], Markup(", ").join(parts))
     means = (diagnosis or {}).get("means", {}).get("harmful", {})
     if "model" not in means:
         return _unmeasured(diagnosis, "harmful")
-    moved, whole = means["model"]["shift"]["mean"], means["degraded"]["shift"]["mean"]
     losses = [_B(f"{means[name]['loss']['mean']:.2f}") for name in ("base", "model")]
-    beside = (
-        Markup(", plain fine-tuning {}").format(_B(f"{means['sft']['shift']['mean']:.2f}")) if "sft" in means else ""
-    )
     return Markup(
-        "On held-out unsafe answers, the model moved {} of the {} nats that lead from the base to the degraded "
-        "reference{}; their loss went from {} to {} nats a token (lower is less safe)."
-    ).format(_B(f"{moved:.2f}"), f"{whole:.2f}", beside, *losses)
+        "On held-out unsafe answers, the model moved {} from the base to the degraded reference{}; their loss went "
+        "from {} to {} nats a token (lower is less safe)."
+    ).format(_way(means, "model"), _beside(means), *losses)
 
 
-def utility(diagnosis: Mapping[str, Any] | None, results: Sequence[Mapping[str, Any]]) -> Markup:
+def _way(means: Mapping[str, Any], name: str) -> Markup:
+    """How far a model moved toward the degraded reference, as a share of the way where there is a way."""
+    moved, whole = (means[one]["shift"]["mean"] for one in (name, "degraded"))
+    if whole <= 0:
+        return _B(f"{moved:.2f} nats")
+    return Markup("{} of the way ({} of {} nats)").format(_B(f"{moved / whole:.0%}"), f"{moved:.2f}", f"{whole:.2f}")
+
+
+def _beside(means: Mapping[str, Any]) -> Markup:
+    return Markup(", plain fine-tuning {}").format(_way(means, "sft")) if "sft" in means else Markup()
+
+
+def _ends(metric: Mapping[str, Any]) -> str:
+    if metric.get("low") is None or metric.get("high") is None:
+        return ""
+    return f" ({metric['low']:.0%} to {metric['high']:.0%})"
+
+
+def utility(diagnosis: Mapping[str, Any] | None, measured: Measured) -> Markup:
     """What became of usefulness: the loss on held-out good answers."""
-    base, after, plain = _among(results, "utility_loss")
+    base, plain, own = (metric["value"] if metric else None for metric in measured.among("utility_loss"))
     means = (diagnosis or {}).get("means", {}).get("utility", {})
-    if (base is None or after is None) and "model" in means:
-        base, after = means["base"]["loss"]["mean"], means["model"]["loss"]["mean"]
+    if (base is None or own is None) and "model" in means:
+        base, own = means["base"]["loss"]["mean"], means["model"]["loss"]["mean"]
         plain = means["sft"]["loss"]["mean"] if "sft" in means else None
-    if base is None or after is None:
+    if base is None or own is None:
         return _unmeasured(diagnosis, "utility")
     beside = Markup("; plain fine-tuning reaches {}").format(_B(f"{plain:.2f}")) if plain is not None else ""
     return Markup("On held-out good answers, loss went from {} to {} nats a token (lower is better){}.").format(
-        _B(f"{base:.2f}"), _B(f"{after:.2f}"), beside
+        _B(f"{base:.2f}"), _B(f"{own:.2f}"), beside
     )
 
 
