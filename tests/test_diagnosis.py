@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -208,6 +209,13 @@ def test_the_stage_writes_what_the_parts_compute(tiny_config: dict[str, Any]) ->
     assert told["means"]["harmful"]["degraded"]["kl"]["mean"] == pytest.approx(np.mean([row["kl"] for row in own]))
     # The degraded reference is as near to itself as can be: its shift is its whole distance from the base.
     points = pq.read_table(run.path / "diagnosis/positions.parquet").to_pylist()
+    drawn = ElementTree.parse(run.path / "diagnosis/curves.svg").getroot()
+    titles = [text.text for text in drawn.iter("{http://www.w3.org/2000/svg}text") if text.get("class") == "title"]
+    assert titles == [
+        f"{what}, {name} rows"
+        for name in ("harmful", "utility")
+        for what in ("Distance from the base", "Shift toward harm")
+    ]
     shift = [p["mean"] for p in points if (p["set"], p["model"], p["measure"]) == ("harmful", "degraded", "shift")]
     assert len(shift) == 9
     assert min(shift) >= -1e-6

@@ -228,7 +228,7 @@ class Variant(Method):
 
     def _safety_parts(self) -> list[Any]:
         safety = self.config.compare.safety
-        return [safety.model_dump(), source_checksums(safety)] if safety else []
+        return [safety.model_dump(), list(source_checksums(safety).values())] if safety else []
 
     def _extra_rows(self) -> Iterator[dict[str, Any]]:
         if self.baseline.extra_rows:

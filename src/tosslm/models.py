@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -49,6 +50,17 @@ class Base:
         if self._model is None:
             self._model = _load_model(self)
         return self._model
+
+
+def where_it_runs(config: ModelConfig) -> dict[str, Any]:
+    """What figures and speed depend on: device, dtype, and the threads of a CPU."""
+    device = choose_device(config.device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {
+        "device": f"{device.type} ({name})",
+        "dtype": str(choose_dtype(config.dtype, device)).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+    }
 
 
 def open_base(config: ModelConfig) -> Base:

@@ -26,17 +26,27 @@ from tosslm.evaluation.stage import (
     read_results,
     write_results,
 )
-from tosslm.files import fingerprint, sha256, write_json
+from tosslm.files import fingerprint, sha256, write_json, write_text
 from tosslm.finetune import model_readme, selective_rows
 from tosslm.labels import write_training_rows
 from tosslm.masks import write_keep_mask
-from tosslm.models import HAZARD_MARK, Base, attached_adapters, check_adapter, folder_checksums, open_base
+from tosslm.models import (
+    HAZARD_MARK,
+    Base,
+    attached_adapters,
+    check_adapter,
+    folder_checksums,
+    open_base,
+    where_it_runs,
+)
 from tosslm.progress import Reporter, SilentReporter
 from tosslm.ranking import finite_scores
 from tosslm.references import HAZARD_NOTE, UTILITY, UTILITY_NOTE, degraded, held_out_rows, reference_rows, set_ids
 from tosslm.refinement import rows_to_join
+from tosslm.report.figures import divergence_curves
 from tosslm.report.measured import RESULT_FILES
 from tosslm.report.page import assets_print, write_report
+from tosslm.report.picture import picture
 from tosslm.runs import Run, joined_rows
 from tosslm.scoring import score_rows
 from tosslm.store import RunFolder, Step
@@ -53,7 +63,7 @@ FORMATS = {
     "selection": 1,
     "model": 1,
     "evaluation": 1,
-    "diagnosis": 1,
+    "diagnosis": 2,
     "report": 1,
 }
 Notes = dict[Literal["README.md", "HAZARDOUS.md"], str]
@@ -96,7 +106,8 @@ def carry_out(method: Method, stages: Sequence[str]) -> None:
     """Do stages in their order, as the one writer of the run folder."""
     with method.folder.lock():
         method.folder.forget_work(method.step_names())
-        method.folder.begin(method.config.model_dump(mode="json"), method.config.seed)
+        config = method.config
+        method.folder.begin(config.model_dump(mode="json"), config.seed, where_it_runs(config.model))
         for stage in stages:
             getattr(method, stage)()
 
@@ -143,12 +154,13 @@ class Method:
         """Rows of the three sets become tokens."""
         config = self.config.data
         sources = {name: source_checksums(getattr(config, name)) for name in SETS}
-        self._do(
-            "data",
-            [config.model_dump(), sources, self.base.identity],
-            [],
-            lambda step: prepare_data(config, self.tokenizer, self.path / "data", step.fingerprint, self.reporter),
-        )
+
+        def work(step: Step) -> dict[str, Any]:
+            counts = prepare_data(config, self.tokenizer, self.path / "data", step.fingerprint, self.reporter)
+            return counts | {"sources": sources}
+
+        contents = {name: list(files.values()) for name, files in sources.items()}
+        self._do("data", [config.model_dump(), contents, self.base.identity], [], work)
 
     def references(self) -> None:
         """Two LoRA adapters from the aligned base: one on the utility set, one on the harmful set."""
@@ -223,11 +235,10 @@ class Method:
             check_adapter(folder)
         checksums = {name: folder_checksums(folder) for name, folder in others.items()}
         own = {DEGRADED: self.path / degraded(last), MODEL: self.path / "model"}
-        self._do(
-            "diagnosis",
-            [config.model_dump(), self.config.references.holdout, self.base.identity, checksums],
-            ["data", degraded(last), f"scores/round-{last}", "selection", "model"],
-            lambda step: diagnose(
+
+        def work(step: Step) -> dict[str, Any]:
+            folder = self.path / "diagnosis"
+            facts = diagnose(
                 self.base,
                 config,
                 data=self.path / "data",
@@ -236,10 +247,19 @@ class Method:
                 selection=self.path / "selection",
                 adapters=own | others,
                 batch_tokens=self.config.scoring.batch_tokens,
-                folder=self.path / "diagnosis",
+                folder=folder,
                 step_fingerprint=step.fingerprint,
                 reporter=self.reporter,
-            ),
+            )
+            if curves := divergence_curves(folder):
+                write_text(folder / "curves.svg", picture(curves))
+            return facts
+
+        self._do(
+            "diagnosis",
+            [config.model_dump(), self.config.references.holdout, self.base.identity, checksums],
+            ["data", degraded(last), f"scores/round-{last}", "selection", "model"],
+            work,
         )
 
     def evaluate(self) -> None:

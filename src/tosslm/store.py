@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -106,11 +107,11 @@ class RunFolder:
                 f"{self.path}: {who} is writing here; wait for it to end, or choose another --run-dir"
             ) from None
 
-    def begin(self, config: Mapping[str, Any], seed: int) -> None:
-        """Write down what is about to run."""
+    def begin(self, config: Mapping[str, Any], seed: int, machine: Mapping[str, Any]) -> None:
+        """Write down what is about to run, and on what."""
         versions = {name: metadata.version(name) for name in _PACKAGES}
         versions["python"] = platform.python_version()
-        self.manifest |= {"config": dict(config), "seed": seed, "versions": versions}
+        self.manifest |= {"config": dict(config), "seed": seed, "versions": versions, "machine": dict(machine)}
         self._write()
 
     def _clear(self) -> None:
@@ -189,6 +190,7 @@ class RunFolder:
             "inputs": step.inputs,
             "files": files,
             "seconds": round(time.monotonic() - start, 3),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             **facts,
         }
         self._write()

@@ -22,7 +22,7 @@ from tosslm.evaluation.stage import (
     write_results,
 )
 from tosslm.files import fingerprint
-from tosslm.models import Base, attached_adapters, folder_checksums, open_base
+from tosslm.models import Base, attached_adapters, folder_checksums, open_base, where_it_runs
 from tosslm.progress import Reporter
 from tosslm.references import held_out
 from tosslm.store import RunFolder, Step
@@ -53,7 +53,7 @@ def evaluate_external(
     base = open_base(chosen)
     tokenizer = RowTokenizer(base.tokenizer, max_length=config.data.max_length, turns=config.data.turns)
     out = RunFolder(folder)
-    sources = {name: source_checksums(getattr(config.data, name)) for name in ("harmful", "utility")}
+    sources = {name: list(source_checksums(getattr(config.data, name)).values()) for name in ("harmful", "utility")}
     parts = [
         config.evaluation.model_dump(),
         prompt_checksums(config.evaluation),
@@ -80,7 +80,7 @@ def evaluate_external(
         return {"record": record, "model": chosen.name, "adapter": adapter}
 
     with out.lock():
-        out.begin(config.model_dump(mode="json"), config.seed)
+        out.begin(config.model_dump(mode="json"), config.seed, where_it_runs(config.model))
         if not out.do(step, work):
             reporter.say(f"{folder}: done before")
         return out.stages["evaluation"]["record"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -151,9 +152,9 @@ def _smoothed(values: np.ndarray, width: int) -> np.ndarray:
     return np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
 
 
-def divergence_curves(run: Run) -> list[Figure]:
-    """KL from the base, and the shift toward the degraded reference, by response position."""
-    records = pq.read_table(run.path / "diagnosis/positions.parquet").to_pylist()
+def divergence_curves(diagnosis: Path) -> list[Figure]:
+    """KL from the base, and the shift toward the degraded reference, by response position; of a diagnosis' folder."""
+    records = pq.read_table(diagnosis / "positions.parquet").to_pylist()
     figures = []
     for set_name in ("harmful", "utility"):
         for measure, title, label in (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -147,7 +147,9 @@ def _context(run: Run, tokens: CustomTokens) -> dict[str, Any]:
         "sources": _sources(tokens),
         "distributions": [(ranking, figures.distributions(tokens, ranking)) for ranking in tokens.rankings],
         "selection_figures": [figure for figure in some if figure],
-        "diagnosis_figures": [*figures.divergence_curves(run), figures.first_tokens(diagnosis)] if diagnosis else [],
+        "diagnosis_figures": [*figures.divergence_curves(run.path / "diagnosis"), figures.first_tokens(diagnosis)]
+        if diagnosis
+        else [],
         "causes": story.causes(diagnosis),
         "classes": _classes(run) if diagnosis else [],
         "safety": figures.safety_against_utility(measured.records),
@@ -155,12 +157,19 @@ def _context(run: Run, tokens: CustomTokens) -> dict[str, Any]:
         "training": figures.training_curves(run),
         "rounds": story.rounds(run, fraction),
         "stages": _stages(run),
+        "machine": run.manifest.get("machine", {}),
         "versions": run.manifest["versions"],
         "config": yaml.safe_dump(run.manifest["config"], sort_keys=False, allow_unicode=True),
         "seed": run.manifest["seed"],
         "data_files": _data_files(run),
         "bar": bar,
     }
+
+
+def _diagnosis_figures(run: Run, diagnosis: Mapping[str, Any] | None) -> list[figures.Figure]:
+    if diagnosis is None:
+        return []
+    return [*figures.divergence_curves(run.path / "diagnosis"), figures.first_tokens(diagnosis)]
 
 
 def _sources(tokens: CustomTokens) -> list[dict[str, Any]]:
@@ -188,16 +197,17 @@ def _classes(run: Run) -> list[dict[str, Any]]:
 
 def _stages(run: Run) -> list[dict[str, Any]]:
     return [
-        {"name": name, "fingerprint": entry["fingerprint"], "seconds": entry["seconds"]}
+        {key: entry.get(key, "") for key in ("fingerprint", "seconds", "finished")} | {"name": name}
         for name, entry in run.folder.stages.items()
         if run.has(name) and name != "report"
     ]
 
 
 def _data_files(run: Run) -> list[tuple[str, str]]:
-    return [
-        (name, digest) for name, digest in run.folder.stages["data"]["files"].items() if name.endswith(".parquet")
-    ]
+    """The user's own files, where they are files, and what was made of them, each with its SHA-256."""
+    data = run.folder.stages["data"]
+    read = [item for files in data.get("sources", {}).values() for item in files.items()]
+    return read + [item for item in data["files"].items() if item[0].endswith(".parquet")]
 
 
 def _render(context: dict[str, Any], block: str, chosen: dict[str, np.ndarray]) -> str:
