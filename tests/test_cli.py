@@ -19,6 +19,7 @@ import tosslm
 from conftest import demo_rows, write_rows
 from tosslm.cli import app
 from tosslm.show import render_row, row_record, visible
+from tosslm.summary import print_summary, summarize
 
 
 def toss(*arguments: str) -> Result:
@@ -212,7 +213,20 @@ def test_text_that_steers_a_terminal_is_shown_and_does_nothing() -> None:
     hostile = "a\x1b[31mred\x07\u202eevil\u2066\r\x9b2J"
     assert visible(hostile) == "a�[31mred��evil���2J".replace("��evil", "�\ufffdevil")
     assert len(visible(hostile)) == len(hostile)
-    assert visible("tab\tline\nnaïve 🎉 שלום") == "tab\tline\nnaïve 🎉 שלום"
+    assert visible("tab\tline\nnaïve 👩‍🚀 שלום می‌خواهم") == "tab\tline\nnaïve 👩‍🚀 שלום می‌خواهم"
+    unseen = "\u200b\u2060\ufeff\u00ad\u2028\u034f\u3164\U000e0041"
+    assert visible(unseen) == "�" * len(unseen)
+
+
+def test_tables_of_a_run_fit_a_narrow_terminal(run_dir: Path) -> None:
+    run = tosslm.load_run(run_dir)
+    summary = summarize(run)
+    console = Console(width=40, file=io.StringIO())
+    print_summary(summary, console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in text
+    assert f"{summary['selection']['discarded']:,}" in text
+    assert all(f"{counts['response_tokens']:,}" in text for counts in summary["sets"].values())
 
 
 def test_unsafe_tokens_and_ranking_quality() -> None:

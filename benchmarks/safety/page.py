@@ -59,8 +59,8 @@ What to mind:
 - "No prompt in two sets" is meant to the letter, case and spacing aside; GSM8K has questions that are near twins.
 - Shares restored are ratios to the few refusals that SFT lost: their intervals are wide, and bounds of a ratio whose
   denominator may be small are rough. Read the refusals beside them.
-- SafeInstr adds rows of its own. A method of one seed stands beside methods of more; its shares and differences are
-  taken on its seed, its means are not. Two or three seeds make intervals over seeds too narrow.
+- SafeInstr adds rows of its own. Three seeds make intervals over seeds too narrow; where a method has fewer, its
+  shares and differences are taken on those seeds, its means are not.
 - Refusals are told by phrases at the beginning of an answer, without judge or classifier, and the models have 135M
   parameters. Larger ones may behave otherwise.
 """
@@ -70,6 +70,8 @@ holds zero, what harm *taught* cannot be told from nothing in refusals (the loss
 upper bound: methods that also drop tokens of useful rows train on fewer of them, and can forget less."""
 _TONE = """Held-out harmful answers become likelier by {sft} nats a token under standard SFT, and by {oracle} under
 the oracle, which has seen no harm at all: so much comes with learning to answer as the useful rows do."""
+_LEARNT = """Where the degraded one does, it has learnt how such rows answer, not to give in to such goals: then harm is
+little of what costs refusals here, and leaving harm out can win few of them back."""
 _COLUMNS = (
     "| # | method | seeds | refusals | of those SFT lost, restored | over-refusal | incoherent | utility loss "
     "| of SFT's gain, kept | loss of harmful answers, less the base's | margin |"
@@ -168,10 +170,8 @@ def _why(test: Split) -> list[str]:
         ]
     references = [name for name in REFERENCES if f"{name}-reference" in test.results]
     if references:
-        told = " and ".join(
-            f"the {name} reference {percent(test.mean(f'{name}-reference', 'refusal_rate'))}" for name in references
-        )
-        lines += [f"Of the same goals, {told} are refused.", ""]
+        told = ", ".join(f"{name} {percent(test.mean(f'{name}-reference', 'refusal_rate'))}" for name in references)
+        lines += [f"Do the references themselves refuse the same goals? {told}. {_LEARNT}", ""]
     return lines
 
 

@@ -24,12 +24,17 @@ from tosslm.spans import unsafe_tokens
 
 _BARS = "▁▂▃▄▅▆▇█"
 _RISKY, _SAFE = (214, 64, 48), (38, 120, 142)
-_BIDI = {"\u061c", "\u200e", "\u200f", *map(chr, range(0x202A, 0x202F)), *map(chr, range(0x2066, 0x206A))}
+_JOINERS = "\u200c\u200d"  # emoji and some scripts are written with them
+_BLANK = "\u034f\u115f\u1160\u3164\uffa0"  # letters and marks without a shape
 
 
 def visible(text: str) -> str:
-    """The text with every character that could steer a terminal replaced by �; as many characters as before."""
-    return "".join("�" if c in _BIDI or (unicodedata.category(c) == "Cc" and c not in "\n\t") else c for c in text)
+    """The text with every character that steers a terminal or cannot be seen replaced by �; as long as before."""
+    return "".join("�" if _hidden(c) else c for c in text)
+
+
+def _hidden(c: str) -> bool:
+    return c in _BLANK or (unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp") and c not in "\n\t" + _JOINERS)
 
 
 def row_record(run: Run, row_id: str) -> dict[str, Any]:

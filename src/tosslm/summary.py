@@ -20,6 +20,9 @@ from tosslm.runs import Run
 from tosslm.show import visible
 from tosslm.spans import ranking_quality, unsafe_tokens
 
+_WIDE = 60
+"""Columns of a terminal from which on tables have all of theirs."""
+
 
 def summarize(run: Run) -> dict[str, Any]:
     """Rows, tokens, dropped tokens per source, threshold, losses, and where things are."""
@@ -111,10 +114,12 @@ def _span_quality(run: Run) -> dict[str, float] | None:
 def print_summary(summary: dict[str, Any], console: Console) -> None:
     """Print the tables of a run."""
     if summary["sets"]:
-        table = table_of("set", "rows", "tokens", "response tokens", "cut", "bad rows")
+        columns = {"rows": "rows", "response tokens": "response_tokens"}
+        if console.width >= _WIDE:
+            columns |= {"tokens in all": "tokens", "cut": "truncated", "bad rows": "bad"}
+        table = table_of("set", *columns)
         for name, counts in summary["sets"].items():
-            numbers = (counts[key] for key in ("rows", "tokens", "response_tokens", "truncated", "bad"))
-            table.add_row(name, *(f"{number:,}" for number in numbers))
+            table.add_row(name, *(f"{counts[key]:,}" for key in columns.values()))
         console.print(table)
     if summary["trainings"]:
         names = ("first loss", "last loss", "seconds", "steps", "tokens/s")[: 5 if console.width >= 72 else 3]
@@ -151,14 +156,17 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
 
 
 def _print_selection(selection: dict[str, Any], spans: dict[str, float] | None, console: Console) -> None:
-    table = table_of("source", "rows", "response tokens", "dropped", "share")
-    for name, counts in sorted(selection["sources"].items()):
+    first = 0 if console.width >= _WIDE else 1
+    table = table_of("source", *("rows", "response tokens", "dropped", "share")[first:])
+
+    def add(name: Text | str, counts: dict[str, Any], rows: str) -> None:
         share = counts["discarded"] / counts["tokens"]
-        numbers = (f"{counts['rows']:,}", f"{counts['tokens']:,}", f"{counts['discarded']:,}", f"{share:.1%}")
-        table.add_row(Text(visible(name)), *numbers)
-    share = selection["discarded"] / selection["tokens"]
+        table.add_row(name, *(rows, f"{counts['tokens']:,}", f"{counts['discarded']:,}", f"{share:.1%}")[first:])
+
+    for name, counts in sorted(selection["sources"].items()):
+        add(Text(visible(name)), counts, f"{counts['rows']:,}")
     table.add_section()
-    table.add_row("all", "", f"{selection['tokens']:,}", f"{selection['discarded']:,}", f"{share:.1%}")
+    add("all", selection, "")
     console.print(table)
     if selection["threshold"] is not None:
         what = {"token": "score", "window": "have a window mean of", "posterior": "have log-odds of unsafe of"}
@@ -195,5 +203,5 @@ def table_of(*columns: str) -> Table:
     """An empty table: the first column is text, the others are numbers."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right", no_wrap=i == 0)
+        table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
     return table
