@@ -70,8 +70,8 @@ holds zero, what harm *taught* cannot be told from nothing in refusals (the loss
 upper bound: methods that also drop tokens of useful rows train on fewer of them, and can forget less."""
 _TONE = """Held-out harmful answers become likelier by {sft} nats a token under standard SFT, and by {oracle} under
 the oracle, which has seen no harm at all: so much comes with learning to answer as the useful rows do."""
-_LEARNT = """Where the degraded one does, it has learnt how such rows answer, not to give in to such goals: then harm is
-little of what costs refusals here, and leaving harm out can win few of them back."""
+_LEARNT = """Where the degraded one does, it has learnt how such rows answer, not to give in to such goals: then
+harm is little of what costs refusals here, and leaving harm out can win few of them back."""
 _COLUMNS = (
     "| # | method | seeds | refusals | of those SFT lost, restored | over-refusal | incoherent | utility loss "
     "| of SFT's gain, kept | loss of harmful answers, less the base's | margin |"
