@@ -19,7 +19,8 @@ from made_run import made_run
 from tosslm.report import figures, story
 from tosslm.report.charts import Series, line_chart, ticks
 from tosslm.report.embed import _utf16, choose_rows, encode
-from tosslm.report.page import grid, write_report
+from tosslm.report.page import write_report
+from tosslm.report.panel import grid
 from tosslm.report.tokens import load_tokens
 from tosslm.selection import select_in_rows, select_tokens
 
