@@ -27,6 +27,7 @@ def made_run(
     discard_fraction: float = 0.1,
     scope: str = "global",
     log_odds: Sequence[np.ndarray] | None = None,
+    telling: bool = False,
     seed: int = 0,
 ) -> tosslm.Run:
     """Write what selection leaves in a run folder.
@@ -40,6 +41,7 @@ def made_run(
         discard_fraction: as in the config.
         scope: as in the config.
         log_odds: the evidence that a ``posterior`` selection stores, one array a row.
+        telling: whether held-out scores tell harm from use well enough for a posterior to be learnt.
         seed: of the scores that no row gives.
     """
     rng = np.random.default_rng(seed)
@@ -55,7 +57,7 @@ def made_run(
     write_parquet(folder / "data/custom.parquet", columns, DATA_SCHEMA, "made")
     lengths = [len(row["offsets"]) for row in data]
     scores = [np.asarray(row.get("scores", rng.normal(size=n)), "f4") for row, n in zip(rows, lengths, strict=True)]
-    _write_scores(folder, columns["row_id"], scores)
+    _write_scores(folder, columns["row_id"], scores, 40 if telling else 3)
     facts = write_keep_mask(
         config.selection,
         scores=folder / "scores/round-0",
@@ -97,7 +99,7 @@ def _data_row(number: int, row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _write_scores(folder: Path, row_ids: list[str], scores: list[np.ndarray]) -> None:
+def _write_scores(folder: Path, row_ids: list[str], scores: list[np.ndarray], held_out_tokens: int) -> None:
     def columns(ids: list[str], values: list[np.ndarray]) -> dict[str, Any]:
         return {
             "row_id": ids,
@@ -107,7 +109,7 @@ def _write_scores(folder: Path, row_ids: list[str], scores: list[np.ndarray]) ->
         }
 
     write_parquet(folder / "scores/round-0/part-00000.parquet", columns(row_ids, scores), SCORE_SCHEMA, "made")
-    held_out = columns(["h1", "h2", "u1", "u2"], [np.full(3, value, dtype=np.float32) for value in (2, 1, -1, -2)])
+    held_out = columns(["h1", "h2", "u1", "u2"], [np.full(held_out_tokens, value, "f4") for value in (2, 1, -1, -2)])
     sets = ["harmful", "harmful", "utility", "utility"]
     write_parquet(folder / "scores/round-0/heldout.parquet", held_out | {"set": sets}, HELDOUT_SCHEMA, "made")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 import tosslm
 from browser import NEEDED, Watched, find_chromium, headless
 from made_run import made_run
+from made_sections import add_sections
 from tosslm.report.page import write_report
 
 LINE = "take the old ladder and lean it on the wall before you climb up to the roof"
@@ -55,6 +57,18 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tosslm.Run:
     lengths = [len(row["answer"].split()) + 1 for row in rows]
     log_odds = [np.random.default_rng(9 + i).normal(size=n).astype("f4") for i, n in enumerate(lengths)]
     return made_run(tmp_path_factory.mktemp("report"), rows, log_odds=log_odds)
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> tosslm.Run:
+    """A run with every section; selection went by the token score, and a posterior can be looked at."""
+    return add_sections(made_run(tmp_path_factory.mktemp("full"), answers(30), telling=True))
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory: pytest.TempPathFactory) -> tosslm.Run:
+    words = np.random.default_rng(0).choice(LINE.split(), size=3000)
+    return made_run(tmp_path_factory.mktemp("long"), [{"answer": " ".join(words)}], telling=True)
 
 
 @pytest.fixture
@@ -191,13 +205,18 @@ def test_the_list_goes_by_keyboard(watched: Watched) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1200])
-def test_axe_finds_no_serious_violation(browser: Any, run: tosslm.Run, scheme: str, width: int) -> None:
+def test_axe_finds_no_serious_violation(browser: Any, full: tosslm.Run, scheme: str, width: int) -> None:
     import axe_playwright_python
 
     # The page's own policy would keep axe's style probes out.
-    page = opened(browser, run, color_scheme=scheme, bypass_csp=True)
+    page = opened(browser, full, color_scheme=scheme, bypass_csp=True)
     page.page.set_viewport_size({"width": width, "height": 800})
     page.page.check("#uncover")
+    for heading in ("Before you trust this run", "Dropped tokens by class", "TOSS-Pro, round by round"):
+        assert page.page.get_by_role("heading", name=heading).is_visible()
+    for section in ("#diagnosis", "#compare", "#training"):
+        assert page.page.locator(f"{section} svg.chart").count() > 0
+    page.page.evaluate("document.querySelectorAll('details').forEach((details) => { details.open = true; })")
     page.page.evaluate((Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8"))
     results = page.page.evaluate("axe.run()")
     found, checked = results["violations"], {rule["id"] for rule in results["passes"]}
@@ -206,7 +225,7 @@ def test_axe_finds_no_serious_violation(browser: Any, run: tosslm.Run, scheme: s
     told = [
         (v["id"], [node["html"][:120] for node in v["nodes"]])
         for v in found
-        if v["impact"] in ("serious", "critical")
+        if v["impact"] in ("serious", "critical") or v["id"] == "heading-order"
     ]
     assert told == []
 
@@ -220,6 +239,104 @@ def test_nothing_sticks_out_on_a_phone(browser: Any, run: tosslm.Run) -> None:
     assert "utility loss" in page.page.inner_text("#row .look")
     page.close()
     assert page.faults == []
+
+
+def test_a_token_far_down_is_described_where_it_is_tapped(browser: Any, long: tosslm.Run) -> None:
+    watched = opened(browser, long, has_touch=True)
+    page = watched.page
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.check("#uncover")
+    # Blocks above it grow as they come into view, and push it down again.
+    page.wait_for_function(
+        "() => { const block = document.querySelectorAll('#row .block')[5];"
+        " block.scrollIntoView({ behavior: 'instant' });"
+        " return block.tokens && block.getBoundingClientRect().top < 200; }"
+    )
+    page.locator("#row .block:nth-child(6) .t").nth(120).tap()
+    look = page.locator("#row .look").bounding_box()
+    assert look["y"] >= page.locator("nav").bounding_box()["height"] - 1
+    assert look["y"] + look["height"] < 400
+    assert "utility loss" in page.inner_text("#row .look")
+    watched.close()
+    assert watched.faults == []
+
+
+@pytest.mark.parametrize("size", [(390, 800), (1200, 900)])
+def test_a_token_that_the_keyboard_reaches_is_not_hidden(
+    browser: Any, long: tosslm.Run, size: tuple[int, int]
+) -> None:
+    watched = opened(browser, long)
+    page = watched.page
+    page.set_viewport_size({"width": size[0], "height": size[1]})
+    page.check("#uncover")
+    page.hover("#row .t >> nth=600")
+    page.focus("#row .text:has(.t)")
+    for _ in range(120):
+        page.keyboard.press("ArrowLeft")
+        page.wait_for_function(
+            "document.querySelector('.t.now').getClientRects()[0].top"
+            " >= document.querySelector('.look').getBoundingClientRect().bottom",
+            timeout=3000,
+        )
+    watched.close()
+    assert watched.faults == []
+
+
+def test_either_evidence_can_be_looked_at(browser: Any, full: tosslm.Run) -> None:
+    watched = opened(browser, full)
+    page = watched.page
+    page.check("#uncover")
+    page.hover("#row .t >> nth=2")
+    assert re.search(r"token score\s+[+\u2212][\d.]+ nats", page.inner_text("#row .look"))
+    assert "posterior" not in page.inner_text("#row .look")
+    assert "tokens went" in page.inner_text("#d-says")
+    page.check("#kinds input[value='1']")
+    page.hover("#row .t >> nth=2")
+    told = page.inner_text("#row .look")
+    assert re.search(r"token score\s+[+\u2212][\d.]+ nats", told)
+    assert re.search(r"posterior\s+[+\u2212][\d.]+ log-odds", told)
+    assert "would go, all that reach" in page.inner_text("#d-says")
+    assert page.get_by_role("heading", name="Posterior by source").is_visible()
+    watched.close()
+    assert watched.faults == []
+
+
+def test_a_search_that_finds_nothing_says_so(watched: Watched) -> None:
+    page = watched.page
+    page.fill("#search", "no row has this")
+    assert page.inner_text("#none") == "No row matches."
+    assert not page.is_visible("#row")
+    page.fill("#search", "")
+    assert not page.is_visible("#none")
+    assert page.is_visible("#row h3")
+
+
+def test_paper_has_what_the_screen_folds_away(browser: Any, full: tosslm.Run) -> None:
+    watched = opened(browser, full, color_scheme="dark")
+    page = watched.page
+    page.emulate_media(media="print", color_scheme="dark")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.locator("#made details:not([open])").count() == 0
+    assert page.locator("#made summary").first.is_visible()
+    assert "discard_fraction" in page.inner_text("#made pre")
+    assert not page.is_visible("#row .look")
+    assert not page.is_visible("#row .cover")
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.locator("#made details[open]").count() == 0
+    watched.close()
+    assert watched.faults == []
+
+
+def test_without_scripts_nothing_is_promised(browser: Any, run: tosslm.Run) -> None:
+    path = run.path.resolve() / "report.html"
+    write_report(run, path)
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(path.as_uri())
+    assert not page.is_visible("#loading")
+    assert "scripts are off" in page.inner_text("#rows")
+    context.close()
 
 
 PWN = "window.pwned = 1"
@@ -237,6 +354,8 @@ HOSTILE = [
     "\u0645\u0631\u062d\u0628\u0627 \u05e9\u05dc\u05d5\u05dd \u200fmark\u200e",
     f"{FAMILY} 🇩🇪 👍🏽 e\u0301 🏴\u200d☠️",
     "a\u200bb\u200cc\u200dd\ufeffe\u2060f",
+    "seen" + "".join(chr(0xE0000 + ord(letter)) for letter in "unseen") + " 🏴\U000e0067\U000e007f \U000e0101",
+    "soft\u00adhyphen g\u034fj \u180e \u3164 \u115f\u1160\uffa0 \ufff9note\ufffa\ufffb",
     "long" * 2000,
     "nul \u0000 bell \u0007 escape \u001b[31m c1 \u009b0m",
     "]]><![CDATA[ &lt;b&gt; &#60;i&#62; &amp;amp;",
@@ -246,17 +365,23 @@ HOSTILE = [
     '<base href="http://127.0.0.1:9/"><link rel=stylesheet href="//127.0.0.1:9/x.css"><object data=x></object>',
     "\\u003cscript\\u003e \\x3c `${alert(1)}` ' \" '); alert(1); //",
 ]
-STEERING = re.compile("[\0-\b\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
+EVIL_SOURCE = "evil \u202egnp\u202c \u200b\U000e0041 source"
+LOOKLESS = "\u034f\u115f\u1160\u3164\uffa0\U000e0101"  # letters and marks, as Unicode has it
 
 
 def named(text: str) -> str:
-    """Characters that steer what is around them, by their names."""
-    return STEERING.sub(lambda match: f"\u2039U+{ord(match.group()):04X}\u203a", text)
+    """Characters that have no look of their own, by their codes; joiners, which shape letters and emoji, stay."""
+    return "".join(
+        f"\u2039U+{ord(c):04X}\u203a"
+        if c in LOOKLESS or (c not in "\t\n\u200c\u200d" and unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp"))
+        else c
+        for c in text
+    )
 
 
 def test_hostile_rows_are_text_and_nothing_else(browser: Any, tmp_path: Path) -> None:
     rows = [
-        {"answer": text, "prompt": text, "source": text if i < 7 else "plain", "unsafe_spans": [(0, 3)]}
+        {"answer": text, "prompt": text, "source": text if i < 7 else EVIL_SOURCE, "unsafe_spans": [(0, 3)]}
         for i, text in enumerate(HOSTILE)
     ]
     assert len(rows) >= 20
@@ -279,6 +404,10 @@ def test_hostile_rows_are_text_and_nothing_else(browser: Any, tmp_path: Path) ->
     )
     assert page.evaluate("document.querySelectorAll('script').length") <= 2
     assert page.evaluate("document.documentElement.scrollWidth") <= 1200
+    sources = page.evaluate("[...document.querySelectorAll('#sources th bdi')].map(e => e.textContent)")
+    assert sources[0] == named(EVIL_SOURCE), "the largest"
+    assert page.get_by_role("heading", name=named(EVIL_SOURCE)).first.is_visible()
+    assert EVIL_SOURCE not in page.content()
     page.wait_for_timeout(200)
     assert page.evaluate("window.pwned") is None
     assert watched.faults == []

@@ -23,7 +23,7 @@ _NAMES = {"token": ("Token score", "nats"), "window": ("Window", "nats"), "poste
 LISTED_SOURCES = 50
 """A set with more sources has its largest ones named; a line for each of thousands would be read by nobody."""
 _LEARNING_TOKENS = 200_000
-"""What a posterior that selection did not need is learnt on: seconds; all tokens of a large set would take minutes."""
+"""What a posterior that selection did not need is learnt on: seconds, where all of a large set take minutes."""
 
 
 @dataclass(frozen=True, slots=True)
