@@ -19,6 +19,21 @@ from tosslm.masks import KEEP_SCHEMA, write_keep_mask
 from tosslm.ranking import EVIDENCE_SCHEMA
 from tosslm.scoring import HELDOUT_SCHEMA, SCORE_SCHEMA
 
+LINE = "take the old ladder and lean it on the wall before you climb up to the roof"
+
+
+def answers(count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Rows of three sources; those of one have marked unsafe text."""
+    rng = np.random.default_rng(seed)
+    return [
+        {
+            "answer": f"answer{i} 👍 " + " ".join(rng.choice(LINE.split(), size=rng.integers(4, 30))),
+            "source": ("kind", "mixed", "rude")[i % 3],
+            "unsafe_spans": [(0, 9)] if i % 3 == 2 else None,
+        }
+        for i in range(count)
+    ]
+
 
 def made_run(
     folder: Path,

@@ -7,6 +7,7 @@ import gzip
 import json
 import math
 import re
+import shutil
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 import tosslm
 from made_run import made_run
 from tosslm.ranking import learn_posterior
-from tosslm.report import figures, story
+from tosslm.report import figures, page, story
 from tosslm.report.charts import Axes, Point, Series, line_chart, point_chart, ticks
 from tosslm.report.embed import _utf16, choose_rows, encode, risky_rows
 from tosslm.report.page import write_report
@@ -326,6 +327,17 @@ def test_results_of_a_comparison_are_drawn(tmp_path: Path) -> None:
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Safety against utility" in html
     assert "&lt;sft&gt;" in html
+
+
+def test_any_changed_part_of_the_report_makes_it_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "report"
+    shutil.copytree(Path(page.__file__).parent, package)
+    monkeypatch.setattr(page.resources, "files", lambda _: package)
+    prints = {page.assets_print()}
+    for part in ("figures.py", "assets/row.js", "templates/page.html"):
+        (package / part).write_text((package / part).read_text(encoding="utf-8") + "\n", encoding="utf-8")
+        prints.add(page.assets_print())
+    assert len(prints) == 4
 
 
 def test_warnings_name_what_is_weak(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -13,42 +12,11 @@ import numpy as np
 import pytest
 
 import tosslm
-from browser import NEEDED, Watched, find_chromium, headless
-from made_run import made_run
-from made_sections import add_sections
+from browser import Watched, opened
+from made_run import answers, made_run
 from tosslm.report.page import write_report
 
-LINE = "take the old ladder and lean it on the wall before you climb up to the roof"
 FAMILY = "👨\u200d👩\u200d👧"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    executable = find_chromium()
-    if executable is None:
-        if os.environ.get(NEEDED):
-            pytest.fail(f"no Chromium here, and {NEEDED} is set: `make browser` installs it")
-        pytest.skip("no Chromium here: the report is not tested in a browser; `make browser` installs it")
-    with headless(executable) as opened:
-        yield opened
-
-
-def opened(browser: Any, run: tosslm.Run, **context: Any) -> Watched:
-    path = run.path.resolve() / "report.html"
-    write_report(run, path)
-    return Watched(browser, path.as_uri(), **context)
-
-
-def answers(count: int, seed: int = 0) -> list[dict[str, Any]]:
-    rng = np.random.default_rng(seed)
-    return [
-        {
-            "answer": f"answer{i} 👍 " + " ".join(rng.choice(LINE.split(), size=rng.integers(4, 30))),
-            "source": ("kind", "mixed", "rude")[i % 3],
-            "unsafe_spans": [(0, 9)] if i % 3 == 2 else None,
-        }
-        for i in range(count)
-    ]
 
 
 @pytest.fixture(scope="module")
@@ -57,18 +25,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tosslm.Run:
     lengths = [len(row["answer"].split()) + 1 for row in rows]
     log_odds = [np.random.default_rng(9 + i).normal(size=n).astype("f4") for i, n in enumerate(lengths)]
     return made_run(tmp_path_factory.mktemp("report"), rows, log_odds=log_odds)
-
-
-@pytest.fixture(scope="module")
-def full(tmp_path_factory: pytest.TempPathFactory) -> tosslm.Run:
-    """A run with every section; selection went by the token score, and a posterior can be looked at."""
-    return add_sections(made_run(tmp_path_factory.mktemp("full"), answers(30), telling=True))
-
-
-@pytest.fixture(scope="module")
-def long(tmp_path_factory: pytest.TempPathFactory) -> tosslm.Run:
-    words = np.random.default_rng(0).choice(LINE.split(), size=3000)
-    return made_run(tmp_path_factory.mktemp("long"), [{"answer": " ".join(words)}], telling=True)
 
 
 @pytest.fixture
@@ -203,87 +159,8 @@ def test_the_list_goes_by_keyboard(watched: Watched) -> None:
     assert page.get_attribute(f"#{last}", "aria-posinset") == "60"
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1200])
-def test_axe_finds_no_serious_violation(browser: Any, full: tosslm.Run, scheme: str, width: int) -> None:
-    import axe_playwright_python
-
-    # The page's own policy would keep axe's style probes out.
-    page = opened(browser, full, color_scheme=scheme, bypass_csp=True)
-    page.page.set_viewport_size({"width": width, "height": 800})
-    page.page.check("#uncover")
-    for heading in ("Before you trust this run", "Dropped tokens by class", "TOSS-Pro, round by round"):
-        assert page.page.get_by_role("heading", name=heading).is_visible()
-    for section in ("#diagnosis", "#compare", "#training"):
-        assert page.page.locator(f"{section} svg.chart").count() > 0
-    page.page.evaluate("document.querySelectorAll('details').forEach((details) => { details.open = true; })")
-    page.page.evaluate((Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8"))
-    results = page.page.evaluate("axe.run()")
-    found, checked = results["violations"], {rule["id"] for rule in results["passes"]}
-    page.close()
-    assert {"color-contrast", "label", "aria-required-children", "heading-order"} <= checked
-    told = [
-        (v["id"], [node["html"][:120] for node in v["nodes"]])
-        for v in found
-        if v["impact"] in ("serious", "critical") or v["id"] == "heading-order"
-    ]
-    assert told == []
-
-
-def test_nothing_sticks_out_on_a_phone(browser: Any, run: tosslm.Run) -> None:
-    page = opened(browser, run, has_touch=True)
-    page.page.set_viewport_size({"width": 390, "height": 800})
-    assert page.page.evaluate("document.documentElement.scrollWidth") <= 390
-    page.page.check("#uncover")
-    page.page.tap("#row .t >> nth=1")
-    assert "utility loss" in page.page.inner_text("#row .look")
-    page.close()
-    assert page.faults == []
-
-
-def test_a_token_far_down_is_described_where_it_is_tapped(browser: Any, long: tosslm.Run) -> None:
-    watched = opened(browser, long, has_touch=True)
-    page = watched.page
-    page.set_viewport_size({"width": 390, "height": 800})
-    page.check("#uncover")
-    # Blocks above it grow as they come into view, and push it down again.
-    page.wait_for_function(
-        "() => { const block = document.querySelectorAll('#row .block')[5];"
-        " block.scrollIntoView({ behavior: 'instant' });"
-        " return block.tokens && block.getBoundingClientRect().top < 200; }"
-    )
-    page.locator("#row .block:nth-child(6) .t").nth(120).tap()
-    look = page.locator("#row .look").bounding_box()
-    assert look["y"] >= page.locator("nav").bounding_box()["height"] - 1
-    assert look["y"] + look["height"] < 400
-    assert "utility loss" in page.inner_text("#row .look")
-    watched.close()
-    assert watched.faults == []
-
-
-@pytest.mark.parametrize("size", [(390, 800), (1200, 900)])
-def test_a_token_that_the_keyboard_reaches_is_not_hidden(
-    browser: Any, long: tosslm.Run, size: tuple[int, int]
-) -> None:
-    watched = opened(browser, long)
-    page = watched.page
-    page.set_viewport_size({"width": size[0], "height": size[1]})
-    page.check("#uncover")
-    page.hover("#row .t >> nth=600")
-    page.focus("#row .text:has(.t)")
-    for _ in range(120):
-        page.keyboard.press("ArrowLeft")
-        page.wait_for_function(
-            "document.querySelector('.t.now').getClientRects()[0].top"
-            " >= document.querySelector('.look').getBoundingClientRect().bottom",
-            timeout=3000,
-        )
-    watched.close()
-    assert watched.faults == []
-
-
-def test_either_evidence_can_be_looked_at(browser: Any, full: tosslm.Run) -> None:
-    watched = opened(browser, full)
+def test_either_evidence_can_be_looked_at(browser: Any, tmp_path: Path) -> None:
+    watched = opened(browser, made_run(tmp_path / "run", answers(30), telling=True))
     page = watched.page
     page.check("#uncover")
     page.hover("#row .t >> nth=2")
@@ -309,34 +186,6 @@ def test_a_search_that_finds_nothing_says_so(watched: Watched) -> None:
     page.fill("#search", "")
     assert not page.is_visible("#none")
     assert page.is_visible("#row h3")
-
-
-def test_paper_has_what_the_screen_folds_away(browser: Any, full: tosslm.Run) -> None:
-    watched = opened(browser, full, color_scheme="dark")
-    page = watched.page
-    page.emulate_media(media="print", color_scheme="dark")
-    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    page.evaluate("dispatchEvent(new Event('beforeprint'))")
-    assert page.locator("#made details:not([open])").count() == 0
-    assert page.locator("#made summary").first.is_visible()
-    assert "discard_fraction" in page.inner_text("#made pre")
-    assert not page.is_visible("#row .look")
-    assert not page.is_visible("#row .cover")
-    page.evaluate("dispatchEvent(new Event('afterprint'))")
-    assert page.locator("#made details[open]").count() == 0
-    watched.close()
-    assert watched.faults == []
-
-
-def test_without_scripts_nothing_is_promised(browser: Any, run: tosslm.Run) -> None:
-    path = run.path.resolve() / "report.html"
-    write_report(run, path)
-    context = browser.new_context(java_script_enabled=False)
-    page = context.new_page()
-    page.goto(path.as_uri())
-    assert not page.is_visible("#loading")
-    assert "scripts are off" in page.inner_text("#rows")
-    context.close()
 
 
 PWN = "window.pwned = 1"

@@ -180,6 +180,6 @@ def _posterior(run: Run, scores: np.ndarray, lengths: np.ndarray) -> np.ndarray 
     """The posterior log-odds that selection could have gone by: float32 ``[N]``; None where it would refuse to."""
     try:
         _, log_odds = learn_posterior(run.scores_folder(), run.manifest["seed"], learning_tokens=_LEARNING_TOKENS)
-    except TosslmError:
+    except (TosslmError, ValueError):  # ValueError: a held-out score is no number
         return None
     return log_odds(scores, lengths).astype(np.float32)
