@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import tosslm
+from tosslm.report.page import write_report
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
@@ -67,3 +70,10 @@ class Watched:
     def close(self) -> None:
         """Close the page and what belongs to it."""
         self.page.context.close()
+
+
+def opened(browser: Any, run: tosslm.Run, **context: Any) -> Watched:
+    """A run's report, written and open."""
+    path = run.path.resolve() / "report.html"
+    write_report(run, path)
+    return Watched(browser, path.as_uri(), **context)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from browser import NEEDED, find_chromium, headless
 from tosslm.builtin import SMOLLM2, builtin_folder
 
 DEMO = Path(__file__).parents[1] / "examples" / "demo"
@@ -93,3 +96,14 @@ def tiny_config(tmp_path: Path, tiny_model_folder: Path, tiny_adapter_folder: Pa
         "refinement": {"rounds": 1, "samples_per_round": 3},
         "finetune": training,
     }
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    executable = find_chromium()
+    if executable is None:
+        if os.environ.get(NEEDED):
+            pytest.fail(f"no Chromium here, and {NEEDED} is set: `make browser` installs it")
+        pytest.skip("no Chromium here: the report is not tested in a browser; `make browser` installs it")
+    with headless(executable) as opened:
+        yield opened

@@ -19,6 +19,21 @@ from tosslm.masks import KEEP_SCHEMA, write_keep_mask
 from tosslm.ranking import EVIDENCE_SCHEMA
 from tosslm.scoring import HELDOUT_SCHEMA, SCORE_SCHEMA
 
+LINE = "take the old ladder and lean it on the wall before you climb up to the roof"
+
+
+def answers(count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Rows of three sources; those of one have marked unsafe text."""
+    rng = np.random.default_rng(seed)
+    return [
+        {
+            "answer": f"answer{i} 👍 " + " ".join(rng.choice(LINE.split(), size=rng.integers(4, 30))),
+            "source": ("kind", "mixed", "rude")[i % 3],
+            "unsafe_spans": [(0, 9)] if i % 3 == 2 else None,
+        }
+        for i in range(count)
+    ]
+
 
 def made_run(
     folder: Path,
@@ -27,6 +42,7 @@ def made_run(
     discard_fraction: float = 0.1,
     scope: str = "global",
     log_odds: Sequence[np.ndarray] | None = None,
+    telling: bool = False,
     seed: int = 0,
 ) -> tosslm.Run:
     """Write what selection leaves in a run folder.
@@ -40,6 +56,7 @@ def made_run(
         discard_fraction: as in the config.
         scope: as in the config.
         log_odds: the evidence that a ``posterior`` selection stores, one array a row.
+        telling: whether held-out scores tell harm from use well enough for a posterior to be learnt.
         seed: of the scores that no row gives.
     """
     rng = np.random.default_rng(seed)
@@ -55,7 +72,7 @@ def made_run(
     write_parquet(folder / "data/custom.parquet", columns, DATA_SCHEMA, "made")
     lengths = [len(row["offsets"]) for row in data]
     scores = [np.asarray(row.get("scores", rng.normal(size=n)), "f4") for row, n in zip(rows, lengths, strict=True)]
-    _write_scores(folder, columns["row_id"], scores)
+    _write_scores(folder, columns["row_id"], scores, 40 if telling else 3)
     facts = write_keep_mask(
         config.selection,
         scores=folder / "scores/round-0",
@@ -97,7 +114,7 @@ def _data_row(number: int, row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _write_scores(folder: Path, row_ids: list[str], scores: list[np.ndarray]) -> None:
+def _write_scores(folder: Path, row_ids: list[str], scores: list[np.ndarray], held_out_tokens: int) -> None:
     def columns(ids: list[str], values: list[np.ndarray]) -> dict[str, Any]:
         return {
             "row_id": ids,
@@ -107,7 +124,7 @@ def _write_scores(folder: Path, row_ids: list[str], scores: list[np.ndarray]) ->
         }
 
     write_parquet(folder / "scores/round-0/part-00000.parquet", columns(row_ids, scores), SCORE_SCHEMA, "made")
-    held_out = columns(["h1", "h2", "u1", "u2"], [np.full(3, value, dtype=np.float32) for value in (2, 1, -1, -2)])
+    held_out = columns(["h1", "h2", "u1", "u2"], [np.full(held_out_tokens, value, "f4") for value in (2, 1, -1, -2)])
     sets = ["harmful", "harmful", "utility", "utility"]
     write_parquet(folder / "scores/round-0/heldout.parquet", held_out | {"set": sets}, HELDOUT_SCHEMA, "made")
 

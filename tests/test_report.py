@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import math
 import re
+import shutil
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +19,13 @@ from hypothesis import strategies as st
 
 import tosslm
 from made_run import made_run
-from tosslm.report import figures, story
-from tosslm.report.charts import Series, line_chart, ticks
-from tosslm.report.embed import _utf16, choose_rows, encode
+from tosslm.ranking import learn_posterior
+from tosslm.report import figures, page, story
+from tosslm.report.charts import Axes, Point, Series, line_chart, point_chart, ticks
+from tosslm.report.embed import _utf16, choose_rows, encode, risky_rows
 from tosslm.report.measured import Measured, read_measured
-from tosslm.report.page import grid, write_report
+from tosslm.report.page import write_report
+from tosslm.report.panel import grid
 from tosslm.report.tokens import load_tokens
 from tosslm.runs import Run
 from tosslm.selection import select_in_rows, select_tokens
@@ -126,6 +131,70 @@ def test_which_rows_are_covered(tmp_path: Path) -> None:
     assert [row[3] & 1 for row in header["rows"]] == [0, 1, 1]
 
 
+@pytest.mark.parametrize("scope", ["global", "row"])
+@pytest.mark.parametrize("fraction", [0.0, 0.1, 0.5])
+def test_risk_is_judged_apart_from_the_mask(tmp_path: Path, scope: str, fraction: float) -> None:
+    """Selection inside rows, or of nothing, takes the same share of each row, and says nothing of it."""
+    few = [2.0, 2.0, *[-1.0] * 8]  # risky in places: more than a tenth of it is in the top tenth
+    rows = [{"answer": "a b c d e f g h i", "scores": few}] + [
+        {"answer": f"{i} b c d e f g h i", "scores": [0.1 if i == 1 else -0.5] * 10} for i in range(1, 11)
+    ]
+    run = made_run(tmp_path / "run", rows, scope=scope, discard_fraction=fraction)
+    assert risky_rows(load_tokens(run), fraction).tolist()[:2] == [True, True]
+    if fraction < 0.1 or scope == "row":
+        assert not risky_rows(load_tokens(run), fraction)[2:].any()
+
+
+def test_a_row_too_large_for_its_share_is_skipped(tmp_path: Path) -> None:
+    rows = [{"answer": "x " * 2000, "scores": [9.0] * 2000 + [0.0]}]
+    rows += [{"answer": "a b c", "scores": [float(i), -9, -9, -9]} for i in range(90)]
+    run = made_run(tmp_path / "run", rows)
+    tokens = load_tokens(run)
+    chosen = choose_rows(tokens, np.zeros(91), budget=90 * 40 / 3, seed=0)
+    assert sorted(chosen["riskiest"]) == list(range(81, 91)), "rows after the one that is too large"
+    assert {name: rows.tolist() for name, rows in choose_rows(tokens, np.zeros(91), 30, 0).items()} == {
+        "smallest": [1]
+    }
+
+
+def test_a_report_that_cannot_be_small_enough_says_so(tmp_path: Path) -> None:
+    words = np.random.default_rng(0).integers(0, 10**9, 4000).astype(str)
+    run = made_run(tmp_path / "run", [{"answer": " ".join(words[i::2])} for i in range(2)])
+    with pytest.warns(UserWarning, match="more than 60,000: its rows are too long"):
+        facts = write_report(run, tmp_path / "report.html", max_bytes=60_000)
+    assert facts["rows_shown"] == 1
+    assert "1 the smallest" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_posterior_can_be_looked_at_where_it_can_be_learnt(tmp_path: Path) -> None:
+    assert [r.key for r in load_tokens(made_run(tmp_path / "flat", ROWS)).rankings] == ["token"]
+    run = made_run(tmp_path / "run", ROWS, telling=True, discard_fraction=0.2)
+    tokens = load_tokens(run)
+    assert [r.key for r in tokens.rankings] == ["token", "posterior"]
+    assert tokens.own.key == "token"
+    _, log_odds = learn_posterior(run.scores_folder(), seed=0)
+    expected = log_odds(np.concatenate(run.scores()), tokens.lengths)
+    assert tokens.rankings[1].values.tolist() == pytest.approx(expected.tolist(), rel=1e-5)
+    write_report(run, tmp_path / "report.html")
+    header, _ = unpacked((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert header["ownKind"] == 0
+    assert header["kinds"][1]["unit"] == "log-odds"
+
+
+def test_small_sources_of_very_many_are_one(tmp_path: Path) -> None:
+    rows = [{"answer": "a b c", "source": f"s{max(i, 50)}" if i < 60 else f"s{i}"} for i in range(4000)]
+    run = made_run(tmp_path / "run", rows)
+    write_report(run, tmp_path / "report.html")
+    header, _ = unpacked((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert len(header["sources"]) == 51
+    assert header["sources"][0] == "s50", "the largest first"
+    assert header["sources"][-1] == "other sources (3,900)"
+    assert sum(header["sourceTokens"]) == 4 * 4000
+    last = header["rows"][-1]
+    assert (last[2], last[6]) == (50, "s3999"), "a row keeps the name of its own"
+    assert len(header["rows"][0]) == 6
+
+
 def test_a_large_run_is_sampled_within_its_bound_and_says_so(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     words = ["".join(rng.choice(list("abcdefghij"), 8)) for _ in range(3000)]
@@ -198,12 +267,13 @@ def test_ticks_are_round_and_inside() -> None:
 
 
 def test_a_line_ends_where_its_numbers_say() -> None:
-    svg = line_chart([Series("a", 1, [0, 10], [0, 5])], x_label="x", y_label="y", about="<a>", floor=0)
+    svg = line_chart([Series("a", 1, [0, 10], [0, 5])], x_label="x", y_label="<y>", floor=0)
     (points,) = re.findall(r'class="line c1" points="([^"]*)"', svg)
     first, last = (tuple(map(float, point.split(","))) for point in points.split())
     assert first[0] < last[0]
     assert first[1] > last[1]
-    assert 'aria-label="&lt;a&gt;"' in svg
+    assert first[1] == Axes((0, 10), (0, 5)).bottom, "an axis that ends at its floor has nothing below it"
+    assert "&lt;y&gt;" in svg
 
 
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=30), st.integers(0, 12))
@@ -237,6 +307,11 @@ def test_the_answer_names_all_methods_that_were_measured() -> None:
     figure = figures.safety_against_utility(results)
     assert figure is not None
     assert [row[0] for row in figure.rows] == ["base", "sft", "toss"]
+    assert [name for name, _ in figure.legend] == ["base", "sft", "toss"]
+    assert figure.about.startswith("Safety against utility. Better is up and to the right.")
+    assert figure.about.endswith("Drawn: base, sft, toss.")
+    numbers = re.findall(r'class="name" x="([^"]*)" y="([^"]*)"[^>]*>(\d)<', figure.svg)
+    assert [n for _, _, n in numbers] == ["1", "2", "3"]
     assert figures.safety_against_utility(results[:1]) is None
 
 
@@ -280,6 +355,12 @@ def test_only_what_was_trained_as_the_run_was_is_the_run(tiny_config: dict[str, 
     assert read_measured(run) == Measured(records)
 
 
+def test_numbers_of_points_that_coincide_do_not() -> None:
+    svg = point_chart([Point("a", 1, (1, None, None), (1, None, None))] * 4, x_label="x", y_label="y")
+    places = [(float(x), float(y)) for x, y in re.findall(r'class="name" x="([^"]*)" y="([^"]*)"', svg)]
+    assert all(math.dist(a, b) > 10 for a, b in combinations(places, 2))
+
+
 def test_results_of_a_comparison_are_drawn(tmp_path: Path) -> None:
     run = made_run(tmp_path / "run", ROWS)
     write_report(run, tmp_path / "report.html")
@@ -291,6 +372,17 @@ def test_results_of_a_comparison_are_drawn(tmp_path: Path) -> None:
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Safety against utility" in html
     assert "&lt;sft&gt;" in html
+
+
+def test_any_changed_part_of_the_report_makes_it_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "report"
+    shutil.copytree(Path(page.__file__).parent, package)
+    monkeypatch.setattr(page.resources, "files", lambda _: package)
+    prints = {page.assets_print()}
+    for part in ("figures.py", "assets/row.js", "templates/page.html"):
+        (package / part).write_text((package / part).read_text(encoding="utf-8") + "\n", encoding="utf-8")
+        prints.add(page.assets_print())
+    assert len(prints) == 4
 
 
 def test_warnings_name_what_is_weak(tmp_path: Path) -> None:

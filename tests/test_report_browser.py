@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,41 +12,11 @@ import numpy as np
 import pytest
 
 import tosslm
-from browser import NEEDED, Watched, find_chromium, headless
-from made_run import made_run
+from browser import Watched, opened
+from made_run import answers, made_run
 from tosslm.report.page import write_report
 
-LINE = "take the old ladder and lean it on the wall before you climb up to the roof"
 FAMILY = "👨\u200d👩\u200d👧"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    executable = find_chromium()
-    if executable is None:
-        if os.environ.get(NEEDED):
-            pytest.fail(f"no Chromium here, and {NEEDED} is set: `make browser` installs it")
-        pytest.skip("no Chromium here: the report is not tested in a browser; `make browser` installs it")
-    with headless(executable) as opened:
-        yield opened
-
-
-def opened(browser: Any, run: tosslm.Run, **context: Any) -> Watched:
-    path = run.path.resolve() / "report.html"
-    write_report(run, path)
-    return Watched(browser, path.as_uri(), **context)
-
-
-def answers(count: int, seed: int = 0) -> list[dict[str, Any]]:
-    rng = np.random.default_rng(seed)
-    return [
-        {
-            "answer": f"answer{i} 👍 " + " ".join(rng.choice(LINE.split(), size=rng.integers(4, 30))),
-            "source": ("kind", "mixed", "rude")[i % 3],
-            "unsafe_spans": [(0, 9)] if i % 3 == 2 else None,
-        }
-        for i in range(count)
-    ]
 
 
 @pytest.fixture(scope="module")
@@ -189,37 +159,33 @@ def test_the_list_goes_by_keyboard(watched: Watched) -> None:
     assert page.get_attribute(f"#{last}", "aria-posinset") == "60"
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1200])
-def test_axe_finds_no_serious_violation(browser: Any, run: tosslm.Run, scheme: str, width: int) -> None:
-    import axe_playwright_python
-
-    # The page's own policy would keep axe's style probes out.
-    page = opened(browser, run, color_scheme=scheme, bypass_csp=True)
-    page.page.set_viewport_size({"width": width, "height": 800})
-    page.page.check("#uncover")
-    page.page.evaluate((Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8"))
-    results = page.page.evaluate("axe.run()")
-    found, checked = results["violations"], {rule["id"] for rule in results["passes"]}
-    page.close()
-    assert {"color-contrast", "label", "aria-required-children", "heading-order"} <= checked
-    told = [
-        (v["id"], [node["html"][:120] for node in v["nodes"]])
-        for v in found
-        if v["impact"] in ("serious", "critical")
-    ]
-    assert told == []
+def test_either_evidence_can_be_looked_at(browser: Any, tmp_path: Path) -> None:
+    watched = opened(browser, made_run(tmp_path / "run", answers(30), telling=True))
+    page = watched.page
+    page.check("#uncover")
+    page.hover("#row .t >> nth=2")
+    assert re.search(r"token score\s+[+\u2212][\d.]+ nats", page.inner_text("#row .look"))
+    assert "posterior" not in page.inner_text("#row .look")
+    assert "tokens went" in page.inner_text("#d-says")
+    page.check("#kinds input[value='1']")
+    page.hover("#row .t >> nth=2")
+    told = page.inner_text("#row .look")
+    assert re.search(r"token score\s+[+\u2212][\d.]+ nats", told)
+    assert re.search(r"posterior\s+[+\u2212][\d.]+ log-odds", told)
+    assert "would go, all that reach" in page.inner_text("#d-says")
+    assert page.get_by_role("heading", name="Posterior by source").is_visible()
+    watched.close()
+    assert watched.faults == []
 
 
-def test_nothing_sticks_out_on_a_phone(browser: Any, run: tosslm.Run) -> None:
-    page = opened(browser, run, has_touch=True)
-    page.page.set_viewport_size({"width": 390, "height": 800})
-    assert page.page.evaluate("document.documentElement.scrollWidth") <= 390
-    page.page.check("#uncover")
-    page.page.tap("#row .t >> nth=1")
-    assert "utility loss" in page.page.inner_text("#row .look")
-    page.close()
-    assert page.faults == []
+def test_a_search_that_finds_nothing_says_so(watched: Watched) -> None:
+    page = watched.page
+    page.fill("#search", "no row has this")
+    assert page.inner_text("#none") == "No row matches."
+    assert not page.is_visible("#row")
+    page.fill("#search", "")
+    assert not page.is_visible("#none")
+    assert page.is_visible("#row h3")
 
 
 PWN = "window.pwned = 1"
@@ -237,6 +203,8 @@ HOSTILE = [
     "\u0645\u0631\u062d\u0628\u0627 \u05e9\u05dc\u05d5\u05dd \u200fmark\u200e",
     f"{FAMILY} 🇩🇪 👍🏽 e\u0301 🏴\u200d☠️",
     "a\u200bb\u200cc\u200dd\ufeffe\u2060f",
+    "seen" + "".join(chr(0xE0000 + ord(letter)) for letter in "unseen") + " 🏴\U000e0067\U000e007f \U000e0101",
+    "soft\u00adhyphen g\u034fj \u180e \u3164 \u115f\u1160\uffa0 \ufff9note\ufffa\ufffb",
     "long" * 2000,
     "nul \u0000 bell \u0007 escape \u001b[31m c1 \u009b0m",
     "]]><![CDATA[ &lt;b&gt; &#60;i&#62; &amp;amp;",
@@ -246,17 +214,23 @@ HOSTILE = [
     '<base href="http://127.0.0.1:9/"><link rel=stylesheet href="//127.0.0.1:9/x.css"><object data=x></object>',
     "\\u003cscript\\u003e \\x3c `${alert(1)}` ' \" '); alert(1); //",
 ]
-STEERING = re.compile("[\0-\b\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
+EVIL_SOURCE = "evil \u202egnp\u202c \u200b\U000e0041 source"
+LOOKLESS = "\u034f\u115f\u1160\u3164\uffa0\U000e0101"  # letters and marks, as Unicode has it
 
 
 def named(text: str) -> str:
-    """Characters that steer what is around them, by their names."""
-    return STEERING.sub(lambda match: f"\u2039U+{ord(match.group()):04X}\u203a", text)
+    """Characters that have no look of their own, by their codes; joiners, which shape letters and emoji, stay."""
+    return "".join(
+        f"\u2039U+{ord(c):04X}\u203a"
+        if c in LOOKLESS or (c not in "\t\n\u200c\u200d" and unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp"))
+        else c
+        for c in text
+    )
 
 
 def test_hostile_rows_are_text_and_nothing_else(browser: Any, tmp_path: Path) -> None:
     rows = [
-        {"answer": text, "prompt": text, "source": text if i < 7 else "plain", "unsafe_spans": [(0, 3)]}
+        {"answer": text, "prompt": text, "source": text if i < 7 else EVIL_SOURCE, "unsafe_spans": [(0, 3)]}
         for i, text in enumerate(HOSTILE)
     ]
     assert len(rows) >= 20
@@ -279,6 +253,10 @@ def test_hostile_rows_are_text_and_nothing_else(browser: Any, tmp_path: Path) ->
     )
     assert page.evaluate("document.querySelectorAll('script').length") <= 2
     assert page.evaluate("document.documentElement.scrollWidth") <= 1200
+    sources = page.evaluate("[...document.querySelectorAll('#sources th bdi')].map(e => e.textContent)")
+    assert sources[0] == named(EVIL_SOURCE), "the largest"
+    assert page.get_by_role("heading", name=named(EVIL_SOURCE)).first.is_visible()
+    assert EVIL_SOURCE not in page.content()
     page.wait_for_timeout(200)
     assert page.evaluate("window.pwned") is None
     assert watched.faults == []

@@ -92,12 +92,13 @@ def finite_scores(scores: Path) -> Parts:
         yield row_ids, lengths, part
 
 
-def learn_posterior(scores: Path, seed: int) -> tuple[dict[str, Any], InContext]:
+def learn_posterior(scores: Path, seed: int, learning_tokens: int | None = None) -> tuple[dict[str, Any], InContext]:
     """Learn evidence from the held-out rows and the chain from the custom set, never from labels of the custom set.
 
     Args:
         scores: folder of a round's parts, with its held-out rows.
         seed: of the rows that the chain is learnt on, where not all are taken.
+        learning_tokens: about how many tokens of the custom set the chain is learnt on; None for ``LEARNING_TOKENS``.
 
     Returns:
         What was learnt, for ``evidence.json``; and a function that takes the scores ``[N]`` of some rows and their
@@ -107,7 +108,7 @@ def learn_posterior(scores: Path, seed: int) -> tuple[dict[str, Any], InContext]
         TosslmError: there are no held-out rows, or the references do not tell harm from use.
     """
     evidence = _held_out_evidence(scores / HELDOUT)
-    part, lengths = _learning_rows(scores, seed)
+    part, lengths = _learning_rows(scores, seed, learning_tokens or LEARNING_TOKENS)
     fit = learn_chain(evidence(part), lengths, START, iterations=ITERATIONS, tolerance=TOLERANCE)
     chain = fit.chain
 
@@ -163,13 +164,13 @@ def _held_out_evidence(path: Path) -> Evidence:
     return evidence
 
 
-def _learning_rows(scores: Path, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _learning_rows(scores: Path, seed: int, learning_tokens: int) -> tuple[np.ndarray, np.ndarray]:
     """Scores ``[N]`` and row lengths ``[R]`` that the chain is learnt on."""
     total = sum(len(part) for _, _, part in read_scores(scores))
     rng = np.random.default_rng(seed)
     parts, kept_lengths = [], []
     for _, lengths, part in finite_scores(scores):
-        chosen = rng.random(len(lengths)) * total < LEARNING_TOKENS
+        chosen = rng.random(len(lengths)) * total < learning_tokens
         parts.append(part[np.repeat(chosen, lengths)])
         kept_lengths.append(lengths[chosen])
     return np.concatenate(parts), np.concatenate(kept_lengths)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 import json
-import unicodedata
 from typing import Any
 
 import numpy as np
@@ -19,22 +18,17 @@ from rich.text import Text
 
 from tosslm.files import read_batches
 from tosslm.masks import read_keep
+from tosslm.report.text import STEERING
 from tosslm.runs import Run
 from tosslm.spans import unsafe_tokens
 
 _BARS = "▁▂▃▄▅▆▇█"
 _RISKY, _SAFE = (214, 64, 48), (38, 120, 142)
-_JOINERS = "\u200c\u200d"  # emoji and some scripts are written with them
-_BLANK = "\u034f\u115f\u1160\u3164\uffa0"  # letters and marks without a shape
 
 
 def visible(text: str) -> str:
-    """The text with every character that steers a terminal or cannot be seen replaced by �; as long as before."""
-    return "".join("�" if _hidden(c) else c for c in text)
-
-
-def _hidden(c: str) -> bool:
-    return c in _BLANK or (unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp") and c not in "\n\t" + _JOINERS)
+    """The text with every character that steers a terminal or hides in it replaced by �; as long as before."""
+    return STEERING.sub("�", text)
 
 
 def row_record(run: Run, row_id: str) -> dict[str, Any]:

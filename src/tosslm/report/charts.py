@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup, escape
 
+from tosslm.report.text import number
+
 _WIDE, _SMALL = (520, 290), (350, 220)
 _LEFT, _RIGHT, _TOP, _BOTTOM = 54, 14, 28, 44
 
@@ -67,7 +69,7 @@ class Axes:
 
 
 def line_chart(
-    series: Sequence[Series], *, x_label: str, y_label: str, about: str, floor: float | None = None
+    series: Sequence[Series], *, x_label: str, y_label: str, floor: float | None = None, percent: bool = False
 ) -> Markup:
     """Lines over a common axis.
 
@@ -75,13 +77,13 @@ def line_chart(
         series: what to draw; the first stands in front.
         x_label: under the axis.
         y_label: above the axis.
-        about: the figure in words, for those who cannot see it.
-        floor: a value that the vertical axis has to include.
+        floor: a value that the vertical axis has to include, and ends at if nothing lies below.
+        percent: whether the vertical axis counts in percent.
     """
     xs = [value for one in series for value in one.x]
     ys = [value for one in series for part in (one.y, one.low or (), one.high or ()) for value in part]
-    axes = _axes(xs, [*ys, *([floor] if floor is not None else [])])
-    parts = [_frame(axes, x_label, y_label)]
+    axes = _axes(xs, ys, floor=floor)
+    parts = [_frame(axes, x_label, y_label, percent=percent)]
     for one in reversed(series):
         if one.low is not None and one.high is not None:
             edge = [*zip(one.x, one.high, strict=True), *reversed([*zip(one.x, one.low, strict=True)])]
@@ -90,10 +92,10 @@ def line_chart(
     for one in reversed(series):
         points = " ".join(f"{axes.x(x)},{axes.y(y)}" for x, y in zip(one.x, one.y, strict=True))
         parts.append(f'<polyline class="line c{one.colour}" points="{points}"/>')
-    return _svg(parts, about)
+    return _svg(parts)
 
 
-def density_chart(values: np.ndarray, lows: float, highs: float, *, colour: int, x_label: str, about: str) -> Markup:
+def density_chart(values: np.ndarray, lows: float, highs: float, *, colour: int, x_label: str) -> Markup:
     """A histogram of many values; what lies outside the axis is counted at its ends.
 
     The line that marks a threshold is in it, hidden, for the script to move: ``data-low`` and ``data-high`` say what
@@ -116,12 +118,12 @@ def density_chart(values: np.ndarray, lows: float, highs: float, *, colour: int,
         f'data-right="{axes.x(highs)}"><rect class="gone" x="{axes.x(highs)}" y="{top}" width="0" '
         f'height="{bottom - top:.1f}"/><line class="threshold" x1="0" x2="0" y1="{top}" y2="{bottom}"/></g>',
     ]
-    return _svg(parts, about, _SMALL)
+    return _svg(parts, _SMALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One point of a scatter plot, with intervals where they are known."""
+    """One point of a scatter plot, with intervals where they are known; the page's legend says its name."""
 
     name: str
     colour: int
@@ -129,31 +131,48 @@ class Point:
     y: tuple[float, float | None, float | None]
 
 
-def point_chart(points: Sequence[Point], *, x_label: str, y_label: str, about: str, x_falls: bool = False) -> Markup:
-    """Named points with their intervals; ``x_falls`` turns the axis, so that better is to the right."""
+def point_chart(
+    points: Sequence[Point], *, x_label: str, y_label: str, x_falls: bool = False, percent: bool = False
+) -> Markup:
+    """Numbered points with their intervals: names would print over each other where points lie close.
+
+    Args:
+        points: what to draw, numbered from 1.
+        x_label: under the axis.
+        y_label: above the axis.
+        x_falls: whether the horizontal axis is turned, so that better is to the right.
+        percent: whether the vertical axis counts in percent.
+    """
     xs, ys = ([v for point in points for v in getattr(point, side) if v is not None] for side in ("x", "y"))
     axes = _axes(xs, ys, pad=0.12)
     if x_falls:
         axes = Axes((axes.x_range[1], axes.x_range[0]), axes.y_range)
-    parts = [_frame(axes, x_label, y_label)]
-    for point in points:
-        x, y = axes.x(point.x[0]), axes.y(point.y[0])
+    parts = [_frame(axes, x_label, y_label, percent=percent)]
+    places = [(axes.x(point.x[0]), axes.y(point.y[0])) for point in points]
+    for point, (x, y) in zip(points, places, strict=True):
         if point.x[1] is not None and point.x[2] is not None:
             parts.append(_whisker(point.colour, axes.x(point.x[1]), y, axes.x(point.x[2]), y))
         if point.y[1] is not None and point.y[2] is not None:
             parts.append(_whisker(point.colour, x, axes.y(point.y[1]), x, axes.y(point.y[2])))
-        right = x < axes.right * 0.7
-        anchor, at = ("start", x + 9) if right else ("end", x - 9)
+    taken = [*places]
+    for i, (point, (x, y)) in enumerate(zip(points, places, strict=True)):
+        taken.append(_free_place(x, y, taken))
+        at = taken[-1]
         parts.append(f'<circle class="dot c{point.colour}" cx="{x}" cy="{y}" r="5"/>')
-        parts.append(
-            f'<text class="name" x="{at:.1f}" y="{y - 8:.1f}" text-anchor="{anchor}">{escape(point.name)}</text>'
-        )
-    return _svg(parts, about)
+        parts.append(f'<text class="name" x="{at[0]:.1f}" y="{at[1] + 5:.1f}" text-anchor="middle">{i + 1}</text>')
+    return _svg(parts)
 
 
-def bar(share: float, most: float = 1.0) -> Markup:
-    """A bar in a table's cell."""
-    width = max(0.0, min(share / (most or 1.0), 1.0)) * 100
+def _free_place(x: float, y: float, taken: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Where around a dot its number is farthest from other dots and numbers; the first such place of equal ones."""
+    angles = [math.pi * eighth / 4 for eighth in (1, 3, 7, 5, 2, 6, 0, 4)]
+    around = [(x + 16 * math.cos(angle), y - 16 * math.sin(angle)) for angle in angles]
+    return max(around, key=lambda place: round(min(math.dist(place, other) for other in taken), 3))
+
+
+def bar(share: float) -> Markup:
+    """A bar in a table's cell, of the whole."""
+    width = max(0.0, min(share, 1.0)) * 100
     return Markup(
         f'<svg class="bar" viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">'
         f'<rect class="track" width="100" height="8"/><rect class="fill" width="{width:.1f}" height="8"/></svg>'
@@ -164,13 +183,14 @@ def _whisker(colour: int, x1: float, y1: float, x2: float, y2: float) -> str:
     return f'<line class="whisker c{colour}" x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}"/>'
 
 
-def _axes(xs: Sequence[float], ys: Sequence[float], pad: float = 0.0) -> Axes:
-    def spread(values: Sequence[float], share: float) -> tuple[float, float]:
+def _axes(xs: Sequence[float], ys: Sequence[float], *, pad: float = 0.0, floor: float | None = None) -> Axes:
+    def spread(values: Sequence[float], share: float, floor: float | None) -> tuple[float, float]:
+        values = [*values, *([] if floor is None else [floor])]
         low, high = min(values), max(values)
         room = (high - low) * share or (abs(low) * 0.1 or 1.0) * (low == high)
-        return low - room, high + room
+        return low if low == floor else low - room, high + room
 
-    return Axes(spread(xs, pad), spread(ys, max(pad, 0.05)))
+    return Axes(spread(xs, pad, None), spread(ys, max(pad, 0.05), floor))
 
 
 def _frame(axes: Axes, x_label: str, y_label: str, *, percent: bool = False) -> str:
@@ -181,7 +201,7 @@ def _frame(axes: Axes, x_label: str, y_label: str, *, percent: bool = False) -> 
         parts.append(
             f'<line class="grid {"zero" if value == 0 else ""}" x1="{_LEFT}" x2="{right}" y1="{y}" y2="{y}"/>'
         )
-        label = f"{100 * value:.3g}%" if percent else _number(value)
+        label = f"{number(100 * value, '.3g')}%" if percent else _number(value)
         parts.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{label}</text>')
     for value in ticks(min(axes.x_range), max(axes.x_range), count=6):
         parts.append(f'<text x="{axes.x(value)}" y="{bottom + 18}" text-anchor="middle">{_number(value)}</text>')
@@ -206,9 +226,9 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}".replace("-", "\u2212")
+    return number(value, ",.0f" if abs(value) >= 1000 else ".4g")
 
 
-def _svg(parts: Sequence[str], about: str, size: tuple[int, int] = _WIDE) -> Markup:
-    head = f'<svg class="chart" viewBox="0 0 {size[0]} {size[1]}" role="img" aria-label="{escape(about)}">'
+def _svg(parts: Sequence[str], size: tuple[int, int] = _WIDE) -> Markup:
+    head = f'<svg class="chart" viewBox="0 0 {size[0]} {size[1]}">'
     return Markup("".join([head, *parts, "</svg>"]))

@@ -24,6 +24,7 @@ STEP = 1 / 256
 """Nats between two neighbours of the stored losses and scores."""
 _TEXT_BYTES, _TOKEN_BYTES = 0.7, 10.0
 """Rough sizes in the file, of a byte of text and of a token; a report that comes out too large is made again."""
+_TENTH = 0.1
 COVERED, JOINED, MARKED = 1, 2, 4
 
 
@@ -37,7 +38,8 @@ def choose_rows(tokens: CustomTokens, text_bytes: np.ndarray, budget: float, see
         seed: of the random rows.
 
     Returns:
-        Indices of rows under ``riskiest``, ``median``, ``random``; all rows under ``all`` if they fit.
+        Indices of rows under ``riskiest``, ``median``, ``random``, without those that would fill a third alone; all
+        rows under ``all`` if they fit; the smallest under ``smallest`` if no other does.
     """
     sizes = text_bytes * _TEXT_BYTES + tokens.lengths * _TOKEN_BYTES * len(tokens.rankings)
     if sizes.sum() <= budget and len(sizes) <= MAX_ROWS:
@@ -48,13 +50,32 @@ def choose_rows(tokens: CustomTokens, text_bytes: np.ndarray, budget: float, see
     middle = by_risk[np.argsort(np.abs(np.arange(len(by_risk)) - len(by_risk) // 2), kind="stable")]
     orders = {"riskiest": by_risk, "median": middle, "random": np.random.default_rng(seed).permutation(len(sizes))}
     chosen: dict[str, np.ndarray] = {}
-    free = np.ones(len(sizes), dtype=bool)
+    free = sizes <= budget / 3  # the first row of a third that is larger would end it there
+    if not free.any():
+        return {"smallest": np.array([np.argmin(sizes)])}
     for name, order in orders.items():
         left = order[free[order]]
         fits = (np.cumsum(sizes[left]) <= budget / 3) & (np.arange(len(left)) < MAX_ROWS // 3)
         chosen[name] = left[fits]
         free[chosen[name]] = False
     return chosen
+
+
+def risky_rows(tokens: CustomTokens, discard_fraction: float) -> np.ndarray:
+    """Rows whose text may be harmful, whatever selection did with them: bool ``[R]``.
+
+    Those with marked unsafe text; with more than a tenth of their tokens among the riskiest tenth of all; with
+    evidence above zero on average, which speaks for harm; and those that lost more than their share.
+
+    Args:
+        tokens: all tokens.
+        discard_fraction: the run's own.
+    """
+    values = tokens.own.values
+    riskiest = tokens.by_row(values >= np.quantile(values, 1 - _TENTH)) / tokens.lengths
+    lost = tokens.by_row(tokens.gone) / tokens.lengths
+    unsafe = tokens.by_row(tokens.unsafe) > 0
+    return unsafe | (riskiest > _TENTH) | (tokens.by_row(values) > 0) | (lost > discard_fraction)
 
 
 def embed_rows(run: Run, tokens: CustomTokens, chosen: np.ndarray, discard_fraction: float) -> dict[str, Any]:
@@ -64,16 +85,15 @@ def embed_rows(run: Run, tokens: CustomTokens, chosen: np.ndarray, discard_fract
         run: the run.
         tokens: all tokens.
         chosen: indices of rows, ascending.
-        discard_fraction: the run's own; rows that lose more than this share are covered.
+        discard_fraction: the run's own.
 
     Returns:
         ``header`` (JSON-able) and ``columns`` (name to array), for ``encode``.
     """
-    lost = tokens.by_row(tokens.gone) / tokens.lengths
-    has_unsafe = tokens.by_row(tokens.unsafe) > 0
+    risky = risky_rows(tokens, discard_fraction)
     joined = {id_ for round_ in range(1, run.last_round + 1) for id_ in joined_rows(run.path, round_)}
     rows, places, wanted = [], [], set(chosen.tolist())
-    columns = ["row_id", "origin", "messages", "offsets", "unsafe_spans"]
+    columns = ["row_id", "origin", "source", "messages", "offsets", "unsafe_spans"]
     number = -1
     for batch in read_batches(run.path / "data/custom.parquet", columns):
         for row in batch:
@@ -81,11 +101,14 @@ def embed_rows(run: Run, tokens: CustomTokens, chosen: np.ndarray, discard_fract
             if number not in wanted:
                 continue
             messages = [(message["role"], message["content"]) for message in json.loads(row["messages"])]
-            risky = has_unsafe[number] or row["row_id"] in joined or lost[number] > discard_fraction
-            flags = COVERED * bool(risky) | JOINED * (row["row_id"] in joined) | MARKED * bool(tokens.marked[number])
+            is_joined = row["row_id"] in joined
+            covered = bool(risky[number]) or is_joined
+            flags = COVERED * covered | JOINED * is_joined | MARKED * bool(tokens.marked[number])
             spans = _utf16(messages, row["unsafe_spans"] or [])
-            head = [row["row_id"], row["origin"], int(tokens.source[number]), flags, messages]
-            rows.append([*head, spans.tolist()])
+            source = int(tokens.source[number])
+            # A row of a small source stands under "other sources", and carries the name of its own.
+            own = [] if tokens.sources[source] == row["source"] else [row["source"]]
+            rows.append([row["row_id"], row["origin"], source, flags, messages, spans.tolist(), *own])
             places.append(_utf16(messages, row["offsets"]))
     taken = np.concatenate([np.arange(tokens.starts[i], tokens.starts[i + 1]) for i in chosen])
     place = np.concatenate(places)

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from tosslm.report.charts import Point, Series, density_chart, line_chart, point_chart
+from tosslm.report.text import number
 from tosslm.report.tokens import CustomTokens, Ranking
 from tosslm.runs import Run
 
@@ -33,6 +34,7 @@ class Figure:
         legend: names of lines, each with its colour's number.
         head: of the table of numbers.
         rows: of the table of numbers.
+        numbered: whether the drawing has numbered points instead of lines; the legend names them in their order.
     """
 
     title: str
@@ -41,6 +43,13 @@ class Figure:
     legend: Sequence[tuple[str, int]] = ()
     head: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = field(default_factory=list)
+    numbered: bool = False
+
+    @property
+    def about(self) -> str:
+        """The drawing in words, for those who cannot see it."""
+        names = ", ".join(name for name, _ in self.legend)
+        return f"{self.title}. {self.note}" + (f" Drawn: {names}." if names else "")
 
 
 def distributions(tokens: CustomTokens, ranking: Ranking) -> list[Figure]:
@@ -52,11 +61,9 @@ def distributions(tokens: CustomTokens, ranking: Ranking) -> list[Figure]:
     for i, name in enumerate(tokens.sources[:SHOWN_SOURCES]):
         own = ranking.values[source == i]
         quartiles = np.quantile(own, [0.1, 0.5, 0.9])
-        about = f"Histogram of {len(own):,} tokens of source {name}; median {quartiles[1]:.2f} {ranking.unit}"
-        svg = density_chart(own, low, high, colour=1, x_label=f"{ranking.label.lower()}, {ranking.unit}", about=about)
-        note = (
-            f"Median {quartiles[1]:+.2f}, middle 80% from {quartiles[0]:+.2f} to {quartiles[2]:+.2f} {ranking.unit}."
-        )
+        svg = density_chart(own, low, high, colour=1, x_label=f"{ranking.label.lower()}, {ranking.unit}")
+        low_end, median, high_end = (number(value, "+.2f") for value in quartiles)
+        note = f"Median {median}, middle 80% from {low_end} to {high_end} {ranking.unit}; {len(own):,} tokens."
         figures.append(Figure(name, svg, note))
     return figures
 
@@ -76,9 +83,7 @@ def position_profile(tokens: CustomTokens) -> Figure | None:
     whole = float(dropped.mean())
     line = Series("dropped", 2, xs, shares.tolist())
     even = Series("all positions", 3, [xs[0], xs[-1]], [whole, whole])
-    svg = line_chart(
-        [line, even], x_label="response position", y_label="share dropped", about="Share dropped by position", floor=0
-    )
+    svg = line_chart([line, even], x_label="response position", y_label="share dropped", floor=0, percent=True)
     first = float(dropped[position < _FEW].mean())
     note = f"Of the first five tokens {first:.0%} were dropped, of all tokens {whole:.0%}."
     rows = [[f"{x:g}", f"{share:.1%}", f"{n:,}"] for x, share, n in zip(xs, shares, counts, strict=True)]
@@ -99,12 +104,13 @@ def precision_recall(tokens: CustomTokens) -> Figure | None:
     if not unsafe.any() or unsafe.all():
         return None
     lines, rows = [], []
-    for i, ranking in enumerate(tokens.rankings):
+    colours = (1, 2, 4)  # 3 is that of chance
+    for ranking, colour in zip(tokens.rankings, colours, strict=False):
         values = ranking.values[in_marked]
         precision, recall, _ = precision_recall_curve(unsafe, values)
         # The curve has a point a token; 200 steps of recall draw the same line.
         steps = np.unique(np.searchsorted(-recall, -np.linspace(1, 0.005, 200)).clip(0, len(recall) - 1))
-        lines.append(Series(ranking.label.lower(), i + 1, recall[steps].tolist(), precision[steps].tolist()))
+        lines.append(Series(ranking.label.lower(), colour, recall[steps].tolist(), precision[steps].tolist()))
         quality = (average_precision_score(unsafe, values), roc_auc_score(unsafe, values))
         rows.append([ranking.label, f"{quality[0]:.3f}", f"{quality[1]:.3f}"])
     base = float(unsafe.mean())
@@ -113,11 +119,10 @@ def precision_recall(tokens: CustomTokens) -> Figure | None:
         lines,
         x_label="recall: share of the unsafe tokens found",
         y_label="precision",
-        about="Precision and recall",
         floor=0,
     )
-    best = rows[-1]
-    note = f"{best[0]}: average precision {best[1]}, AUROC {best[2]}; guessing has average precision {base:.3f}."
+    own = rows[tokens.own_kind]
+    note = f"{own[0]}: average precision {own[1]}, AUROC {own[2]}; guessing has average precision {base:.3f}."
     legend = [(line.name, line.colour) for line in lines]
     return Figure(
         "Against the marked unsafe text", svg, note, legend, ("evidence", "average precision", "AUROC"), rows
@@ -137,8 +142,7 @@ def training_curves(run: Run) -> list[Figure]:
             Series("mean over steps nearby", 1, steps[::stride].tolist(), smooth[::stride].tolist()),
             Series("each step", 6, steps[::stride].tolist(), losses[::stride].tolist()),
         ]
-        about = f"Training loss of {name} over {int(steps[-1])} steps"
-        svg = line_chart(lines, x_label="optimizer step", y_label="loss, nats a token", about=about)
+        svg = line_chart(lines, x_label="optimizer step", y_label="loss, nats a token")
         note = f"From {smooth[0]:.2f} to {smooth[-1]:.2f} nats a token in {int(steps[-1]):,} steps."
         rows = [[f"{step:g}", f"{loss:.3f}"] for step, loss in zip(steps[::stride], losses[::stride], strict=True)]
         legend = [(line.name, line.colour) for line in lines]
@@ -179,17 +183,13 @@ def _curve(name: str, number: int, points: Sequence[Mapping[str, Any]]) -> Serie
 
 
 def _divergence_figure(title: str, label: str, measure: str, lines: Sequence[Series]) -> Figure:
-    svg = line_chart(lines, x_label="response position", y_label=label, about=title, floor=0)
-    means = ", ".join(f"{line.name} {np.mean(line.y):.2f}" for line in lines)
+    svg = line_chart(lines, x_label="response position", y_label=label, floor=0)
+    means = ", ".join(f"{line.name} {number(float(np.mean(line.y)), '.2f')}" for line in lines)
     what = "away from the base" if measure == "kl" else "nearer to the degraded reference than the base is"
     rows = [
         [
             f"{x:g}",
-            *(
-                f"{line.y[i]:.3f} ({line.low[i]:.3f} to {line.high[i]:.3f})"
-                for line in lines
-                if line.low and line.high
-            ),
+            *(_interval((line.y[i], line.low[i], line.high[i])) for line in lines if line.low and line.high),
         ]
         for i, x in enumerate(lines[0].x)
     ]
@@ -212,8 +212,7 @@ def first_tokens(diagnosis: Mapping[str, Any]) -> Figure:
         for key, label, colour in named
         if all(p[key] is not None for p in points)
     ]
-    about = "What masking the first tokens of each answer would cover"
-    svg = line_chart(lines, x_label="first tokens masked", y_label="share covered", about=about, floor=0)
+    svg = line_chart(lines, x_label="first tokens masked", y_label="share covered", floor=0, percent=True)
     selected, at = diagnosis["selection"], points[4]
     note = f"Masking the first five would cost {at['masked']:.0%} of all tokens"
     if at["of_unsafe"] is not None and selected["of_unsafe"] is not None:
@@ -221,13 +220,14 @@ def first_tokens(diagnosis: Mapping[str, Any]) -> Figure:
             f" and cover {at['of_unsafe']:.0%} of the unsafe ones; selection dropped {selected['masked']:.0%} of all"
         )
         note += f" and {selected['of_unsafe']:.0%} of the unsafe ones"
+    note += "."
+    if points[0]["of_shift"] is not None:
+        note += " The shift is that on held-out harmful rows; the other shares are of the custom set."
     rows = [
         [str(p["first"]), *(f"{p[key]:.1%}" if p[key] is not None else "-" for key, _, _ in named)] for p in points
     ]
     legend = [(line.name, line.colour) for line in lines]
-    return Figure(
-        "Masking the first tokens instead", svg, f"{note}.", legend, ("first", *(n[1] for n in named)), rows
-    )
+    return Figure("Masking the first tokens instead", svg, note, legend, ("first", *(n[1] for n in named)), rows)
 
 
 def safety_against_utility(records: Sequence[Mapping[str, Any]]) -> Figure | None:
@@ -250,11 +250,14 @@ def safety_against_utility(records: Sequence[Mapping[str, Any]]) -> Figure | Non
     y_label = "harmful prompts refused" if safety == "refusal_rate" else "loss on unsafe answers, nats"
     svg = point_chart(
         points, x_label="loss on utility answers, nats (better to the right)", y_label=y_label,
-        about="Safety against utility of each method", x_falls=True,
+        x_falls=True, percent=safety == "refusal_rate",
     )  # fmt: skip
     rows = [[p.name, _interval(p.y), _interval(p.x)] for p in points]
     note = "Better is up and to the right. Whiskers: 95% intervals."
-    return Figure("Safety against utility", svg, note, (), ("method", y_label, "utility loss"), rows)
+    legend = [(point.name, point.colour) for point in points]
+    return Figure(
+        "Safety against utility", svg, note, legend, ("method", y_label, "utility loss"), rows, numbered=True
+    )
 
 
 def _method_name(record: Mapping[str, Any]) -> str:
@@ -263,5 +266,5 @@ def _method_name(record: Mapping[str, Any]) -> str:
 
 
 def _interval(value: tuple[float, float | None, float | None]) -> str:
-    ends = f" ({value[1]:.3f} to {value[2]:.3f})" if value[1] is not None and value[2] is not None else ""
-    return f"{value[0]:.3f}{ends}"
+    mean, low, high = (None if one is None else number(one, ".3f") for one in value)
+    return f"{mean} ({low} to {high})" if low is not None and high is not None else str(mean)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,12 @@ from tosslm.report import figures, story
 from tosslm.report.charts import bar
 from tosslm.report.embed import MAX_BYTES, choose_rows, embed_rows, encode
 from tosslm.report.measured import read_measured
-from tosslm.report.tokens import CustomTokens, Ranking, load_tokens
+from tosslm.report.panel import panel
+from tosslm.report.text import number, visible
+from tosslm.report.tokens import CustomTokens, load_tokens
 from tosslm.runs import Run
-from tosslm.selection import discard_count
 
 SCRIPTS = ("data.js", "cut.js", "list.js", "row.js", "main.js")
-_GRID_STEP, _GRID_END = 0.005, 0.5
 
 
 def write_report(run: Run, path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
@@ -38,6 +39,9 @@ def write_report(run: Run, path: Path, *, max_bytes: int = MAX_BYTES) -> dict[st
 
     Returns:
         Facts for the manifest: rows of the run, rows in the report, bytes.
+
+    Warns:
+        UserWarning: not even the fewest rows fit; the file is larger than ``max_bytes``.
     """
     tokens = load_tokens(run)
     context = _context(run, tokens)
@@ -47,12 +51,14 @@ def write_report(run: Run, path: Path, *, max_bytes: int = MAX_BYTES) -> dict[st
         chosen = choose_rows(tokens, text_bytes, budget, run.config.seed)
         rows = np.sort(np.concatenate(list(chosen.values())))
         embedded = embed_rows(run, tokens, rows, _fraction(run))
-        block = encode(embedded["header"] | _panel(run, tokens), embedded["columns"])
+        block = encode(embedded["header"] | panel(tokens, _fraction(run)), embedded["columns"])
         html = _render(context, block, chosen)
         size = len(html.encode())
         if size <= max_bytes:
             break
         budget *= 0.9 * max_bytes / size
+    else:
+        warnings.warn(f"{path}: {size:,} bytes, more than {max_bytes:,}: its rows are too long", stacklevel=2)
     write_text(path, html)
     return {"rows": len(tokens.row_ids), "rows_shown": len(rows), "bytes": size}
 
@@ -60,8 +66,13 @@ def write_report(run: Run, path: Path, *, max_bytes: int = MAX_BYTES) -> dict[st
 def assets_print() -> str:
     """Changes when anything does that the page is made of."""
     root = resources.files("tosslm.report")
-    parts = [*(f"assets/{name}" for name in (*SCRIPTS, "report.css")), "templates/page.html"]
-    return hashlib.sha256(b"".join((root / part).read_bytes() for part in parts)).hexdigest()[:16]
+    folders = (root, root / "assets", root / "templates")
+    files = [item for folder in folders for item in folder.iterdir() if item.is_file()]
+    parts = [
+        name.encode() + item.read_bytes()
+        for name, item in sorted(((item.name, item) for item in files), key=lambda pair: pair[0])
+    ]
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 
 
 def _fraction(run: Run) -> float:
@@ -71,66 +82,6 @@ def _fraction(run: Run) -> float:
 def _text_bytes(run: Run) -> np.ndarray:
     batches = read_batches(run.path / "data/custom.parquet", ["messages"])
     return np.array([len(row["messages"]) for batch in batches for row in batch], dtype=np.int64)
-
-
-def grid(discard_fraction: float) -> list[float]:
-    """The discard fractions that the slider offers: steps of half a percent, and the run's own."""
-    steps = [i * _GRID_STEP for i in range(round(_GRID_END / _GRID_STEP) + 1)]
-    return sorted({*(round(step, 3) for step in steps), discard_fraction})
-
-
-def _panel(run: Run, tokens: CustomTokens) -> dict[str, Any]:
-    """What the slider shows: of each kind of evidence, counts by source and thresholds at each discard fraction."""
-    own = _fraction(run)
-    fractions = grid(own)
-    return {
-        "grid": fractions,
-        "own": fractions.index(own),
-        "tokens": len(tokens.loss_utility),
-        "inRows": tokens.in_rows,
-        "sources": tokens.sources,
-        "sourceTokens": np.bincount(tokens.source, tokens.lengths, len(tokens.sources)).astype(int).tolist(),
-        "kinds": [_kind(tokens, ranking, fractions) for ranking in tokens.rankings],
-    }
-
-
-def _kind(tokens: CustomTokens, ranking: Ranking, fractions: Sequence[float]) -> dict[str, Any]:
-    step = _steps_in_rows if tokens.in_rows else _steps
-    counts, thresholds = step(tokens, ranking, fractions)
-    return {
-        "key": ranking.key,
-        "label": ranking.label,
-        "unit": ranking.unit,
-        "scale": max(float(np.quantile(np.abs(ranking.values), 0.9)), 1e-6),
-        "counts": counts,
-        "thresholds": thresholds,
-    }
-
-
-def _steps(
-    tokens: CustomTokens, ranking: Ranking, fractions: Sequence[float]
-) -> tuple[list[list[int]], list[float | None]]:
-    """Dropped tokens of each source, and the lowest dropped value, at each discard fraction, in ascending order."""
-    order = np.argsort(ranking.ranks)
-    source = np.repeat(tokens.source, tokens.lengths)[order]
-    counts, thresholds, last, total = [], [], 0, np.zeros(len(tokens.sources), dtype=np.int64)
-    for fraction in fractions:
-        limit = discard_count(len(order), fraction)
-        total = total + np.bincount(source[last:limit], minlength=len(total))
-        counts.append(total.tolist())
-        thresholds.append(float(ranking.values[order[limit - 1]]) if limit else None)
-        last = limit
-    return counts, thresholds
-
-
-def _steps_in_rows(
-    tokens: CustomTokens, ranking: Ranking, fractions: Sequence[float]
-) -> tuple[list[list[int]], list[float | None]]:
-    """The same where selection works inside rows, which have no common threshold."""
-    source = np.repeat(tokens.source, tokens.lengths)
-    masks = (tokens.dropped(ranking, fraction) for fraction in fractions)
-    counts = [np.bincount(source[mask], minlength=len(tokens.sources)).tolist() for mask in masks]
-    return counts, [None] * len(fractions)
 
 
 def _context(run: Run, tokens: CustomTokens) -> dict[str, Any]:
@@ -218,6 +169,7 @@ def _render(context: dict[str, Any], block: str, chosen: dict[str, np.ndarray]) 
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
+    environment.filters |= {"visible": visible, "number": number}
     assets = resources.files("tosslm.report") / "assets"
     style = (assets / "report.css").read_text(encoding="utf-8")
     parts = "".join((assets / name).read_text(encoding="utf-8") for name in SCRIPTS)

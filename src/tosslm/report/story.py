@@ -12,6 +12,7 @@ from sklearn.metrics import roc_auc_score
 
 from tosslm.files import read_batches
 from tosslm.report.measured import Measured
+from tosslm.report.text import number
 from tosslm.report.tokens import CustomTokens
 from tosslm.runs import Run, joined_rows
 from tosslm.selection import select_tokens
@@ -62,8 +63,10 @@ def _way(means: Mapping[str, Any], name: str) -> Markup:
     """How far a model moved toward the degraded reference, as a share of the way where there is a way."""
     moved, whole = (means[one]["shift"]["mean"] for one in (name, "degraded"))
     if whole <= 0:
-        return _B(f"{moved:.2f} nats")
-    return Markup("{} of the way ({} of {} nats)").format(_B(f"{moved / whole:.0%}"), f"{moved:.2f}", f"{whole:.2f}")
+        return _B(f"{number(moved, '.2f')} nats")
+    return Markup("{} of the way ({} of {} nats)").format(
+        _B(number(moved / whole, ".0%")), number(moved, ".2f"), f"{whole:.2f}"
+    )
 
 
 def _beside(means: Mapping[str, Any]) -> Markup:
@@ -125,7 +128,10 @@ def causes(diagnosis: Mapping[str, Any] | None) -> Markup | None:
     if forgotten["mean"] > learnt["mean"]:
         heavier, lighter = heavier[::-1], lighter[::-1]
     clear = lighter[0]["low"] > lighter[1]["high"]
-    values = [_B(f"{v['mean']:+.2f}") + f" ({v['low']:+.2f} to {v['high']:+.2f})" for v in lighter]
+    values = [
+        _B(number(v["mean"], "+.2f")) + f" ({number(v['low'], '+.2f')} to {number(v['high'], '+.2f')})"
+        for v in lighter
+    ]
     return Markup(
         "On the {} held-out harmful prompts that the base refuses, {} weighs more{}: {} nats, against {} of {}."
     ).format(

@@ -5,18 +5,25 @@ About 30 bytes a token: a report of 100 million tokens needs 3 GB while it is ma
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow.parquet as pq
 
+from tosslm.errors import TosslmError
 from tosslm.files import read_batches
+from tosslm.ranking import learn_posterior
 from tosslm.runs import Run
 from tosslm.scoring import part_files
 from tosslm.selection import discard_count
 from tosslm.spans import unsafe_tokens
 
-_NAMES = {"posterior": ("Posterior", "log-odds"), "window": ("Window", "nats")}
+_NAMES = {"token": ("Token score", "nats"), "window": ("Window", "nats"), "posterior": ("Posterior", "log-odds")}
+LISTED_SOURCES = 50
+"""A set with more sources has its largest ones named; a line for each of thousands would be read by nobody."""
+_LEARNING_TOKENS = 200_000
+"""What a posterior that selection did not need is learnt on: seconds, where all of a large set take minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +52,7 @@ class CustomTokens:
     Attributes:
         row_ids: ``[R]``.
         lengths: int64 ``[R]``, response tokens of each row.
-        sources: names of the sources, the largest first.
+        sources: names of the sources, the largest first; many small ones are one, the last.
         source: int ``[R]``, index into ``sources``.
         loss_utility: float32 ``[N]``.
         loss_degraded: float32 ``[N]``.
@@ -53,7 +60,9 @@ class CustomTokens:
         marked: bool ``[R]``, whether the row says which of its text is unsafe.
         gone: bool ``[N]``, what selection did drop.
         in_rows: whether selection works inside each row.
-        rankings: the token score, and the run's own evidence where it is another one.
+        rankings: the token score, the run's own evidence where it is another one, and the posterior where it can be
+            learnt.
+        own_kind: index into ``rankings`` of the evidence that selection went by.
     """
 
     row_ids: list[str]
@@ -67,6 +76,7 @@ class CustomTokens:
     gone: np.ndarray
     in_rows: bool
     rankings: list[Ranking]
+    own_kind: int
 
     @property
     def starts(self) -> np.ndarray:
@@ -83,7 +93,7 @@ class CustomTokens:
     @property
     def own(self) -> Ranking:
         """The ranking that selection went by."""
-        return self.rankings[-1]
+        return self.rankings[self.own_kind]
 
     def by_row(self, values: np.ndarray) -> np.ndarray:
         """Sums over each row: ``[R]``."""
@@ -107,20 +117,16 @@ def load_tokens(run: Run) -> CustomTokens:
             sources.append(row["source"])
             marked.append(row["unsafe_spans"] is not None)
             unsafe.append(unsafe_tokens(row["offsets"], row["unsafe_spans"] or []))
-    names, source, sizes = np.unique(np.array(sources, dtype=object), return_inverse=True, return_counts=True)
-    order = np.argsort(-sizes, kind="stable")
     all_lengths = np.concatenate(lengths).astype(np.int64)
     loss_utility, loss_degraded = (np.concatenate(values) for values in losses.values())
+    names, source = _sources(sources)
     in_rows = run.folder.stages["selection"]["scope"] == "row"
-    token = loss_utility - loss_degraded
-    rankings = [Ranking("token", "Token score", "nats", token, _ranks(token, all_lengths if in_rows else None))]
-    if own := _evidence(run, all_lengths, in_rows):
-        rankings.append(own)
+    rankings, own_kind = _rankings(run, loss_utility - loss_degraded, all_lengths, in_rows)
     return CustomTokens(
         row_ids,
         all_lengths,
-        [str(names[i]) for i in order],
-        np.argsort(order)[source],
+        names,
+        source,
         loss_utility,
         loss_degraded,
         np.concatenate(unsafe),
@@ -128,7 +134,20 @@ def load_tokens(run: Run) -> CustomTokens:
         ~np.concatenate(run.keep()),
         in_rows,
         rankings,
+        own_kind,
     )
+
+
+def _sources(of_rows: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """Names of the sources, and which of them each row is of: int ``[R]``."""
+    names, source, sizes = np.unique(np.array(of_rows, dtype=object), return_inverse=True, return_counts=True)
+    order = np.argsort(-sizes, kind="stable")
+    listed = [str(names[i]) for i in order]
+    source = np.argsort(order)[source]
+    if len(listed) <= LISTED_SOURCES:
+        return listed, source
+    others = f"other sources ({len(listed) - LISTED_SOURCES:,})"
+    return [*listed[:LISTED_SOURCES], others], np.minimum(source, LISTED_SOURCES)
 
 
 def _ranks(values: np.ndarray, lengths: np.ndarray | None) -> np.ndarray:
@@ -142,11 +161,25 @@ def _ranks(values: np.ndarray, lengths: np.ndarray | None) -> np.ndarray:
     return ranks
 
 
-def _evidence(run: Run, lengths: np.ndarray, in_rows: bool) -> Ranking | None:
-    """What selection ranked, where it is not the token score."""
-    key = run.folder.stages["selection"]["evidence"]
-    if key == "token":
+def _rankings(run: Run, scores: np.ndarray, lengths: np.ndarray, in_rows: bool) -> tuple[list[Ranking], int]:
+    """What tokens can be ranked by, and which of it selection did rank."""
+    own = run.folder.stages["selection"]["evidence"]
+    values = {"token": scores}
+    if own != "token":
+        values[own] = np.concatenate(run.evidence())
+    if own != "posterior" and (posterior := _posterior(run, scores, lengths)) is not None:
+        values["posterior"] = posterior
+    rankings = [
+        Ranking(key, *_NAMES.get(key, (key, "")), some, _ranks(some, lengths if in_rows else None))
+        for key, some in values.items()
+    ]
+    return rankings, [*values].index(own)
+
+
+def _posterior(run: Run, scores: np.ndarray, lengths: np.ndarray) -> np.ndarray | None:
+    """The posterior log-odds that selection could have gone by: float32 ``[N]``; None where it would refuse to."""
+    try:
+        _, log_odds = learn_posterior(run.scores_folder(), run.manifest["seed"], learning_tokens=_LEARNING_TOKENS)
+    except (TosslmError, ValueError):  # ValueError: a held-out score is no number
         return None
-    values = np.concatenate(run.evidence())
-    label, unit = _NAMES.get(key, (key, ""))
-    return Ranking(key, label, unit, values, _ranks(values, lengths if in_rows else None))
+    return log_odds(scores, lengths).astype(np.float32)

@@ -2,7 +2,7 @@
 class Cut {
   constructor(data) {
     this.data = data;
-    this.kind = data.kinds.length - 1;
+    this.kind = data.ownKind;
     this.step = data.own;
     this.highest = data.kinds.map(() => new Float32Array(data.rows.length));
     this.mean = data.kinds.map(() => new Float32Array(data.rows.length));
@@ -14,7 +14,7 @@ class Cut {
   get fraction() { return this.data.grid[this.step]; }
   get evidence() { return this.data.kinds[this.kind]; }
   get ranks() { return this.data.columns[`rank${this.kind}`]; }
-  value(token) { return this.data.columns[`value${this.kind}`][token] * this.data.step; }
+  value(token, kind = this.kind) { return this.data.columns[`value${kind}`][token] * this.data.step; }
 
   // How many go: of all tokens, or of each row where selection works inside rows. The product as Python has it.
   limit(row) { return Math.floor(this.fraction * (this.data.inRows ? this.data.columns.length[row] : this.data.tokens)); }
@@ -47,7 +47,7 @@ function showCut(cut) {
   document.getElementById("d-value").textContent = percent(cut.fraction);
   const from = threshold === null ? "" : `, all that reach ${signed(threshold)} ${evidence.unit}`;
   document.getElementById("d-says").textContent =
-    `${grouped(total)} of ${grouped(data.tokens)} tokens ${cut.step === data.own && cut.kind === data.kinds.length - 1 ? "went" : "would go"}${from}.`;
+    `${grouped(total)} of ${grouped(data.tokens)} tokens ${cut.step === data.own && cut.kind === data.ownKind ? "went" : "would go"}${from}.`;
   [...document.querySelectorAll("#sources tbody tr")].forEach((line, i) => {
     const share = counts[i] / data.sourceTokens[i];
     line.children[2].textContent = grouped(counts[i]);

@@ -17,7 +17,7 @@ async function readBlock() {
   const { length: lengths } = data.columns;
   data.starts = new Uint32Array(lengths.length + 1);
   lengths.forEach((n, i) => { data.starts[i + 1] = data.starts[i] + n; });
-  data.rows = data.rows.map(([id, origin, source, flags, messages, spans]) => ({ id, origin, source, flags, messages, spans }));
+  data.rows = data.rows.map(([id, origin, source, flags, messages, spans, name = data.sources[source]]) => ({ id, origin, source, flags, messages, spans, name }));
   return data;
 }
 
@@ -32,9 +32,10 @@ function placesOf(data, row) {
   return places;
 }
 
-// Text as it is, but for characters that steer what is around them: those are named. Joiners stay, as letters and emoji need them.
-const STEERING = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g;
-const visible = (text) => text.replace(STEERING, (c) => `\u2039U+${c.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}\u203a`);
+// Text as it is, but for characters that steer what is around them or hide beside it: those are named, as text.py does it.
+// Joiners stay, as letters and emoji need them.
+const STEERING = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u034f\u061c\u115f\u1160\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\u3164\ufeff\uffa0\ufff9-\ufffb\u{e0000}-\u{e007f}\u{e0100}-\u{e01ef}]/gu;
+const visible = (text) => text.replace(STEERING, (c) => `\u2039U+${c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}\u203a`);
 
 const signed = (value, digits = 2) => `${value < 0 ? "\u2212" : "+"}${Math.abs(value).toFixed(digits)}`;
 const grouped = (n) => n.toLocaleString("en");

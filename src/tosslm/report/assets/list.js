@@ -34,6 +34,9 @@ class RowList {
     if (order === "mean") found.sort((a, b) => mean[b] - mean[a]);
     this.order = found;
     document.getElementById("count").textContent = `${grouped(found.length)} of ${grouped(data.rows.length)} rows`;
+    // A row that is not in the list would stand beside it as if it were.
+    document.getElementById("none").hidden = found.length > 0;
+    document.getElementById("row").hidden = !found.length;
     this.strut.style.height = `${found.length * ITEM}px`;
     this.draw();
   }
@@ -59,7 +62,7 @@ class RowList {
     item.setAttribute("aria-posinset", place + 1);
     item.style.top = `${place * ITEM}px`;
     const head = make("span", "head");
-    head.append(make("bdi", "", visible(data.sources[facts.source])), make("span", "", `${grouped(cut.dropped[row])} of ${grouped(n)} dropped`));
+    head.append(make("bdi", "", visible(facts.name)), make("span", "", `${grouped(cut.dropped[row])} of ${grouped(n)} dropped`));
     const covered = this.covered(row), answer = facts.messages.find((m) => m[0] === "assistant");
     const says = make("span", covered ? "says off" : "says", covered ? "covered: may be harmful" : visible(answer[1].slice(0, 160)).replace(/\s+/g, " "));
     const share = make("span", "share"), fill = make("i");

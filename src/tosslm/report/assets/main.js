@@ -13,7 +13,19 @@ function chooseKinds(cut, onChange) {
   at("kinds").hidden = false;
 }
 
+// Paper has no disclosure triangles, and no scrolling that would bring a row's later tokens in.
+function readyForPaper(view) {
+  let closed = [];
+  addEventListener("beforeprint", () => {
+    closed = [...document.querySelectorAll("#made details:not([open])")];
+    for (const details of closed) details.open = true;
+    for (const block of view.blocks) view.fill(block);
+  });
+  addEventListener("afterprint", () => { for (const details of closed) details.open = false; });
+}
+
 async function start() {
+  at("loading").hidden = false;
   const data = await readBlock(), cut = new Cut(data);
   let view = null;
   const list = new RowList(cut, (row) => view.open(row));
@@ -44,6 +56,7 @@ async function start() {
   at("uncover").addEventListener("input", () => { list.all = at("uncover").checked; list.draw(); view.draw(); });
   at("panel").hidden = at("explorer").hidden = false;
   at("loading").hidden = true;
+  readyForPaper(view);
   moved();
   if (list.order.length) list.open(list.order[0]);
 }

@@ -28,7 +28,9 @@ class RowView {
     const { data, row } = this, facts = data.rows[row];
     this.observer.disconnect();
     this.blocks = [];
-    this.box.replaceChildren(this.head(facts), this.strip());
+    this.facts = make("dl", data.kinds.length > 1 ? "look more" : "look");
+    this.facts.setAttribute("aria-live", "polite");
+    this.box.replaceChildren(this.head(facts), this.facts, this.strip());
     if (this.list.covered(row)) this.box.append(this.cover());
     else facts.messages.forEach(([role, content], turn) => this.box.append(this.turn(role, content, turn)));
     for (const block of this.blocks.slice(0, 3)) this.fill(block);
@@ -38,13 +40,11 @@ class RowView {
 
   head(facts) {
     const head = make("div", "row-head"), title = make("h3"), meta = make("p", "meta");
-    title.append(make("bdi", "", visible(this.data.sources[facts.source])), ` \u00b7 ${facts.id}`);
+    title.append(make("bdi", "", visible(facts.name)), ` \u00b7 ${facts.id}`);
     const n = this.places.length, dropped = this.cut.dropped[this.row];
     this.counts = make("span", "", `${grouped(dropped)} of ${grouped(n)} response tokens dropped (${percent(dropped / n)})`);
     meta.append(this.counts, " \u00b7 ", make("bdi", "", visible(facts.origin)), facts.flags & JOINED ? " \u00b7 joined the harmful set" : "");
-    this.facts = make("dl", "look");
-    this.facts.setAttribute("aria-live", "polite");
-    head.append(title, meta, this.facts);
+    head.append(title, meta);
     return head;
   }
 
@@ -199,13 +199,15 @@ class RowView {
     const { cut, data } = this, at = data.starts[this.row] + index, place = this.places[index];
     const text = place.turn < 0 ? "end of turn" : visible(data.rows[this.row].messages[place.turn][1].slice(place.start, place.end)).replace(/\n/g, "\u23ce") || "part of a character";
     const total = data.inRows ? this.places.length : data.tokens, state = cut.ranks[at] < cut.limit(this.row) ? "dropped" : "kept";
-    const nats = (name) => (data.columns[name][at] * data.step).toFixed(2);
+    const nats = (name) => `${(data.columns[name][at] * data.step).toFixed(2)} nats`;
+    // The token's own score always, as the losses beside it give it, and the evidence that is chosen.
+    const evidence = data.kinds.map((kind, k) => [kind.label.toLowerCase(), `${signed(cut.value(at, k))} ${kind.unit}`]);
     return [
       ["token", this.list.covered(this.row) ? "covered" : text],
-      [cut.evidence.label.toLowerCase(), signed(cut.value(at))],
+      ...evidence.filter((_, k) => k === 0 || k === cut.kind),
       ["utility loss", nats("utility")],
       ["degraded loss", nats("degraded")],
-      ["fate", state, this.unsafe(index) ? ", marked unsafe" : ""],
+      ["kept or dropped", state, this.unsafe(index) ? ", marked unsafe" : ""],
       ["rank", `${grouped(cut.ranks[at] + 1)} of ${grouped(total)}`],
     ];
   }
