@@ -55,7 +55,7 @@ FIGURES = (
 
 def draw(figure: Figure, test: Split, names: Sequence[str]) -> str:
     """One figure; points bear the numbers of the table, ours are blue."""
-    points = []
+    points, numbers = [], []
     for number, name in enumerate(names, 1):
         # The base is as far from all others as fine-tuning gains; its figures stand in the table.
         cost, safe = (
@@ -64,16 +64,18 @@ def draw(figure: Figure, test: Split, names: Sequence[str]) -> str:
             else (test.minus(name, STANDARD, "utility_loss"), figure.safety(test, name))
         )
         if cost and safe:
-            points.append(Point(str(number), 1 if name in OURS else 3, _ends(cost), _ends(safe)))
+            numbers.append(number)
+            points.append(Point(name, 1 if name in OURS else 3, _ends(cost), _ends(safe)))
     chart = point_chart(
         points,
         x_label="loss of useful rows, less standard SFT's, nats a token (better to the right)",
         y_label=figure.y_label,
-        about=f"{figure.about}, one numbered point a method",
         x_falls=True,
+        numbers=numbers,
     )
     head, rest = str(chart).split(">", 1)
-    return f'{head} xmlns="http://www.w3.org/2000/svg">{_STYLE}{rest}\n'
+    about = f"{figure.about}, one numbered point a method"
+    return f'{head} role="img" aria-label="{about}" xmlns="http://www.w3.org/2000/svg">{_STYLE}{rest}\n'
 
 
 def _ends(interval: Interval) -> tuple[float, float | None, float | None]:

@@ -170,9 +170,16 @@ def _why(test: Split) -> list[str]:
         ]
     references = [name for name in REFERENCES if f"{name}-reference" in test.results]
     if references:
-        told = ", ".join(f"{name} {percent(test.mean(f'{name}-reference', 'refusal_rate'))}" for name in references)
+        told = "; ".join(
+            f"{name} {percent(test.mean(f'{name}-reference', 'refusal_rate'))}, by seed {_by_seed(test, name)}"
+            for name in references
+        )
         lines += [f"Do the references themselves refuse the same goals? {told}. {_LEARNT}", ""]
     return lines
+
+
+def _by_seed(test: Split, name: str) -> str:
+    return ", ".join(f"{share:.0%}" for share in test.by_seed(f"{name}-reference", "refusal_rate"))
 
 
 def _dropped(results: Results, names: Sequence[str]) -> list[str]:

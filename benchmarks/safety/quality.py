@@ -47,6 +47,11 @@ class Split:
         (values,), weights = self._values(metric, [method])
         return mean_interval(values, weights)
 
+    def by_seed(self, method: str, metric: str) -> list[float]:
+        """A metric's mean of each seed, in their order."""
+        (values,), weights = self._values(metric, [method])
+        return (values @ weights / weights.sum()).tolist()
+
     def combined(
         self, metric: str, methods: Sequence[str], figure: Callable[..., np.ndarray | float]
     ) -> Interval | None:

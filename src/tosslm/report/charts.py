@@ -132,16 +132,23 @@ class Point:
 
 
 def point_chart(
-    points: Sequence[Point], *, x_label: str, y_label: str, x_falls: bool = False, percent: bool = False
+    points: Sequence[Point],
+    *,
+    x_label: str,
+    y_label: str,
+    x_falls: bool = False,
+    percent: bool = False,
+    numbers: Sequence[int] | None = None,
 ) -> Markup:
     """Numbered points with their intervals: names would print over each other where points lie close.
 
     Args:
-        points: what to draw, numbered from 1.
+        points: what to draw.
         x_label: under the axis.
         y_label: above the axis.
         x_falls: whether the horizontal axis is turned, so that better is to the right.
         percent: whether the vertical axis counts in percent.
+        numbers: one a point; None counts from 1.
     """
     xs, ys = ([v for point in points for v in getattr(point, side) if v is not None] for side in ("x", "y"))
     axes = _axes(xs, ys, pad=0.12)
@@ -155,11 +162,12 @@ def point_chart(
         if point.y[1] is not None and point.y[2] is not None:
             parts.append(_whisker(point.colour, x, axes.y(point.y[1]), x, axes.y(point.y[2])))
     taken = [*places]
-    for i, (point, (x, y)) in enumerate(zip(points, places, strict=True)):
+    numbers = numbers or range(1, len(points) + 1)
+    for point, shown, (x, y) in zip(points, numbers, places, strict=True):
         taken.append(_free_place(x, y, taken))
         at = taken[-1]
         parts.append(f'<circle class="dot c{point.colour}" cx="{x}" cy="{y}" r="5"/>')
-        parts.append(f'<text class="name" x="{at[0]:.1f}" y="{at[1] + 5:.1f}" text-anchor="middle">{i + 1}</text>')
+        parts.append(f'<text class="name" x="{at[0]:.1f}" y="{at[1] + 5:.1f}" text-anchor="middle">{shown}</text>')
     return _svg(parts)
 
 
