@@ -45,9 +45,9 @@ function showCut(cut) {
   const total = counts.reduce((sum, n) => sum + n, 0);
   document.getElementById("d").setAttribute("aria-valuetext", percent(cut.fraction));
   document.getElementById("d-value").textContent = percent(cut.fraction);
-  const from = threshold === null ? "" : `, all that reach ${signed(threshold)} ${evidence.unit}`;
+  const from = threshold === null ? "" : `; the lowest has ${signed(threshold)} ${evidence.unit}`;
   document.getElementById("d-says").textContent =
-    `${grouped(total)} of ${grouped(data.tokens)} tokens ${cut.step === data.own && cut.kind === data.ownKind ? "went" : "would go"}${from}.`;
+    `${grouped(total)} of ${grouped(data.tokens)} tokens ${cut.step === data.own && cut.kind === data.ownKind ? "were dropped" : "would be dropped"}${from}.`;
   [...document.querySelectorAll("#sources tbody tr")].forEach((line, i) => {
     const share = counts[i] / data.sourceTokens[i];
     line.children[2].textContent = grouped(counts[i]);
