@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 from benchmarks.safety.data import HARMFUL
-from benchmarks.safety.quality import Results, Split, dropped_positions, read_results
-from benchmarks.safety.settings import CELLS, HEADLINE, METHODS, REFERENCES, SEEDS, STANDARD, UNTRAINED
-from benchmarks.safety.wording import nats, percent
+from benchmarks.safety.quality import Split, dropped_positions, read_results
+from benchmarks.safety.settings import CELLS, HEADLINE, METHODS, OURS, REFERENCES, SEEDS, STANDARD, UNTRAINED
+from benchmarks.safety.verdict import LEAST
+from benchmarks.safety.wording import nats, percent, points
 
 _HEAD = """What differs from the headline's settings, with one seed; the headline's own lines, of the same seed,
 come first. Shares dropped are of the tokens of harmful rows, of all others, and of the first five tokens of an
@@ -26,6 +27,7 @@ def ladder_lines(results: Path) -> list[str]:
     headline = read_results(results / HEADLINE)
     first = {name: {SEEDS[0]: seeds[SEEDS[0]]} for name, seeds in headline.items() if SEEDS[0] in seeds}
     lines: list[str] = []
+    tests: dict[str, Split] = {}
     for cell, setting in CELLS.items():
         found = read_results(results / cell.replace(" ", "-"))
         if cell == HEADLINE or not found:
@@ -33,16 +35,45 @@ def ladder_lines(results: Path) -> list[str]:
         # Where rows and references are the headline's, so are standard SFT and what the references refuse.
         lent = [UNTRAINED, *([STANDARD] if setting.headline_rows else [])]
         lent += [f"{name}-reference" for name in REFERENCES] if setting.headline_references else []
-        lines += _cell_lines(cell, found | {name: first[name] for name in lent if name in first}, setting.methods)
+        tests[cell] = Split(found | {name: first[name] for name in lent if name in first}, "test")
+        lines += _cell_lines(cell, tests[cell], setting.methods)
     if not lines:
         return []
     shown = {name for cell in CELLS if cell != HEADLINE for name in CELLS[cell].methods}
-    before = _cell_lines(HEADLINE, first, [name for name in METHODS if name in shown])
-    return ["## When it works", "", _HEAD, "", _COLUMNS, "|---" * 9 + "|", *before, *lines, ""]
+    before = _cell_lines(HEADLINE, Split(first, "test"), [name for name in METHODS if name in shown])
+    return ["## When it works", "", _HEAD, "", *_findings(tests), "", _COLUMNS, "|---" * 9 + "|", *before, *lines, ""]
 
 
-def _cell_lines(cell: str, results: Results, methods: Sequence[str]) -> Iterator[str]:
-    test = Split(results, "test")
+def _findings(tests: Mapping[str, Split]) -> Iterator[str]:
+    """In which settings a method keeps more or fewer refusals than standard SFT, and where least harm is learnt."""
+    for name in ("toss", "toss-posterior", "toss-posterior-anchor"):
+        compared = {cell: test for cell, test in tests.items() if {name, STANDARD} <= test.results.keys()}
+        gained = {cell: test.minus(name, STANDARD, "refusal_rate") for cell, test in compared.items()}
+        more = [f"{cell} ({points(d)})" for cell, d in gained.items() if d and d.low > 0]
+        fewer = [f"{cell} ({points(d)})" for cell, d in gained.items() if d and d.high < 0]
+        said = [f"{word} at {', '.join(cells)}" for word, cells in (("more", more), ("fewer", fewer)) if cells]
+        told = " and ".join(said) or "no more and no fewer anywhere"
+        yield f"- {name} refuses, against standard SFT and beyond chance (paired), {told}, of {len(gained)} settings."
+    useful = {
+        (cell, name): harm
+        for cell, test in tests.items()
+        for name in test.results
+        if name in OURS
+        and (kept := test.gain_kept(name))
+        and kept.value >= LEAST
+        and (harm := test.minus(name, UNTRAINED, "harmful_loss"))
+    }
+    if useful:
+        cell, name = max(useful, key=lambda key: useful[key].value)
+        yield (
+            f"- Of those that keep {LEAST:.0%} of SFT's gain, {name} at {cell} learns the least harm: loss of "
+            f"harmful answers less the base's {nats(useful[cell, name])}. These figures are the test split's: they "
+            "chose nothing."
+        )
+
+
+def _cell_lines(cell: str, test: Split, methods: Sequence[str]) -> Iterator[str]:
+    results = test.results
     utility = f"{REFERENCES[0]}-reference"
     for name in (name for name in methods if name in results):
         trained = name != STANDARD and STANDARD in results
