@@ -117,13 +117,15 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
         columns = {"rows": "rows", "response tokens": "response_tokens"}
         if console.width >= _WIDE:
             columns |= {"tokens in all": "tokens", "cut": "truncated", "bad rows": "bad"}
-        table = table_of("set", *columns)
+        table = table_of("set", *columns, width=console.width)
         for name, counts in summary["sets"].items():
             table.add_row(name, *(f"{counts[key]:,}" for key in columns.values()))
         console.print(table)
     if summary["trainings"]:
-        names = ("first loss", "last loss", "seconds", "steps", "tokens/s")[: 5 if console.width >= 72 else 3]
-        table = table_of("training", *names)
+        names = ("first loss", "last loss", "seconds", "steps", "tokens/s")[
+            : 5 if console.width >= 72 else 3 if console.width >= _WIDE else 2
+        ]
+        table = table_of("training", *names, width=console.width)
         for name, facts in summary["trainings"].items():
             speed = facts["tokens_per_second"]
             cells = (
@@ -138,7 +140,8 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
     for name, facts in summary["refinement"].items():
         console.print(f"{name}: {facts['joined']} of {facts['samples']} rows joined the harmful set")
     if losses := summary.get("held_out_losses"):
-        table = table_of("held-out rows", "tokens", "degraded reference", "utility reference")
+        name, kind = ("held-out rows", " reference") if console.width >= _WIDE else ("held out", "")
+        table = table_of(name, "tokens", f"degraded{kind}", f"utility{kind}", width=console.width)
         for name, facts in losses.items():
             table.add_row(
                 name, f"{facts['tokens']:,}", f"{facts['loss_degraded']:.3f}", f"{facts['loss_utility']:.3f}"
@@ -157,7 +160,7 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
 
 def _print_selection(selection: dict[str, Any], spans: dict[str, float] | None, console: Console) -> None:
     first = 0 if console.width >= _WIDE else 1
-    table = table_of("source", *("rows", "response tokens", "dropped", "share")[first:])
+    table = table_of("source", *("rows", "response tokens", "dropped", "share")[first:], width=console.width)
 
     def add(name: Text | str, counts: dict[str, Any], rows: str) -> None:
         share = counts["discarded"] / counts["tokens"]
@@ -170,8 +173,9 @@ def _print_selection(selection: dict[str, Any], spans: dict[str, float] | None, 
     console.print(table)
     if selection["threshold"] is not None:
         what = {"token": "score", "window": "have a window mean of", "posterior": "have log-odds of unsafe of"}
+        unit = "" if selection["evidence"] == "posterior" else " nats"
         console.print(
-            f"Threshold: tokens that {what[selection['evidence']]} {selection['threshold']:.3f} nats and more are "
+            f"Threshold: tokens that {what[selection['evidence']]} {selection['threshold']:.3f}{unit} and more are "
             "dropped."
         )
     if selection.get("changed_from_previous"):
@@ -199,9 +203,11 @@ def _print_places(summary: dict[str, Any], console: Console) -> None:
         console.print(f"Look at all of it in a browser: {summary['report']}", markup=False, soft_wrap=True)
 
 
-def table_of(*columns: str) -> Table:
-    """An empty table: the first column is text, the others are numbers."""
+def table_of(*columns: str, width: int = _WIDE) -> Table:
+    """An empty table: the first column is text, which a narrow terminal may fold, the others are numbers."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+    for column in columns:
+        text = column is columns[0]
+        whole = text and width >= _WIDE
+        table.add_column(column, justify="left" if text else "right", overflow="fold", no_wrap=whole)
     return table
