@@ -221,9 +221,9 @@ def test_text_that_steers_a_terminal_is_shown_and_does_nothing() -> None:
 def test_tables_of_a_run_fit_a_narrow_terminal(run_dir: Path) -> None:
     run = tosslm.load_run(run_dir)
     summary = summarize(run)
-    console = Console(width=40, file=io.StringIO())
-    print_summary(summary, console)
-    text = console.file.getvalue()  # type: ignore[attr-defined]
+    printed = io.StringIO()
+    print_summary(summary, Console(width=40, file=printed))
+    text = printed.getvalue()
     assert "…" not in text
     assert f"{summary['selection']['discarded']:,}" in text
     assert all(f"{counts['response_tokens']:,}" in text for counts in summary["sets"].values())

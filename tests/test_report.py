@@ -355,6 +355,24 @@ def test_only_what_was_trained_as_the_run_was_is_the_run(tiny_config: dict[str, 
     assert read_measured(run) == Measured(records)
 
 
+def test_beside_an_evaluation_stands_only_what_was_asked_the_same(tiny_config: dict[str, Any]) -> None:
+    run = tosslm.run(tiny_config, until="finetune")
+    records = [record("base", 0.8, 3.6), *(compared(run, name, 3.0, model=name) for name in ("sft", "random"))]
+    other = run.path / f"compare/random/seed-{run.config.seed}/manifest.json"
+    changed = json.loads(other.read_text())
+    changed["config"]["evaluation"]["max_new_tokens"] = 7
+    other.write_text(json.dumps(changed))
+    (run.path / "compare/results.json").write_text(json.dumps({"format": 1, "records": records}))
+    evaluated = [record("base", 0.9, 3.5), record("model", 0.85, 3.2)]
+    (run.path / "evaluation").mkdir(exist_ok=True)
+    (run.path / "evaluation/results.json").write_text(json.dumps({"format": 1, "records": evaluated}))
+    manifest = json.loads((run.path / "manifest.json").read_text())
+    manifest["stages"]["evaluation/model"] = {"fingerprint": "1", "inputs": {}, "files": {}, "seconds": 1.0}
+    (run.path / "manifest.json").write_text(json.dumps(manifest))
+    measured = read_measured(tosslm.load_run(run.path))
+    assert measured == Measured([*evaluated, records[1]], own="model", plain="sft")
+
+
 def test_numbers_of_points_that_coincide_do_not() -> None:
     svg = point_chart([Point("a", 1, (1, None, None), (1, None, None))] * 4, x_label="x", y_label="y")
     places = [(float(x), float(y)) for x, y in re.findall(r'class="name" x="([^"]*)" y="([^"]*)"', svg)]

@@ -11,6 +11,7 @@ import pytest
 from benchmarks.corpora import write_jsonl
 from benchmarks.safety import study
 from benchmarks.safety.data import check_leaks
+from benchmarks.safety.ladder import _findings
 from benchmarks.safety.page import write_page
 from benchmarks.safety.quality import Split, dropped_positions, dropped_shares
 from benchmarks.safety.settings import OURS
@@ -94,9 +95,8 @@ def test_three_shares_together() -> None:
     found = Split(results(), "test").together("toss-posterior-anchor", "random")
     assert found is not None
     assert found.value == pytest.approx((3 / 3 + 1.1 - 0.1) / 3)
-    assert (
-        1 / 3 <= found.low < found.value < found.high
-    )  # the losses are the same on every row, so two parts are fixed
+    # The losses are the same on every row, so two of the parts are fixed.
+    assert 1 / 3 <= found.low < found.value < found.high
     same = Split(results() | {"sft": {0: kept([1, 1, 1, 1], 2.0, 2.0)}}, "test")
     assert same.together("toss-posterior-anchor", "random") is None
 
@@ -136,6 +136,25 @@ def test_what_cannot_be_told_does_not_count_as_held() -> None:
     assert not found["refusals that SFT lost, restored"].met
     assert not found["refusals less those of rows"].met
     assert len(found) == 15
+
+
+def test_settings_are_told_by_what_they_win() -> None:
+    """Of 60 prompts TOSS refuses all in one setting, none in the other, where SFT refuses every second."""
+
+    def setting(refused: int, harm: float) -> Split:
+        found = {
+            "base": {0: kept([1] * 60, 3.0, 3.0)},
+            "sft": {0: kept([0, 1] * 30, 2.0, 2.0)},
+            "toss": {0: kept([refused] * 60, 2.1, harm)},
+        }
+        return Split(found, "test")
+
+    won, _, _, least = _findings({"d 0.1": setting(1, 2.5), "d 0.3": setting(0, 2.7)})
+    assert "more at d 0.1 (50 points" in won
+    assert "fewer at d 0.3 (-50 points" in won
+    assert won.endswith("of 2 settings.")
+    assert "toss at d 0.3 learns the least harm" in least
+    assert "-0.300" in least
 
 
 def test_dropped_tokens_are_counted_by_source_and_position() -> None:

@@ -12,6 +12,8 @@ from accelerate import tracking
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import tosslm
+from tosslm.compare import compare
+from tosslm.config import load_config
 from tosslm.errors import InputError
 from tosslm.tracking import tracked
 
@@ -66,8 +68,12 @@ def test_without_trackers_nothing_is_logged(tmp_path: Path) -> None:
 def test_what_cannot_log_is_refused_before_anything_is_done(
     tiny_config: dict[str, Any], name: str, fault: str
 ) -> None:
+    config = {**tiny_config, "report_to": [name]}
     with pytest.raises(InputError, match=fault):
-        tosslm.run({**tiny_config, "report_to": [name]})
+        tosslm.run(config)
+    asked = {"utility_rows": {"path": config["data"]["utility"]["path"]}}
+    with pytest.raises(InputError, match=fault):
+        compare(load_config({**config, "evaluation": asked}), ["sft"])
     assert not Path(tiny_config["run_dir"]).exists()
 
 

@@ -11,6 +11,7 @@ import argparse
 import io
 import sys
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from playwright.sync_api import Browser, Page
@@ -44,8 +45,8 @@ def main() -> None:
         _beside(first.screenshot(), second.screenshot()).save(arguments.out / "report-phone.png")
 
 
-def _open(browser: Browser, url: str, width: int, height: int, **context: object) -> Page:
-    page = browser.new_context(viewport={"width": width, "height": height}, **context).new_page()  # type: ignore[arg-type]
+def _open(browser: Browser, url: str, width: int, height: int, **context: Any) -> Page:
+    page = browser.new_context(viewport={"width": width, "height": height}, **context).new_page()
     page.goto(url)
     page.wait_for_selector("#explorer:not([hidden])")
     return page

@@ -4,10 +4,11 @@
     python -m benchmarks.safety.study --only headline:0 --methods base sft toss    # these, and no page
     python -m benchmarks.safety.study --ladder                # the settings around it too
     python -m benchmarks.safety.study --page                  # the page from the results that are kept
-    python -m benchmarks.safety.study --results DIR           # all of it anew, results and page in another folder
+    python -m benchmarks.safety.study --results DIR           # all of it again, results and page in another folder
 
 Results are kept, value by value, in ``benchmarks/safety/results``: a method that has one there is not run again, so a
-study can be cut into as many sittings as it takes. What is needed to go on lies under ``runs/safety``.
+study can be cut into as many sittings as it takes. What is needed to go on lies under ``runs/safety``: what was
+trained there is not trained again either, unless that folder is removed.
 """
 
 from __future__ import annotations

@@ -33,6 +33,7 @@ from tosslm.models import Base, open_base
 from tosslm.pipeline import STAGES, Method, carry_out
 from tosslm.progress import Reporter, SilentReporter
 from tosslm.store import RunFolder, Step
+from tosslm.tracking import check_trackers
 
 UNTRAINED, RIVAL, ORACLE = "base", "sft", "oracle"
 _REFUSALS = "refusal_rate"
@@ -68,6 +69,7 @@ def compare(
     if not config.evaluation.asks:
         raise InputError("compare: nothing to measure; name prompts under evaluation in the config")
     check_evaluation(config.evaluation)
+    check_trackers(config.report_to)
     for baseline in baselines:
         baseline.check(config)
         _changed(config, baseline.overrides(config), config.seed, Path(config.run_dir))
@@ -228,7 +230,7 @@ class Variant(Method):
 
     def _safety_parts(self) -> list[Any]:
         safety = self.config.compare.safety
-        return [safety.model_dump(), list(source_checksums(safety).values())] if safety else []
+        return [safety.model_dump(), source_checksums(safety)] if safety else []
 
     def _extra_rows(self) -> Iterator[dict[str, Any]]:
         if self.baseline.extra_rows:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tosslm.config import Config, TrainingConfig, load_config
-from tosslm.data.prepare import SETS, prepare_data, source_checksums
+from tosslm.data.prepare import SETS, prepare_data, source_files
 from tosslm.data.rows import base_id
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.diagnosis.diagnose import MODEL, diagnose
@@ -153,7 +153,7 @@ class Method:
     def data(self) -> None:
         """Rows of the three sets become tokens."""
         config = self.config.data
-        sources = {name: source_checksums(getattr(config, name)) for name in SETS}
+        sources = {name: source_files(getattr(config, name)) for name in SETS}
 
         def work(step: Step) -> dict[str, Any]:
             counts = prepare_data(config, self.tokenizer, self.path / "data", step.fingerprint, self.reporter)

@@ -23,6 +23,7 @@ from tosslm.models import Base, choose_device, choose_dtype, open_base
 from tosslm.progress import Reporter
 from tosslm.show import visible
 from tosslm.summary import table_of
+from tosslm.tracking import check_trackers
 
 _SHOWN_BAD_ROWS = 20
 _EFFICIENCY = {"cpu": 0.6, "cuda": 0.35, "mps": 0.3}
@@ -61,8 +62,9 @@ def make_plan(config: Config, *, measure: bool, reporter: Reporter) -> dict[str,
         ``sets`` (counts), ``bad_rows``, ``model``, ``speed`` (tokens a second), ``stages`` (seconds, bytes).
 
     Raises:
-        InputError: a file or the model cannot be read.
+        InputError: a file or the model cannot be read, or a tracker is missing.
     """
+    check_trackers(config.report_to)
     base = open_base(config.model)
     tokenizer = RowTokenizer(base.tokenizer, max_length=config.data.max_length, turns=config.data.turns)
     sets: dict[str, SetCounts] = {}

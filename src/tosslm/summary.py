@@ -64,14 +64,9 @@ def summarize(run: Run) -> dict[str, Any]:
 def _story(run: Run) -> dict[str, str]:
     """The report's sentences, without their markup."""
     diagnosis, measured = story.read_diagnosis(run), read_measured(run)
-    found = (
-        {}
-        if diagnosis is None and measured.own is None
-        else {
-            "safety": story.safety(diagnosis, measured),
-            "utility": story.utility(diagnosis, measured),
-        }
-    )
+    if diagnosis is None and measured.own is None:
+        return {}
+    found = {"safety": story.safety(diagnosis, measured), "utility": story.utility(diagnosis, measured)}
     if cause := story.causes(diagnosis):
         found["cause"] = cause
     return {name: Markup(text).striptags() for name, text in found.items()}
@@ -122,9 +117,8 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
             table.add_row(name, *(f"{counts[key]:,}" for key in columns.values()))
         console.print(table)
     if summary["trainings"]:
-        names = ("first loss", "last loss", "seconds", "steps", "tokens/s")[
-            : 5 if console.width >= 72 else 3 if console.width >= _WIDE else 2
-        ]
+        fitting = 5 if console.width >= 72 else 3 if console.width >= _WIDE else 2
+        names = ("first loss", "last loss", "seconds", "steps", "tokens/s")[:fitting]
         table = table_of("training", *names, width=console.width)
         for name, facts in summary["trainings"].items():
             speed = facts["tokens_per_second"]
@@ -206,8 +200,7 @@ def _print_places(summary: dict[str, Any], console: Console) -> None:
 def table_of(*columns: str, width: int = _WIDE) -> Table:
     """An empty table: the first column is text, which a narrow terminal may fold, the others are numbers."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        text = column is columns[0]
-        whole = text and width >= _WIDE
-        table.add_column(column, justify="left" if text else "right", overflow="fold", no_wrap=whole)
+    for i, column in enumerate(columns):
+        whole = i == 0 and width >= _WIDE
+        table.add_column(column, justify="left" if i == 0 else "right", overflow="fold", no_wrap=whole)
     return table

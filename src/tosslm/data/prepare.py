@@ -105,9 +105,14 @@ def _record(row: Row, tokens: Any) -> dict[str, Any]:
     }
 
 
-def source_checksums(source: SourceConfig) -> dict[str, str]:
+def source_files(source: SourceConfig) -> dict[str, str]:
     """SHA-256 of each file of a set by its path, in order; empty for a hub id."""
     return {str(file): sha256(file) for file in raw_files(source.path)}
+
+
+def source_checksums(source: SourceConfig) -> list[str]:
+    """SHA-256 of each file of a set, in order: what a set is, wherever it lies."""
+    return list(source_files(source).values())
 
 
 def prepare_data(

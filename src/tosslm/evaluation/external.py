@@ -53,7 +53,7 @@ def evaluate_external(
     base = open_base(chosen)
     tokenizer = RowTokenizer(base.tokenizer, max_length=config.data.max_length, turns=config.data.turns)
     out = RunFolder(folder)
-    sources = {name: list(source_checksums(getattr(config.data, name)).values()) for name in ("harmful", "utility")}
+    sources = {name: source_checksums(getattr(config.data, name)) for name in ("harmful", "utility")}
     parts = [
         config.evaluation.model_dump(),
         prompt_checksums(config.evaluation),

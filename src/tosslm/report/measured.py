@@ -43,15 +43,16 @@ def read_measured(run: Run) -> Measured:
 
     A comparison may be older than the run's last selection, or of other data: of its methods one counts as the run's
     own only if it was trained as the run's model was, to the fingerprint, and as plain fine-tuning only if its data
-    and base are the run's.
+    and base are the run's. Beside the run's own evaluation only those count that were asked the same.
     """
     compared = _records(run.path / COMPARED)
     variants = {record["method"]: _variant(run, record["method"]) for record in compared}
     own = next((name for name, folder in variants.items() if folder and _trained_alike(run, folder)), None)
     plain = _PLAIN if (folder := variants.get(_PLAIN)) and _same_data(run, folder) else None
     if own is None and run.has(f"evaluation/{_MODEL}"):
-        evaluated = _records(run.path / EVALUATED)
-        return Measured([*evaluated, *(r for r in compared if r["method"] != _BASE)], _MODEL, plain)
+        asked = [r for r in compared if (folder := variants[r["method"]]) and _asked_the_same(run, folder)]
+        plain = next((r["method"] for r in asked if r["method"] == plain), None)
+        return Measured([*_records(run.path / EVALUATED), *asked], _MODEL, plain)
     return Measured(compared, own, plain)
 
 
@@ -76,3 +77,7 @@ def _trained_alike(run: Run, variant: RunFolder) -> bool:
 def _same_data(run: Run, variant: RunFolder) -> bool:
     own, its = (folder.stages.get("data", {}).get("fingerprint") for folder in (run.folder, variant))
     return own == its and run.manifest["config"]["model"] == variant.manifest["config"]["model"]
+
+
+def _asked_the_same(run: Run, variant: RunFolder) -> bool:
+    return run.manifest["config"]["evaluation"] == variant.manifest["config"]["evaluation"]

@@ -98,9 +98,7 @@ def _context(run: Run, tokens: CustomTokens) -> dict[str, Any]:
         "sources": _sources(tokens),
         "distributions": [(ranking, figures.distributions(tokens, ranking)) for ranking in tokens.rankings],
         "selection_figures": [figure for figure in some if figure],
-        "diagnosis_figures": [*figures.divergence_curves(run.path / "diagnosis"), figures.first_tokens(diagnosis)]
-        if diagnosis
-        else [],
+        "diagnosis_figures": _diagnosis_figures(run, diagnosis),
         "causes": story.causes(diagnosis),
         "classes": _classes(run) if diagnosis else [],
         "safety": figures.safety_against_utility(measured.records),
