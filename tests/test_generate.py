@@ -60,6 +60,22 @@ def test_batched_answers_are_those_of_a_plain_loop(model: Any, smollm2_tokenizer
         assert (answer.answer, answer.finished) == (text, bool(ends))
 
 
+def test_the_head_reads_no_views(
+    model: Any, smollm2_tokenizer: Any, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a batch of views a CPU makes one copy of the head's weights a row."""
+    forward, read = model.lm_head.forward, []
+
+    def watch(hidden: torch.Tensor) -> torch.Tensor:
+        read.append(hidden.is_contiguous())
+        return forward(hidden)
+
+    monkeypatch.setattr(model.lm_head, "forward", watch)
+    generate_answers(model, smollm2_tokenizer, prompts, max_new_tokens=2, batch_size=4)
+    assert read
+    assert all(read)
+
+
 def test_an_answer_ends_at_the_end_of_turn(
     model: Any, smollm2_tokenizer: Any, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,7 @@ The head of a small model is a quarter of its arithmetic and nearly all of its m
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -53,7 +53,8 @@ class SplitHead:
 
         def keep_first_position(_: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
             caught.append(inputs[0])
-            return (inputs[0][:, :1], *inputs[1:])
+            # With three axes a CPU would copy the whole head for this one position.
+            return (inputs[0][:1, 0], *inputs[1:])
 
         hook = self.head.register_forward_pre_hook(keep_first_position)
         try:
@@ -62,7 +63,7 @@ class SplitHead:
             hook.remove()
         hidden = caught[0]
         with torch.no_grad():
-            own, ours = output.logits[:1, 0].float(), self.logits(hidden[:1, 0])
+            own, ours = output.logits.float(), self.logits(hidden[:1, 0])
             if not torch.allclose(own, ours, rtol=1e-2, atol=1e-2, equal_nan=True):
                 raise TosslmError(
                     f"{type(self.model).__name__}: the model changes its logits after the head in a way tosslm does "
@@ -137,6 +138,24 @@ class SplitHead:
 
     def _chunk_losses(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.cross_entropy(self.logits(hidden), targets, reduction="none")
+
+
+@contextmanager
+def contiguous_head(model: Any) -> Iterator[None]:
+    """A model whose head reads contiguous arrays.
+
+    ``generate`` takes the last position of every prompt as a view, and for a batch of such a CPU copies the head's
+    weights once a row, which takes longer than all the rest of reading the prompts.
+    """
+
+    def copied(_: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return (inputs[0].contiguous(), *inputs[1:])
+
+    hook = model.get_output_embeddings().register_forward_pre_hook(copied)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def divergences(base_logits: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:

@@ -16,6 +16,7 @@ from tosslm.data.template import ChatTemplate
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.errors import InputError, RowError
 from tosslm.evaluation.prompts import Prompt
+from tosslm.head import contiguous_head
 from tosslm.progress import Reporter, SilentReporter
 
 
@@ -171,11 +172,12 @@ def _answer_batch(model: Any, tokens: Sequence[Sequence[int]], settings: Generat
         # On the left: the answer follows the prompt's last token, not padding.
         input_ids[i, longest - len(row) :] = torch.as_tensor(row)
         attention_mask[i, longest - len(row) :] = 1
-    output = model.generate(
-        input_ids=input_ids.to(model.device),
-        attention_mask=attention_mask.to(model.device),
-        generation_config=settings,
-    )
+    with contiguous_head(model):
+        output = model.generate(
+            input_ids=input_ids.to(model.device),
+            attention_mask=attention_mask.to(model.device),
+            generation_config=settings,
+        )
     return output[:, longest:].cpu()
 
 
