@@ -91,7 +91,7 @@ def test_the_slider_strikes_the_tokens_that_selection_would_drop(
         by_row = np.split(keep, np.cumsum([len(row) for row in values])[:-1])
         set_fraction(page, step)
         assert page.inner_text("#d-value") == f"{fraction:.1%}"
-        counts = [int(text.replace(",", "")) for text in page.locator("#sources td:nth-child(3)").all_inner_texts()]
+        counts = [int(text.replace(",", "")) for text in page.locator("#sources td:nth-child(3)").all_text_contents()]
         assert sum(counts) == (~keep).sum() == int(fraction * len(keep))
         for i in (0, 17, 41):
             open_row(page, run.rows["row_id"][i])
@@ -101,7 +101,7 @@ def test_the_slider_strikes_the_tokens_that_selection_would_drop(
     keep = tosslm.select_tokens(np.concatenate(values), 0.25)
     set_fraction(page, 50)
     for line in page.locator("#sources tbody tr").all():
-        name, _, dropped = line.locator("th, td").all_inner_texts()[:3]
+        name, _, dropped = line.locator("th, td").all_text_contents()[:3]
         assert int(dropped) == (~keep[source == name]).sum()
 
 
