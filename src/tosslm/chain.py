@@ -191,7 +191,9 @@ def improve_chain(
 def _maximum(changes: float, stays: float, rate: float) -> float:
     """The ``p`` in (0, 1) that maximises ``changes * log(p) + stays * log(1 - p) - rate * p``."""
     total = changes + stays + rate
-    root = 2 * changes / (total + np.sqrt(total * total - 4 * rate * changes)) if total else 0.5
+    # ``total**2 - 4 * rate * changes``, in terms that rounding cannot bring below zero.
+    square = (changes - rate) ** 2 + stays * (stays + 2 * (changes + rate))
+    root = 2 * changes / (total + np.sqrt(square)) if total else 0.5
     return float(np.clip(root, *BOUNDS))
 
 
