@@ -145,7 +145,7 @@ def contiguous_head(model: Any) -> Iterator[None]:
     """A model whose head reads contiguous arrays.
 
     ``generate`` takes the last position of every prompt as a view, and for a batch of such a CPU copies the head's
-    weights once a row, which takes longer than all the rest of reading the prompts.
+    weights once a row.
     """
 
     def copied(_: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
