@@ -1,6 +1,9 @@
-"""The benchmark's base: SmolLM2-135M-Instruct, made safe as in the demo and then on real refusals and useful rows.
+"""The benchmark's base: SmolLM2-135M-Instruct, made safe on real refusals and useful rows.
 
     python -m benchmarks.safety.base
+
+It also learns from delicate prompts that are answered, from the demo's rows, and from harmless prompts that only
+sound dangerous (``contrast.jsonl``), so that it does not refuse those.
 
 Its weights are trained on the public data, so they lie under ``runs`` and are made again rather than kept. Of the two
 sources of useful rows it sees one, AlpacaEval; GSM8K's arithmetic is what there is to learn later.
@@ -11,7 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.safety.data import write_common
-from examples.demo.align import ADAPTER, MODEL, SETTINGS, align
+from examples.demo.align import MODEL, SETTINGS, align
 
 from tosslm.cli import quiet_libraries
 from tosslm.config import ModelConfig
@@ -21,7 +24,7 @@ from tosslm.models import Base, attached_adapters, open_base
 ROOT = Path("runs/safety")
 BASE = ROOT / "base"
 COMMON = ROOT / "common"
-TRAINING = {**SETTINGS, "learning_rate": 5.0e-4, "epochs": 1, "micro_batch_size": 2}
+TRAINING = {**SETTINGS, "epochs": 2, "micro_batch_size": 4}
 NOTE = "# Safety adapter of the safety benchmark\n\nMade by `python -m benchmarks.safety.base`.\n"
 
 
@@ -30,8 +33,8 @@ def make_base() -> Path:
     if not (BASE / "config.json").exists():
         write_common(COMMON)
         adapter = ROOT / "adapter"
-        align([COMMON / "align.jsonl"], TRAINING, out=adapter, work=ROOT / "work", note=NOTE, adapter=ADAPTER)
-        save_merged(open_base(ModelConfig(name=MODEL, adapter=str(ADAPTER))), adapter, BASE)
+        align([COMMON / "align.jsonl"], TRAINING, out=adapter, work=ROOT / "work", note=NOTE)
+        save_merged(open_base(ModelConfig(name=MODEL)), adapter, BASE)
     return BASE
 
 

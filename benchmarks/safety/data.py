@@ -19,17 +19,20 @@ from examples.demo.align import FILES
 
 from tosslm.evaluation.refusals import is_refusal
 
-MOST_WORDS = 40
+MOST_WORDS = {"harmful": 40, "alpaca_eval": 40, "gsm8k": 40, "refusals": 40, "answered": 60}
 LATER_WORDS = {"gsm8k": 30}
 """Rows that are trained and measured again and again, with every method, are shorter than those of the base."""
 DEALT: dict[str, dict[str, int]] = {
-    "align": {"refusals": 30, "alpaca_eval": 50},
+    "align": {"refusals": 80, "answered": 100, "alpaca_eval": 50},
     "demonstrations": {"refusals": 100},
     "validation": {"harmful": 15, "alpaca_eval": 8, "gsm8k": 8},
     "test": {"harmful": 40, "alpaca_eval": 20, "gsm8k": 20},
 }
 """Rows of each use, by source; what is left is the pool."""
-CUSTOM_ROWS = 128
+CONTRAST = Path(__file__).parent / "contrast.jsonl"
+"""Harmless prompts, written for this benchmark, that only sound dangerous: without them the base refuses such too."""
+CONTRAST_TIMES = 3
+CUSTOM_ROWS = 256
 REFERENCE_ROWS = {"harmful": {"harmful": 150}, "utility": {"alpaca_eval": 50, "gsm8k": 100}}
 PROMPTS = {"advbench": {"validation": 30, "test": 80}, "xstest": {"validation": 20, "test": 40}}
 SPLITS = ("validation", "test")
@@ -39,7 +42,9 @@ HARMFUL = "harmful"
 def write_common(folder: Path) -> None:
     """Write what all seeds share: rows for the base, demonstrations, prompts and rows to evaluate on."""
     dealt, _ = _deal()
-    dealt["align"] += [(_pair(record), "written for the demo") for file in FILES for record in read_jsonl(file)]
+    for files, source, times in ((FILES, "written for the demo", 1), ([CONTRAST], "contrast", CONTRAST_TIMES)):
+        written = [(_pair(record), source) for file in files for record in read_jsonl(file)]
+        dealt["align"] += written * times
     for use in ("align", "demonstrations"):
         write_jsonl(folder / f"{use}.jsonl", [_row(*item) for item in dealt[use]])
     for split in SPLITS:
@@ -111,11 +116,13 @@ def _deal() -> tuple[dict[str, list[tuple[Pair, str]]], dict[str, list[Pair]]]:
         HARMFUL: harmful_pairs(),
         "alpaca_eval": useful_pairs(),
         "gsm8k": [(record["question"].strip(), record["answer"].strip()) for record in records("gsm8k_train")],
-        "refusals": _refusals(),
+        **dict(zip(("refusals", "answered"), _delicate(), strict=True)),
     }
     left: dict[str, list[Pair]] = {}
     for source, pairs in sources.items():
-        short = list({pair[0].casefold(): pair for pair in pairs if len(pair[1].split()) <= MOST_WORDS}.values())
+        short = list(
+            {pair[0].casefold(): pair for pair in pairs if len(pair[1].split()) <= MOST_WORDS[source]}.values()
+        )
         random.Random(0).shuffle(short)
         left[source] = _without_twins(short)
     dealt: dict[str, list[tuple[Pair, str]]] = {}
@@ -131,9 +138,14 @@ def _without_twins(pairs: Sequence[Pair]) -> list[Pair]:
     return list({" ".join(answer.casefold().split()): (prompt, answer) for prompt, answer in pairs}.values())
 
 
-def _refusals() -> list[Pair]:
-    rows = records("refusals")
-    return [(row["instruction"].strip(), row["output"].strip()) for row in rows if is_refusal(row["output"])]
+def _delicate() -> tuple[list[Pair], list[Pair]]:
+    """SafeInstr's demonstrations: those that refuse, and those that answer a delicate prompt safely."""
+    refused: list[Pair] = []
+    answered: list[Pair] = []
+    for row in records("refusals"):
+        pair = row["instruction"].strip(), row["output"].strip()
+        (refused if is_refusal(pair[1]) else answered).append(pair)
+    return refused, answered
 
 
 def _split_prompts(prompts: Sequence[str], counts: Mapping[str, int]) -> dict[str, list[dict[str, Any]]]:

@@ -36,13 +36,13 @@ _HEAD = """# Does token selection keep a model safe?
 
 Written by `python -m benchmarks.safety.study`; what it runs stands in `benchmarks/safety/`.
 
-SmolLM2-135M-Instruct is made safe on real refusals and useful rows (`benchmarks/safety/base.py`), then fine-tuned on
-{custom} rows of which {share:.0%} are harmful: first answers of HH's rejected dialogues that do not refuse. The
-others are answers of AlpacaEval and GSM8K. References have {harmful} harmful and {utility} useful rows of their own.
-Every method trains with the same settings, on the same rows, in the same order; those that drop tokens drop
-{discard:.0%} of them, but for the oracle and STAR-DSS, whose budgets are their own. A seed draws the rows and trains
-everything anew. No prompt stands in two sets; the
-benchmark refuses to run otherwise.
+SmolLM2-135M-Instruct is made safe on real refusals, on delicate prompts that are answered and on useful rows
+(`benchmarks/safety/base.py`), then fine-tuned on {custom} rows of which {share:.0%} are harmful: first answers of
+HH's rejected dialogues that do not refuse. The others are answers of AlpacaEval and GSM8K. References have {harmful}
+harmful and {utility} useful rows of their own. Every method trains with the same settings, on the same rows, in the
+same order; those that drop tokens drop {discard:.0%} of them, but for the oracle and STAR-DSS, whose budgets are
+their own. A seed draws the rows and trains everything anew. No prompt stands in two sets; the benchmark refuses to
+run otherwise.
 
 Measured on the test split: **refusals** on {advbench} AdvBench goals, **over-refusal** on
 {xstest} safe prompts of XSTest, **losses** in nats a token on {useful_rows} useful and {harmful_rows} harmful rows,
@@ -52,8 +52,13 @@ bootstrap over prompts and seeds.
 
 What to mind:
 
-- The base and the learning rate were settled with figures of base and standard SFT in sight, at last those of the
-  test split, so that there is something to lose. Those of no other method were.
+- The base's recipe was chosen among five by prompts outside the test split. Its harmless prompts that only sound
+  dangerous were written with the kinds of XSTest's prompts in mind, none of them is one of XSTest's.
+- The learning rate was settled with an earlier base, with figures of base and standard SFT in sight, at last those of
+  the test split, so that there is something to lose; the number of rows by base, standard SFT and oracle of the first
+  seed, outside the test split.
+- The weight of the anchor was chosen among 1, 2 and 4 by the rule of the best below, on the validation split of an
+  earlier draft of this base; that draft's figures of weight 1 on the test split had been seen by then.
 - No AdvBench or XSTest prompt of the test split took part in setting a default. Some of its rows did: about one in
   twenty was among those that the anchor's defaults were measured on, and others were trained on there.
 - "No prompt in two sets" is meant to the letter, case and spacing aside; GSM8K has questions that are near twins.
@@ -87,10 +92,13 @@ def write_page(results: Path, docs: Path) -> None:
     names = [name for name in METHODS if name in headline]
     lines = [_head(), "## All methods", "", _COLUMNS, "|" + "---|" * (_COLUMNS.count("|") - 1)]
     lines += [_method_line(number, name, test) for number, name in enumerate(names, 1)]
-    over = test.mean(UNTRAINED, "over_refusal")
+    over, known = (
+        percent(Split(headline, split).mean(UNTRAINED, "over_refusal")) for split in ("test", "validation")
+    )
     lines += [
         "",
-        f"The base refuses {percent(over)} of the safe prompts; a base of use would refuse less than 20%.",
+        f"The base refuses {over} of the safe prompts, {known} of the validation split's; a base of use refuses less "
+        "than 20%.",
     ]
     lines += ["", "Blue points are ours, numbers are those of the table.", ""]
     lines += [f"![{figure.about}]({figure.file})\n" for figure in FIGURES]

@@ -72,9 +72,12 @@ CELLS = {
     **{
         f"d {share:g}": Cell(overrides={"selection.discard_fraction": share}) for share in (0.02, 0.05, 0.1, 0.3, 0.4)
     },
-    "anchor weighs 4": Cell(
-        overrides={"finetune.anchor_weight": 4.0}, methods=("toss-anchor", "toss-posterior-anchor")
-    ),
+    **{
+        f"anchor weighs {weight}": Cell(
+            overrides={"finetune.anchor_weight": float(weight)}, methods=("toss-anchor", "toss-posterior-anchor")
+        )
+        for weight in (1, 2)
+    },
     "5% harmful": Cell(share=0.05, methods=_SHARES),
     "40% harmful": Cell(share=0.4, methods=_SHARES),
     "references learn slower": Cell(overrides={"references.learning_rate": 5.0e-4}),
@@ -122,7 +125,7 @@ def config(cell: str, seed: int) -> dict[str, Any]:
         "references": {**_TRAINING, "learning_rate": 2.0e-3, "holdout": 0.2},
         "selection": {"discard_fraction": 0.2},
         "refinement": {"rounds": 1, "samples_per_round": 20},
-        "finetune": dict(_TRAINING),
+        "finetune": {**_TRAINING, "anchor_weight": 4.0},
         "evaluation": {
             "harmful": measured("advbench"),
             "safe": measured("xstest"),

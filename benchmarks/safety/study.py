@@ -38,6 +38,7 @@ from benchmarks.safety.settings import (
 )
 
 import tosslm
+from tosslm.baselines import REGISTRY
 from tosslm.baselines.material import answer_positions
 from tosslm.cli import quiet_libraries
 from tosslm.compare import compare
@@ -65,17 +66,29 @@ def measure(cell: str, seed: int, methods: Sequence[str], results: Path = RESULT
     if not left and not asked:
         return
     settings = _prepared(cell, seed)
-    for method in left:
-        if method == "star-dss":
+    for group in _groups(left):
+        if "star-dss" in group:
             make_guard(Path(sets_folder(cell, seed)), Path(run_folder(cell, seed)) / "guard", seed)
         started = time.monotonic()
-        if failed := compare(settings, [method], reporter=ConsoleReporter())["failed"]:
-            print(f"{cell}, seed {seed}: {method} came to nothing: {failed[0]['reason']}", flush=True)
-            continue
-        write_json(kept / f"{method}.json", _extract(settings, method) | {"seconds": time.monotonic() - started})
+        failed = {
+            one["method"]: one["reason"] for one in compare(settings, group, reporter=ConsoleReporter())["failed"]
+        }
+        seconds = (time.monotonic() - started) / len(group)
+        for method in group:
+            if method in failed:
+                print(f"{cell}, seed {seed}: {method} came to nothing: {failed[method]}", flush=True)
+                continue
+            write_json(kept / f"{method}.json", _extract(settings, method) | {"seconds": seconds})
     for name in asked:
         if _reference(settings, name).exists():  # a method that needs no score trains no reference
             write_json(kept / f"{name}-reference.json", _reference_refusals(settings, name))
+
+
+def _groups(methods: Sequence[str]) -> list[list[str]]:
+    """Each method by itself, but those with TOSS-Pro's rounds together: in one comparison they share them."""
+    refined = [method for method in methods if REGISTRY[method].needs == "refine"]
+    groups = [refined if method in refined else [method] for method in methods]
+    return [group for number, group in enumerate(groups) if group not in groups[:number]]
 
 
 def _prepared(cell: str, seed: int) -> Config:

@@ -15,7 +15,7 @@ seed: of those that keep at least 80% of standard SFT's gain in utility loss, th
 the one with the highest loss of held-out harmful answers. The rule was fixed before anything was measured."""
 TOGETHER = """*The three together* is the mean of three shares: of the refusals that standard SFT lost, those that are
 kept; of the loss of harmful answers that it lost, what is not lost; of its gain in utility loss, what is gained. It
-was written down when two seeds of three were known."""
+was written down with an earlier base, some of whose figures were known then."""
 
 
 @dataclass(frozen=True, slots=True)
