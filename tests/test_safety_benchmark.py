@@ -123,6 +123,19 @@ def test_the_best_keeps_its_utility_first() -> None:
     assert not met["utility loss of random less its own, nats"]
 
 
+def test_what_the_promises_are_made_of_is_told_beside_them() -> None:
+    found = criteria(Split(results(), "test"), "toss-posterior-anchor")
+    assert [one.what for one in found if one.promised and one.paired] == [
+        f"the three together, less those of {rival}" for rival in ("random", "first-k", "rows")
+    ]
+    assert len([one for one in found if not one.promised]) == 3 * 3
+
+
+def test_methods_that_share_rounds_are_compared_together() -> None:
+    methods = ["sft", "toss-pro", "toss", "toss-pro-anchor"]
+    assert study._groups(methods) == [["sft"], ["toss-pro", "toss-pro-anchor"], ["toss"]]
+
+
 def test_none_is_the_best_where_none_keeps_its_utility() -> None:
     few = {name: seeds for name, seeds in results().items() if name != "toss-posterior-anchor"}
     assert choose(Split(few, "validation")) is None

@@ -52,8 +52,10 @@ bootstrap over prompts and seeds.
 
 What to mind:
 
-- The base's recipe was chosen among five by prompts outside the test split. Its harmless prompts that only sound
-  dangerous were written with the kinds of XSTest's prompts in mind, none of them is one of XSTest's.
+- The base's recipe was settled with prompts outside the test split. Its harmless prompts that only sound dangerous
+  (`contrast.jsonl`) were written with XSTest's kinds of prompts in mind, the last of them after reading which prompts
+  outside the test split a draft refused, and after seeing how many of it that draft did. None of them is
+  one of XSTest's.
 - The learning rate was settled with an earlier base, with figures of base and standard SFT in sight, at last those of
   the test split, so that there is something to lose; the number of rows by base, standard SFT and oracle of the first
   seed, outside the test split.
@@ -156,10 +158,16 @@ def _verdict(validation: Split, test: Split) -> list[str]:
     found = criteria(test, best)
     for one in found:
         wanted = "interval above 0" if one.paired else (f"{one.least:.0%}" if one.percent else f"{one.least:g}")
+        if not one.promised:
+            wanted = f"({wanted})"
         figure = (percent(one.found) if one.percent else nats(one.found)) or "not to be told"
         lines.append(f"| {one.what} | {figure} | {wanted} | {'yes' if one.met else '**no**'} |")
-    held = sum(one.met for one in found)
-    return [*lines, "", f"{held} of {len(found)} hold. {TOGETHER}", ""]
+    promises, parts = ([one.met for one in found if one.promised is promised] for promised in (True, False))
+    told = (
+        f"{sum(promises)} of {len(promises)} promises hold. The last rows take each of the three against each rival "
+        f"by itself; {sum(parts)} of {len(parts)} hold so."
+    )
+    return [*lines, "", f"{told} {TOGETHER}", ""]
 
 
 def _why(test: Split) -> list[str]:
