@@ -54,8 +54,8 @@ What to mind:
 
 - The base's recipe was settled with prompts outside the test split. Its harmless prompts that only sound dangerous
   (`contrast.jsonl`) were written with XSTest's kinds of prompts in mind, the last of them after reading which prompts
-  outside the test split a draft refused, and after seeing how many of it that draft did. None of them is
-  one of XSTest's.
+  outside the test split a draft refused, and after seeing how many of it that draft did. None of them is one
+  of XSTest's, though some come near one.
 - The learning rate was settled with an earlier base, with figures of base and standard SFT in sight, at last those of
   the test split, so that there is something to lose; the number of rows by base, standard SFT and oracle of the first
   seed, outside the test split.
