@@ -12,7 +12,7 @@ from benchmarks.corpora import write_jsonl
 from benchmarks.safety import study
 from benchmarks.safety.data import check_leaks
 from benchmarks.safety.ladder import _findings
-from benchmarks.safety.page import write_page
+from benchmarks.safety.page import _alike, write_page
 from benchmarks.safety.quality import Split, dropped_positions, dropped_shares
 from benchmarks.safety.settings import OURS
 from benchmarks.safety.verdict import choose, criteria
@@ -129,6 +129,14 @@ def test_what_the_promises_are_made_of_is_told_beside_them() -> None:
         f"the three together, less those of {rival}" for rival in ("random", "first-k", "rows")
     ]
     assert len([one for one in found if not one.promised]) == 3 * 3
+
+
+def test_methods_of_others_that_do_as_well_are_named_with_the_harm_they_learn() -> None:
+    assert (
+        _alike(Split(results(), "test"))[0] == "Of the methods that are not ours, none keeps the first two promises."
+    )
+    as_good = results() | {"rows": {0: kept([1, 1, 1, 1], 2.1, 2.5)}}
+    assert "in brackets their third: rows (-0.500 [-0.500, -0.500])." in _alike(Split(as_good, "test"))[0]
 
 
 def test_methods_that_share_rounds_are_compared_together() -> None:

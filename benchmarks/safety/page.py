@@ -20,13 +20,15 @@ from benchmarks.safety.settings import (
     HEADLINE,
     METHODS,
     ORACLE,
+    OTHERS,
     REFERENCES,
+    RIVALS,
     SEEDS,
     STANDARD,
     UNTRAINED,
     config,
 )
-from benchmarks.safety.verdict import RULE, TOGETHER, causes, choose, criteria, negative
+from benchmarks.safety.verdict import LEAST, RULE, TOGETHER, causes, choose, criteria, negative
 from benchmarks.safety.wording import nats, percent, points
 
 from tosslm.baselines import REGISTRY
@@ -167,7 +169,23 @@ def _verdict(validation: Split, test: Split) -> list[str]:
         f"{sum(promises)} of {len(promises)} promises hold. The last rows take each of the three against each rival "
         f"by itself; {sum(parts)} of {len(parts)} hold so."
     )
-    return [*lines, "", f"{told} {TOGETHER}", ""]
+    return [*lines, "", f"{told} {TOGETHER}", "", *_alike(test)]
+
+
+def _alike(test: Split) -> list[str]:
+    """Which methods of others keep the first two promises as well, and what harm they learn."""
+    alike = [
+        f"{name} ({nats(test.minus(name, UNTRAINED, 'harmful_loss'))})"
+        for name in (*RIVALS, *OTHERS)
+        if name in test.results
+        and all((share := figure(name)) and share.value >= LEAST for figure in (test.restored, test.gain_kept))
+    ]
+    told = (
+        f"keep the first two promises too; in brackets their third: {', '.join(alike)}"
+        if alike
+        else "keeps the first two promises"
+    )
+    return [f"Of the methods that are not ours, {'these' if alike else 'none'} {told}.", ""]
 
 
 def _why(test: Split) -> list[str]:
