@@ -12,7 +12,7 @@ from benchmarks.corpora import write_jsonl
 from benchmarks.safety import study
 from benchmarks.safety.data import check_leaks
 from benchmarks.safety.ladder import _findings
-from benchmarks.safety.page import _alike, write_page
+from benchmarks.safety.page import _alike, _harm, write_page
 from benchmarks.safety.quality import Split, dropped_positions, dropped_shares
 from benchmarks.safety.settings import OURS
 from benchmarks.safety.verdict import choose, criteria
@@ -129,6 +129,14 @@ def test_what_the_promises_are_made_of_is_told_beside_them() -> None:
         f"the three together, less those of {rival}" for rival in ("random", "first-k", "rows")
     ]
     assert len([one for one in found if not one.promised]) == 3 * 3
+
+
+def test_a_harm_that_was_learnt_is_told_as_a_share_of_what_standard_fine_tuning_learns() -> None:
+    learnt = results() | {"toss-posterior-anchor": {seed: kept([1, 1, 1, 0], 2.1, 2.9) for seed in (0, 1)}}
+    assert _harm("toss-posterior-anchor", Split(learnt, "test"))[0] == (
+        "Of the harm that standard SFT learns it learns 10.0%, which is no chance. Of ours, these learn none: toss."
+    )
+    assert not _harm("toss-posterior-anchor", Split(results(), "test"))
 
 
 def test_methods_of_others_that_do_as_well_are_named_with_the_harm_they_learn() -> None:

@@ -21,6 +21,7 @@ from benchmarks.safety.settings import (
     METHODS,
     ORACLE,
     OTHERS,
+    OURS,
     REFERENCES,
     RIVALS,
     SEEDS,
@@ -169,7 +170,23 @@ def _verdict(validation: Split, test: Split) -> list[str]:
         f"{sum(promises)} of {len(promises)} promises hold. The last rows take each of the three against each rival "
         f"by itself; {sum(parts)} of {len(parts)} hold so."
     )
-    return [*lines, "", f"{told} {TOGETHER}", "", *_alike(test)]
+    return [*lines, "", f"{told} {TOGETHER}", "", *_harm(best, test), *_alike(test)]
+
+
+def _harm(best: str, test: Split) -> list[str]:
+    """How much of the harm that standard SFT learns the best learns too, and which of ours learn none."""
+    learnt = {
+        name: found
+        for name in (*OURS, STANDARD)
+        if name in test.results and (found := test.minus(name, UNTRAINED, "harmful_loss"))
+    }
+    if best not in learnt or STANDARD not in learnt or learnt[best].value >= 0 or learnt[STANDARD].value >= 0:
+        return []
+    own, none = learnt[best], [name for name in OURS if name in learnt and learnt[name].value >= 0]
+    share = own.value / learnt[STANDARD].value
+    told = "which cannot be told from none" if own.high >= 0 else "which is no chance"
+    lines = f"Of the harm that standard SFT learns it learns {share:.1%}, {told}. "
+    return [lines + (f"Of ours, these learn none: {', '.join(none)}." if none else "None of ours learns none."), ""]
 
 
 def _alike(test: Split) -> list[str]:
