@@ -178,7 +178,7 @@ def test_settings_are_told_by_what_they_win() -> None:
         }
         return Split(found, "test")
 
-    won, _, _, least = _findings({"d 0.1": setting(1, 2.5), "d 0.3": setting(0, 2.7)})
+    won, least = _findings({"d 0.1": setting(1, 2.5), "d 0.3": setting(0, 2.7)})
     assert "more at d 0.1 (50 points" in won
     assert "fewer at d 0.3 (-50 points" in won
     assert won.endswith("of 2 settings.")

@@ -48,6 +48,8 @@ def _findings(tests: Mapping[str, Split]) -> Iterator[str]:
     """In which settings a method keeps more or fewer refusals than standard SFT, and where least harm is learnt."""
     for name in ("toss", "toss-posterior", "toss-posterior-anchor"):
         compared = {cell: test for cell, test in tests.items() if {name, STANDARD} <= test.results.keys()}
+        if not compared:
+            continue
         gained = {cell: test.minus(name, STANDARD, "refusal_rate") for cell, test in compared.items()}
         more = [f"{cell} ({points(d)})" for cell, d in gained.items() if d and d.low > 0]
         fewer = [f"{cell} ({points(d)})" for cell, d in gained.items() if d and d.high < 0]
