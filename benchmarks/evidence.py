@@ -18,7 +18,7 @@ import tracemalloc
 
 import numpy as np
 
-from tosslm.chain import unsafe_log_odds
+from tosslm.selection.chain import unsafe_log_odds
 
 SECONDS = 20.0
 

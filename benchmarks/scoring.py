@@ -29,7 +29,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 import tosslm
 from tosslm.cli import quiet_libraries
 from tosslm.config import ModelConfig
-from tosslm.models import Base, attached_adapters, open_base
+from tosslm.model.base import Base, attached_adapters, open_base
 
 NAMES = ("utility", "degraded")
 

@@ -22,7 +22,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tosslm.selection import select_tokens
+from tosslm.selection.cut import select_tokens
 
 SECONDS, GIGABYTES = 5.0, 2.0
 CASES: dict[str, Callable[[int, np.random.Generator], np.ndarray]] = {

@@ -15,9 +15,9 @@ import sys
 import time
 from pathlib import Path
 
-import tosslm.models
+import tosslm.model.base
 import tosslm.pipeline
-import tosslm.training
+import tosslm.training.train
 
 
 def start(config: dict) -> int:

@@ -12,12 +12,12 @@ import numpy as np
 
 import tosslm
 from tosslm.config import load_config
-from tosslm.data.prepare import DATA_SCHEMA
 from tosslm.data.rows import content_id
+from tosslm.data.sets import DATA_SCHEMA
 from tosslm.files import write_json, write_parquet
-from tosslm.masks import KEEP_SCHEMA, write_keep_mask
-from tosslm.ranking import EVIDENCE_SCHEMA
-from tosslm.scoring import HELDOUT_SCHEMA, SCORE_SCHEMA
+from tosslm.stages.ranking import EVIDENCE_SCHEMA
+from tosslm.stages.score import HELDOUT_SCHEMA, SCORE_SCHEMA
+from tosslm.stages.select import KEEP_SCHEMA, write_keep_mask
 
 LINE = "take the old ladder and lean it on the wall before you climb up to the roof"
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 import tosslm
-from tosslm.diagnosis.diagnose import DROPPED_SCHEMA, POSITIONS_SCHEMA
 from tosslm.files import write_json, write_parquet
+from tosslm.stages.diagnose import DROPPED_SCHEMA, POSITIONS_SCHEMA
 
 METHODS = ("base", "sft", "toss", "toss-pro", "toss-pro-posterior")
 

@@ -16,10 +16,10 @@ import tosslm
 from test_training import KilledError, base_of
 from tosslm.config import TrainingConfig, load_config
 from tosslm.errors import InputError
-from tosslm.head import SplitHead
-from tosslm.labels import anchored_tokens, training_row, write_training_rows
+from tosslm.model.head import SplitHead
 from tosslm.progress import SilentReporter
-from tosslm.training import _Follow, train_adapter
+from tosslm.training.labels import anchored_tokens, training_row, write_training_rows
+from tosslm.training.train import _Follow, train_adapter
 
 WEIGHT = 20.0  # the very small model is nearly uniform, and its divergences are a hundredth of a nat
 
@@ -113,7 +113,7 @@ def test_the_update_does_not_depend_on_passes_or_chunks(
 ) -> None:
     updates = [load_file(train(tmp_path / "whole", tiny_model_folder, micro_batch_size=8)[1] / WEIGHTS)]
     updates.append(load_file(train(tmp_path / "single", tiny_model_folder, micro_batch_size=1)[1] / WEIGHTS))
-    monkeypatch.setattr("tosslm.head.LOGITS_BYTES", 4 * 49152 * 3)
+    monkeypatch.setattr("tosslm.model.head.LOGITS_BYTES", 4 * 49152 * 3)
     updates.append(load_file(train(tmp_path / "chunks", tiny_model_folder, micro_batch_size=8)[1] / WEIGHTS))
     for other in updates[1:]:
         for name, weight in updates[0].items():

@@ -12,23 +12,23 @@ import pytest
 import torch
 
 from conftest import demo_rows, write_rows
-from tosslm import head
-from tosslm.baselines import REGISTRY, bilevel, find_baselines
-from tosslm.baselines.baseline import Material, drop_rows_in_order
-from tosslm.baselines.bilevel import add_gradients, relative_weights, selector_loss, train_selector, upper_weight
-from tosslm.baselines.constrained import constrained_loss
-from tosslm.baselines.dsir import log_importance, ngram_counts
-from tosslm.baselines.guard import unsafe_segments
-from tosslm.baselines.material import answer_positions
-from tosslm.baselines.safeinstr import safety_rows
 from tosslm.config import ModelConfig, TrainingConfig, load_config
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.errors import InputError
 from tosslm.files import write_parquet
-from tosslm.head import SplitHead
-from tosslm.models import Base, fresh_adapter, open_base
+from tosslm.methods import REGISTRY, bilevel, find_baselines
+from tosslm.methods.bilevel import add_gradients, relative_weights, selector_loss, train_selector, upper_weight
+from tosslm.methods.constrained import constrained_loss
+from tosslm.methods.dsir import log_importance, ngram_counts
+from tosslm.methods.guard import unsafe_segments
+from tosslm.methods.material import answer_positions
+from tosslm.methods.method import Material, drop_rows_in_order
+from tosslm.methods.safeinstr import safety_rows
+from tosslm.model import head
+from tosslm.model.base import Base, fresh_adapter, open_base
+from tosslm.model.head import SplitHead
 from tosslm.progress import SilentReporter
-from tosslm.trainer import run_positions
+from tosslm.training.trainer import run_positions
 
 CONFIG = {"data": {name: {"path": "x.jsonl"} for name in ("custom", "harmful", "utility")}}
 

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import tosslm
-from tosslm.chain import Chain, learn_chain, log_evidence, passes, unsafe_log_odds
+from tosslm.selection.chain import Chain, learn_chain, log_evidence, passes, unsafe_log_odds
 
 probabilities = st.floats(0.001, 0.999)
 # Steps that float64 still tells apart after a sum of hundreds of nats.

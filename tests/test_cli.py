@@ -18,8 +18,8 @@ from typer.testing import CliRunner, Result
 import tosslm
 from conftest import demo_rows, write_rows
 from tosslm.cli import app
-from tosslm.show import render_row, row_record, visible
-from tosslm.summary import print_summary, summarize
+from tosslm.findings.summary import print_summary, summarize
+from tosslm.terminal.rows import render_row, row_record, visible
 
 
 def toss(*arguments: str) -> Result:
@@ -63,7 +63,7 @@ def test_init_writes_a_config_once(tmp_path: Path) -> None:
 
 
 def test_plan_counts_the_data_and_loads_no_weights(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tosslm.models._load_model", lambda base: pytest.fail("weights were loaded"))
+    monkeypatch.setattr("tosslm.model.base._load_model", lambda base: pytest.fail("weights were loaded"))
     result = toss("plan", str(config_file), "--json")
     assert result.exit_code == 0, result.stderr
     plan = json.loads(result.stdout)
@@ -230,7 +230,7 @@ def test_tables_of_a_run_fit_a_narrow_terminal(run_dir: Path) -> None:
 
 
 def test_unsafe_tokens_and_ranking_quality() -> None:
-    from tosslm.spans import ranking_quality, unsafe_tokens
+    from tosslm.findings.spans import ranking_quality, unsafe_tokens
 
     offsets = [[1, 0, 4], [1, 4, 9], [1, 9, 12], [-1, -1, -1], [3, 0, 5]]
     assert unsafe_tokens(offsets, [[1, 4, 10], [3, 0, 0]]).tolist() == [False, True, True, False, False]
@@ -241,7 +241,7 @@ def test_unsafe_tokens_and_ranking_quality() -> None:
 
 
 def test_a_narrow_terminal_gets_whole_row_ids(run_dir: Path) -> None:
-    from tosslm.show import render_riskiest, riskiest_rows
+    from tosslm.terminal.rows import render_riskiest, riskiest_rows
 
     rows = riskiest_rows(tosslm.load_run(run_dir), 5)
     for width in (30, 48, 70, 120):

@@ -20,9 +20,9 @@ from tosslm.cli import app
 from tosslm.compare import compare, parse_seeds
 from tosslm.config import Config, load_config
 from tosslm.errors import InputError
+from tosslm.evaluation.measurement import read_samples
 from tosslm.evaluation.measures import Sample
 from tosslm.evaluation.pooling import pool, pooled_differences, pooled_intervals
-from tosslm.evaluation.stage import read_samples
 
 METHODS = ("base", "sft", "random", "rows", "toss", "safeinstr", "seal", "constrained-sft", "oracle")
 

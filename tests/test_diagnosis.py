@@ -77,7 +77,7 @@ def full_kl(log_p: np.ndarray, log_q: np.ndarray) -> np.ndarray:
 def test_divergences_equal_a_full_softmax_whatever_the_chunks(
     moved: Any, monkeypatch: pytest.MonkeyPatch, logits_bytes: int
 ) -> None:
-    monkeypatch.setattr("tosslm.head.LOGITS_BYTES", logits_bytes)
+    monkeypatch.setattr("tosslm.model.head.LOGITS_BYTES", logits_bytes)
     rows = example_rows()
     with SilentReporter().task("", 0) as task:
         measured = row_divergences(moved, rows, NAMES, positions=12, batch_tokens=64, task=task)
@@ -98,7 +98,7 @@ def test_divergences_equal_a_full_softmax_whatever_the_chunks(
 
 def test_no_more_logits_stand_in_memory_than_the_bound_says(moved: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     bound = 4 * 49152 * 10 * 2
-    monkeypatch.setattr("tosslm.head.LOGITS_BYTES", bound)
+    monkeypatch.setattr("tosslm.model.head.LOGITS_BYTES", bound)
     heads: list[int] = []
     moved.get_output_embeddings().register_forward_hook(lambda _m, inputs, _o: heads.append(inputs[0].shape[0]))
     with SilentReporter().task("", 0) as task:

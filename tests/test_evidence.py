@@ -19,12 +19,12 @@ from sklearn.metrics import roc_auc_score
 import tosslm
 from tosslm.config import SelectionConfig, load_config
 from tosslm.errors import InputError, TosslmError
-from tosslm.evidence import learn_evidence, window_means
 from tosslm.files import write_parquet
-from tosslm.masks import write_keep_mask
-from tosslm.scoring import HELDOUT_SCHEMA, SCORE_SCHEMA
-from tosslm.show import render_row, row_record
-from tosslm.summary import print_summary, summarize
+from tosslm.findings.summary import print_summary, summarize
+from tosslm.selection.evidence import learn_evidence, window_means
+from tosslm.stages.score import HELDOUT_SCHEMA, SCORE_SCHEMA
+from tosslm.stages.select import write_keep_mask
+from tosslm.terminal.rows import render_row, row_record
 
 row_lengths = st.lists(st.integers(0, 12), min_size=1, max_size=6)
 
@@ -164,7 +164,7 @@ def test_a_large_custom_set_is_learnt_on_a_sample_of_its_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_scores(tmp_path, np.random.default_rng(5))
-    monkeypatch.setattr("tosslm.ranking.LEARNING_TOKENS", 4000)
+    monkeypatch.setattr("tosslm.stages.ranking.LEARNING_TOKENS", 4000)
     select(tmp_path, evidence="posterior")
     learnt = json.loads((tmp_path / "selection/evidence.json").read_text())
     assert 2500 < learnt["learnt_on"]["tokens"] < 5500

@@ -12,10 +12,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, CohereConfig, CohereForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
 import tosslm
-import tosslm.head
-import tosslm.losses
+import tosslm.model.head
+import tosslm.model.losses
 from conftest import demo_rows
-from tosslm.losses import plan_batches
+from tosslm.model.losses import plan_batches
 
 MULTI_TURN = {
     "messages": [
@@ -135,7 +135,7 @@ def test_chunks_of_the_head_do_not_change_the_losses(
     model = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.float32)
     rows = random_rows(1000)
     whole = tosslm.response_losses(model, rows)
-    monkeypatch.setattr(tosslm.head, "LOGITS_BYTES", 4 * len(model.lm_head.weight) * 3)  # three positions a chunk
+    monkeypatch.setattr(tosslm.model.head, "LOGITS_BYTES", 4 * len(model.lm_head.weight) * 3)  # three positions
     widest = 0
 
     def watch(_module: Any, _inputs: Any, output: torch.Tensor) -> None:
@@ -154,7 +154,7 @@ def test_a_batch_that_memory_does_not_hold_is_halved(
     model = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.float32)
     rows = random_rows(1000)
     whole = tosslm.response_losses(model, rows)
-    real, sizes = tosslm.losses._batch_losses, []
+    real, sizes = tosslm.model.losses._batch_losses, []
 
     def scarce(split: Any, batch: Any) -> Any:
         sizes.append(len(batch))
@@ -162,7 +162,7 @@ def test_a_batch_that_memory_does_not_hold_is_halved(
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(split, batch)
 
-    monkeypatch.setattr(tosslm.losses, "_batch_losses", scarce)
+    monkeypatch.setattr(tosslm.model.losses, "_batch_losses", scarce)
     for one, other in zip(whole, tosslm.response_losses(model, rows), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
     assert max(sizes) == len(rows)
@@ -172,7 +172,7 @@ def test_one_row_that_memory_does_not_hold_is_named(tiny_model_folder: Path, mon
     def never(split: Any, batch: Any) -> Any:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
-    monkeypatch.setattr(tosslm.losses, "_batch_losses", never)
+    monkeypatch.setattr(tosslm.model.losses, "_batch_losses", never)
     model = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.float32)
     with pytest.raises(tosslm.TosslmError, match=r"row \d+ .* alone does not fit"):
         tosslm.response_losses(model, random_rows(97))

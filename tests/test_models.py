@@ -14,10 +14,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from conftest import DEMO
-from tosslm import builtin, models
-from tosslm.builtin import SMOLLM2, builtin_folder
 from tosslm.config import ModelConfig
 from tosslm.errors import InputError
+from tosslm.model import base as models
+from tosslm.model import builtin
+from tosslm.model.builtin import SMOLLM2, builtin_folder
 
 
 def test_the_builtin_model_is_an_ordinary_folder_that_speaks(smollm2_folder: Path, smollm2_tokenizer: Any) -> None:
@@ -50,7 +51,7 @@ def test_a_damaged_cache_is_noticed(smollm2_folder: Path, tmp_path: Path, monkey
 
 def test_two_processes_convert_once(tmp_path: Path) -> None:
     script = (
-        "import time; from tosslm import builtin\n"
+        "import time; from tosslm.model import builtin\n"
         "def convert(source, folder):\n"
         "    print('converted'); time.sleep(1); (folder / 'config.json').write_text('{}')\n"
         "builtin._convert = convert\n"

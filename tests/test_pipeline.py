@@ -10,18 +10,18 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from peft import PeftModel
+from tosslm.runs.verify import verify
 from transformers import AutoModelForCausalLM
 
 import tosslm
 from conftest import demo_rows, write_rows
 from test_losses import MULTI_TURN, independent_losses
-from tosslm.builtin import SMOLLM2
 from tosslm.data.rows import base_id, content_id
 from tosslm.errors import InputError, TosslmError
 from tosslm.merge import merge
-from tosslm.references import held_out
-from tosslm.show import row_record
-from tosslm.verify import verify
+from tosslm.model.builtin import SMOLLM2
+from tosslm.stages.references import held_out
+from tosslm.terminal.rows import row_record
 
 
 @pytest.fixture(scope="module")
@@ -206,8 +206,8 @@ def test_a_degraded_reference_is_never_merged_into_a_base(run: tosslm.Run) -> No
 def test_a_score_that_is_no_number_names_row_and_token(run: tosslm.Run, tmp_path: Path) -> None:
     from tosslm.config import SelectionConfig
     from tosslm.files import write_parquet
-    from tosslm.masks import write_keep_mask
-    from tosslm.scoring import SCORE_SCHEMA
+    from tosslm.stages.score import SCORE_SCHEMA
+    from tosslm.stages.select import write_keep_mask
 
     path = run.path / "scores/round-2/part-00001.parquet"
     broken = tmp_path / "scores"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tosslm.refinement import rows_to_join
+from tosslm.selection.joining import rows_to_join
 
 
 def token_walk(rows: list[list[float]], ids: list[str], excluded: set[str], samples: int) -> list[int]:

@@ -16,19 +16,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tosslm.runs.reader import Run
 
 import tosslm
 from made_run import made_run
-from tosslm.ranking import learn_posterior
-from tosslm.report import figures, page, story
+from tosslm.findings import story
+from tosslm.findings.measured import Measured, read_measured
+from tosslm.report import figures, page
 from tosslm.report.charts import Axes, Point, Series, line_chart, point_chart, ticks
 from tosslm.report.embed import _utf16, choose_rows, encode, risky_rows
-from tosslm.report.measured import Measured, read_measured
 from tosslm.report.page import write_report
 from tosslm.report.panel import grid
 from tosslm.report.tokens import load_tokens
-from tosslm.runs import Run
-from tosslm.selection import select_in_rows, select_tokens
+from tosslm.selection.cut import select_in_rows, select_tokens
+from tosslm.stages.ranking import learn_posterior
 
 ROWS = [
     {"answer": "Take a 👍 warm\ncloth and wipe it", "source": "good", "unsafe_spans": []},

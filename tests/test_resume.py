@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tosslm.runs.verify import verify
 
 import tosslm
 from tosslm import pipeline
+from tosslm.findings.summary import summarize
 from tosslm.merge import merge
-from tosslm.summary import summarize
-from tosslm.verify import verify
 
 
 def contents(run_dir: str) -> dict[str, bytes]:
@@ -127,7 +127,7 @@ def test_a_private_work_folder_is_gone_when_the_run_is(finished: tuple[dict[str,
 
 
 def test_one_writer_at_a_time(tiny_config: dict[str, Any]) -> None:
-    from tosslm.store import RunFolder
+    from tosslm.runs.folder import RunFolder
 
     with RunFolder(tiny_config["run_dir"]).lock(), pytest.raises(tosslm.TosslmError, match="is writing here"):
         tosslm.run(tiny_config, until="data")

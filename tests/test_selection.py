@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tosslm import selection
-from tosslm.selection import Cut, apply_cut, discard_count, find_cut, select_in_rows, select_tokens
+from tosslm.selection import cut as selection
+from tosslm.selection.cut import Cut, apply_cut, discard_count, find_cut, select_in_rows, select_tokens
 
 LARGEST = float(np.finfo(np.float32).max)
 DENORMAL = float(np.finfo(np.float32).smallest_subnormal)

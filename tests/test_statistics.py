@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from tosslm.evaluation.statistics import mean_interval, paired_difference
+from tosslm.statistics import mean_interval, paired_difference
 
 
 def slow_bootstrap(values: np.ndarray, weights: np.ndarray, draws: int) -> tuple[float, float]:

@@ -12,13 +12,13 @@ import torch
 from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM
 
-import tosslm.training
+import tosslm.training.train
 from tosslm.config import ModelConfig, TrainingConfig
 from tosslm.errors import InputError, TosslmError
-from tosslm.labels import training_row, write_training_rows
-from tosslm.models import Base, open_base
+from tosslm.model.base import Base, open_base
 from tosslm.progress import SilentReporter
-from tosslm.training import tensorboard_folder, train_adapter
+from tosslm.training.labels import training_row, write_training_rows
+from tosslm.training.train import tensorboard_folder, train_adapter
 
 
 def make_rows(count: int = 10) -> list[dict[str, Any]]:
@@ -99,7 +99,7 @@ def test_chunks_of_the_head_do_not_change_the_update(
 ) -> None:
     base, rows = base_of(tiny_model_folder), make_rows(8)
     _, whole = train(base, rows, tmp_path / "whole")
-    monkeypatch.setattr(tosslm.head, "LOGITS_BYTES", 4 * 49152 * 3)
+    monkeypatch.setattr(tosslm.model.head, "LOGITS_BYTES", 4 * 49152 * 3)
     _, chunked = train(base, rows, tmp_path / "chunked")
     for name in whole:
         np.testing.assert_allclose(whole[name], chunked[name], atol=2e-3)
@@ -150,7 +150,7 @@ def test_a_training_killed_after_any_step_ends_with_the_same_bytes(
     base, rows = base_of(tiny_model_folder), make_rows(12)
     train(base, rows, tmp_path / "whole", epochs=2)
     whole = (tmp_path / "whole/out/adapter_model.safetensors").read_bytes()
-    step = tosslm.training._Follow.on_step_end
+    step = tosslm.training.train._Follow.on_step_end
     for at in range(1, 7):
 
         def die(self: Any, args: Any, state: Any, control: Any, at: int = at, **kwargs: Any) -> None:
@@ -159,7 +159,7 @@ def test_a_training_killed_after_any_step_ends_with_the_same_bytes(
                 raise KilledError
 
         with monkeypatch.context() as patch:
-            patch.setattr(tosslm.training._Follow, "on_step_end", die)
+            patch.setattr(tosslm.training.train._Follow, "on_step_end", die)
             with pytest.raises(KilledError):
                 train(base, rows, tmp_path / str(at), epochs=2)
         facts, _ = train(base, rows, tmp_path / str(at), epochs=2)

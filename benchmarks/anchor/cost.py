@@ -26,10 +26,10 @@ from tosslm.cli import quiet_libraries
 from tosslm.config import ModelConfig, TrainingConfig
 from tosslm.data.rows import BadRow, read_rows
 from tosslm.files import write_json
-from tosslm.labels import anchored_tokens, training_row, write_training_rows
-from tosslm.models import open_base
+from tosslm.model.base import open_base
 from tosslm.progress import SilentReporter
-from tosslm.training import train_adapter
+from tosslm.training.labels import anchored_tokens, training_row, write_training_rows
+from tosslm.training.train import train_adapter
 
 COST = Path("runs/anchor/cost.json")
 DISCARD = 0.1

@@ -11,8 +11,8 @@ import numpy as np
 from benchmarks.anchor.cost import COST
 from benchmarks.anchor.data import ROWS
 
-from tosslm.evaluation.statistics import Interval, mean_interval, paired_difference
 from tosslm.files import write_text
+from tosslm.statistics import Interval, mean_interval, paired_difference
 
 _HEAD = """# What an anchor keeps, and what it costs
 

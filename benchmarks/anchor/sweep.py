@@ -31,12 +31,12 @@ from tosslm.evaluation.prompts import read_prompts
 from tosslm.evaluation.refusals import classify
 from tosslm.evaluation.utility import row_losses
 from tosslm.files import write_json
-from tosslm.head import SplitHead, divergences
-from tosslm.labels import anchored_tokens, training_row, write_training_rows
-from tosslm.models import Base, attached_adapters, open_base
+from tosslm.model.base import Base, attached_adapters, open_base
+from tosslm.model.head import SplitHead, divergences
 from tosslm.progress import ConsoleReporter
-from tosslm.selection import select_tokens
-from tosslm.training import train_adapter
+from tosslm.selection.cut import select_tokens
+from tosslm.training.labels import anchored_tokens, training_row, write_training_rows
+from tosslm.training.train import train_adapter
 
 ROOT = Path("runs/anchor")
 SEED = 0

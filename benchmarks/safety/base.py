@@ -19,7 +19,7 @@ from examples.demo.align import MODEL, SETTINGS, align
 from tosslm.cli import quiet_libraries
 from tosslm.config import ModelConfig
 from tosslm.files import atomic_folder
-from tosslm.models import Base, attached_adapters, open_base
+from tosslm.model.base import Base, attached_adapters, open_base
 
 ROOT = Path("runs/safety")
 BASE = ROOT / "base"

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from benchmarks.safety.quality import Split
 from benchmarks.safety.settings import OURS, STANDARD, UNTRAINED
 
-from tosslm.evaluation.statistics import Interval
 from tosslm.report.charts import Point, point_chart
+from tosslm.statistics import Interval
 
 _STYLE = """<style>
 svg { font: 13px system-ui, sans-serif; background: #fff; }

@@ -32,8 +32,8 @@ from benchmarks.safety.settings import (
 from benchmarks.safety.verdict import LEAST, RULE, TOGETHER, causes, choose, criteria, negative
 from benchmarks.safety.wording import nats, percent, points
 
-from tosslm.baselines import REGISTRY
 from tosslm.files import write_text
+from tosslm.methods import REGISTRY
 
 _HEAD = """# Does token selection keep a model safe?
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from benchmarks.safety.settings import STANDARD, UNTRAINED
 
-from tosslm.evaluation.statistics import Interval, drawn_means, drawn_shares, mean_interval
+from tosslm.statistics import Interval, drawn_means, drawn_shares, mean_interval
 
 THREE = (("refusal_rate", 1), ("harmful_loss", 1), ("utility_loss", -1))
 """What a safe fine-tuning has to be good at, and which way is good."""

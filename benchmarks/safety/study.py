@@ -36,22 +36,22 @@ from benchmarks.safety.settings import (
     run_folder,
     sets_folder,
 )
+from tosslm.runs.folder import RunFolder
 
 import tosslm
-from tosslm.baselines import REGISTRY
-from tosslm.baselines.material import answer_positions
 from tosslm.cli import quiet_libraries
 from tosslm.compare import compare
 from tosslm.config import Config, load_config
 from tosslm.data.rows import read_rows
 from tosslm.evaluation.generate import generate_answers
+from tosslm.evaluation.measurement import read_samples
 from tosslm.evaluation.measures import Sample, harmful_samples
 from tosslm.evaluation.prompts import read_prompts
-from tosslm.evaluation.stage import read_samples
 from tosslm.files import fingerprint, write_json
-from tosslm.models import attached_adapters, open_base
+from tosslm.methods import REGISTRY
+from tosslm.methods.material import answer_positions
+from tosslm.model.base import attached_adapters, open_base
 from tosslm.progress import ConsoleReporter
-from tosslm.store import RunFolder
 
 RESULTS = Path(__file__).parent / "results"
 FIRST_POSITIONS = 20

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from benchmarks.safety.quality import Split
 from benchmarks.safety.settings import ORACLE, OURS, RIVALS, STANDARD, UNTRAINED
 
-from tosslm.evaluation.statistics import Interval
+from tosslm.statistics import Interval
 
 LEAST = 0.8
 RULE = """One of TOSS, TOSS-Pro and their posterior and anchored forms is chosen by the validation split of the first

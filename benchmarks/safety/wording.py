@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tosslm.evaluation.statistics import Interval
+from tosslm.statistics import Interval
 
 
 def percent(interval: Interval | None) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tosslm.evidence import LEAST_GAIN, learn_evidence
+from tosslm.selection.evidence import LEAST_GAIN, learn_evidence
 
 SHAPES = ((18, 45), (180, 18), (200, 60))
 REPEATS = 200

@@ -15,9 +15,9 @@ from benchmarks.spans.quality import Ranking
 from benchmarks.spans.settings import CORPORA, ROOT
 
 import tosslm
-from tosslm.chain import Chain, passes
 from tosslm.files import write_json
-from tosslm.spans import unsafe_tokens
+from tosslm.findings.spans import unsafe_tokens
+from tosslm.selection.chain import Chain, passes
 
 RUN_LENGTHS = (1.1, 1.4, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0)
 

@@ -25,11 +25,11 @@ from benchmarks.spans.task import task_f1
 
 import tosslm
 from tosslm.cli import quiet_libraries
-from tosslm.evidence import window_means
 from tosslm.files import atomic_path, fingerprint, read_batches, write_json
-from tosslm.models import open_base
+from tosslm.model.base import open_base
 from tosslm.progress import ConsoleReporter
-from tosslm.scoring import part_files
+from tosslm.selection.evidence import window_means
+from tosslm.stages.score import part_files
 
 WINDOWS = (3, 5, 9)
 

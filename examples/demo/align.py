@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from tosslm.runs.folder import RunFolder, Step
 
 from tosslm.config import ModelConfig, TrainingConfig
 from tosslm.data.rows import BadRow, read_rows
@@ -27,11 +28,10 @@ from tosslm.evaluation.generate import generate_answers
 from tosslm.evaluation.prompts import read_prompts
 from tosslm.evaluation.refusals import opens_as_refusal
 from tosslm.files import atomic_path, fingerprint, sha256
-from tosslm.labels import training_row, write_training_rows
-from tosslm.models import open_base
+from tosslm.model.base import open_base
 from tosslm.progress import ConsoleReporter
-from tosslm.store import RunFolder, Step
-from tosslm.training import train_adapter
+from tosslm.training.labels import training_row, write_training_rows
+from tosslm.training.train import train_adapter
 
 HERE = Path(__file__).parent
 ADAPTER = HERE / "safety-adapter"

@@ -14,7 +14,7 @@ from rich.terminal_theme import MONOKAI
 
 import tosslm
 from tosslm.files import write_text
-from tosslm.show import render_row, row_record
+from tosslm.terminal.rows import render_row, row_record
 
 
 def most_telling(run: tosslm.Run) -> str:

@@ -22,11 +22,11 @@ from rich.table import Table
 
 import tosslm
 from tosslm.cli import quiet_libraries
-from tosslm.evidence import window_means
 from tosslm.files import write_json
-from tosslm.models import open_base
-from tosslm.ranking import learn_posterior
-from tosslm.spans import ranking_quality, unsafe_tokens
+from tosslm.findings.spans import ranking_quality, unsafe_tokens
+from tosslm.model.base import open_base
+from tosslm.selection.evidence import window_means
+from tosslm.stages.ranking import learn_posterior
 
 
 def signals(run: tosslm.Run) -> dict[str, dict[str, float]]:

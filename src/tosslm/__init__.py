@@ -7,34 +7,34 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tosslm.chain import unsafe_log_odds as unsafe_log_odds
     from tosslm.config import Config as Config
     from tosslm.config import load_config as load_config
     from tosslm.data.tokenize import tokenize_rows as tokenize_rows
     from tosslm.errors import InputError as InputError
     from tosslm.errors import RowError as RowError
     from tosslm.errors import TosslmError as TosslmError
-    from tosslm.losses import response_losses as response_losses
+    from tosslm.model.losses import response_losses as response_losses
     from tosslm.pipeline import run as run
-    from tosslm.runs import Run as Run
-    from tosslm.runs import load_run as load_run
-    from tosslm.runs import masked_dataset as masked_dataset
-    from tosslm.selection import select_tokens as select_tokens
+    from tosslm.runs.reader import Run as Run
+    from tosslm.runs.reader import load_run as load_run
+    from tosslm.runs.reader import masked_dataset as masked_dataset
+    from tosslm.selection.chain import unsafe_log_odds as unsafe_log_odds
+    from tosslm.selection.cut import select_tokens as select_tokens
 
 _HOMES = {
     "Config": "config",
     "InputError": "errors",
     "RowError": "errors",
-    "Run": "runs",
+    "Run": "runs.reader",
     "TosslmError": "errors",
     "load_config": "config",
-    "load_run": "runs",
-    "masked_dataset": "runs",
-    "response_losses": "losses",
+    "load_run": "runs.reader",
+    "masked_dataset": "runs.reader",
+    "response_losses": "model.losses",
     "run": "pipeline",
-    "select_tokens": "selection",
+    "select_tokens": "selection.cut",
     "tokenize_rows": "data.tokenize",
-    "unsafe_log_odds": "chain",
+    "unsafe_log_odds": "selection.chain",
 }
 __all__ = sorted(_HOMES)
 

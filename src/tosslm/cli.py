@@ -18,7 +18,7 @@ from tosslm.errors import InputError, TosslmError
 
 if TYPE_CHECKING:
     from tosslm.config import Config
-    from tosslm.runs import Run
+    from tosslm.runs.reader import Run
 
 app = typer.Typer(
     help="Leave out the risky tokens, keep the rows: token-level data selection for safe LLM fine-tuning.",
@@ -83,7 +83,7 @@ def quiet_libraries() -> None:
 
 def _config(source: Path, overrides: list[str] | None, run_dir: str | None) -> Config:
     from tosslm.config import load_config
-    from tosslm.runs import load_run
+    from tosslm.runs.reader import load_run
 
     if source.is_dir():
         run = load_run(source)
@@ -101,9 +101,9 @@ def _run(
     with _reported_errors():
         config = _config(source, overrides, run_dir)
         quiet_libraries()
+        from tosslm.findings.summary import print_summary, summarize
         from tosslm.pipeline import run
         from tosslm.progress import ConsoleReporter
-        from tosslm.summary import print_summary, summarize
 
         summary = summarize(run(config, until=until, fresh=fresh, reporter=ConsoleReporter()))
         if as_json:
@@ -217,9 +217,9 @@ def evaluate(
         config = _config(source, overrides, run_dir)
         quiet_libraries()
         from tosslm.evaluation.external import evaluate_external
-        from tosslm.evaluation.table import print_results
         from tosslm.pipeline import evaluate as evaluate_run
         from tosslm.progress import ConsoleReporter
+        from tosslm.terminal.results import print_results
 
         if model or adapter:
             folder = out or Path(f"{config.run_dir}-evaluation")
@@ -252,7 +252,7 @@ def compare_command(
 ) -> None:
     """Train and measure several methods on the same data, with the same budget and seeds; one table."""
     with _reported_errors():
-        from tosslm.baselines import REGISTRY
+        from tosslm.methods import REGISTRY
 
         if methods == "help":
             for method in REGISTRY.values():
@@ -261,8 +261,8 @@ def compare_command(
         config = _config(config_file, overrides, run_dir)
         quiet_libraries()
         from tosslm.compare import compare, parse_seeds
-        from tosslm.evaluation.table import print_comparison
         from tosslm.progress import ConsoleReporter
+        from tosslm.terminal.results import print_comparison
 
         chosen = [name.strip() for name in methods.split(",") if name.strip()]
         results = compare(config, chosen, seeds=parse_seeds(seeds), reporter=ConsoleReporter())
@@ -277,7 +277,7 @@ def compare_command(
 
 
 def _with_run(path: Path, work: Callable[[Run], Any]) -> Any:
-    from tosslm.runs import load_run
+    from tosslm.runs.reader import load_run
 
     return work(load_run(path))
 
@@ -306,7 +306,7 @@ def show(
 ) -> None:
     """Show one row, its tokens coloured by score and dropped ones struck through; or list the riskiest rows."""
     with _reported_errors():
-        from tosslm.show import render_riskiest, render_row, riskiest_rows, row_record
+        from tosslm.terminal.rows import render_riskiest, render_row, riskiest_rows, row_record
 
         console = _console()
         if row_id is None:
@@ -328,7 +328,7 @@ def show(
 def verify(run: RunFolder, as_json: AsJson = False) -> None:
     """Check every checksum and fingerprint; say what is damaged."""
     with _reported_errors():
-        from tosslm.verify import verify as verify_run
+        from tosslm.runs.verify import verify as verify_run
 
         checked, findings = _with_run(run, verify_run)
         if as_json:

@@ -1,6 +1,6 @@
 """Several methods on the same data, with the same budget and the same seeds: one table.
 
-A method is the pipeline with one step exchanged (see `tosslm.baselines`). Data, references and scores of a seed are
+A method is the pipeline with one step exchanged (see `tosslm.methods`). Data, references and scores of a seed are
 made once, in a run that all methods of that seed take over; each then has a run folder of its own, which resumes as
 any other.
 """
@@ -16,24 +16,24 @@ from typing import Any
 
 import numpy as np
 
-from tosslm.baselines import find_baselines
-from tosslm.baselines.baseline import Baseline
-from tosslm.baselines.bilevel import selector_weights
-from tosslm.baselines.material import load_material, write_mask
 from tosslm.config import Config, load_config
-from tosslm.data.prepare import source_checksums
+from tosslm.data.sets import source_checksums
 from tosslm.errors import InputError, TosslmError
+from tosslm.evaluation.measurement import check_evaluation, read_record, read_samples
 from tosslm.evaluation.measures import Samples
 from tosslm.evaluation.pooling import pool, pooled_differences, pooled_intervals
-from tosslm.evaluation.stage import check_evaluation, read_record, read_samples
-from tosslm.evaluation.statistics import Interval
 from tosslm.files import write_json
-from tosslm.labels import training_row
-from tosslm.models import Base, open_base
+from tosslm.methods import find_baselines
+from tosslm.methods.bilevel import selector_weights
+from tosslm.methods.material import load_material, write_mask
+from tosslm.methods.method import Baseline
+from tosslm.model.base import Base, open_base
 from tosslm.pipeline import STAGES, Method, carry_out
 from tosslm.progress import Reporter, SilentReporter
-from tosslm.store import RunFolder, Step
+from tosslm.runs.folder import RunFolder, Step
+from tosslm.statistics import Interval
 from tosslm.tracking import check_trackers
+from tosslm.training.labels import training_row
 
 UNTRAINED, RIVAL, ORACLE = "base", "sft", "oracle"
 _REFUSALS = "refusal_rate"
@@ -49,7 +49,7 @@ def compare(
 
     Args:
         config: the config; its section ``evaluation`` says what is measured.
-        methods: names of ``tosslm.baselines.REGISTRY``. A judge compares with standard SFT, which then comes along.
+        methods: names of ``tosslm.methods.REGISTRY``. A judge compares with standard SFT, which then comes along.
         seeds: of everything random, references included; None is the config's own.
         reporter: where progress goes.
 

@@ -8,9 +8,9 @@ from peft import PeftModel
 
 from tosslm.errors import InputError, TosslmError
 from tosslm.files import atomic_folder
-from tosslm.finetune import model_readme
-from tosslm.models import HAZARD_MARK, check_adapter, open_base
-from tosslm.runs import Run
+from tosslm.model.base import HAZARD_MARK, check_adapter, open_base
+from tosslm.runs.reader import Run
+from tosslm.stages.finetune import model_readme
 
 
 def merge(run: Run, out: Path) -> Path:

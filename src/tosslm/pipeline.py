@@ -10,13 +10,12 @@ from typing import Any, Literal
 import numpy as np
 
 from tosslm.config import Config, TrainingConfig, load_config
-from tosslm.data.prepare import SETS, prepare_data, source_files
 from tosslm.data.rows import base_id
+from tosslm.data.sets import SETS, prepare_data, source_files
 from tosslm.data.tokenize import RowTokenizer
-from tosslm.diagnosis.diagnose import MODEL, diagnose
 from tosslm.diagnosis.divergence import DEGRADED
 from tosslm.errors import InputError
-from tosslm.evaluation.stage import (
+from tosslm.evaluation.measurement import (
     RESULTS,
     Subject,
     check_evaluation,
@@ -27,10 +26,8 @@ from tosslm.evaluation.stage import (
     write_results,
 )
 from tosslm.files import fingerprint, sha256, write_json, write_text
-from tosslm.finetune import model_readme, selective_rows
-from tosslm.labels import write_training_rows
-from tosslm.masks import write_keep_mask
-from tosslm.models import (
+from tosslm.findings.measured import RESULT_FILES
+from tosslm.model.base import (
     HAZARD_MARK,
     Base,
     attached_adapters,
@@ -40,19 +37,30 @@ from tosslm.models import (
     where_it_runs,
 )
 from tosslm.progress import Reporter, SilentReporter
-from tosslm.ranking import finite_scores
-from tosslm.references import HAZARD_NOTE, UTILITY, UTILITY_NOTE, degraded, held_out_rows, reference_rows, set_ids
-from tosslm.refinement import rows_to_join
 from tosslm.report.figures import divergence_curves
-from tosslm.report.measured import RESULT_FILES
 from tosslm.report.page import assets_print, write_report
 from tosslm.report.picture import picture
-from tosslm.runs import Run, joined_rows
-from tosslm.scoring import score_rows
-from tosslm.store import RunFolder, Step
+from tosslm.runs.folder import RunFolder, Step
+from tosslm.runs.reader import Run, joined_rows
+from tosslm.selection.joining import rows_to_join
+from tosslm.stages.diagnose import MODEL, diagnose
+from tosslm.stages.finetune import model_readme, selective_rows
+from tosslm.stages.ranking import finite_scores
+from tosslm.stages.references import (
+    HAZARD_NOTE,
+    UTILITY,
+    UTILITY_NOTE,
+    degraded,
+    held_out_rows,
+    reference_rows,
+    set_ids,
+)
+from tosslm.stages.score import score_rows
+from tosslm.stages.select import write_keep_mask
 from tosslm.tracking import check_trackers, tracked
-from tosslm.trainer import TokenLoss
-from tosslm.training import train_adapter
+from tosslm.training.labels import write_training_rows
+from tosslm.training.train import train_adapter
+from tosslm.training.trainer import TokenLoss
 
 STAGES = ("data", "references", "score", "refine", "select", "finetune", "evaluate", "diagnose", "report")
 FORMATS = {

@@ -13,16 +13,16 @@ from rich.console import Console
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tosslm.config import Config, TrainingConfig
-from tosslm.data.prepare import SETS, SetCounts, prepared_rows
 from tosslm.data.rows import BadRow
+from tosslm.data.sets import SETS, SetCounts, prepared_rows
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.errors import InputError
 from tosslm.evaluation.workload import evaluation_tokens
-from tosslm.head import LOGITS_BYTES
-from tosslm.models import Base, choose_device, choose_dtype, open_base
+from tosslm.findings.summary import table_of
+from tosslm.model.base import Base, choose_device, choose_dtype, open_base
+from tosslm.model.head import LOGITS_BYTES
 from tosslm.progress import Reporter
-from tosslm.show import visible
-from tosslm.summary import table_of
+from tosslm.terminal.rows import visible
 from tosslm.tracking import check_trackers
 
 _SHOWN_BAD_ROWS = 20

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tosslm.data.files import Place, locate, records
 from tosslm.data.formats import check_format, check_text, parse_record
+from tosslm.data.records import Place, locate, records
 from tosslm.errors import InputError, RowError
 
 __all__ = ["BadRow", "Row", "base_id", "content_id", "parse_record", "raw_files", "read_rows"]

@@ -22,7 +22,7 @@ from transformers import GenerationConfig
 from tosslm.diagnosis.divergence import BASE, under
 from tosslm.diagnosis.intervals import row_mean
 from tosslm.evaluation.refusals import is_refusal
-from tosslm.losses import response_losses
+from tosslm.model.losses import response_losses
 
 FIRST_TOKENS = 16
 

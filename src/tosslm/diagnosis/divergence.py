@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from tosslm.head import SplitHead
-from tosslm.losses import batch_budget, padded_batch, plan_batches
+from tosslm.model.head import SplitHead
+from tosslm.model.losses import batch_budget, padded_batch, plan_batches
 from tosslm.progress import Task
 
 BASE, DEGRADED = "base", "degraded"

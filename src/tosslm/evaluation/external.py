@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from tosslm.config import Config
-from tosslm.data.prepare import SetCounts, prepared_rows, source_checksums
 from tosslm.data.rows import BadRow, base_id
+from tosslm.data.sets import SetCounts, prepared_rows, source_checksums
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.errors import InputError
-from tosslm.evaluation.stage import (
+from tosslm.evaluation.measurement import (
     RESULTS,
     Subject,
     check_evaluation,
@@ -22,10 +22,10 @@ from tosslm.evaluation.stage import (
     write_results,
 )
 from tosslm.files import fingerprint
-from tosslm.models import Base, attached_adapters, folder_checksums, open_base, where_it_runs
+from tosslm.model.base import Base, attached_adapters, folder_checksums, open_base, where_it_runs
 from tosslm.progress import Reporter
-from tosslm.references import held_out
-from tosslm.store import RunFolder, Step
+from tosslm.runs.folder import RunFolder, Step
+from tosslm.stages.references import held_out
 
 EXTERNAL_FORMAT = 1
 

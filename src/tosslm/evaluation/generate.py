@@ -16,7 +16,7 @@ from tosslm.data.template import ChatTemplate
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.errors import InputError, RowError
 from tosslm.evaluation.prompts import Prompt
-from tosslm.head import contiguous_head
+from tosslm.model.head import contiguous_head
 from tosslm.progress import Reporter, SilentReporter
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tosslm.errors import InputError
-from tosslm.evaluation.statistics import Interval
+from tosslm.statistics import Interval
 
 _HALF_WIDTH = 1.959964
 """Standard errors on each side of a mean that hold 95% of a normal distribution."""

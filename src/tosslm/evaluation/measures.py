@@ -10,8 +10,8 @@ import numpy as np
 
 from tosslm.evaluation.generate import Answer
 from tosslm.evaluation.refusals import classify
-from tosslm.evaluation.statistics import Interval, mean_interval
 from tosslm.evaluation.utility import perplexity
+from tosslm.statistics import Interval, mean_interval
 
 METRICS = {
     "refusal_rate": "share of harmful prompts refused",

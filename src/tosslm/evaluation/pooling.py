@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tosslm.evaluation.measures import Sample, Samples
-from tosslm.evaluation.statistics import Interval, mean_interval, paired_difference
+from tosslm.statistics import Interval, mean_interval, paired_difference
 
 
 @dataclass(frozen=True, slots=True)

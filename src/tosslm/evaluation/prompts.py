@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tosslm.data.files import locate, records
 from tosslm.data.formats import check_text, parse_record
+from tosslm.data.records import locate, records
 from tosslm.data.rows import content_id
 from tosslm.errors import InputError, RowError
 

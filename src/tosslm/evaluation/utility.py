@@ -17,8 +17,8 @@ import numpy as np
 from tosslm.config import REFUSAL_TEXTS
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.errors import InputError
-from tosslm.evaluation.statistics import Interval, mean_interval
-from tosslm.losses import response_losses
+from tosslm.model.losses import response_losses
+from tosslm.statistics import Interval, mean_interval
 
 _MARKED = re.compile(r"####\s*([-+]?\$?[\d,]*\.?\d+)")
 _NUMBER = re.compile(r"[-+]?\$?\d[\d,]*(?:\.\d+)?|[-+]?\.\d+")

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from tosslm.config import Config
-from tosslm.data.prepare import SetCounts
+from tosslm.data.sets import SetCounts
 from tosslm.data.template import ChatTemplate
 from tosslm.data.tokenize import RowTokenizer
+from tosslm.evaluation.measurement import KINDS, ROW_KINDS, own_rows
 from tosslm.evaluation.prompts import read_prompts
-from tosslm.evaluation.stage import KINDS, ROW_KINDS, own_rows
 
 
 def evaluation_tokens(config: Config, tokenizer: RowTokenizer, sets: Mapping[str, SetCounts]) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup, escape
 
-from tosslm.report.text import number
+from tosslm.text import number
 
 _WIDE, _SMALL = (520, 290), (350, 220)
 _LEFT, _RIGHT, _TOP, _BOTTOM = 54, 14, 28, 44

@@ -16,7 +16,7 @@ import numpy as np
 
 from tosslm.files import read_batches
 from tosslm.report.tokens import CustomTokens
-from tosslm.runs import Run, joined_rows
+from tosslm.runs.reader import Run, joined_rows
 
 MAX_BYTES = 25 * 2**20
 MAX_ROWS = 20_000

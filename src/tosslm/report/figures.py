@@ -13,9 +13,9 @@ from markupsafe import Markup
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from tosslm.report.charts import Point, Series, density_chart, line_chart, point_chart
-from tosslm.report.text import number
 from tosslm.report.tokens import CustomTokens, Ranking
-from tosslm.runs import Run
+from tosslm.runs.reader import Run
+from tosslm.text import number
 
 SHOWN_SOURCES = 6
 _FEW = 5

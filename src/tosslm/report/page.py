@@ -17,14 +17,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from tosslm.files import read_batches, write_text
-from tosslm.report import figures, story
+from tosslm.findings import story
+from tosslm.findings.measured import read_measured
+from tosslm.report import figures
 from tosslm.report.charts import bar
 from tosslm.report.embed import MAX_BYTES, choose_rows, embed_rows, encode
-from tosslm.report.measured import read_measured
 from tosslm.report.panel import panel
-from tosslm.report.text import number, visible
 from tosslm.report.tokens import CustomTokens, load_tokens
-from tosslm.runs import Run
+from tosslm.runs.reader import Run
+from tosslm.text import number, visible
 
 SCRIPTS = ("data.js", "cut.js", "list.js", "row.js", "main.js")
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tosslm.report.tokens import CustomTokens, Ranking
-from tosslm.selection import discard_count
+from tosslm.selection.cut import discard_count
 
 _GRID_STEP, _GRID_END = 0.005, 0.5
 

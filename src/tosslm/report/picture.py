@@ -8,7 +8,7 @@ from importlib import resources
 from markupsafe import escape
 
 from tosslm.report.figures import Figure
-from tosslm.report.text import visible
+from tosslm.text import visible
 
 _WIDTH, _HEIGHT, _GAP, _HEAD = 520, 290, 28, 46
 _OWN_STYLE = """

@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 
 from tosslm.errors import TosslmError
 from tosslm.files import read_batches
-from tosslm.ranking import learn_posterior
-from tosslm.runs import Run
-from tosslm.scoring import part_files
-from tosslm.selection import discard_count
-from tosslm.spans import unsafe_tokens
+from tosslm.findings.spans import unsafe_tokens
+from tosslm.runs.reader import Run
+from tosslm.selection.cut import discard_count
+from tosslm.stages.ranking import learn_posterior
+from tosslm.stages.score import part_files
 
 _NAMES = {"token": ("Token score", "nats"), "window": ("Window", "nats"), "posterior": ("Posterior", "log-odds")}
 LISTED_SOURCES = 50

@@ -1,0 +1,83 @@
+"""What evaluation and comparison measured that is true of a run as it is now."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tosslm.runs.folder import RunFolder
+from tosslm.runs.reader import Run
+
+COMPARED, EVALUATED = "compare/results.json", "evaluation/results.json"
+RESULT_FILES = (COMPARED, EVALUATED)
+_BASE, _MODEL, _PLAIN = "base", "model", "sft"
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Records of methods, and which of them a sentence about the run may name.
+
+    Attributes:
+        records: one a method, over its seeds, with metrics and their intervals.
+        own: name of the method that trained this run's model; None where it was not measured.
+        plain: name of plain fine-tuning on the same data; None where it was not measured.
+    """
+
+    records: Sequence[Mapping[str, Any]] = ()
+    own: str | None = None
+    plain: str | None = None
+
+    def among(self, metric: str) -> tuple[Mapping[str, Any] | None, ...]:
+        """A metric of the base, of plain fine-tuning and of this run's model, each with its interval."""
+        return tuple(self._metric(method, metric) for method in (_BASE, self.plain, self.own))
+
+    def _metric(self, method: str | None, metric: str) -> Mapping[str, Any] | None:
+        return next((r["metrics"].get(metric) for r in self.records if r["method"] == method), None)
+
+
+def read_measured(run: Run) -> Measured:
+    """What was measured of a run.
+
+    A comparison may be older than the run's last selection, or of other data: of its methods one counts as the run's
+    own only if it was trained as the run's model was, to the fingerprint, and as plain fine-tuning only if its data
+    and base are the run's. Beside the run's own evaluation only those count that were asked the same.
+    """
+    compared = _records(run.path / COMPARED)
+    variants = {record["method"]: _variant(run, record["method"]) for record in compared}
+    own = next((name for name, folder in variants.items() if folder and _trained_alike(run, folder)), None)
+    plain = _PLAIN if (folder := variants.get(_PLAIN)) and _same_data(run, folder) else None
+    if own is None and run.has(f"evaluation/{_MODEL}"):
+        asked = [r for r in compared if (folder := variants[r["method"]]) and _asked_the_same(run, folder)]
+        plain = next((r["method"] for r in asked if r["method"] == plain), None)
+        return Measured([*_records(run.path / EVALUATED), *asked], _MODEL, plain)
+    return Measured(compared, own, plain)
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    results = json.loads(path.read_text(encoding="utf-8"))
+    return results.get("summary") or results["records"]
+
+
+def _variant(run: Run, method: str) -> RunFolder | None:
+    """The folder of a compared method's run with this run's seed."""
+    path = run.path / "compare" / method / f"seed-{run.config.seed}"
+    return RunFolder(path) if (path / "manifest.json").is_file() else None
+
+
+def _trained_alike(run: Run, variant: RunFolder) -> bool:
+    own, its = (folder.stages.get("model", {}).get("fingerprint") for folder in (run.folder, variant))
+    return run.has("model") and own == its
+
+
+def _same_data(run: Run, variant: RunFolder) -> bool:
+    own, its = (folder.stages.get("data", {}).get("fingerprint") for folder in (run.folder, variant))
+    return own == its and run.manifest["config"]["model"] == variant.manifest["config"]["model"]
+
+
+def _asked_the_same(run: Run, variant: RunFolder) -> bool:
+    return run.manifest["config"]["evaluation"] == variant.manifest["config"]["evaluation"]

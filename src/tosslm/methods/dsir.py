@@ -1,0 +1,56 @@
+"""DSIR: rows are resampled by how much likelier their n-grams are in the target set. Pure NumPy.
+
+The authors' package `data-selection` works on files through a cache folder and wants nltk and joblib; for sets that
+fit in memory the method is the few lines below.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from itertools import pairwise
+
+import numpy as np
+
+from tosslm.methods.method import Baseline, Material, drop_rows_in_order, keep_rows
+
+BUCKETS = 10_000
+_WORDS = re.compile(r"\w+|[^\w\s]+")  # nltk's WordPunctTokenizer, which the authors use
+
+
+def ngram_counts(text: str, buckets: int = BUCKETS) -> np.ndarray:
+    """Counts of a text's hashed words and pairs of words, int64 ``[buckets]``."""
+    words = _WORDS.findall(text.lower())
+    grams = [*words, *(f"{first} {second}" for first, second in pairwise(words))]
+    hashes = np.array([zlib.crc32(gram.encode()) % buckets for gram in grams], dtype=np.int64)
+    return np.bincount(hashes, minlength=buckets)
+
+
+def log_importance(texts: list[str], target_texts: list[str], buckets: int = BUCKETS) -> np.ndarray:
+    """``log p_target(x) - log p_raw(x)`` of each text under bags of hashed n-grams, float64 ``[R]``."""
+    counts = [ngram_counts(text, buckets) for text in texts]
+    raw = np.sum(counts, axis=0, dtype=np.float64)
+    target = np.sum([ngram_counts(text, buckets) for text in target_texts], axis=0, dtype=np.float64)
+    log_ratio = np.log(target / target.sum() + 1e-8) - np.log(raw / raw.sum() + 1e-8)
+    return np.array([count @ log_ratio for count in counts])
+
+
+def resampled(material: Material) -> np.ndarray:
+    """Rows that resampling without replacement would draw last are dropped, within the budget; bool ``[N]``.
+
+    Adding Gumbel noise to log weights and taking the highest is sampling without replacement.
+    """
+    noise = np.random.default_rng(material.seed).gumbel(size=len(material.texts))
+    keys = log_importance(material.texts, material.target_texts) + noise
+    return keep_rows(material, drop_rows_in_order(material, np.argsort(keys, kind="stable")))
+
+
+DSIR = Baseline(
+    "dsir",
+    summary="keeps rows by hashed n-gram importance towards the utility set",
+    source="Xie et al. 2023, arXiv 2302.03169",
+    differs="no least length of a row, CRC-32 instead of SHA-256 as the hash, and the budget of dropped tokens "
+    "instead of a number of rows; dropped rows stay in the batches without labels",
+    needs="data",
+    keep=resampled,
+)

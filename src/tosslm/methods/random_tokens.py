@@ -1,0 +1,22 @@
+"""Random tokens: as many as the method drops, drawn evenly."""
+
+import numpy as np
+
+from tosslm.methods.method import Baseline, Material
+from tosslm.selection.cut import select_tokens
+
+
+def keep_random(material: Material) -> np.ndarray:
+    """All but ``floor(d * N)`` tokens drawn without replacement, bool ``[N]``."""
+    drawn = np.random.default_rng(material.seed).permutation(int(material.lengths.sum()))
+    return select_tokens(drawn.astype(np.float64), material.discard_fraction)
+
+
+RANDOM = Baseline(
+    "random",
+    summary="drops as many tokens as TOSS does, at random",
+    source="Li et al. 2026, arXiv 2603.01185 (its baseline of random selection)",
+    differs="the paper does not say whether it draws rows or tokens; here tokens, so that the budget is the same",
+    needs="data",
+    keep=keep_random,
+)

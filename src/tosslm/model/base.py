@@ -1,0 +1,264 @@
+"""Load a base and its tokenizer; attach, switch and save adapters; choose dtype and device."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from peft import LoraConfig as PeftLoraConfig
+from peft import PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tosslm.config import LoraConfig, ModelConfig
+from tosslm.errors import InputError, TosslmError
+from tosslm.files import atomic_folder, fingerprint, sha256
+from tosslm.model.builtin import builtin_folder
+
+HAZARD_MARK: Literal["HAZARDOUS.md"] = "HAZARDOUS.md"
+_WEIGHTS = "*.safetensors"
+_CODE = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
+_NOT_THE_MODEL = {"checksums.json", "README.md", "generation_config.json", "trainer_state.json", "measured.json"}
+
+
+@dataclass(slots=True)
+class Base:
+    """The aligned base, loaded on first use, so that a run with nothing to do loads no weights.
+
+    Attributes:
+        config: where it comes from.
+        tokenizer: its tokenizer, with a padding token.
+        folder: the model's files.
+        identity: fingerprint of the files of model and adapter and of the dtype; equal on every machine.
+    """
+
+    config: ModelConfig
+    tokenizer: Any
+    folder: Path
+    identity: str
+    adapter_folder: Path | None
+    _model: Any = field(default=None, repr=False)
+
+    @property
+    def model(self) -> Any:
+        """The model with ``model.adapter`` merged, on its device, in evaluation mode."""
+        if self._model is None:
+            self._model = _load_model(self)
+        return self._model
+
+
+def where_it_runs(config: ModelConfig) -> dict[str, Any]:
+    """What figures and speed depend on: device, dtype, and the threads of a CPU."""
+    device = choose_device(config.device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {
+        "device": f"{device.type} ({name})",
+        "dtype": str(choose_dtype(config.dtype, device)).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def open_base(config: ModelConfig) -> Base:
+    """Find a base's files and load its tokenizer, not yet its weights.
+
+    Raises:
+        InputError: a model or adapter cannot be found, or is not stored as safetensors.
+    """
+    device = choose_device(config.device)
+    folder = _local_folder("model.name", config.name, config.revision, config.trust_remote_code)
+    if (folder / "adapter_config.json").exists() or (folder / HAZARD_MARK).exists():
+        raise InputError(
+            f"model.name: {config.name} is an adapter, not a model; put its base into model.name and, unless it is "
+            "a degraded reference, the adapter into model.adapter"
+        )
+    adapter = _adapter_folder(config.adapter) if config.adapter else None
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
+    except (OSError, ValueError, ImportError) as error:
+        raise InputError(f"model.name: {config.name}: its tokenizer cannot be loaded ({error})") from None
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    identity = fingerprint(
+        folder_checksums(folder),
+        folder_checksums(adapter) if adapter else None,
+        str(choose_dtype(config.dtype, device)),
+    )
+    return Base(config, tokenizer, folder, identity, adapter)
+
+
+def folder_checksums(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file that makes a model or adapter what it is."""
+    files = {file for pattern in (_WEIGHTS, *_CODE, "*.py") for file in folder.glob(pattern)}
+    return {file.name: sha256(file) for file in sorted(files) if file.name not in _NOT_THE_MODEL}
+
+
+def choose_device(device: str) -> torch.device:
+    """``auto`` is the first accelerator, else the CPU.
+
+    Raises:
+        InputError: there is no such device, or it is not the first of its kind, where trainers work.
+    """
+    if device != "auto":
+        try:
+            chosen = torch.device(device)
+            torch.zeros(1, device=chosen)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(f"model.device: {device!r} cannot be used here ({reason}); try auto or cpu") from None
+        if chosen.index:
+            raise InputError(
+                f"model.device: {device!r} is not the first one; set CUDA_VISIBLE_DEVICES={chosen.index} and "
+                f"model.device: {chosen.type}"
+            )
+        return chosen
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """``auto`` is bfloat16 where the processor multiplies it fast, else float32.
+
+    A CPU without AVX512 or AMX multiplies bfloat16 matrices over 100 times slower than float32 ones.
+    """
+    if dtype != "auto":
+        return getattr(torch, dtype)
+    if device.type == "cpu":
+        fast = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    else:
+        fast = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if fast else torch.float32
+
+
+def _local_folder(key: str, name: str, revision: str | None, trust_remote_code: bool) -> Path:
+    if name.startswith("builtin:"):
+        return builtin_folder(name)
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    patterns = [_WEIGHTS, *_CODE, HAZARD_MARK, *(["*.py"] if trust_remote_code else [])]
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"{key}: {name!r} is neither a folder here nor a model that the hub gives ({reason}); "
+            "check the name, the network, and your access rights"
+        ) from None
+
+
+def _adapter_folder(name: str) -> Path:
+    folder = _local_folder("model.adapter", name, None, False)
+    if (folder / HAZARD_MARK).exists():
+        raise InputError(
+            f"model.adapter: {name} is marked {HAZARD_MARK}: a degraded reference is never merged into a base; "
+            "name a safety-tuned adapter instead"
+        )
+    check_adapter(folder)
+    return folder
+
+
+def check_adapter(folder: Path) -> None:
+    """Refuse a folder that is not a PEFT adapter in safetensors.
+
+    Raises:
+        InputError: a file is missing; pickled weights are never loaded.
+    """
+    for file in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (folder / file).is_file():
+            raise InputError(f"{folder}: no {file} there; name a folder with a PEFT adapter saved as safetensors")
+
+
+def _load_model(base: Base) -> Any:
+    config, device = base.config, choose_device(base.config.device)
+    dtype = choose_dtype(config.dtype, device)
+    if not any(base.folder.glob(_WEIGHTS)):
+        raise InputError(
+            f"model.name: {config.name} has no .safetensors weights; pickled weights are never loaded, "
+            "so convert them first"
+        )
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            base.folder, dtype=dtype, use_safetensors=True, trust_remote_code=config.trust_remote_code
+        ).to(device)
+    except (OSError, ValueError, ImportError) as error:
+        raise InputError(f"model.name: {config.name} cannot be loaded ({error})") from error
+    if base.adapter_folder:
+        try:
+            model = PeftModel.from_pretrained(model, base.adapter_folder).merge_and_unload()
+        except (RuntimeError, ValueError) as error:
+            raise InputError(f"model.adapter: {config.adapter} does not fit {config.name} ({error})") from error
+    return model.eval().requires_grad_(False)
+
+
+@contextmanager
+def fresh_adapter(base: Base, lora: LoraConfig, seed: int) -> Iterator[PeftModel]:
+    """The base with a new LoRA on it, taken off again at the end; the base's own weights are never touched."""
+    plain = base.model  # loading draws random numbers too: it must come before the seed
+    torch.manual_seed(seed)
+    settings = PeftLoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        model = get_peft_model(plain, settings)
+    except ValueError as error:
+        raise InputError(f"lora.target_modules: {error}") from None
+    try:
+        yield model
+    finally:
+        model.unload()
+        # Trainers wrap the forward of the model they are given.
+        base.model.__dict__.pop("forward", None)
+        base.model.eval().requires_grad_(False)
+
+
+@contextmanager
+def attached_adapters(base: Base, folders: dict[str, Path]) -> Iterator[PeftModel]:
+    """The base with several stored adapters on one copy of its weights; switch with ``set_adapter``."""
+    (first, folder), *rest = folders.items()
+    for path in folders.values():
+        check_adapter(path)
+    model = PeftModel.from_pretrained(base.model, folder, adapter_name=first)
+    try:
+        for name, folder in rest:
+            model.load_adapter(folder, name)
+        yield model.eval()
+    finally:
+        model.unload()
+        base.model.eval().requires_grad_(False)
+
+
+def save_adapter(
+    model: PeftModel, folder: Path, base: ModelConfig, notes: dict[Literal["README.md", "HAZARDOUS.md"], str]
+) -> None:
+    """Save an adapter as a PEFT folder: safetensors, config, and the notes that go with it.
+
+    Raises:
+        TosslmError: a weight is not finite.
+    """
+    with atomic_folder(folder) as beside:
+        model.save_pretrained(beside, save_embedding_layers=False)
+        weights = {name: value for name, value in model.named_parameters() if value.requires_grad}
+        if bad := [name for name, value in weights.items() if not torch.isfinite(value).all()]:
+            raise TosslmError(f"{folder.name}: weights of {bad[0]} are not finite; lower the learning_rate")
+        settings_file = beside / "adapter_config.json"
+        settings = json.loads(settings_file.read_text(encoding="utf-8"))
+        # PEFT keeps these names in a set, so their order would change from one process to the next.
+        if isinstance(settings.get("target_modules"), list):
+            settings["target_modules"].sort()
+        settings["base_model_name_or_path"] = base.name
+        settings_file.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        (beside / "README.md").unlink(missing_ok=True)
+        for name, text in notes.items():
+            (beside / name).write_text(text, encoding="utf-8")

@@ -1,0 +1,46 @@
+"""Check every checksum and fingerprint of a run folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tosslm.files import is_whole
+from tosslm.runs.reader import Run
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What is wrong with one file.
+
+    Attributes:
+        step: the step that wrote it.
+        file: its path in the run folder.
+        problem: ``missing``, ``altered``, ``of another step``, or ``out of date`` (made from something that has
+            changed since).
+    """
+
+    step: str
+    file: str
+    problem: str
+
+
+def verify(run: Run) -> tuple[int, list[Finding]]:
+    """Check the recorded files of every step.
+
+    Returns:
+        How many files were checked, and what is wrong.
+    """
+    findings: list[Finding] = []
+    checked = 0
+    for step, entry in run.folder.stages.items():
+        altered = set(run.folder.damaged(step))
+        for file in entry["files"]:
+            checked += 1
+            path = run.path / file
+            if file in altered:
+                findings.append(Finding(step, file, "altered" if path.exists() else "missing"))
+            elif path.suffix == ".parquet" and not is_whole(path, entry["fingerprint"]):
+                findings.append(Finding(step, file, "of another step"))
+        if not run.has(step):
+            findings.append(Finding(step, step, "out of date"))
+    return checked, findings

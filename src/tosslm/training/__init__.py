@@ -1,0 +1,1 @@
+"""The one training path: rows to labels, the trainer, a trained adapter."""

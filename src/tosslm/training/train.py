@@ -1,0 +1,238 @@
+"""The one training path: SFT of a LoRA on tokenised rows, through TRL."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from accelerate import PartialState
+from datasets import Dataset
+from transformers import PrinterCallback, TrainerCallback
+from trl import SFTConfig
+
+from tosslm.config import TrainingConfig
+from tosslm.errors import InputError, TosslmError
+from tosslm.model.base import Base, fresh_adapter, save_adapter
+from tosslm.progress import Reporter, Task
+from tosslm.training.labels import count_tokens
+from tosslm.training.trainer import SelectiveTrainer, TokenLoss, TrainingCollator
+
+_COMPLETE = "complete"
+_CURVE_POINTS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingFacts:
+    """What the manifest records of a training.
+
+    Attributes:
+        steps: optimizer steps.
+        rows: rows trained on.
+        tokens: tokens read, over all epochs.
+        trained_tokens: labels trained on in one epoch.
+        anchored_tokens: tokens held to the base in one epoch.
+        tokens_per_second: of the part that this process did; None when nothing was left to do.
+        first_loss: mean loss of the first logged step, in nats a token.
+        last_loss: mean loss of the last logged step, in nats a token.
+        losses: the training curve, ``[step, loss]``.
+    """
+
+    steps: int
+    rows: int
+    tokens: int
+    trained_tokens: int
+    anchored_tokens: int
+    tokens_per_second: float | None
+    first_loss: float
+    last_loss: float
+    losses: list[list[float]]
+
+
+def train_adapter(
+    base: Base,
+    rows: Dataset,
+    settings: TrainingConfig,
+    *,
+    name: str,
+    seed: int,
+    work: Path,
+    out: Path,
+    notes: dict[Literal["README.md", "HAZARDOUS.md"], str],
+    reporter: Reporter,
+    normalize: Literal["kept", "all"] = "kept",
+    anchor_weight: float = 0.0,
+    token_loss: TokenLoss | None = None,
+    report_to: Sequence[str] = (),
+    logs: Path | None = None,
+) -> dict[str, Any]:
+    """Train a fresh LoRA on the base and save it.
+
+    A killed training goes on from its last whole checkpoint under ``work``, and on a CPU ends with the same
+    bytes as one that was not killed.
+
+    Args:
+        base: the frozen base.
+        rows: columns ``input_ids``, ``labels``, ``response_tokens`` and, with anchors, ``anchored``; every row is
+            used as it is.
+        settings: learning rate, batch sizes and the like.
+        name: what progress calls this training.
+        seed: of the adapter's start, the order of rows, and dropout.
+        work: a private folder for checkpoints.
+        out: the folder of the adapter.
+        notes: files of text that go into ``out``.
+        reporter: where progress goes.
+        normalize: divide an optimizer batch's summed loss by its ``kept`` tokens or by ``all`` its response tokens.
+        anchor_weight: weight of the mean KL to the base over an optimizer batch's anchored tokens.
+        token_loss: what takes the place of a kept token's cross-entropy.
+        report_to: trackers of the trainer, such as ``tensorboard``.
+        logs: where TensorBoard's files go; ``work`` is emptied when the training ends.
+
+    Returns:
+        ``TrainingFacts`` as a mapping.
+
+    Raises:
+        InputError: there is no row, no token to train on, or more than one process.
+        TosslmError: the loss is no number.
+    """
+    if PartialState().num_processes > 1:
+        raise InputError(f"{name}: tosslm trains in one process; start it without a launcher of several")
+    tokens, trained, anchored = count_tokens(rows)
+    if not trained:
+        raise InputError(f"{name}: no token to train on among {len(rows)} rows; add rows, or lower holdout")
+    steps = settings.epochs * math.ceil(len(rows) / settings.batch_size)
+    with (
+        fresh_adapter(base, settings.lora, seed) as model,
+        reporter.task(name, steps) as task,
+        tensorboard_folder(logs),
+    ):
+        follow = _Follow(task)
+        trainer = SelectiveTrainer(
+            model,
+            args=_arguments(settings, steps, seed, work / "checkpoints", report_to, base, name),
+            data_collator=TrainingCollator(pad_token_id=base.tokenizer.pad_token_id),
+            train_dataset=rows,
+            processing_class=base.tokenizer,
+            callbacks=[follow],
+            normalize=normalize,
+            anchor_weight=anchor_weight,
+            token_loss=token_loss,
+        )
+        follow.trainer = trainer
+        trainer.remove_callback(PrinterCallback)
+        start = time.monotonic()
+        trainer.train(resume_from_checkpoint=_last_checkpoint(work / "checkpoints"))
+        seconds = time.monotonic() - start
+        save_adapter(model, out, base.config, notes)
+    curve = [[entry["step"], round(entry["loss"], 5)] for entry in trainer.state.log_history if "loss" in entry]
+    speed = round(trainer.tokens_seen / seconds, 1) if trainer.tokens_seen else None
+    losses = (curve[0][1], curve[-1][1], curve)
+    return asdict(TrainingFacts(steps, len(rows), tokens * settings.epochs, trained, anchored, speed, *losses))
+
+
+@contextmanager
+def tensorboard_folder(folder: Path | None) -> Iterator[None]:
+    """Where TensorBoard's writer puts its files, unless the user has said so; nothing else sets it."""
+    variable = "TENSORBOARD_LOGGING_DIR"
+    if folder is None or variable in os.environ:
+        yield
+        return
+    os.environ[variable] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ[variable]
+
+
+class _Follow(TrainerCallback):
+    """Shows steps and loss, refuses a loss that is no number, and marks checkpoints that are whole."""
+
+    def __init__(self, task: Task) -> None:
+        self._task, self._step, self._tokens, self._loss = task, 0, 0, ""
+        self.trainer: SelectiveTrainer | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._task.advance(state.global_step, 0)
+        self._step = state.global_step
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        if logs and "loss" in logs:
+            if not math.isfinite(float(logs["loss"])):
+                raise TosslmError(
+                    f"step {state.global_step}: the training loss is {logs['loss']}; lower the learning_rate, or "
+                    "use model.dtype float32"
+                )
+            self._loss = f"loss {float(logs['loss']):.3f}"
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        seen = self.trainer.tokens_seen if self.trainer else 0
+        self._task.advance(state.global_step - self._step, seen - self._tokens, self._loss)
+        self._step, self._tokens = state.global_step, seen
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        (folder / "training_args.bin").unlink(missing_ok=True)
+        (folder / _COMPLETE).touch()
+
+
+def _arguments(
+    settings: TrainingConfig, steps: int, seed: int, folder: Path, report_to: Sequence[str], base: Base, name: str
+) -> SFTConfig:
+    micro = min(settings.micro_batch_size, settings.batch_size)
+    arguments = SFTConfig(
+        output_dir=str(folder),
+        seed=seed,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=scheduler_name(settings),
+        warmup_steps=settings.warmup_steps,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=settings.batch_size // micro,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        # The data stage has decided what is cut and what is left out; the trainer takes rows as they are.
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
+        packing=False,
+        router_aux_loss_coef=None,
+        bf16=False,
+        use_cpu=base.model.device.type == "cpu",
+        dataloader_pin_memory=base.model.device.type == "cuda",
+        save_strategy="steps",
+        save_steps=settings.checkpoint_steps,
+        save_total_limit=2,
+        logging_strategy="steps",
+        logging_steps=max(1, steps // _CURVE_POINTS),
+        logging_nan_inf_filter=False,
+        report_to=list(report_to) or "none",
+        run_name=name,
+        disable_tqdm=True,
+    )
+    # The base lies on one device; with several in sight the trainer would spread copies of it over all of them.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
+
+
+def scheduler_name(settings: TrainingConfig) -> str:
+    """What transformers calls the schedule of the learning rate."""
+    # "constant" takes no notice of warm-up steps.
+    warm = settings.lr_scheduler == "constant" and settings.warmup_steps > 0
+    return "constant_with_warmup" if warm else settings.lr_scheduler
+
+
+def _last_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that was written to its end; what a kill left half written is removed."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    for checkpoint in reversed(found):
+        if (checkpoint / _COMPLETE).exists():
+            return str(checkpoint)
+        shutil.rmtree(checkpoint)
+    return None

@@ -1,0 +1,144 @@
+"""The trainer: which tokens the loss is over, and what it is divided by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from trl import SFTTrainer
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+from tosslm.model.head import SplitHead
+from tosslm.training.labels import IGNORED
+
+TokenLoss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""Losses of tokens under the model and under the base, and their positions in the answer, all ``[N]``, to ``[N]``."""
+
+
+class SelectiveTrainer(SFTTrainer):
+    """TRL's SFT trainer with the head only at kept tokens, and the loss over exactly the tokens that are meant.
+
+    Args:
+        args: as for ``SFTTrainer``.
+        normalize: what the summed loss of an optimizer batch is divided by.
+        anchor_weight: weight of the mean ``KL(base || model)`` over an optimizer batch's anchored tokens.
+        token_loss: what takes the place of a kept token's cross-entropy; None is the cross-entropy itself.
+        kwargs: as for ``SFTTrainer``.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        normalize: Literal["kept", "all"],
+        anchor_weight: float = 0.0,
+        token_loss: TokenLoss | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._token_loss = token_loss
+        self._normalize, self._anchor_weight, self._anchored_in_step = normalize, anchor_weight, 0
+        self._split = SplitHead(self.model)
+        self.tokens_seen = 0
+
+    # The loss below is divided by the tokens of the whole optimizer batch, whatever the model's class says of itself.
+    loss_is_scaled_for_ga = True
+
+    def _send_telemetry(self) -> None:
+        """Nothing is sent anywhere."""
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """No model card: the adapter's notes are written with the adapter."""
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list, Any]:
+        """The micro-batches of one optimizer step, and what their summed loss is divided by."""
+        batches, _ = super().get_batch_samples(*args, **kwargs)
+        self._anchored_in_step = sum(int(batch["anchored"].sum()) for batch in batches if "anchored" in batch)
+        if self._normalize == "all":
+            return batches, sum(batch["response_tokens"].sum() for batch in batches)
+        return batches, sum((batch["labels"][:, 1:] != IGNORED).sum() for batch in batches)
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """Sum of the kept tokens' losses in this micro-batch over ``num_items_in_batch``, and the anchors' pull.
+
+        TRL's own loss runs the head over every position on a CPU, which takes twice the time.
+        """
+        labels = inputs["labels"][:, 1:]
+        kept = labels != IGNORED
+        hidden = self._split.hidden_states(inputs["input_ids"], inputs["attention_mask"])[:, :-1]
+        self.tokens_seen += int(inputs["attention_mask"].sum())
+        count = torch.as_tensor(num_items_in_batch, device=hidden.device).clamp(min=1)
+        if self._token_loss is None:
+            loss = self._split.summed_loss(hidden[kept], labels[kept]) / count
+        else:
+            loss = self._summed_token_loss(hidden[kept], labels[kept], kept, inputs) / count
+        if self._anchored_in_step:
+            loss = loss + self._anchor_weight / self._anchored_in_step * self._summed_divergence(hidden, inputs)
+        return loss
+
+    def _summed_token_loss(
+        self, hidden: torch.Tensor, targets: torch.Tensor, kept: torch.Tensor, inputs: dict[str, Any]
+    ) -> torch.Tensor:
+        """Sum of ``token_loss`` over this micro-batch's kept tokens."""
+        assert self._token_loss is not None
+        with torch.no_grad(), self._as_base():
+            base = self._split.hidden_states(inputs["input_ids"], inputs["attention_mask"])[:, :-1][kept]
+            base_losses = self._split.losses(base, targets)
+        # A sum over no positions still belongs to the graph.
+        losses = self._split.losses(hidden, targets) + hidden.float().sum() * 0.0
+        return self._token_loss(losses, base_losses, run_positions(kept)[kept]).sum()
+
+    def _summed_divergence(self, hidden: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
+        """Sum of ``KL(base || model)`` over this micro-batch's anchored tokens.
+
+        The base reads only rows that have any, and no row beyond the last of them: nothing after a position changes
+        what is predicted there.
+        """
+        anchored = inputs["anchored"][:, 1:]
+        rows = anchored.any(1)
+        if not rows.any():
+            return hidden.new_zeros((), dtype=torch.float32)
+        end = int(anchored.any(0).nonzero().max()) + 1
+        with torch.no_grad(), self._as_base():
+            base = self._split.hidden_states(inputs["input_ids"][rows, :end], inputs["attention_mask"][rows, :end])
+        return self._split.summed_divergence(hidden[anchored], base[anchored[rows, :end]], self._as_base)
+
+    @contextmanager
+    def _as_base(self) -> Iterator[None]:
+        """The model as it was before training: without the adapter, and without dropout."""
+        model = self._split.model
+        was_training = model.training
+        model.eval()
+        try:
+            with model.disable_adapter():
+                yield
+        finally:
+            model.train(was_training)
+
+
+def run_positions(kept: torch.Tensor) -> torch.Tensor:
+    """How many kept tokens stand directly before each, int64 ``[B, T]`` of bool ``[B, T]``; 0 where it is not kept.
+
+    Example:
+        >>> run_positions(torch.tensor([[False, True, True, False, True]])).tolist()
+        [[0, 0, 1, 0, 0]]
+    """
+    count = kept.cumsum(1)
+    before_run = (count * ~kept).cummax(1).values
+    return (count - before_run - 1).clamp(min=0)
+
+
+class TrainingCollator(DataCollatorForLanguageModeling):
+    """Pads a micro-batch of training rows, with what the loss needs beside the labels."""
+
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        """As TRL's, with ``response_tokens`` ``[B]`` and, with anchors, ``anchored`` bool ``[B, T]``."""
+        batch = super().torch_call(examples)
+        batch["response_tokens"] = torch.tensor([example["response_tokens"] for example in examples])
+        if "anchored" in examples[0]:
+            places = [torch.as_tensor(example["anchored"]) for example in examples]
+            batch["anchored"] = torch.nn.utils.rnn.pad_sequence(places, batch_first=True)
+        return batch
