@@ -42,7 +42,7 @@ def main() -> None:
         file=io.StringIO(),
         _environ={"TERM": "xterm-256color"},
     )
-    threshold = run.folder.stages["selection"]["threshold"]
+    threshold = run.stages["selection"]["threshold"]
     console.print(render_row(row_record(run, row_id), threshold, console))
     write_text(Path(sys.argv[2]), console.export_svg(title=f"toss show {sys.argv[1]} {row_id}", theme=MONOKAI))
     print(f"{row_id} -> {sys.argv[2]}")

@@ -26,7 +26,8 @@ from tosslm.files import write_json
 from tosslm.findings.spans import ranking_quality, unsafe_tokens
 from tosslm.model.base import open_base
 from tosslm.selection.evidence import window_means
-from tosslm.stages.ranking import learn_posterior
+from tosslm.runs.ranking import learn_ranking
+from tosslm.selection.kinds import KINDS
 
 
 def signals(run: tosslm.Run) -> dict[str, dict[str, float]]:
@@ -44,7 +45,7 @@ def signals(run: tosslm.Run) -> dict[str, dict[str, float]]:
     degraded, utility = (np.concatenate([stored[name][i] for i in marked]) for name in stored)
     scores = utility - degraded
     lengths = np.array([len(stored["loss_utility"][i]) for i in marked])
-    _, posterior = learn_posterior(run.scores_folder(), run.config.seed)
+    _, posterior = learn_ranking(KINDS["posterior"], run.scores_folder(), seed=run.config.seed)
     values = {
         "token score": scores,
         **{f"token score, window {width}": window_means(scores, lengths, width) for width in (3, 5, 9)},

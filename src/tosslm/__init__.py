@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from tosslm.pipeline import run as run
     from tosslm.runs.reader import Run as Run
     from tosslm.runs.reader import load_run as load_run
-    from tosslm.runs.reader import masked_dataset as masked_dataset
     from tosslm.selection.chain import unsafe_log_odds as unsafe_log_odds
     from tosslm.selection.cut import select_tokens as select_tokens
+    from tosslm.training.masked import masked_dataset as masked_dataset
 
 _HOMES = {
     "Config": "config",
@@ -29,7 +29,7 @@ _HOMES = {
     "TosslmError": "errors",
     "load_config": "config",
     "load_run": "runs.reader",
-    "masked_dataset": "runs.reader",
+    "masked_dataset": "training.masked",
     "response_losses": "model.losses",
     "run": "pipeline",
     "select_tokens": "selection.cut",

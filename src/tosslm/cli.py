@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from tosslm.errors import InputError, TosslmError
+from tosslm.stages import STAGES
 
 if TYPE_CHECKING:
     from tosslm.config import Config
@@ -142,7 +143,9 @@ def plan(
 ) -> None:
     """Validate config and data; expect time, memory and disk of each stage. Loads no weights."""
     with _reported_errors():
-        config = _config(config_file, overrides, run_dir)
+        from tosslm.methods import settled
+
+        config, _ = settled(_config(config_file, overrides, run_dir))
         quiet_libraries()
         from tosslm.plan import make_plan, print_plan
         from tosslm.progress import ConsoleReporter
@@ -180,13 +183,9 @@ def _stage(name: str, help_text: str) -> None:
     app.command(name, help=f"{help_text} Does first what earlier stages still miss.")(command)
 
 
-_stage("references", "Train the degraded and the utility reference.")
-_stage("score", "Score every response token of the custom set.")
-_stage("refine", "TOSS-Pro: refine the degraded reference, and score again.")
-_stage("select", "Choose the tokens to leave out.")
-_stage("finetune", "Fine-tune the base on the tokens kept.")
-_stage("diagnose", "Measure where safety goes: position by position, and by which cause.")
-_stage("report", "Write the report: one HTML file, for any browser, without network.")
+for _name, _help in STAGES.items():
+    if _name not in ("data", "evaluate"):  # the first is no command; the other has options of its own
+        _stage(_name, _help)
 
 
 @app.command()
@@ -252,11 +251,14 @@ def compare_command(
 ) -> None:
     """Train and measure several methods on the same data, with the same budget and seeds; one table."""
     with _reported_errors():
-        from tosslm.methods import REGISTRY
+        from tosslm.methods import registry
 
         if methods == "help":
-            for method in REGISTRY.values():
-                print(f"{method.name}: {method.summary}. Source: {method.source}. Differs: {method.differs}.")
+            for method in registry().values():
+                print(
+                    f"{method.name}: {method.summary}. Source: {method.source} ({method.badge}). "
+                    f"Differs: {method.differs}."
+                )
             return
         config = _config(config_file, overrides, run_dir)
         quiet_libraries()
@@ -320,7 +322,7 @@ def show(
         if as_json:
             print(json.dumps(record))
             return
-        stages = _with_run(run, lambda opened: opened.folder.stages)
+        stages = _with_run(run, lambda opened: opened.stages)
         console.print(render_row(record, stages.get("selection", {}).get("threshold"), console))
 
 

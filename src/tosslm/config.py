@@ -341,6 +341,12 @@ class CompareConfig(Section):
     safety_share: float = Field(
         0.025, gt=0, description="How many of them safeinstr mixes in, as a share of the custom rows."
     )
+    part_of: str | None = Field(
+        None,
+        description="Written by `toss compare` into its methods' run folders: the comparison's folder, seen from "
+        "there. Base and judged rival are measured there, once for all methods.",
+        json_schema_extra={"hidden": True},
+    )
 
 
 class Config(Section):
@@ -348,6 +354,11 @@ class Config(Section):
 
     run_dir: str = Field("runs/toss", description="Folder that holds everything of this run.")
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of all that is random.")
+    method: str | None = Field(
+        None,
+        description="null goes by the keys below; else a method of `toss compare --methods help`, such as toss-pro, "
+        "the paper's way, which sets some of them.",
+    )
     report_to: list[str] = Field(
         [],
         description="Where trainings and scoring log to: tensorboard, wandb, trackio, mlflow (install yours).",
@@ -412,6 +423,20 @@ def load_config(
         return Config.model_validate(tree)
     except ValidationError as error:
         raise InputError(_explain(error, where)) from None
+
+
+def explicit_value(config: BaseModel, key: str) -> tuple[bool, Any]:
+    """Whether a key was given, not left to its default; and its value.
+
+    Args:
+        config: the config.
+        key: dotted, such as ``selection.evidence``.
+    """
+    given, value = True, config
+    for part in key.split("."):
+        given = given and part in value.model_fields_set
+        value = getattr(value, part)
+    return given, value
 
 
 def _copy_tree(value: Any) -> Any:

@@ -107,29 +107,51 @@ def write_parquet(path: Path, columns: Mapping[str, Any], schema: pa.Schema, ste
         writer.write_table(pa.table(dict(columns), schema=writer.schema))
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+    """A Parquet file whose pages are checked as they are read; the one place that opens any."""
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            yield file
+    except FileNotFoundError:
+        raise TosslmError(f"{path}: missing; `toss run` makes it again") from None
+    except (OSError, pa.ArrowException) as error:
+        raise TosslmError(f"{path}: damaged ({error}); `toss run` makes it again") from None
+
+
 def is_whole(path: Path, step_fingerprint: str) -> bool:
     """Whether a Parquet file belongs to this step and reads without a checksum error."""
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with _opened(path) as file:
             metadata = file.schema_arrow.metadata or {}
             if metadata.get(_FINGERPRINT_KEY) != step_fingerprint.encode():
                 return False
             for _ in file.iter_batches():
                 pass
         return True
-    except (OSError, pa.ArrowException):
+    except TosslmError:
         return False
+
+
+def read_tables(path: Path, columns: Iterable[str] | None = None) -> Iterator[pa.Table]:
+    """Stream a Parquet file as Arrow tables, as they were written to it.
+
+    Raises:
+        TosslmError: it is missing or damaged.
+    """
+    with _opened(path) as file:
+        for group in range(file.num_row_groups):
+            yield file.read_row_group(group, columns=list(columns) if columns else None)
 
 
 def read_batches(
     path: Path, columns: Iterable[str] | None = None, rows: int = 1024
 ) -> Iterator[list[dict[str, Any]]]:
-    """Stream a Parquet file as lists of at most ``rows`` records."""
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            for batch in file.iter_batches(batch_size=rows, columns=list(columns) if columns else None):
-                yield batch.to_pylist()
-    except FileNotFoundError:
-        raise TosslmError(f"{path}: missing; `toss run` makes it again") from None
-    except (OSError, pa.ArrowException) as error:
-        raise TosslmError(f"{path}: damaged ({error}); `toss run` makes it again") from None
+    """Stream a Parquet file as lists of at most ``rows`` records.
+
+    Raises:
+        TosslmError: it is missing or damaged.
+    """
+    with _opened(path) as file:
+        for batch in file.iter_batches(batch_size=rows, columns=list(columns) if columns else None):
+            yield batch.to_pylist()

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from tosslm.config import Config, TrainingConfig
 from tosslm.data.rows import BadRow
-from tosslm.data.sets import SETS, SetCounts, prepared_rows
+from tosslm.data.sets import SetCounts, prepared_rows
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.errors import InputError
 from tosslm.evaluation.workload import evaluation_tokens
@@ -22,6 +22,7 @@ from tosslm.findings.summary import table_of
 from tosslm.model.base import Base, choose_device, choose_dtype, open_base
 from tosslm.model.head import LOGITS_BYTES
 from tosslm.progress import Reporter
+from tosslm.runs.layout import SETS
 from tosslm.terminal.rows import visible
 from tosslm.tracking import check_trackers
 

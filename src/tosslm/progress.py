@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol, TextIO
 
 from rich.console import Console
 from rich.progress import (
@@ -115,3 +117,51 @@ class SilentReporter:
 
     def say(self, text: str) -> None:
         """Nothing is shown."""
+
+
+@contextmanager
+def logged(reporter: Reporter, path: Path) -> Iterator[Reporter]:
+    """A reporter that also writes to a file, line by line, what it is told; the file grows from run to run."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8", buffering=1) as file:
+        yield _Logged(reporter, Console(file=_Dated(file), soft_wrap=True, width=1000, force_terminal=False))
+
+
+class _Logged:
+    """Hands on to another reporter, and writes plain lines to a console of its own."""
+
+    def __init__(self, reporter: Reporter, console: Console) -> None:
+        self._reporter, self._console = reporter, console
+
+    @contextmanager
+    def task(self, name: str, total: int) -> Iterator[Task]:
+        with self._reporter.task(name, total) as shown:
+            yield _BothTasks(shown, _LineTask(self._console, name, total))
+
+    def say(self, text: str) -> None:
+        self._reporter.say(text)
+        self._console.print(text, highlight=False, markup=False)
+
+
+class _BothTasks:
+    def __init__(self, *tasks: Task) -> None:
+        self._tasks = tasks
+
+    def advance(self, steps: int, tokens: int, note: str = "") -> None:
+        for task in self._tasks:
+            task.advance(steps, tokens, note)
+
+
+class _Dated:
+    """Begins each line with the time, UTC."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        if text.strip():
+            self._file.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {text}")
+        return len(text)
+
+    def flush(self) -> None:
+        self._file.flush()

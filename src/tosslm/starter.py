@@ -28,6 +28,8 @@ def starter_config() -> str:
 def _section(section: type[BaseModel], prefix: str, depth: int) -> list[str]:
     lines: list[str] = []
     for name, field in section.model_fields.items():
+        if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("hidden"):
+            continue
         key = f"{prefix}{name}"
         pad = "  " * depth
         lines += [f"{pad}# {line}" for line in textwrap.wrap(field.description or "", 96 - len(pad))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate import PartialState, tracking
@@ -11,6 +12,19 @@ from accelerate import PartialState, tracking
 from tosslm.errors import InputError
 
 Log = Callable[[Mapping[str, float], int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Trackers:
+    """Where a step logs to.
+
+    Attributes:
+        names: of trackers, such as ``tensorboard``; none of them logs nowhere.
+        folder: where trackers that write files put them; None is where they choose.
+    """
+
+    names: Sequence[str] = ()
+    folder: Path | None = None
 
 
 def check_trackers(report_to: Sequence[str]) -> None:
@@ -33,33 +47,32 @@ def check_trackers(report_to: Sequence[str]) -> None:
 
 
 @contextmanager
-def tracked(report_to: Sequence[str], name: str, folder: Path) -> Iterator[Log]:
+def tracked(trackers: Trackers, name: str) -> Iterator[Log]:
     """Open trackers for a stage that is no training.
 
     Args:
-        report_to: names of trackers, such as ``tensorboard``; none of them logs nowhere.
+        trackers: which, and where they write.
         name: of the stage.
-        folder: where trackers that write files put them.
 
     Yields:
         A function that logs values at a step to all of them.
     """
-    if report_to:
+    if trackers.names:
         PartialState()  # trackers ask it whether they are the main process
-    trackers = [_start(tracker, name.replace("/", "-"), folder) for tracker in report_to]
+    started = [_start(tracker, name.replace("/", "-"), trackers.folder) for tracker in trackers.names]
 
     def log(values: Mapping[str, float], step: int) -> None:
-        for tracker in trackers:
+        for tracker in started:
             tracker.log(dict(values), step=step)
 
     try:
         yield log
     finally:
-        for tracker in trackers:
+        for tracker in started:
             tracker.finish()
 
 
-def _start(tracker: str, name: str, folder: Path) -> tracking.GeneralTracker:
+def _start(tracker: str, name: str, folder: Path | None) -> tracking.GeneralTracker:
     known = tracking.LOGGER_TYPE_TO_CLASS[tracker]
     started = known(name, str(folder)) if known.requires_logging_directory else known(name)
     started.start()

@@ -6,9 +6,10 @@ that cannot be read as a whole is an `InputError`.
 
 import hashlib
 import json
+import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from tosslm.data.formats import check_format, check_text, parse_record
 from tosslm.data.records import Place, locate, records
 from tosslm.errors import InputError, RowError
 
-__all__ = ["BadRow", "Row", "base_id", "content_id", "parse_record", "raw_files", "read_rows"]
+__all__ = ["BadRow", "Row", "base_id", "content_id", "held_out", "parse_record", "raw_files", "read_rows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,23 @@ def content_id(messages: Sequence[Mapping[str, str]]) -> str:
 def base_id(row_id: str) -> str:
     """The id that all copies of a content share: `row_id` without its suffix."""
     return row_id.partition("-")[0]
+
+
+def held_out(row_ids: Iterable[str], share: float) -> set[str]:
+    """The rows of a reference set that are never trained on.
+
+    The choice depends on content alone: the contents are ordered by a hash of their ids, and the first
+    ``ceil(share * contents)`` are held out, with all of their copies. At least one content stays for training.
+
+    Args:
+        row_ids: ids of one set.
+        share: in [0, 1).
+
+    Returns:
+        Ids without their copies' suffixes.
+    """
+    contents = sorted({base_id(row_id) for row_id in row_ids}, key=lambda id_: hashlib.sha256(id_.encode()).digest())
+    return set(contents[: min(math.ceil(share * len(contents)), len(contents) - 1)])
 
 
 def read_rows(

@@ -18,17 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from tosslm.model.head import SplitHead
+from tosslm.model.head import SplitHead, kl_divergence
 from tosslm.model.losses import batch_budget, padded_batch, plan_batches
 from tosslm.progress import Task
+from tosslm.ragged import split_rows
 
 BASE, DEGRADED = "base", "degraded"
-MEASURES = ("kl", "shift", "loss")
-
-
-def kl_divergence(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
-    """KL(p || q) in nats, ``[N]``, of two log-softmaxes ``[N, V]``."""
-    return (log_p.exp() * (log_p - log_q)).sum(-1)
 
 
 def row_divergences(
@@ -46,7 +41,7 @@ def row_divergences(
     batch's logits stand in memory.
 
     Args:
-        model: a PEFT model whose adapters are ``names``, ``degraded`` among them; the base is it without any.
+        model: a PEFT model whose adapters are ``names``; the base is it without any.
         rows: mappings with ``input_ids`` and ``response_mask``.
         names: the adapters to measure.
         positions: how many response tokens of a row are measured, at most.
@@ -54,8 +49,8 @@ def row_divergences(
         task: told of each batch.
 
     Returns:
-        For each row, under each of ``names`` and ``base``, the ``MEASURES``: float32 ``[R]`` in nats, one value a
-        response token, with ``R`` at most ``positions``.
+        For each row, under each of ``names`` and ``base``, ``kl``, ``shift`` and ``loss``: float32 ``[R]`` in nats,
+        one value a response token, with ``R`` at most ``positions``; no ``shift`` without a ``degraded`` one.
     """
     short = [_up_to(row, positions) for row in rows]
     lengths = [len(row["input_ids"]) for row in short]
@@ -101,14 +96,17 @@ def _batch(
         _measure(model, split, {name: states[part] for name, states in hidden.items()}, targets[part])
         for part in split.chunks(len(targets), arrays=2 * (len(hidden) + 2))
     ]
-    ends = np.cumsum(predicts.sum(1).cpu().numpy())[:-1]
+    lengths = predicts.sum(1).cpu().numpy()
     cut = {
-        (name, measure): np.split(torch.cat([chunk[name][measure] for chunk in chunks]).float().cpu().numpy(), ends)
+        name: {
+            measure: split_rows(torch.cat([chunk[name][measure] for chunk in chunks]).float().cpu().numpy(), lengths)
+            for measure in chunks[0][name]
+        }
         for name in hidden
-        for measure in MEASURES
     }
     return [
-        {name: {measure: cut[name, measure][i] for measure in MEASURES} for name in hidden} for i in range(len(rows))
+        {name: {measure: values[i] for measure, values in own.items()} for name, own in cut.items()}
+        for i in range(len(rows))
     ]
 
 
@@ -122,11 +120,12 @@ def _measure(
     for name, states in hidden.items():
         with under(model, name):  # an adapter may sit on the head too
             logs[name] = split.logits(states).log_softmax(-1, dtype=dtype)
-    away = kl_divergence(logs[DEGRADED], logs[BASE])
+    harmful = logs.get(DEGRADED)
+    away = None if harmful is None else kl_divergence(harmful, logs[BASE])
     return {
         name: {
             "kl": kl_divergence(logs[BASE], log),
-            "shift": away - kl_divergence(logs[DEGRADED], log),
+            **({} if away is None else {"shift": away - kl_divergence(harmful, log)}),
             "loss": -log.gather(1, targets[:, None])[:, 0],
         }
         for name, log in logs.items()

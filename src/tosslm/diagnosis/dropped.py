@@ -19,20 +19,28 @@ class DroppedTokens:
         self._positions = np.zeros((_POSITIONS, 3))  # tokens, dropped, sum of scores
         self._first = np.zeros((FIRST + 1, 5))  # tokens, dropped, risk, unsafe, unsafe and dropped
         self._all = np.zeros(5)
+        self._scored = True
 
     def add(
-        self, source: str, classes: Sequence[str], scores: np.ndarray, keep: np.ndarray, unsafe: np.ndarray | None
+        self,
+        source: str,
+        classes: Sequence[str],
+        scores: np.ndarray | None,
+        keep: np.ndarray,
+        unsafe: np.ndarray | None,
     ) -> None:
         """Count one row.
 
         Args:
             source: the row's source.
             classes: of each response token, see ``token_classes``.
-            scores: float ``[R]``.
+            scores: float ``[R]``; None where the run has none, and then of no row.
             keep: bool ``[R]``.
             unsafe: bool ``[R]``, whether a token holds marked unsafe text; None where the row marks nothing.
         """
         dropped = ~keep
+        self._scored = scores is not None
+        scores = np.zeros(len(keep)) if scores is None else scores
         self._count("source", source, len(keep), int(dropped.sum()), float(scores.sum()))
         for name in set(classes):
             own = np.array([known == name for known in classes])
@@ -50,11 +58,12 @@ class DroppedTokens:
             total[i] += value
 
     def table(self) -> list[dict[str, Any]]:
-        """``by`` (source, class, position), ``key``, ``tokens``, ``dropped``, ``mean_score`` in nats."""
+        """``by`` (source, class, position), ``key``, ``tokens``, ``dropped``, ``mean_score`` in nats or None."""
         rows = [(by, key, counts) for by, groups in self._by.items() for key, counts in sorted(groups.items())]
         rows += [("position", str(i), counts.tolist()) for i, counts in enumerate(self._positions) if counts[0]]
         return [
-            {"by": by, "key": key, "tokens": int(n), "dropped": int(dropped), "mean_score": float(score / n)}
+            {"by": by, "key": key, "tokens": int(n), "dropped": int(dropped)}
+            | {"mean_score": float(score / n) if self._scored else None}
             for by, key, (n, dropped, score) in rows
         ]
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from tosslm.config import ClassifierConfig
 from tosslm.errors import InputError
-from tosslm.evaluation.generate import Answer, complete
+from tosslm.evaluation.answers import Answer
+from tosslm.evaluation.generate import complete
 
 _REPLY_TOKENS = 8
 

@@ -9,23 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from tosslm.config import Config
-from tosslm.data.rows import BadRow, base_id
+from tosslm.data.rows import BadRow, base_id, held_out
 from tosslm.data.sets import SetCounts, prepared_rows, source_checksums
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.errors import InputError
-from tosslm.evaluation.measurement import (
-    RESULTS,
-    Subject,
-    check_evaluation,
-    evaluate_model,
-    prompt_checksums,
-    write_results,
-)
-from tosslm.files import fingerprint
+from tosslm.evaluation.checks import check_evaluation, prompt_checksums
+from tosslm.evaluation.measurement import Subject, evaluate_model
 from tosslm.model.base import Base, attached_adapters, folder_checksums, open_base, where_it_runs
 from tosslm.progress import Reporter
-from tosslm.runs.folder import RunFolder, Step
-from tosslm.stages.references import held_out
+from tosslm.runs.folder import RunFolder
+from tosslm.runs.layout import EVALUATION
+from tosslm.runs.results import write_results
 
 EXTERNAL_FORMAT = 1
 
@@ -60,7 +54,7 @@ def evaluate_external(
         [config.data.model_dump(), sources, config.references.holdout] if config.evaluation.losses else None,
         [base.identity, folder_checksums(Path(adapter)) if adapter else None, config.seed],
     ]
-    step = Step("evaluation", fingerprint(EXTERNAL_FORMAT, *parts), {}, ("evaluation",))
+    mark = out.mark(EVALUATION, EXTERNAL_FORMAT, parts, (), (EVALUATION,))
 
     def work() -> dict[str, Any]:
         with _loaded(base, adapter) as subject:
@@ -70,20 +64,20 @@ def evaluate_external(
                 harmful_rows=_held_out_rows(config, "harmful", tokenizer),
                 utility_rows=_held_out_rows(config, "utility", tokenizer),
                 folder=folder / "evaluation" / "model",
-                work=out.work_folder(step),
+                work=mark.work,
                 verdicts=folder / "verdicts.jsonl",
                 rival=None,
                 seed=config.seed,
                 reporter=reporter,
             )
-        write_results(folder / "evaluation" / RESULTS, [record])
+        write_results(out.layout.results, [record])
         return {"record": record, "model": chosen.name, "adapter": adapter}
 
     with out.lock():
         out.begin(config.model_dump(mode="json"), config.seed, where_it_runs(config.model))
-        if not out.do(step, work):
+        if not out.do(mark, work):
             reporter.say(f"{folder}: done before")
-        return out.stages["evaluation"]["record"]
+        return out.stages[EVALUATION]["record"]
 
 
 @contextmanager

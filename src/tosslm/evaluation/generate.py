@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +15,10 @@ from transformers import GenerationConfig
 from tosslm.data.template import ChatTemplate
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.errors import InputError, RowError
+from tosslm.evaluation.answers import Answer
 from tosslm.evaluation.prompts import Prompt
 from tosslm.model.head import contiguous_head
 from tosslm.progress import Reporter, SilentReporter
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a model said to a prompt.
-
-    Attributes:
-        prompt_id: of the prompt.
-        prompt: what the user said last.
-        answer: the text, without special tokens.
-        finished: whether the model ended its turn, rather than being cut off at the most tokens.
-    """
-
-    prompt_id: str
-    prompt: str
-    answer: str
-    finished: bool
 
 
 def generate_answers(
@@ -115,12 +99,6 @@ def complete(model: Any, tokenizer: Any, texts: Sequence[str], *, max_new_tokens
         for i, reply in zip(batch, output, strict=True):
             replies[i] = _decoded(reply, tokenizer, settings)[0]
     return [replies[i] for i in range(len(texts))]
-
-
-def read_answers(path: Path) -> list[Answer]:
-    """The answers of a JSONL file, in its order; a last line that a kill cut off is left out."""
-    lines = path.read_bytes().split(b"\n")[:-1]
-    return [Answer(**json.loads(line)) for line in lines]
 
 
 def stop_tokens(model: Any, tokenizer: Any) -> list[int]:

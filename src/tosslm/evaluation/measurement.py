@@ -10,27 +10,22 @@ from typing import Any
 
 import numpy as np
 
-from tosslm.config import EvaluationConfig, ModelConfig, PromptsConfig, SourceConfig
-from tosslm.data.rows import BadRow, raw_files, read_rows
-from tosslm.data.sets import SetCounts, prepared_rows
+from tosslm.config import EvaluationConfig, ModelConfig
 from tosslm.data.tokenize import RowTokenizer
-from tosslm.errors import InputError
-from tosslm.evaluation.classifiers import check_classifier, classify_attacks
-from tosslm.evaluation.generate import Answer, generate_answers, read_answers
-from tosslm.evaluation.harness import check_lm_eval, lm_eval_metrics
-from tosslm.evaluation.judges import Judge, check_judge
+from tosslm.evaluation.answers import Answer, read_answers
+from tosslm.evaluation.checks import KINDS, ROW_KINDS, named_prompts, own_rows
+from tosslm.evaluation.classifiers import classify_attacks
+from tosslm.evaluation.generate import generate_answers
+from tosslm.evaluation.harness import lm_eval_metrics
+from tosslm.evaluation.judges import Judge
 from tosslm.evaluation.measures import Sample, Samples, attack_samples, harmful_samples, metrics_of, safe_samples
-from tosslm.evaluation.prompts import Prompt, prompts_from, read_prompts
+from tosslm.evaluation.prompts import Prompt, prompts_from
 from tosslm.evaluation.utility import exact_matches, likelihood_margins, row_losses
 from tosslm.evaluation.verdicts import judge_attacks, judge_pairs, pair_samples
-from tosslm.files import sha256, write_json, write_text
+from tosslm.files import write_json, write_text
 from tosslm.model.base import open_base
 from tosslm.progress import Reporter
 
-RESULTS = "results.json"
-RESULTS_FORMAT = 1
-KINDS = ("harmful", "safe", "gsm8k")
-ROW_KINDS = ("harmful_rows", "utility_rows")
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -49,60 +44,6 @@ class Subject:
     tokenizer: RowTokenizer
     method: str
     seed: int | None
-
-
-def check_evaluation(settings: EvaluationConfig) -> None:
-    """Refuse at the door what the evaluation would stumble over hours later.
-
-    Raises:
-        InputError: a prompt file, a package, a key or a template is missing or wrong.
-    """
-    for kind in KINDS:
-        chosen: PromptsConfig | None = getattr(settings, kind)
-        prompts = _prompts(kind, chosen) if chosen else []
-        if kind == "gsm8k" and any(not isinstance(prompt.record.get("answer"), str) for prompt in prompts):
-            raise InputError("evaluation.gsm8k: a record has no answer; name a file of GSM8K's form")
-    for kind in ROW_KINDS:
-        if chosen_rows := getattr(settings, kind):
-            _check_rows(kind, chosen_rows)
-    if settings.lm_eval:
-        check_lm_eval()
-    if settings.classifier:
-        check_classifier(settings.classifier)
-    if settings.judge:
-        check_judge(settings.judge)
-
-
-def prompt_checksums(settings: EvaluationConfig) -> dict[str, list[str]]:
-    """SHA-256 of each file that is read: prompts, and rows of the user's own.
-
-    Raises:
-        InputError: a file is not there.
-    """
-    chosen = {kind: getattr(settings, kind) for kind in (*KINDS, *ROW_KINDS)}
-    return {kind: [sha256(file) for file in raw_files(c.path)] for kind, c in chosen.items() if c}
-
-
-def own_rows(settings: EvaluationConfig, kind: str, tokenizer: RowTokenizer) -> list[dict[str, Any]] | None:
-    """Rows that the config names to measure losses on, tokenised; None where it names none.
-
-    Args:
-        settings: what is measured.
-        kind: one of ``ROW_KINDS``.
-        tokenizer: of the model.
-
-    Raises:
-        InputError: a row is bad; the message has file and line.
-    """
-    source = getattr(settings, kind)
-    if source is None:
-        return None
-    rows = []
-    for row in prepared_rows(source, tokenizer, SetCounts()):
-        if isinstance(row, BadRow):
-            raise InputError(f"evaluation.{kind}: {row.origin}: {row.reason}; {row.remedy}")
-        rows.append(row | {"messages": json.loads(row["messages"])})
-    return rows
 
 
 def evaluate_model(
@@ -140,7 +81,7 @@ def evaluate_model(
         given if (own := own_rows(settings, kind, subject.tokenizer)) is None else own
         for kind, given in zip(ROW_KINDS, (harmful_rows, utility_rows), strict=True)
     )
-    asked = {kind: _prompts(kind, chosen) for kind in KINDS if (chosen := getattr(settings, kind))}
+    asked = {kind: named_prompts(kind, chosen) for kind in KINDS if (chosen := getattr(settings, kind))}
     if settings.utility_prompts and utility_rows:
         conversations = [row["messages"] for row in utility_rows]
         asked["utility"] = prompts_from(conversations[: settings.utility_prompts])
@@ -168,59 +109,6 @@ def evaluate_model(
     write_json(folder / "samples.json", {name: sample.as_dict() for name, sample in samples.items()})
     write_json(folder / "record.json", record)
     return record
-
-
-def write_results(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """Write a results file."""
-    write_json(path, {"format": RESULTS_FORMAT, "records": list(records)})
-
-
-def read_results(path: Path) -> list[dict[str, Any]]:
-    """The records of a results file.
-
-    Raises:
-        InputError: there is none, or it is of another format.
-    """
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-        if results["format"] != RESULTS_FORMAT:
-            raise InputError(
-                f"{path}: format {results['format']!r} is not {RESULTS_FORMAT}, which this version reads"
-            )
-        return results["records"]
-    except FileNotFoundError:
-        raise InputError(f"{path}: no results there; name prompts under evaluation in the config") from None
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """The record of one model."""
-    return json.loads((folder / "record.json").read_text(encoding="utf-8"))
-
-
-def read_samples(folder: Path) -> Samples:
-    """The values of one model, prompt by prompt."""
-    samples = json.loads((folder / "samples.json").read_text(encoding="utf-8"))
-    return {name: Sample.from_dict(sample) for name, sample in samples.items()}
-
-
-def _prompts(kind: str, chosen: PromptsConfig) -> list[Prompt]:
-    try:
-        return read_prompts(chosen.path, where=chosen.where, limit=chosen.limit, split=chosen.split)
-    except InputError as error:
-        raise InputError(f"evaluation.{kind}: {error}") from None
-
-
-def _check_rows(kind: str, source: SourceConfig) -> None:
-    empty = True
-    try:
-        for row in read_rows(source.path, format=source.format, field=source.field, split=source.split):
-            empty = False
-            if isinstance(row, BadRow):
-                raise InputError(f"{row.origin}: {row.reason}; {row.remedy}")
-    except InputError as error:
-        raise InputError(f"evaluation.{kind}: {error}") from None
-    if empty:
-        raise InputError(f"evaluation.{kind}: {source.path} has no row; name a file with rows in it")
 
 
 def _ask(

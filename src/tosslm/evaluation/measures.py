@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tosslm.evaluation.generate import Answer
+from tosslm.evaluation.answers import Answer
 from tosslm.evaluation.refusals import classify
 from tosslm.evaluation.utility import perplexity
 from tosslm.statistics import Interval, mean_interval
@@ -102,6 +104,12 @@ def attack_samples(answers: Sequence[Answer], verdicts: Sequence[bool | None]) -
     if success:
         samples["attack_success"] = _shares([id_ for id_, _ in success], [harm for _, harm in success])
     return samples
+
+
+def read_samples(folder: Path) -> Samples:
+    """The values of one model, prompt by prompt, from the folder of its evaluation."""
+    samples = json.loads((folder / "samples.json").read_text(encoding="utf-8"))
+    return {name: Sample.from_dict(sample) for name, sample in samples.items()}
 
 
 def metrics_of(samples: Samples, seed: int = 0) -> dict[str, dict[str, Any]]:

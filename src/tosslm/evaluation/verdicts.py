@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tosslm.evaluation.answers import Answer
 from tosslm.evaluation.classifiers import fill
-from tosslm.evaluation.generate import Answer
 from tosslm.evaluation.judges import Judge
 from tosslm.evaluation.measures import Sample, Samples
 from tosslm.progress import Reporter

@@ -9,7 +9,7 @@ from tosslm.config import Config
 from tosslm.data.sets import SetCounts
 from tosslm.data.template import ChatTemplate
 from tosslm.data.tokenize import RowTokenizer
-from tosslm.evaluation.measurement import KINDS, ROW_KINDS, own_rows
+from tosslm.evaluation.checks import KINDS, ROW_KINDS, own_rows
 from tosslm.evaluation.prompts import read_prompts
 
 

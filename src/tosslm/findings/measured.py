@@ -12,7 +12,7 @@ from tosslm.runs.folder import RunFolder
 from tosslm.runs.reader import Run
 
 COMPARED, EVALUATED = "compare/results.json", "evaluation/results.json"
-RESULT_FILES = (COMPARED, EVALUATED)
+SHOWN_FILES = (COMPARED, EVALUATED)
 _BASE, _MODEL, _PLAIN = "base", "model", "sft"
 
 

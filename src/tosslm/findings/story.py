@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 from markupsafe import Markup
-from sklearn.metrics import roc_auc_score
 
 from tosslm.files import read_batches
 from tosslm.findings.measured import Measured
 from tosslm.report.tokens import CustomTokens
-from tosslm.runs.reader import Run, joined_rows
+from tosslm.runs.reader import Run
+from tosslm.runs.tables import read_joined
 from tosslm.selection.cut import select_tokens
 from tosslm.text import number
 
@@ -152,7 +152,7 @@ def rounds(run: Run, discard_fraction: float) -> list[dict[str, Any]]:
         scores = np.concatenate(run.scores(round_))
         dropped = ~select_tokens(scores, discard_fraction)
         joined: dict[str, int] = {}
-        for row_id in joined_rows(run.path, round_) if round_ else ():
+        for row_id in read_joined(run.layout.joined(round_)) if round_ else ():
             joined[source_of.get(row_id, "?")] = joined.get(source_of.get(row_id, "?"), 0) + 1
         union = (dropped | before).sum() if before is not None else 0
         table.append(
@@ -165,34 +165,3 @@ def rounds(run: Run, discard_fraction: float) -> list[dict[str, Any]]:
         )
         before = dropped
     return table
-
-
-def warnings(run: Run) -> list[str]:
-    """What a reader should know before trusting the run."""
-    found = []
-    for name, counts in run.folder.stages["data"]["sets"].items():
-        if counts["bad"]:
-            found.append(f"{counts['bad']:,} bad rows of the {name} set were left out; data/bad_rows.jsonl says why.")
-        if counts["truncated"]:
-            found.append(f"{counts['truncated']:,} of {counts['rows']:,} {name} rows were cut to data.max_length.")
-        if name == "custom" and counts["repeated"]:
-            found.append(f"{counts['repeated']:,} custom rows repeat another one's content.")
-    return found + _weak_references(run)
-
-
-def _weak_references(run: Run) -> list[str]:
-    rows = [row for batch in read_batches(run.scores_folder() / "heldout.parquet") for row in batch]
-    harmful = np.array([row["set"] == "harmful" for row in rows])
-    if len(set(harmful.tolist())) < 2:
-        return ["No held-out rows in one of the reference sets: how good the references are is not known."]
-    degraded, utility = (np.array([np.mean(row[f"loss_{name}"]) for row in rows]) for name in ("degraded", "utility"))
-    found = []
-    if degraded[harmful].mean() >= utility[harmful].mean():
-        found.append("Weak degraded reference: on held-out harmful rows it is no better than the utility reference.")
-    if utility[~harmful].mean() >= degraded[~harmful].mean():
-        found.append("Weak utility reference: on held-out utility rows it is no better than the degraded reference.")
-    quality = float(roc_auc_score(harmful, utility - degraded))
-    if quality < 0.8:
-        told = f"a row's mean score tells held-out harmful from utility rows with AUROC {quality:.2f}"
-        found.append(f"Weak references: {told}.")
-    return found

@@ -11,12 +11,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tosslm.evaluation.measurement import RESULTS, read_results
 from tosslm.files import read_batches
 from tosslm.findings import story
 from tosslm.findings.measured import read_measured
 from tosslm.findings.spans import ranking_quality, unsafe_tokens
+from tosslm.findings.warnings import run_warnings
 from tosslm.runs.reader import Run
+from tosslm.runs.results import read_results
 from tosslm.terminal.results import print_results
 from tosslm.terminal.rows import visible
 
@@ -29,7 +30,7 @@ def summarize(run: Run) -> dict[str, Any]:
     rounds = run.config.refinement.rounds
     stages = {
         name: entry
-        for name, entry in run.folder.stages.items()
+        for name, entry in run.stages.items()
         if run.has(name) and ("round-" not in name or int(name.rpartition("-")[2]) <= rounds)
     }
     summary: dict[str, Any] = {"run_dir": str(run.path), "sets": stages.get("data", {}).get("sets", {})}
@@ -46,17 +47,17 @@ def summarize(run: Run) -> dict[str, Any]:
         for name in stages
         if name.startswith("refinement/")
     }
-    if "selection" in stages:
+    if "selection" in stages and run.scored:
         summary["held_out_losses"] = _held_out_losses(run)
         if spans := _span_quality(run):
             summary["marked_spans"] = spans
     if "selection" in stages:
         summary["story"] = _story(run)
-        summary["warnings"] = story.warnings(run)
+        summary["warnings"] = run_warnings(run)
     if run.has("report"):
         summary["report"] = str(run.path / "report.html")
     if "evaluation/model" in stages:
-        summary["evaluation"] = read_results(run.path / "evaluation" / RESULTS)
+        summary["evaluation"] = read_results(run.layout.results)
     summary["seconds"] = {name: entry["seconds"] for name, entry in stages.items()}
     return summary
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
 
-from tosslm.methods.method import Baseline
-from tosslm.methods.sft import keep_all
+from tosslm.methods.method import Method, keep_all
+
+if TYPE_CHECKING:
+    import torch
 
 FIRST_BETA = 0.5
 EARLY_BETA = 2.0
@@ -27,18 +29,21 @@ def constrained_loss(losses: torch.Tensor, base_losses: torch.Tensor, positions:
     Returns:
         Float32 ``[N]``.
     """
+    import torch  # a list of the methods does not wait for it
+
     beta = torch.full_like(losses, LATER_BETA)
     beta[positions < EARLY_TOKENS] = EARLY_BETA
     beta[positions == 0] = FIRST_BETA
     return 2 / beta * torch.nn.functional.softplus(beta * (losses - base_losses))
 
 
-CONSTRAINED_SFT = Baseline(
+CONSTRAINED_SFT = Method(
     "constrained-sft",
     summary="standard fine-tuning with a token-wise constraint that is strong on the first five tokens of an answer",
     source="Qi et al. 2025, arXiv 2406.05946, betas 0.5, 2 (tokens 2 to 5) and 0.1",
+    badge="variant",
     differs="a LoRA is trained instead of all weights, at the learning rate of every method",
-    needs="data",
-    keep=keep_all,
+    builds_on="data",
+    choose=keep_all,
     token_loss=constrained_loss,
 )

@@ -12,7 +12,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from tosslm.methods.method import Baseline, Material, drop_rows_in_order, keep_rows
+from tosslm.methods.material import Material
+from tosslm.methods.method import Method, drop_rows_in_order, keep_rows
 
 BUCKETS = 10_000
 _WORDS = re.compile(r"\w+|[^\w\s]+")  # nltk's WordPunctTokenizer, which the authors use
@@ -45,12 +46,13 @@ def resampled(material: Material) -> np.ndarray:
     return keep_rows(material, drop_rows_in_order(material, np.argsort(keys, kind="stable")))
 
 
-DSIR = Baseline(
+DSIR = Method(
     "dsir",
     summary="keeps rows by hashed n-gram importance towards the utility set",
     source="Xie et al. 2023, arXiv 2302.03169",
+    badge="variant",
     differs="no least length of a row, CRC-32 instead of SHA-256 as the hash, and the budget of dropped tokens "
     "instead of a number of rows; dropped rows stay in the batches without labels",
-    needs="data",
-    keep=resampled,
+    builds_on="data",
+    choose=resampled,
 )

@@ -1,57 +1,33 @@
-"""What a method to compare with is: a ranking of tokens, a choice of them, other rows, or other settings."""
+"""What a method is: where it is from, what it builds on, and what it does otherwise than the pipeline.
+
+A method is a value in one file, named in the config (``method:``), so that a run folder knows what made it. What it
+sets apart stands in its hooks; all else is the pipeline's own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from tosslm.config import Config
-from tosslm.training.trainer import TokenLoss
+from tosslm.errors import InputError
+from tosslm.methods.material import Material
+from tosslm.methods.needs import Need
+
+if TYPE_CHECKING:
+    from tosslm.training.hooks import After, TrainingHook
+    from tosslm.training.trainer import TokenLoss
+    from tosslm.workbench import Workbench
+
+Badge = Literal["faithful", "variant", "simplified", "control", "own"]
+"""How true a method is to its source: ``faithful``, to the letter; ``variant``, the same idea with differences that
+are named; ``simplified``, a part of it. ``control`` is no method of anybody, ``own`` is this project's."""
 
 
-@dataclass(frozen=True, slots=True)
-class Material:
-    """What a method may look at. Everything is in memory; ``N`` response tokens in ``R`` rows.
-
-    Attributes:
-        lengths: int64 ``[R]``, response tokens of each row.
-        positions: int64 ``[N]``, how many response tokens of the same answer stand before each.
-        sources: ``[R]``, each row's source.
-        texts: ``[R]``, each row's conversation as one text.
-        target_texts: the same of the rows that the utility reference was trained on.
-        loss_degraded: float32 ``[N]``, nats; empty where the method needs no scores.
-        loss_utility: float32 ``[N]``, likewise.
-        unsafe: bool ``[N]``, tokens of segments that a guard calls unsafe; empty where the method asks none.
-        row_weights: float64 ``[R]``, what SEAL's selector gives each row; empty where the method asks none.
-        discard_fraction: share of tokens to drop.
-        harmful_sources: names that the config calls harmful.
-        seed: of what is random.
-    """
-
-    lengths: np.ndarray
-    positions: np.ndarray
-    sources: list[str]
-    texts: list[str]
-    target_texts: list[str]
-    loss_degraded: np.ndarray
-    loss_utility: np.ndarray
-    unsafe: np.ndarray
-    row_weights: np.ndarray
-    discard_fraction: float
-    harmful_sources: frozenset[str]
-    seed: int
-
-    @property
-    def scores(self) -> np.ndarray:
-        """Float32 ``[N]``: loss under the utility minus loss under the degraded reference."""
-        return self.loss_utility - self.loss_degraded
-
-
-def plain_settings(config: Config) -> dict[str, Any]:
+def paper_settings(config: Config) -> dict[str, Any]:
     """The config of plain TOSS, whatever the user's own says of evidence, anchors and rounds."""
     return {
         "selection.scope": "global",
@@ -61,50 +37,91 @@ def plain_settings(config: Config) -> dict[str, Any]:
     }
 
 
-def _fine(config: Config) -> None:
-    return None
+def no_settings(config: Config) -> dict[str, Any]:
+    """The config as it is."""
+    return {}
+
+
+def _nothing(bench: Workbench) -> list[Any]:
+    return []
 
 
 @dataclass(frozen=True, slots=True)
-class Baseline:
-    """A method to compare with.
+class Method:
+    """A way to fine-tune, safely or not.
 
     Attributes:
-        name: what it is called on the command line.
+        name: what it is called in configs and on the command line.
         summary: what it does.
         source: where it is from.
+        badge: how true to its source it is.
         differs: what differs here from its source.
-        needs: the last stage of a run that it builds on: ``data``, ``score``, or ``refine``.
-        keep: chooses tokens: a mask, bool ``[N]``. None leaves the choice to the pipeline's own selection.
-        overrides: changes of the config, by dotted key.
-        extra_rows: further training rows, of data folder and config; appended to the custom set's.
+        builds_on: the last stage that it needs the results of: ``data``, ``score`` (references and scores), or
+            ``refine`` (with TOSS-Pro's rounds).
+        overrides: what it sets in the config, by dotted key.
+        choose: chooses tokens: a mask, bool ``[N]``, True where kept. None leaves the choice to the pipeline's own
+            selection.
+        signals: what else ``choose`` looks at, by name; each an array made before it is asked.
+        extra_rows: further training rows, as ``training_row`` makes them; appended to the custom set's.
         token_loss: what takes the place of a token's cross-entropy.
-        asks_guard: whether it needs what the guard of ``compare.guard`` says.
-        asks_selector: whether it needs the row weights that SEAL's selector learns from ``compare.safety``.
+        step: makes what is done around each training step.
+        after: what becomes of the trained weights before they are saved.
+        needs: what the config has to name for it.
+        choice_covers: what the choice depends on beside data, scores and the config's section ``selection``.
+        training_covers: what the training depends on beside its settings, data and mask.
         trains: False for the untouched base.
-        check: refuses a config at the door.
         version: raised when what it does changes.
     """
 
     name: str
     summary: str
     source: str
+    badge: Badge
     differs: str = "nothing"
-    needs: Literal["data", "score", "refine"] = "score"
-    keep: Callable[[Material], np.ndarray] | None = None
-    overrides: Callable[[Config], Mapping[str, Any]] = field(default=plain_settings)
-    extra_rows: Callable[[Path, Config], Iterator[dict[str, Any]]] | None = None
+    builds_on: Literal["data", "score", "refine"] = "score"
+    overrides: Callable[[Config], Mapping[str, Any]] = field(default=paper_settings)
+    choose: Callable[[Material], np.ndarray] | None = None
+    signals: Mapping[str, Callable[[Workbench], np.ndarray]] = field(default_factory=dict)
+    extra_rows: Callable[[Workbench], Iterable[dict[str, Any]]] | None = None
     token_loss: TokenLoss | None = None
-    asks_guard: bool = False
-    asks_selector: bool = False
+    step: Callable[[Workbench], TrainingHook] | None = None
+    after: After | None = None
+    needs: tuple[Need, ...] = ()
+    choice_covers: Callable[[Workbench], list[Any]] = _nothing
+    training_covers: Callable[[Workbench], list[Any]] = _nothing
     trains: bool = True
-    check: Callable[[Config], None] = field(default=_fine)
     version: int = 1
 
     @property
     def changes_training(self) -> bool:
         """Whether it trains other than by the choice of tokens."""
-        return self.extra_rows is not None or self.token_loss is not None
+        return any((self.extra_rows, self.token_loss, self.step, self.after))
+
+    def check(self, config: Config) -> None:
+        """Refuse at the door a config that lacks what the method needs.
+
+        Raises:
+            InputError: names the key.
+        """
+        for need in self.needs:
+            if not need.given(config):
+                raise InputError(f"{self.name}: {need.remedy}")
+
+
+AS_CONFIGURED = Method(
+    "as configured",
+    summary="what the keys of the config say",
+    source="Li et al. 2026, arXiv 2603.01185, and this project",
+    badge="own",
+    builds_on="refine",
+    overrides=no_settings,
+)
+"""Of a config that names no method."""
+
+
+def keep_all(material: Material) -> np.ndarray:
+    """Every token, bool ``[N]``."""
+    return np.ones(int(material.lengths.sum()), dtype=bool)
 
 
 def keep_rows(material: Material, kept: np.ndarray) -> np.ndarray:

@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from tosslm.config import Config
 from tosslm.errors import InputError
-from tosslm.methods.method import Baseline, Material, keep_rows
+from tosslm.methods.material import Material
+from tosslm.methods.method import Method, keep_rows
+from tosslm.methods.needs import HARMFUL_SOURCES
 
 
 def drop_harmful_sources(material: Material) -> np.ndarray:
@@ -20,17 +21,13 @@ def drop_harmful_sources(material: Material) -> np.ndarray:
     return keep_rows(material, kept)
 
 
-def _check(config: Config) -> None:
-    if not config.compare.harmful_sources:
-        raise InputError("oracle: name the sources that are harmful in compare.harmful_sources")
-
-
-ORACLE = Baseline(
+ORACLE = Method(
     "oracle",
     summary="leaves out exactly the rows whose source is known to be harmful",
     source="none; the refusals that it loses too are forgotten, since it sees no harm",
+    badge="control",
     differs="its budget is the harmful rows, not d",
-    needs="data",
-    keep=drop_harmful_sources,
-    check=_check,
+    builds_on="data",
+    choose=drop_harmful_sources,
+    needs=(HARMFUL_SOURCES,),
 )

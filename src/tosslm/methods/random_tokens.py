@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from tosslm.methods.method import Baseline, Material
+from tosslm.methods.material import Material
+from tosslm.methods.method import Method
 from tosslm.selection.cut import select_tokens
 
 
@@ -12,11 +13,12 @@ def keep_random(material: Material) -> np.ndarray:
     return select_tokens(drawn.astype(np.float64), material.discard_fraction)
 
 
-RANDOM = Baseline(
+RANDOM = Method(
     "random",
     summary="drops as many tokens as TOSS does, at random",
     source="Li et al. 2026, arXiv 2603.01185 (its baseline of random selection)",
+    badge="variant",
     differs="the paper does not say whether it draws rows or tokens; here tokens, so that the budget is the same",
-    needs="data",
-    keep=keep_random,
+    builds_on="data",
+    choose=keep_random,
 )

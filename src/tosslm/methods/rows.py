@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from tosslm.methods.method import Baseline, Material, drop_rows_in_order, keep_rows
+from tosslm.methods.material import Material
+from tosslm.methods.method import Method, drop_rows_in_order, keep_rows
 
 
 def drop_riskiest_rows(material: Material) -> np.ndarray:
@@ -13,10 +14,11 @@ def drop_riskiest_rows(material: Material) -> np.ndarray:
     return keep_rows(material, drop_rows_in_order(material, np.argsort(-means, kind="stable")))
 
 
-ROWS = Baseline(
+ROWS = Method(
     "rows",
     summary="drops whole rows by their mean TOSS score, within the same number of tokens",
     source="ablation of Li et al. 2026, arXiv 2603.01185",
+    badge="variant",
     differs="dropped rows stay in the batches without labels, so that steps and order are those of every method",
-    keep=drop_riskiest_rows,
+    choose=drop_riskiest_rows,
 )

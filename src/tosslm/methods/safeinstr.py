@@ -3,45 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tosslm.config import Config
+from tosslm.data.rows import Row
 from tosslm.errors import InputError
-from tosslm.files import read_batches
-from tosslm.methods.method import Baseline
-from tosslm.methods.safety import needs_safety, read_safety
-from tosslm.methods.sft import keep_all
+from tosslm.methods.method import Method, keep_all
+from tosslm.methods.needs import SAFETY, read_safety, safety_parts
+from tosslm.runs.tables import row_ids
+
+if TYPE_CHECKING:
+    from tosslm.workbench import Workbench
 
 
-def safety_rows(data: Path, config: Config) -> Iterator[dict[str, Any]]:
+def drawn_safety_rows(config: Config, custom_rows: int) -> list[Row]:
     """Safety demonstrations, as many as ``compare.safety_share`` of the custom rows, drawn by the seed.
-
-    Yields:
-        Rows with ``messages``.
 
     Raises:
         InputError: there are fewer demonstrations than asked for.
     """
-    custom = sum(len(batch) for batch in read_batches(data / "custom.parquet", ["row_id"]))
-    wanted = max(1, round(config.compare.safety_share * custom))
+    wanted = max(1, round(config.compare.safety_share * custom_rows))
     rows = read_safety(config)
     if len(rows) < wanted:
         raise InputError(f"compare.safety: {len(rows)} rows there, {wanted} needed; lower compare.safety_share")
-    for i in sorted(np.random.default_rng(config.seed).permutation(len(rows))[:wanted]):
-        yield {"messages": rows[i].messages}
+    return [rows[i] for i in sorted(np.random.default_rng(config.seed).permutation(len(rows))[:wanted])]
 
 
-SAFEINSTR = Baseline(
+def safety_rows(bench: Workbench) -> Iterator[dict[str, Any]]:
+    """The drawn demonstrations as training rows."""
+    from tosslm.training.labels import training_row
+
+    for row in drawn_safety_rows(bench.config, len(row_ids(bench.layout.rows("custom")))):
+        tokens = bench.tokenizer(row.messages)
+        yield training_row(tokens.input_ids, tokens.response_mask, None)
+
+
+SAFEINSTR = Method(
     "safeinstr",
     summary="standard fine-tuning with safety demonstrations mixed in",
     source="Bianchi et al. 2024, arXiv 2309.07875",
+    badge="variant",
     differs="compare.safety_share says how many (they added 100 to 2,000 to 20,000 rows, mostly 500); steps grow by "
     "that share",
-    needs="data",
-    keep=keep_all,
+    builds_on="data",
+    choose=keep_all,
     extra_rows=safety_rows,
-    check=needs_safety("safeinstr"),
+    needs=(SAFETY,),
+    training_covers=lambda bench: [*safety_parts(bench), bench.config.compare.safety_share],
 )

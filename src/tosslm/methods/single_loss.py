@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from tosslm.methods.method import Baseline, Material
+from tosslm.methods.material import Material
+from tosslm.methods.method import Method
 from tosslm.selection.cut import select_tokens
 
 
@@ -17,9 +18,17 @@ def by_utility(material: Material) -> np.ndarray:
 
 
 _SOURCE = "ablation of Li et al. 2026, arXiv 2603.01185"
-DEGRADED_ONLY = Baseline(
-    "degraded-only", summary="ranks tokens by low loss under the degraded reference", source=_SOURCE, keep=by_degraded
+DEGRADED_ONLY = Method(
+    "degraded-only",
+    summary="ranks tokens by low loss under the degraded reference",
+    source=_SOURCE,
+    badge="faithful",
+    choose=by_degraded,
 )
-UTILITY_ONLY = Baseline(
-    "utility-only", summary="ranks tokens by high loss under the utility reference", source=_SOURCE, keep=by_utility
+UTILITY_ONLY = Method(
+    "utility-only",
+    summary="ranks tokens by high loss under the utility reference",
+    source=_SOURCE,
+    badge="faithful",
+    choose=by_utility,
 )

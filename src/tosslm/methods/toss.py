@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tosslm.config import Config
-from tosslm.methods.method import Baseline, plain_settings
+from tosslm.methods.method import Method, paper_settings
 
 _PAPER = "Li et al. 2026, arXiv 2603.01185"
 _OURS = "this project"
@@ -18,64 +18,78 @@ def _settings(*, pro: bool = False, **changes: Any) -> Callable[[Config], Mappin
 
     def overrides(config: Config) -> Mapping[str, Any]:
         rounds = {"refinement.rounds": max(config.refinement.rounds, 1)} if pro else {}
-        return plain_settings(config) | rounds | keys
+        return paper_settings(config) | rounds | keys
 
     return overrides
 
 
 TOSS_METHODS = (
-    Baseline("toss", summary="token selection by both references", source=_PAPER, overrides=_settings()),
-    Baseline(
+    Method(
+        "toss",
+        summary="token selection by both references",
+        source=_PAPER,
+        badge="faithful",
+        overrides=_settings(),
+    ),
+    Method(
         "toss-pro",
         summary="TOSS with a degraded reference that learns from the riskiest rows, refinement.rounds times",
         source=_PAPER,
+        badge="faithful",
         differs="at least one round, whatever the config says",
-        needs="refine",
+        builds_on="refine",
         overrides=_settings(pro=True),
     ),
-    Baseline(
+    Method(
         "toss-row",
         summary="TOSS that drops the same share inside each row",
         source=f"{_PAPER} (ablation)",
+        badge="faithful",
         overrides=_settings(selection__scope="row"),
     ),
-    Baseline(
+    Method(
         "toss-posterior",
         summary="TOSS that ranks tokens by their evidence in context",
         source=_OURS,
+        badge="own",
         overrides=_settings(selection__evidence="posterior"),
     ),
-    Baseline(
+    Method(
         "toss-pro-posterior",
         summary="TOSS-Pro that ranks tokens by their evidence in context",
         source=_OURS,
-        needs="refine",
+        badge="own",
+        builds_on="refine",
         overrides=_settings(pro=True, selection__evidence="posterior"),
     ),
-    Baseline(
+    Method(
         "toss-anchor",
         summary="TOSS that holds dropped tokens to the base instead of ignoring them",
         source=_OURS,
+        badge="own",
         overrides=_settings(finetune__dropped="anchor"),
     ),
-    Baseline(
+    Method(
         "toss-pro-anchor",
         summary="TOSS-Pro that holds dropped tokens to the base",
         source=_OURS,
-        needs="refine",
+        badge="own",
+        builds_on="refine",
         overrides=_settings(pro=True, finetune__dropped="anchor"),
     ),
-    Baseline(
+    Method(
         "toss-posterior-anchor",
         summary="evidence in context, and dropped tokens held to the base",
         source=_OURS,
+        badge="own",
         overrides=_settings(selection__evidence="posterior", finetune__dropped="anchor"),
     ),
-    Baseline(
+    Method(
         "toss-pro-posterior-anchor",
         summary="TOSS-Pro with evidence in context, and dropped tokens held to the base",
         source=_OURS,
-        needs="refine",
+        badge="own",
+        builds_on="refine",
         overrides=_settings(pro=True, selection__evidence="posterior", finetune__dropped="anchor"),
     ),
 )

@@ -168,8 +168,12 @@ def divergences(base_logits: torch.Tensor, logits: torch.Tensor) -> torch.Tensor
     Returns:
         float32 ``[N]``.
     """
-    base, own = base_logits.log_softmax(-1), logits.log_softmax(-1)
-    return torch.nn.functional.kl_div(own, base, reduction="none", log_target=True).sum(-1)
+    return kl_divergence(base_logits.log_softmax(-1), logits.log_softmax(-1))
+
+
+def kl_divergence(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
+    """``KL(p || q)`` in nats, ``[N]``, of two log-softmaxes ``[N, V]``; differentiable in both."""
+    return torch.nn.functional.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
 
 
 def _logit_scale(config: Any) -> float:

@@ -10,6 +10,7 @@ import torch
 
 from tosslm.errors import TosslmError
 from tosslm.model.head import SplitHead
+from tosslm.ragged import split_rows
 
 Advance = Callable[[int, int], None]
 CPU_BATCH_TOKENS = 1024
@@ -107,7 +108,7 @@ def plan_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
 @torch.inference_mode()
 def _batch_losses(split: SplitHead, rows: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:
     losses, counts = predicted_losses(split, rows)
-    return np.split(losses.cpu().numpy(), np.cumsum(counts.numpy())[:-1])
+    return split_rows(losses.cpu().numpy(), counts.numpy())
 
 
 def predicted_losses(split: SplitHead, rows: Sequence[Mapping[str, Any]]) -> tuple[torch.Tensor, torch.Tensor]:

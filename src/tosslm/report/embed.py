@@ -16,7 +16,8 @@ import numpy as np
 
 from tosslm.files import read_batches
 from tosslm.report.tokens import CustomTokens
-from tosslm.runs.reader import Run, joined_rows
+from tosslm.runs.reader import Run
+from tosslm.runs.tables import read_joined
 
 MAX_BYTES = 25 * 2**20
 MAX_ROWS = 20_000
@@ -91,7 +92,7 @@ def embed_rows(run: Run, tokens: CustomTokens, chosen: np.ndarray, discard_fract
         ``header`` (JSON-able) and ``columns`` (name to array), for ``encode``.
     """
     risky = risky_rows(tokens, discard_fraction)
-    joined = {id_ for round_ in range(1, run.last_round + 1) for id_ in joined_rows(run.path, round_)}
+    joined = {id_ for round_ in range(1, run.last_round + 1) for id_ in read_joined(run.layout.joined(round_))}
     rows, places, wanted = [], [], set(chosen.tolist())
     columns = ["row_id", "origin", "source", "messages", "offsets", "unsafe_spans"]
     number = -1

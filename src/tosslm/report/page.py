@@ -19,6 +19,7 @@ from markupsafe import Markup
 from tosslm.files import read_batches, write_text
 from tosslm.findings import story
 from tosslm.findings.measured import read_measured
+from tosslm.findings.warnings import run_warnings
 from tosslm.report import figures
 from tosslm.report.charts import bar
 from tosslm.report.embed import MAX_BYTES, choose_rows, embed_rows, encode
@@ -77,7 +78,7 @@ def assets_print() -> str:
 
 
 def _fraction(run: Run) -> float:
-    return float(run.folder.stages["selection"]["discard_fraction"])
+    return float(run.stages["selection"]["discard_fraction"])
 
 
 def _text_bytes(run: Run) -> np.ndarray:
@@ -94,7 +95,7 @@ def _context(run: Run, tokens: CustomTokens) -> dict[str, Any]:
         "run_dir": str(run.path),
         "model": run.config.model.name,
         "answer": story.answer(tokens, diagnosis, measured),
-        "warnings": [*story.warnings(run), *_of_the_slider(tokens, fraction)],
+        "warnings": [*run_warnings(run), *_of_the_slider(tokens, fraction)],
         "tokens": tokens,
         "sources": _sources(tokens),
         "distributions": [(ranking, figures.distributions(tokens, ranking)) for ranking in tokens.rankings],
@@ -148,14 +149,14 @@ def _classes(run: Run) -> list[dict[str, Any]]:
 def _stages(run: Run) -> list[dict[str, Any]]:
     return [
         {key: entry.get(key, "") for key in ("fingerprint", "seconds", "finished")} | {"name": name}
-        for name, entry in run.folder.stages.items()
+        for name, entry in run.stages.items()
         if run.has(name) and name != "report"
     ]
 
 
 def _data_files(run: Run) -> list[tuple[str, str]]:
     """The user's own files, where they are files, and what was made of them, each with its SHA-256."""
-    data = run.folder.stages["data"]
+    data = run.stages["data"]
     read = [item for files in data.get("sources", {}).values() for item in files.items()]
     return read + [item for item in data["files"].items() if item[0].endswith(".parquet")]
 

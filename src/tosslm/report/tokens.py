@@ -9,17 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from tosslm.errors import TosslmError
 from tosslm.files import read_batches
 from tosslm.findings.spans import unsafe_tokens
+from tosslm.runs.ranking import learn_ranking
 from tosslm.runs.reader import Run
+from tosslm.runs.tables import read_losses
 from tosslm.selection.cut import discard_count
-from tosslm.stages.ranking import learn_posterior
-from tosslm.stages.score import part_files
+from tosslm.selection.kinds import KINDS
 
-_NAMES = {"token": ("Token score", "nats"), "window": ("Window", "nats"), "posterior": ("Posterior", "log-odds")}
 LISTED_SOURCES = 50
 """A set with more sources has its largest ones named; a line for each of thousands would be read by nobody."""
 _LEARNING_TOKENS = 200_000
@@ -105,12 +104,11 @@ def load_tokens(run: Run) -> CustomTokens:
     row_ids: list[str] = []
     lengths: list[np.ndarray] = []
     losses: dict[str, list[np.ndarray]] = {"loss_utility": [], "loss_degraded": []}
-    for part in part_files(run.scores_folder()):
-        table = pq.read_table(part)
-        row_ids += table["row_id"].to_pylist()
-        for name, values in losses.items():
-            values.append(table[name].combine_chunks().flatten().to_numpy())
-        lengths.append(table["loss_utility"].combine_chunks().value_lengths().to_numpy())
+    for ids, part_lengths, utility, degraded in read_losses(run.scores_folder()):
+        row_ids += ids
+        losses["loss_utility"].append(utility)
+        losses["loss_degraded"].append(degraded)
+        lengths.append(part_lengths)
     sources, unsafe, marked = [], [], []
     for batch in read_batches(run.path / "data/custom.parquet", ["source", "offsets", "unsafe_spans"]):
         for row in batch:
@@ -120,7 +118,7 @@ def load_tokens(run: Run) -> CustomTokens:
     all_lengths = np.concatenate(lengths).astype(np.int64)
     loss_utility, loss_degraded = (np.concatenate(values) for values in losses.values())
     names, source = _sources(sources)
-    in_rows = run.folder.stages["selection"]["scope"] == "row"
+    in_rows = run.stages["selection"].get("scope") == "row"
     rankings, own_kind = _rankings(run, loss_utility - loss_degraded, all_lengths, in_rows)
     return CustomTokens(
         row_ids,
@@ -163,14 +161,14 @@ def _ranks(values: np.ndarray, lengths: np.ndarray | None) -> np.ndarray:
 
 def _rankings(run: Run, scores: np.ndarray, lengths: np.ndarray, in_rows: bool) -> tuple[list[Ranking], int]:
     """What tokens can be ranked by, and which of it selection did rank."""
-    own = run.folder.stages["selection"]["evidence"]
+    own = run.stages["selection"].get("evidence", "token")
     values = {"token": scores}
     if own != "token":
         values[own] = np.concatenate(run.evidence())
     if own != "posterior" and (posterior := _posterior(run, scores, lengths)) is not None:
         values["posterior"] = posterior
     rankings = [
-        Ranking(key, *_NAMES.get(key, (key, "")), some, _ranks(some, lengths if in_rows else None))
+        Ranking(key, KINDS[key].label, KINDS[key].unit, some, _ranks(some, lengths if in_rows else None))
         for key, some in values.items()
     ]
     return rankings, [*values].index(own)
@@ -179,7 +177,9 @@ def _rankings(run: Run, scores: np.ndarray, lengths: np.ndarray, in_rows: bool) 
 def _posterior(run: Run, scores: np.ndarray, lengths: np.ndarray) -> np.ndarray | None:
     """The posterior log-odds that selection could have gone by: float32 ``[N]``; None where it would refuse to."""
     try:
-        _, log_odds = learn_posterior(run.scores_folder(), run.manifest["seed"], learning_tokens=_LEARNING_TOKENS)
+        _, log_odds = learn_ranking(
+            KINDS["posterior"], run.scores_folder(), seed=run.manifest["seed"], learning_tokens=_LEARNING_TOKENS
+        )
     except (TosslmError, ValueError):  # ValueError: a held-out score is no number
         return None
     return log_odds(scores, lengths).astype(np.float32)

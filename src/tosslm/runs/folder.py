@@ -19,27 +19,32 @@ from filelock import FileLock, Timeout
 
 from tosslm.errors import InputError, TosslmError
 from tosslm.files import atomic_path, fingerprint, remove_unfinished, sha256, write_json
+from tosslm.runs.layout import STEP_FOLDERS, Layout
 
 MANIFEST_FORMAT = 1
 _PACKAGES = ("tosslm", "torch", "transformers", "peft", "trl", "tokenizers", "numpy", "pyarrow", "datasets")
-STEP_FOLDERS = ("data", "references", "scores", "refinement", "selection", "model", "evaluation", "diagnosis")
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """A unit of work that is skipped when it is done.
+class Mark:
+    """What a step that is about to be done is known by.
 
     Attributes:
         name: such as ``scores/round-0``; the key in the manifest's ``stages``.
-        fingerprint: covers the step's config, its inputs' prints and its format's version.
+        fingerprint: of what the step depends on, its inputs' prints and its version among it; files that are kept
+            from a killed process bear it.
         inputs: the steps it reads from, each with its print at that time.
         outputs: files or folders, relative to the run folder, that the step writes.
+        covered: what the fingerprint covers beside inputs and version.
+        work: a private folder for unfinished work.
     """
 
     name: str
     fingerprint: str
     inputs: dict[str, str]
     outputs: tuple[str, ...]
+    covered: list[Any]
+    work: Path
 
 
 class RunFolder:
@@ -55,10 +60,11 @@ class RunFolder:
 
     def __init__(self, path: str | Path, *, fresh: bool = False) -> None:
         self.path, self._fresh = Path(path), fresh
+        self.layout = Layout(self.path)
         self.manifest: dict[str, Any] = self._read_manifest()
 
     def _read_manifest(self) -> dict[str, Any]:
-        path = self.path / "manifest.json"
+        path = self.layout.manifest
         empty: dict[str, Any] = {"format": MANIFEST_FORMAT, "stages": {}}
         if self._fresh:
             return empty
@@ -75,6 +81,7 @@ class RunFolder:
                 f"{path}: format {manifest.get('format')!r} is not {MANIFEST_FORMAT}, the one that this version "
                 "reads; use the version that wrote it, or start over with --fresh"
             )
+        _upgrade(manifest)
         return manifest
 
     @property
@@ -92,9 +99,9 @@ class RunFolder:
             TosslmError: another process writes here.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        holder = self.path / ".writer"
+        holder = self.layout.writer
         try:
-            with FileLock(self.path / ".lock", timeout=0):
+            with FileLock(self.layout.lock, timeout=0):
                 holder.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
                 remove_unfinished(self.path)
                 if self._fresh:
@@ -116,10 +123,10 @@ class RunFolder:
 
     def _clear(self) -> None:
         """Remove every step's output, and nothing that the user put beside them."""
-        for name in ("manifest.json", "report.html"):
-            (self.path / name).unlink(missing_ok=True)
-        for name in (*STEP_FOLDERS, ".work"):
-            shutil.rmtree(self.path / name, ignore_errors=True)
+        for file in (self.layout.manifest, self.layout.report):
+            file.unlink(missing_ok=True)
+        for folder in (*map(self.layout.of, STEP_FOLDERS), self.layout.work):
+            shutil.rmtree(folder, ignore_errors=True)
         self._fresh = False
 
     def adopt(self, other: RunFolder, *, skip: tuple[str, ...]) -> None:
@@ -143,10 +150,26 @@ class RunFolder:
                 self.stages[name] = entry
                 self._write()
 
-    def is_done(self, step: Step) -> bool:
+    def mark(
+        self, name: str, version: int, covered: list[Any], reads: Sequence[str], writes: tuple[str, ...]
+    ) -> Mark:
+        """What a step is known by, now that all it reads is done.
+
+        Args:
+            name: of the step.
+            version: of what it writes.
+            covered: JSON-able, what it depends on beside the steps it reads.
+            reads: names of those steps.
+            writes: files or folders, relative to the run folder.
+        """
+        inputs = {source: self.print_of(source) for source in reads}
+        work = self.layout.work / name.replace("/", "-")
+        return Mark(name, fingerprint(version, *covered, inputs), inputs, writes, covered, work)
+
+    def is_done(self, mark: Mark) -> bool:
         """Whether the step's fingerprint and all of its checksums hold."""
-        entry = self.stages.get(step.name)
-        return entry is not None and entry["fingerprint"] == step.fingerprint and not self.damaged(step.name)
+        entry = self.stages.get(mark.name)
+        return entry is not None and entry["fingerprint"] == mark.fingerprint and not self.damaged(mark.name)
 
     def damaged(self, name: str) -> list[str]:
         """The step's files that are missing or altered."""
@@ -168,55 +191,48 @@ class RunFolder:
             self.is_current(source) and self.print_of(source) == known for source, known in entry["inputs"].items()
         )
 
-    def do(self, step: Step, work: Callable[[], Mapping[str, Any]]) -> bool:
+    def do(self, mark: Mark, work: Callable[[], Mapping[str, Any]]) -> bool:
         """Do a step's work and record it, unless it is done.
 
         Args:
-            step: what is to be done.
+            mark: what the step is known by.
             work: writes the outputs and returns facts for the manifest.
 
         Returns:
             Whether the work was done now.
         """
-        if self.is_done(step):
+        if self.is_done(mark):
             # A kill may have come between the manifest and this.
-            shutil.rmtree(self._work(step.name), ignore_errors=True)
+            shutil.rmtree(mark.work, ignore_errors=True)
             return False
         start = time.monotonic()
+        _prepare(mark)
         facts = dict(work())
-        files = {file: sha256(self.path / file) for file in self._files(step.outputs)}
-        self.stages[step.name] = {
-            "fingerprint": step.fingerprint,
-            "inputs": step.inputs,
+        files = {file: sha256(self.path / file) for file in self._files(mark.outputs)}
+        self.stages[mark.name] = {
+            "fingerprint": mark.fingerprint,
+            "inputs": mark.inputs,
             "files": files,
             "seconds": round(time.monotonic() - start, 3),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             **facts,
         }
         self._write()
-        shutil.rmtree(self._work(step.name), ignore_errors=True)
+        shutil.rmtree(mark.work, ignore_errors=True)
         return True
 
-    def work_folder(self, step: Step) -> Path:
-        """A private folder for the step's unfinished work; emptied when it was left by a different step."""
-        folder = self._work(step.name)
-        mark = folder / "fingerprint"
-        if not mark.exists() or mark.read_text(encoding="utf-8") != step.fingerprint:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-            folder.chmod(0o700)
-            mark.write_text(step.fingerprint, encoding="utf-8")
-        return folder
+    def warn(self, warnings: Sequence[str]) -> None:
+        """Write down what a reader should know before trusting the run."""
+        if self.manifest.get("warnings") != list(warnings):
+            self.manifest["warnings"] = list(warnings)
+            self._write()
 
     def forget_work(self, known: Collection[str]) -> None:
         """Remove the unfinished work of steps that are not to be done any more."""
-        wanted = {self._work(name).name for name in known}
-        for folder in (self.path / ".work").glob("*"):
+        wanted = {name.replace("/", "-") for name in known}
+        for folder in self.layout.work.glob("*"):
             if folder.name not in wanted:
                 shutil.rmtree(folder, ignore_errors=True)
-
-    def _work(self, name: str) -> Path:
-        return self.path / ".work" / name.replace("/", "-")
 
     def _files(self, outputs: Sequence[str]) -> list[str]:
         found: list[str] = []
@@ -227,7 +243,27 @@ class RunFolder:
         return found
 
     def _write(self) -> None:
-        write_json(self.path / "manifest.json", self.manifest)
+        write_json(self.layout.manifest, self.manifest)
+
+
+def _prepare(mark: Mark) -> None:
+    """Make the step's private folder; what a different step left there is removed."""
+    known = mark.work / "fingerprint"
+    if not known.exists() or known.read_text(encoding="utf-8") != mark.fingerprint:
+        shutil.rmtree(mark.work, ignore_errors=True)
+        mark.work.mkdir(parents=True)
+        mark.work.chmod(0o700)
+        known.write_text(mark.fingerprint, encoding="utf-8")
+
+
+def _upgrade(manifest: dict[str, Any]) -> None:
+    """Say in the config what version 0.1 wrote beside it: which method of a comparison made the folder."""
+    config, stages = manifest.get("config"), manifest["stages"]
+    if not isinstance(config, dict) or "method" in config:
+        return
+    config["method"] = stages.get("selection", {}).get("method")
+    if "evaluation/model" in stages and "evaluation/base" not in stages:
+        config.setdefault("compare", {})["part_of"] = "../.."
 
 
 def _link(source: Path, target: Path) -> None:

@@ -32,7 +32,7 @@ def verify(run: Run) -> tuple[int, list[Finding]]:
     """
     findings: list[Finding] = []
     checked = 0
-    for step, entry in run.folder.stages.items():
+    for step, entry in run.stages.items():
         altered = set(run.folder.damaged(step))
         for file in entry["files"]:
             checked += 1

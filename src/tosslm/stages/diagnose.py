@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,172 +11,164 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tosslm.config import DiagnosisConfig
+from tosslm.config import Config
 from tosslm.diagnosis.causes import weigh_causes
-from tosslm.diagnosis.divergence import BASE, MEASURES, row_divergences
+from tosslm.diagnosis.curves import diagnosis_means, position_records, with_shift
+from tosslm.diagnosis.divergence import DEGRADED, row_divergences
 from tosslm.diagnosis.dropped import DroppedTokens
-from tosslm.diagnosis.intervals import position_means, row_mean
 from tosslm.diagnosis.words import token_classes
-from tosslm.files import read_batches, write_json, write_parquet
+from tosslm.files import write_json, write_parquet, write_text
 from tosslm.findings.spans import unsafe_tokens
-from tosslm.model.base import Base, attached_adapters
-from tosslm.progress import Reporter
-from tosslm.stages.ranking import finite_scores
-from tosslm.stages.references import split_rows
-from tosslm.stages.select import read_keep
+from tosslm.methods.method import Method
+from tosslm.model.base import attached_adapters, check_adapter, folder_checksums
+from tosslm.report.figures import divergence_curves
+from tosslm.report.picture import picture
+from tosslm.runs.folder import Mark
+from tosslm.runs.layout import DATA, DIAGNOSIS, MODEL, SELECTION, Layout, degraded, scores
+from tosslm.runs.tables import (
+    DIAGNOSED_ROWS_SCHEMA,
+    DROPPED_SCHEMA,
+    POSITIONS_SCHEMA,
+    by_row,
+    finite_scores,
+    read_keep,
+    reference_rows,
+    stored_rows,
+)
+from tosslm.stages.step import Facts, Step
+from tosslm.workbench import Workbench
 
 SETS = ("harmful", "utility")
-MODEL = "model"
-_FLOATS, _TEXT, _INT, _FLOAT = pa.list_(pa.float32()), pa.string(), pa.int64(), pa.float64()
-ROWS_SCHEMA = pa.schema(
-    [("row_id", _TEXT), ("set", _TEXT), ("model", _TEXT), *((measure, _FLOATS) for measure in MEASURES)]
-)
-POSITIONS_SCHEMA = pa.schema(
-    {"set": _TEXT, "model": _TEXT, "measure": _TEXT, "position": _INT}
-    | {"mean": _FLOAT, "low": _FLOAT, "high": _FLOAT, "n": _INT}
-)
-DROPPED_SCHEMA = pa.schema(
-    [("by", _TEXT), ("key", _TEXT), ("tokens", _INT), ("dropped", _INT), ("mean_score", _FLOAT)]
-)
 
 
-def diagnose(
-    base: Base,
-    config: DiagnosisConfig,
-    *,
-    data: Path,
-    holdout: float,
-    scores: Path,
-    selection: Path,
-    adapters: Mapping[str, Path],
-    batch_tokens: int,
-    folder: Path,
-    step_fingerprint: str,
-    reporter: Reporter,
-) -> dict[str, Any]:
+def diagnosis_step(config: Config, method: Method) -> Step:
+    """How far the model moved from the base, and whether toward harm, at each response position.
+
+    A method that trains no references has no degraded one to move toward: its distance is measured, not its shift.
+    """
+    last = config.refinement.rounds
+    scored = method.builds_on != "data"
+    reads = (DATA, *((degraded(last), scores(last)) if scored else ()), SELECTION, MODEL)
+    return Step(
+        DIAGNOSIS,
+        "diagnose",
+        2,
+        reads,
+        lambda bench, mark: diagnose(bench, mark, scored=scored),
+        _covers,
+    )
+
+
+def _covers(bench: Workbench) -> list[Any]:
+    config = bench.config.diagnosis
+    for folder in config.adapters.values():
+        check_adapter(Path(folder))
+    checksums = {name: folder_checksums(Path(folder)) for name, folder in config.adapters.items()}
+    return [config.model_dump(), bench.config.references.holdout, bench.base.identity, checksums]
+
+
+def diagnose(bench: Workbench, mark: Mark, *, scored: bool) -> Facts:
     """Measure the fine-tuned model and the degraded reference against the base; count where dropped tokens lie.
-
-    Args:
-        base: the frozen base; all adapters go on its one copy.
-        config: how many rows and positions.
-        data: the run's data folder.
-        holdout: share of the reference rows that were held out.
-        scores: folder of the last round's parts.
-        selection: folder of the keep mask.
-        adapters: what is measured, by name; ``degraded`` and ``model`` among them.
-        batch_tokens: padded tokens in one forward pass, at most.
-        folder: where the results go.
-        step_fingerprint: what Parquet files are marked with.
-        reporter: where progress goes.
 
     Returns:
         Facts for the manifest: held-out rows that were measured, of each set.
     """
-    rows = [
-        row | {"set": name}
-        for name in SETS
-        for row in islice(split_rows(data, name, holdout, want_held_out=True), config.rows)
-    ]
-    measured: list[dict[str, dict[str, np.ndarray]]] = []
-    causes: dict[str, Any] | None = None
-    if rows:
-        names = list(adapters)
-        with (
-            attached_adapters(base, dict(adapters)) as model,
-            reporter.task("diagnosis: held-out rows", len(rows)) as task,
-        ):
-            measured = row_divergences(
-                model, rows, names, positions=config.positions, batch_tokens=batch_tokens, task=task
-            )
-            harmful = [row for row in rows if row["set"] == "harmful"]
-            causes = weigh_causes(model, base.tokenizer, harmful, names, batch_tokens)
-    counts = _dropped(data, scores, selection)
-    _write_rows(folder, rows, measured, step_fingerprint)
-    positions, means = _curves(rows, measured)
-    _write(folder / "positions.parquet", positions, POSITIONS_SCHEMA, step_fingerprint)
-    _write(folder / "dropped.parquet", counts.table(), DROPPED_SCHEMA, step_fingerprint)
-    held_out = {name: sum(row["set"] == name for row in rows) for name in SETS}
+    config, layout = bench.config, bench.layout
+    last, folder = config.refinement.rounds, layout.diagnosis
+    own = ({DEGRADED: layout.of(degraded(last))} if scored else {}) | {MODEL: layout.model}
+    adapters = own | {name: Path(other) for name, other in config.diagnosis.adapters.items()}
+    held_out = measured_rows(bench)
+    measured, causes = measure(bench, held_out, adapters)
+    counts = _dropped(layout, last if scored else None)
+    positions = write_measured(folder, held_out, measured, mark.fingerprint)
+    write_records(folder / "dropped.parquet", counts.table(), DROPPED_SCHEMA, mark.fingerprint)
+    rows = {name: sum(row["set"] == name for row in held_out) for name in SETS}
     write_json(
         folder / "diagnosis.json",
         {
             "format": 1,
-            "rows": held_out,
-            "positions": config.positions,
-            "adapters": config.adapters,
-            "means": means,
+            "rows": rows,
+            "positions": config.diagnosis.positions,
+            "adapters": config.diagnosis.adapters,
+            "means": diagnosis_means(held_out, measured),
             "causes": causes,
             "selection": counts.selection(),
-            "first_tokens": _with_shift(counts.first_tokens(), positions),
+            "first_tokens": with_shift(counts.first_tokens(), positions, MODEL),
         },
     )
-    return {"rows": held_out}
+    if curves := divergence_curves(folder):
+        write_text(folder / "curves.svg", picture(curves))
+    return {"rows": rows}
 
 
-def _dropped(data: Path, scores: Path, selection: Path) -> DroppedTokens:
-    counts = DroppedTokens()
-    columns = ["source", "messages", "offsets", "unsafe_spans"]
-    rows = (row for batch in read_batches(data / "custom.parquet", columns) for row in batch)
-    values = (
-        row_scores
-        for _, lengths, part in finite_scores(scores)
-        for row_scores in np.split(part, np.cumsum(lengths)[:-1])
-    )
-    for row, row_scores, (_, keep) in zip(rows, values, read_keep(selection), strict=True):
-        spans = row["unsafe_spans"]
-        counts.add(
-            row["source"],
-            token_classes(json.loads(row["messages"]), row["offsets"]),
-            row_scores.astype(np.float64),
-            keep,
-            None if spans is None else unsafe_tokens(row["offsets"], spans),
-        )
-    return counts
+def measured_rows(bench: Workbench) -> list[dict[str, Any]]:
+    """The held-out rows of both sets, each with its ``set``, as many as the config asks for."""
+    share, count = bench.config.references.holdout, bench.config.diagnosis.rows
+    return [
+        row | {"set": name}
+        for name in SETS
+        for row in islice(reference_rows(bench.layout.rows(name), share, want_held_out=True), count)
+    ]
 
 
-def _write_rows(
+def measure(
+    bench: Workbench, rows: Sequence[Mapping[str, Any]], adapters: Mapping[str, Path]
+) -> tuple[list[dict[str, dict[str, np.ndarray]]], dict[str, Any] | None]:
+    """Measures of each row under each adapter and the base, and what weighs more of harm learnt and forgotten.
+
+    Args:
+        bench: of the run.
+        rows: held-out rows, as ``measured_rows`` gives them.
+        adapters: what is measured, by name; all go on the base's one copy.
+    """
+    if not rows:
+        return [], None
+    names, batch_tokens = list(adapters), bench.config.scoring.batch_tokens
+    with (
+        attached_adapters(bench.base, dict(adapters)) as model,
+        bench.reporter.task("diagnosis: held-out rows", len(rows)) as task,
+    ):
+        positions = bench.config.diagnosis.positions
+        measured = row_divergences(model, rows, names, positions=positions, batch_tokens=batch_tokens, task=task)
+        harmful = [row for row in rows if row["set"] == "harmful"]
+        return measured, weigh_causes(model, bench.base.tokenizer, harmful, names, batch_tokens)
+
+
+def write_measured(
     folder: Path, rows: Sequence[Mapping[str, Any]], measured: Sequence[Mapping[str, Any]], fingerprint: str
-) -> None:
+) -> list[dict[str, Any]]:
+    """Write ``rows.parquet`` and ``positions.parquet``; gives back the records of the latter."""
     records = [
         {"row_id": row["row_id"], "set": row["set"], "model": name} | values
         for row, models in zip(rows, measured, strict=True)
         for name, values in models.items()
     ]
-    _write(folder / "rows.parquet", records, ROWS_SCHEMA, fingerprint)
+    write_records(folder / "rows.parquet", records, DIAGNOSED_ROWS_SCHEMA, fingerprint)
+    positions = position_records(rows, measured)
+    write_records(folder / "positions.parquet", positions, POSITIONS_SCHEMA, fingerprint)
+    return positions
 
 
-def _write(path: Path, records: Sequence[Mapping[str, Any]], schema: pa.Schema, fingerprint: str) -> None:
-    columns = {name: [record[name] for record in records] for name in schema.names}
+def write_records(path: Path, records: Sequence[Mapping[str, Any]], schema: pa.Schema, fingerprint: str) -> None:
+    """Write records as a table; what one lacks is null."""
+    columns = {name: [record.get(name) for record in records] for name in schema.names}
     write_parquet(path, columns, schema, fingerprint)
 
 
-def _curves(
-    rows: Sequence[Mapping[str, Any]], measured: Sequence[Mapping[str, Any]]
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Each measure of each model over the rows of each set: by position, and over all measured tokens."""
-    records: list[dict[str, Any]] = []
-    means: dict[str, Any] = {}
-    for set_name in SETS:
-        own = [models for row, models in zip(rows, measured, strict=True) if row["set"] == set_name]
-        for name in own[0] if own else ():
-            for measure in MEASURES:
-                values = [models[name][measure] for models in own]
-                if name == BASE and measure != "loss":
-                    continue  # 0 by definition
-                head = {"set": set_name, "model": name, "measure": measure}
-                records += [head | point for point in position_means(values)]
-                total = row_mean([float(row.sum()) for row in values], [len(row) for row in values])
-                means.setdefault(set_name, {}).setdefault(name, {})[measure] = total
-    return records, means
-
-
-def _with_shift(
-    first: list[dict[str, float | int | None]], positions: Sequence[Mapping[str, Any]]
-) -> list[dict[str, float | int | None]]:
-    """Add ``of_shift``: how much of the model's shift on held-out harmful rows falls on the first tokens."""
-    points = [p for p in positions if (p["set"], p["model"], p["measure"]) == ("harmful", MODEL, "shift")]
-    sums = np.array([point["mean"] * point["n"] for point in points])
-    total = float(sums.sum())
-    return [
-        row | {"of_shift": float(sums[: int(row["first"] or 0)].sum() / total) if total > 0 else None}
-        for row in first
-    ]
+def _dropped(layout: Layout, last_round: int | None) -> DroppedTokens:
+    counts = DroppedTokens()
+    columns = ["source", "messages", "offsets", "unsafe_spans"]
+    values: Iterable[np.ndarray | None] = (None for _ in read_keep(layout.keep))
+    if last_round is not None:
+        values = by_row(finite_scores(layout.of(scores(last_round))))
+    masks = (keep for _, keep in read_keep(layout.keep))
+    for row, keep, row_scores in zip(stored_rows(layout.rows("custom"), columns), masks, values, strict=True):
+        spans = row["unsafe_spans"]
+        counts.add(
+            row["source"],
+            token_classes(json.loads(row["messages"]), row["offsets"]),
+            None if row_scores is None else row_scores.astype(np.float64),
+            keep,
+            None if spans is None else unsafe_tokens(row["offsets"], spans),
+        )
+    return counts

@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tosslm.errors import TosslmError
-from tosslm.files import read_batches
+from tosslm.methods.method import Method
 from tosslm.model.base import Base, folder_checksums
-from tosslm.stages.select import read_keep
-from tosslm.training.labels import anchored_tokens, training_row
+from tosslm.runs.layout import DATA, MODEL, SELECTION
+from tosslm.stages.adapter import Training, training_step
+from tosslm.stages.step import Step
+from tosslm.training.masked import selective_rows
+from tosslm.training.train import Recipe
+from tosslm.workbench import Workbench
 
 _README = """# Fine-tuned adapter
 
@@ -25,25 +28,42 @@ Load it on **{model}**{on_top}. On any other base, the plain one among them, its
 """
 
 
-def selective_rows(data: Path, selection: Path, anchor_first: int | None = None) -> Iterator[dict[str, Any]]:
-    """The custom set's training rows, the labels of dropped tokens at -100.
+def finetune_step(method: Method) -> Step:
+    """The aligned base is fine-tuned on the tokens kept."""
+    training = Training(
+        lambda config: config.finetune,
+        lambda bench: _recipe(bench, method),
+        lambda bench: _rows(bench, method),
+        lambda bench: {"README.md": model_readme(bench.base)},
+        lambda bench: _covers(bench, method),
+    )
+    return training_step(MODEL, "finetune", (DATA, SELECTION), training)
 
-    Args:
-        data: the run's data folder.
-        selection: folder of the keep mask.
-        anchor_first: dropped tokens, and so many at a row's beginning, are anchored to the base; None anchors none.
 
-    Raises:
-        TosslmError: the mask does not belong to these rows.
-    """
-    masks = read_keep(selection)
-    for batch in read_batches(data / "custom.parquet", ["row_id", "input_ids", "response_mask"]):
-        for row in batch:
-            row_id, keep = next(masks, (None, None))
-            if row_id != row["row_id"] or keep is None or len(keep) != sum(row["response_mask"]):
-                raise TosslmError(f"{selection}: the keep mask does not fit row {row['row_id']}; run `toss select`")
-            anchored = None if anchor_first is None else anchored_tokens(keep, anchor_first)
-            yield training_row(row["input_ids"], row["response_mask"], keep, anchored)
+def _recipe(bench: Workbench, method: Method) -> Recipe:
+    settings = bench.config.finetune
+    return Recipe(
+        settings,
+        bench.config.seed,
+        normalize=settings.normalize,
+        anchor_weight=settings.anchor_weight if settings.anchors else 0.0,
+        token_loss=method.token_loss,
+        hook=method.step(bench) if method.step else None,
+        after=method.after,
+    )
+
+
+def _rows(bench: Workbench, method: Method) -> Iterator[dict[str, Any]]:
+    """The custom set, its dropped tokens without labels, and what the method mixes in."""
+    settings = bench.config.finetune
+    yield from selective_rows(bench.layout, settings.anchor_first if settings.anchors else None)
+    if method.extra_rows:
+        yield from method.extra_rows(bench)
+
+
+def _covers(bench: Workbench, method: Method) -> list[Any]:
+    own = [method.name, method.version] if method.changes_training else []
+    return [*own, *method.training_covers(bench)]
 
 
 def model_readme(base: Base) -> str:

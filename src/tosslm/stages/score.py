@@ -2,143 +2,101 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from tosslm.config import ScoringConfig
 from tosslm.files import is_whole, read_batches, write_parquet
-from tosslm.model.base import Base, attached_adapters
+from tosslm.model.base import attached_adapters
 from tosslm.model.losses import response_losses
-from tosslm.progress import Reporter, Task
-from tosslm.stages.references import split_rows
-from tosslm.tracking import Log
+from tosslm.progress import Task
+from tosslm.runs.folder import Mark
+from tosslm.runs.layout import DATA, HELDOUT, UTILITY, degraded, scores
+from tosslm.runs.tables import HELDOUT_SCHEMA, SCORE_SCHEMA, part_files, reference_rows, stored_rows
+from tosslm.stages.step import Facts, Step
+from tosslm.tracking import Trackers, tracked
+from tosslm.workbench import Workbench
 
-SCORE_SCHEMA = pa.schema(
-    [
-        ("row_id", pa.string()),
-        ("position", pa.list_(pa.int32())),
-        ("loss_degraded", pa.list_(pa.float32())),
-        ("loss_utility", pa.list_(pa.float32())),
-    ]
-)
-HELDOUT_SCHEMA = SCORE_SCHEMA.append(pa.field("set", pa.string()))
-HELDOUT = "heldout.parquet"
+_COLUMNS = ("row_id", "input_ids", "response_mask")
+Rows = Sequence[dict[str, Any]]
 
 
-def part_files(folder: Path) -> list[Path]:
-    """The parts of a round's scores, in the order of the custom set."""
-    return sorted(folder.glob("part-*.parquet"), key=lambda path: int(path.stem.removeprefix("part-")))
+def score_step(round_: int, stage: str = "score") -> Step:
+    """``S = loss_utility - loss_degraded`` of every response token of the custom set (paper, Eq. for S)."""
+    reads = (DATA, UTILITY, degraded(round_), *([scores(0)] if round_ else []))
+    return Step(
+        scores(round_),
+        stage,
+        1,
+        reads,
+        lambda bench, mark: score_rows(bench, round_, mark),
+        lambda bench: [bench.config.scoring.model_dump(), bench.config.references.holdout],
+    )
 
 
-def read_scores(folder: Path) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
-    """Stream a round's scores, one part at a time.
-
-    Yields:
-        The part's row ids; the response tokens of each row, int64 ``[R]``; and the scores
-        ``loss_utility - loss_degraded`` of all its tokens, float32 ``[N]``, rows one after the other.
-    """
-    for path in part_files(folder):
-        with pq.ParquetFile(path) as file:
-            table = file.read(columns=["row_id", "loss_degraded", "loss_utility"])
-        lengths = pc.list_value_length(table["loss_utility"]).to_numpy()
-        scores = _flat(table["loss_utility"]) - _flat(table["loss_degraded"])
-        yield table["row_id"].to_pylist(), lengths.astype(np.int64), scores
-
-
-def _flat(column: pa.ChunkedArray) -> np.ndarray:
-    return pc.list_flatten(column).to_numpy()
-
-
-def score_rows(
-    base: Base,
-    config: ScoringConfig,
-    *,
-    data: Path,
-    holdout: float,
-    utility: Path,
-    degraded: Path,
-    folder: Path,
-    known_utility: Path | None,
-    step_fingerprint: str,
-    reporter: Reporter,
-    log: Log,
-) -> dict[str, Any]:
+def score_rows(bench: Workbench, round_: int, mark: Mark) -> Facts:
     """Score the custom set and the held-out reference rows.
 
-    Parts that a killed process finished are kept; a part is fixed by its rows alone.
-
-    Args:
-        base: the frozen base; both adapters go on its one copy.
-        config: batch and part sizes.
-        data: the run's data folder.
-        holdout: share of the reference rows that were held out.
-        utility: folder of the utility reference.
-        degraded: folder of the degraded reference.
-        folder: where the parts go.
-        known_utility: an earlier round's parts, whose utility losses hold for every round.
-        step_fingerprint: what the parts are marked with.
-        reporter: where progress goes.
-        log: called with the mean losses and score of each part, in nats a token, and its number.
+    Parts that a killed process finished are kept; a part is fixed by its rows alone. Utility losses of later rounds
+    are those of round 0, for the utility reference stays what it is.
 
     Returns:
         Facts for the manifest: parts, rows, response tokens, tokens read.
     """
+    layout, config = bench.layout, bench.config
+    folder, known = layout.of(scores(round_)), layout.of(scores(0)) if round_ else None
+    total = sum(len(batch) for batch in read_batches(layout.rows("custom"), ["row_id"]))
     facts = {"parts": 0, "parts_reused": 0, "rows": 0, "response_tokens": 0, "tokens": 0}
-    with pq.ParquetFile(data / "custom.parquet") as file:
-        total = file.metadata.num_rows
-    with attached_adapters(base, {"utility": utility, "degraded": degraded}) as model:
-
-        def losses_under(adapter: str, rows: Sequence[dict], task: Task) -> list[np.ndarray]:
-            model.set_adapter(adapter)
-            facts["tokens"] += sum(len(row["input_ids"]) for row in rows)
-            return response_losses(
-                model,
-                rows,
-                batch_tokens=config.batch_tokens,
-                advance=lambda n, tokens: task.advance(n, tokens),
-            )
-
-        passes = 1 if known_utility else 2
-        with reporter.task(f"scoring {folder.name}", total * passes) as task:
-            wanted = ["row_id", "input_ids", "response_mask"]
-            batches = read_batches(data / "custom.parquet", wanted, config.rows_per_part)
-            for number, rows in enumerate(batches):
+    trackers = Trackers(config.report_to, layout.tracker_logs)
+    adapters = {"utility": layout.of(UTILITY), "degraded": layout.of(degraded(round_))}
+    with tracked(trackers, mark.name) as log, attached_adapters(bench.base, adapters) as model:
+        losses = _Losses(model, config.scoring.batch_tokens)
+        with bench.reporter.task(f"scoring {folder.name}", total * _passes(known)) as task:
+            parts = read_batches(layout.rows("custom"), _COLUMNS, config.scoring.rows_per_part)
+            for number, rows in enumerate(parts):
                 path = folder / f"part-{number:05d}.parquet"
                 facts["parts"] += 1
                 facts["rows"] += len(rows)
                 facts["response_tokens"] += sum(sum(row["response_mask"]) for row in rows)
-                if is_whole(path, step_fingerprint):
+                if is_whole(path, mark.fingerprint):
                     facts["parts_reused"] += 1
-                    task.advance(len(rows) * passes, 0)
+                    task.advance(len(rows) * _passes(known), 0)
                     continue
-                if known_utility:
-                    utility_losses = _utility_losses(known_utility / path.name)
-                else:
-                    utility_losses = losses_under("utility", rows, task)
-                degraded_losses = losses_under("degraded", rows, task)
-                columns = _columns(rows, degraded_losses, utility_losses)
-                write_parquet(path, columns, SCORE_SCHEMA, step_fingerprint)
-                log(_means(degraded_losses, utility_losses), number)
+                columns = _columns(rows, losses, known / path.name if known else None, task)
+                write_parquet(path, columns, SCORE_SCHEMA, mark.fingerprint)
+                log(_means(columns["loss_degraded"], columns["loss_utility"]), number)
         for stale in part_files(folder)[facts["parts"] :]:
             stale.unlink()
-        _score_heldout(losses_under, data, holdout, folder / HELDOUT, known_utility, step_fingerprint, reporter)
-    return facts
+        _score_heldout(bench, losses, folder / HELDOUT, known / HELDOUT if known else None, mark)
+    return facts | {"tokens": losses.tokens}
 
 
-def _columns(
-    rows: Sequence[dict[str, Any]], degraded: Sequence[np.ndarray], utility: Sequence[np.ndarray]
-) -> dict[str, Any]:
+class _Losses:
+    """The losses of rows under one of the attached references; counts the tokens that were read."""
+
+    def __init__(self, model: Any, batch_tokens: int) -> None:
+        self._model, self._batch_tokens, self.tokens = model, batch_tokens, 0
+
+    def under(self, adapter: str, rows: Rows, task: Task) -> list[np.ndarray]:
+        self._model.set_adapter(adapter)
+        self.tokens += sum(len(row["input_ids"]) for row in rows)
+        return response_losses(self._model, rows, batch_tokens=self._batch_tokens, advance=task.advance)
+
+
+def _passes(known: Path | None) -> int:
+    return 1 if known else 2
+
+
+def _columns(rows: Rows, losses: _Losses, known: Path | None, task: Task) -> dict[str, Any]:
+    """The columns of a part; its utility losses are taken from an earlier round's file where that is known."""
+    utility = _utility_losses(known) if known else losses.under("utility", rows, task)
     return {
         "row_id": [row["row_id"] for row in rows],
         "position": [np.flatnonzero(row["response_mask"]).astype(np.int32) for row in rows],
-        "loss_degraded": list(degraded),
-        "loss_utility": list(utility),
+        "loss_degraded": losses.under("degraded", rows, task),
+        "loss_utility": utility,
     }
 
 
@@ -148,28 +106,17 @@ def _means(degraded: Sequence[np.ndarray], utility: Sequence[np.ndarray]) -> dic
 
 
 def _utility_losses(path: Path) -> list[np.ndarray]:
-    return [
-        np.asarray(row["loss_utility"], dtype=np.float32)
-        for batch in read_batches(path, ["loss_utility"])
-        for row in batch
-    ]
+    return [np.asarray(row["loss_utility"], dtype=np.float32) for row in stored_rows(path, ["loss_utility"])]
 
 
-def _score_heldout(
-    losses_under: Callable[[str, Sequence[dict], Task], list[np.ndarray]],
-    data: Path,
-    holdout: float,
-    path: Path,
-    known_utility: Path | None,
-    step_fingerprint: str,
-    reporter: Reporter,
-) -> None:
-    if is_whole(path, step_fingerprint):
+def _score_heldout(bench: Workbench, losses: _Losses, path: Path, known: Path | None, mark: Mark) -> None:
+    if is_whole(path, mark.fingerprint):
         return
+    share = bench.config.references.holdout
     rows: list[dict[str, Any]] = []
     for name in ("harmful", "utility"):
-        rows += [row | {"set": name} for row in split_rows(data, name, holdout, want_held_out=True)]
-    with reporter.task("scoring held-out rows", len(rows) * (1 if known_utility else 2)) as task:
-        known = _utility_losses(known_utility / HELDOUT) if known_utility else losses_under("utility", rows, task)
-        columns = _columns(rows, losses_under("degraded", rows, task), known)
-    write_parquet(path, columns | {"set": [row["set"] for row in rows]}, HELDOUT_SCHEMA, step_fingerprint)
+        held_out = reference_rows(bench.layout.rows(name), share, want_held_out=True)
+        rows += [row | {"set": name} for row in held_out]
+    with bench.reporter.task("scoring held-out rows", len(rows) * _passes(known)) as task:
+        columns = _columns(rows, losses, known, task)
+    write_parquet(path, columns | {"set": [row["set"] for row in rows]}, HELDOUT_SCHEMA, mark.fingerprint)

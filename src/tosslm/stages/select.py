@@ -1,9 +1,8 @@
-"""The selection stage: from the scores on disk to the keep mask on disk, one part in memory at a time."""
+"""The selection stage: from scores, or a method's own choice, to the keep mask, one part in memory at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,107 +10,200 @@ import pyarrow as pa
 
 from tosslm.config import SelectionConfig
 from tosslm.errors import TosslmError
-from tosslm.files import parquet_writer, read_batches, write_json
+from tosslm.files import parquet_writer, write_json
+from tosslm.methods.material import load_material
+from tosslm.methods.method import Method
+from tosslm.ragged import split_rows
+from tosslm.runs.folder import Mark
+from tosslm.runs.layout import DATA, SELECTION, Layout, scores
+from tosslm.runs.ranking import learn_ranking
+from tosslm.runs.tables import (
+    EVIDENCE_SCHEMA,
+    KEEP_SCHEMA,
+    Parts,
+    finite_scores,
+    read_evidence,
+    read_keep,
+    row_ids,
+    stored_rows,
+)
 from tosslm.selection.cut import Cut, apply_cut, find_cut, select_in_rows
-from tosslm.stages.ranking import Parts, ranked_values
+from tosslm.selection.kinds import KINDS
+from tosslm.stages.step import Facts, Step
+from tosslm.workbench import Workbench
 
-KEEP = "keep.parquet"
-KEEP_SCHEMA = pa.schema([("row_id", pa.string()), ("keep", pa.list_(pa.bool_()))])
+MaskedRows = Iterable[tuple[list[str], list[np.ndarray]]]
+"""Row ids, and the keep mask of each row."""
 
 
-def write_keep_mask(
-    config: SelectionConfig, *, scores: Path, data: Path, folder: Path, seed: int, step_fingerprint: str
-) -> dict[str, Any]:
-    """Write ``keep.parquet`` and ``selection.json``, and what was ranked where that is not the scores themselves.
+def selection_step(method: Method, rounds: int) -> Step:
+    """Which response tokens are left out: the method's own choice, else the global top ``d`` by evidence.
 
     Args:
-        config: the discard fraction, its scope, and what is ranked.
-        scores: folder of the last round's parts.
-        data: the run's data folder.
-        folder: where the mask goes.
-        seed: of what is drawn at random while evidence is learnt.
-        step_fingerprint: what the mask is marked with.
+        method: of the run.
+        rounds: of TOSS-Pro; the last round's scores count.
+    """
+    if method.choose is None:
+        return Step(SELECTION, "select", 1, (DATA, scores(rounds)), select, _covers)
+    reads = (DATA,) if method.builds_on == "data" else (DATA, scores(rounds))
+    return Step(
+        SELECTION,
+        "select",
+        1,
+        reads,
+        lambda bench, mark: choose(bench, mark, method),
+        lambda bench: _choice_covers(bench, method),
+    )
+
+
+def _covers(bench: Workbench) -> list[Any]:
+    return [bench.config.selection.model_dump(), bench.config.seed]
+
+
+def _choice_covers(bench: Workbench, method: Method) -> list[Any]:
+    config = bench.config
+    settings = [config.selection.discard_fraction, config.compare.harmful_sources, config.seed]
+    return [method.name, method.version, *settings, *method.choice_covers(bench)]
+
+
+def select(bench: Workbench, mark: Mark) -> Facts:
+    """The highest evidence is dropped: over the whole set, or inside each row.
 
     Returns:
-        Facts for the manifest: those of ``selection.json``, and how many tokens' choice differs from the mask
-        that stood there before.
+        Facts for the manifest: those of ``selection.json``, and how many tokens' choice differs from the mask that
+        stood there before.
 
     Raises:
         TosslmError: a score is not finite (names row and position), or evidence cannot be learnt.
     """
-    values = ranked_values(config, scores=scores, folder=folder, seed=seed, step_fingerprint=step_fingerprint)
+    config, layout = bench.config.selection, bench.layout
+    values = _ranked_values(bench, mark)
     cut = None
     if config.scope == "global":
-        cut = find_cut(lambda: (part[2] for part in values()), config.discard_fraction)
-    sources = _sources(data)
-    # A mask that cannot be read is being made again, so there is nothing to compare with.
-    previous = read_keep(folder) if _is_readable(folder / KEEP) else None
-    per_source: dict[str, dict[str, int]] = {}
-    lowest, changed = np.inf, 0 if previous else None
-    with parquet_writer(folder / KEEP, KEEP_SCHEMA, step_fingerprint) as writer:
-        for row_ids, lengths, ranked, keep in _masked_parts(config, values(), cut):
-            rows = np.split(keep, np.cumsum(lengths)[:-1])
-            columns = {"row_id": row_ids, "keep": rows}
-            writer.write_table(pa.table(columns, schema=writer.schema))
+        cut = find_cut(lambda: (part for _, _, part in values()), config.discard_fraction)
+    lowest = np.inf
+
+    def masked() -> MaskedRows:
+        nonlocal lowest
+        for ids, lengths, ranked, keep in _masked_parts(config, values(), cut):
             lowest = min(lowest, ranked[~keep].min(initial=np.inf))
-            for row_id, row_keep in zip(row_ids, rows, strict=True):
-                _count(per_source, next(sources), row_keep)
-                if previous is not None and changed is not None:
-                    changed = _difference(changed, next(previous, None), row_id, row_keep)
+            yield ids, split_rows(keep, lengths)
+
+    counts = _write_mask(layout, masked(), mark)
     facts = {
         "discard_fraction": config.discard_fraction,
         "scope": config.scope,
         "evidence": config.evidence,
         **({"window": config.window} if config.evidence == "window" else {}),
         "threshold": float(lowest) if np.isfinite(lowest) else None,
-        "tokens": sum(counts["tokens"] for counts in per_source.values()),
-        "discarded": sum(counts["discarded"] for counts in per_source.values()),
-        "sources": per_source,
+        **counts.facts(),
     }
-    write_json(folder / "selection.json", facts)
-    return facts | ({} if changed is None else {"changed_from_previous": changed})
+    write_json(layout.selection_facts, facts)
+    return facts | counts.changes()
 
 
-def _is_readable(path: Path) -> bool:
-    try:
-        return path.exists() and sum(len(batch) for batch in read_batches(path)) > 0
-    except TosslmError:
-        return False
+def choose(bench: Workbench, mark: Mark, method: Method) -> Facts:
+    """A method's own choice of tokens.
+
+    Returns:
+        Facts for the manifest, as of ``select``.
+    """
+    assert method.choose is not None
+    layout = bench.layout
+    _forget_evidence(layout)
+    signals = {name: signal(bench) for name, signal in method.signals.items()}
+    material = load_material(bench, with_scores=method.builds_on != "data", signals=signals)
+    keep = method.choose(material)
+    rows = split_rows(keep, material.lengths)
+    counts = _write_mask(layout, [(row_ids(layout.rows("custom")), rows)], mark)
+    facts = {
+        "method": method.name,
+        "discard_fraction": material.discard_fraction,
+        "threshold": None,
+        **counts.facts(),
+    }
+    write_json(layout.selection_facts, facts)
+    return facts | counts.changes()
 
 
-def read_keep(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """Stream a keep mask: row id and bool ``[N]``, one value a response token."""
-    for batch in read_batches(folder / KEEP):
-        for row in batch:
-            yield row["row_id"], np.asarray(row["keep"], dtype=bool)
+def _ranked_values(bench: Workbench, mark: Mark) -> Callable[[], Parts]:
+    """What is ranked, as a stream that can be read again: the scores, or evidence in context, which is written."""
+    config, layout = bench.config.selection, bench.layout
+    folder = layout.of(scores(bench.config.refinement.rounds))
+    kind = KINDS[config.evidence]
+    _forget_evidence(layout)
+    if kind.learn is None:
+        return lambda: finite_scores(folder)
+    facts, in_context = learn_ranking(kind, folder, seed=bench.config.seed, window=config.window)
+    with parquet_writer(layout.evidence, EVIDENCE_SCHEMA, mark.fingerprint) as writer:
+        for ids, lengths, part in finite_scores(folder):
+            values = in_context(part, lengths).astype(np.float32)
+            columns = {"row_id": ids, "evidence": split_rows(values, lengths)}
+            writer.write_table(pa.table(columns, schema=writer.schema))
+    write_json(layout.evidence_facts, facts)
+    return lambda: read_evidence(layout.evidence)
+
+
+def _forget_evidence(layout: Layout) -> None:
+    for file in (layout.evidence, layout.evidence_facts):
+        file.unlink(missing_ok=True)
 
 
 def _masked_parts(
     config: SelectionConfig, parts: Parts, cut: Cut | None
 ) -> Iterator[tuple[list[str], np.ndarray, np.ndarray, np.ndarray]]:
     ties = 0
-    for row_ids, lengths, part in parts:
+    for ids, lengths, part in parts:
         if cut is not None:
             keep, ties = apply_cut(part, cut, ties)
         else:
-            rows = np.split(part, np.cumsum(lengths)[:-1])
-            keep = np.concatenate(select_in_rows(rows, config.discard_fraction))
-        yield row_ids, lengths, part, keep
+            keep = np.concatenate(select_in_rows(split_rows(part, lengths), config.discard_fraction))
+        yield ids, lengths, part, keep
 
 
-def _sources(data: Path) -> Iterator[str]:
-    for batch in read_batches(data / "custom.parquet", ["source"]):
-        yield from (row["source"] for row in batch)
+class _Counts:
+    """Tokens and dropped ones by source, and how many changed sides since the mask before."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._sources: dict[str, dict[str, int]] = {}
+        # A mask that cannot be read is being made again, so there is nothing to compare with.
+        self._previous = read_keep(layout.keep) if _is_readable(layout) else None
+        self._changed: int | None = 0 if self._previous else None
+
+    def add(self, source: str, row_id: str, keep: np.ndarray) -> None:
+        counts = self._sources.setdefault(source, {"rows": 0, "tokens": 0, "discarded": 0})
+        counts["rows"] += 1
+        counts["tokens"] += len(keep)
+        counts["discarded"] += int((~keep).sum())
+        if self._previous is not None and self._changed is not None:
+            before_id, before = next(self._previous, (None, keep))
+            same = before_id == row_id and len(before) == len(keep)  # else it is of another custom set
+            self._changed = self._changed + int((before != keep).sum()) if same else None
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "tokens": sum(counts["tokens"] for counts in self._sources.values()),
+            "discarded": sum(counts["discarded"] for counts in self._sources.values()),
+            "sources": self._sources,
+        }
+
+    def changes(self) -> dict[str, int]:
+        return {} if self._changed is None else {"changed_from_previous": self._changed}
 
 
-def _count(per_source: dict[str, dict[str, int]], source: str, keep: np.ndarray) -> None:
-    counts = per_source.setdefault(source, {"rows": 0, "tokens": 0, "discarded": 0})
-    counts["rows"] += 1
-    counts["tokens"] += len(keep)
-    counts["discarded"] += int((~keep).sum())
+def _is_readable(layout: Layout) -> bool:
+    try:
+        return layout.keep.exists() and sum(1 for _ in read_keep(layout.keep)) > 0
+    except TosslmError:
+        return False
 
 
-def _difference(changed: int, previous: tuple[str, np.ndarray] | None, row_id: str, keep: np.ndarray) -> int | None:
-    if previous is None or previous[0] != row_id or len(previous[1]) != len(keep):
-        return None  # another custom set: there is nothing to compare with
-    return changed + int((previous[1] != keep).sum())
+def _write_mask(layout: Layout, masked: MaskedRows, mark: Mark) -> _Counts:
+    counts = _Counts(layout)
+    sources = (row["source"] for row in stored_rows(layout.rows("custom"), ["source"]))
+    with parquet_writer(layout.keep, KEEP_SCHEMA, mark.fingerprint) as writer:
+        for ids, rows in masked:
+            writer.write_table(pa.table({"row_id": ids, "keep": rows}, schema=writer.schema))
+            for row_id, row in zip(ids, rows, strict=True):
+                counts.add(next(sources), row_id, row)
+    return counts

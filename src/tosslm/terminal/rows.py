@@ -19,7 +19,7 @@ from rich.text import Text
 from tosslm.files import read_batches
 from tosslm.findings.spans import unsafe_tokens
 from tosslm.runs.reader import Run
-from tosslm.stages.select import read_keep
+from tosslm.runs.tables import read_keep
 from tosslm.text import STEERING
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -208,7 +208,7 @@ def riskiest_rows(run: Run, count: int = 20) -> list[dict[str, Any]]:
     def rows() -> Any:
         columns = ["row_id", "source", "messages"]
         data = (row for batch in read_batches(run.path / "data/custom.parquet", columns) for row in batch)
-        masks = read_keep(run.path / "selection") if run.has("selection") else None
+        masks = read_keep(run.layout.keep) if run.has("selection") else None
         for number, (row, scores) in enumerate(zip(data, run.iter_scores(), strict=True)):
             dropped = int((~next(masks)[1]).sum()) if masks else 0
             yield (dropped / len(scores), float(scores.max()), -number), row, len(scores), dropped

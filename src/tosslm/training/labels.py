@@ -29,7 +29,7 @@ def training_row(
     response_mask: Sequence[bool],
     keep: Iterable[bool] | None,
     anchored: Iterable[bool] | None = None,
-) -> dict:
+) -> dict[str, Any]:
     """One row as the trainer takes it.
 
     Args:
@@ -80,7 +80,7 @@ def write_training_rows(path: Path, rows: Iterable[Mapping[str, Any]], *, anchor
     """Write training rows as they come, and give them back as a dataset that lies on disk, not in memory."""
     schema = ANCHORED_SCHEMA if anchored else TRAINING_SCHEMA
     with atomic_path(path) as beside, pa.ipc.new_stream(beside, schema) as writer:
-        for batch in _batches(rows, 1000):
+        for batch in in_batches(rows, 1000):
             writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
     return Dataset.from_file(str(path))
 
@@ -97,7 +97,8 @@ def count_tokens(rows: Dataset) -> tuple[int, int, int]:
     return tokens, trained, anchored
 
 
-def _batches(rows: Iterable[Mapping[str, Any]], size: int) -> Iterator[list[Mapping[str, Any]]]:
+def in_batches(rows: Iterable[Mapping[str, Any]], size: int) -> Iterator[list[Mapping[str, Any]]]:
+    """Lists of at most ``size`` rows."""
     stream = iter(rows)
     while batch := list(islice(stream, size)):
         yield batch

@@ -12,8 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from accelerate import PartialState
 from datasets import Dataset
+from peft import PeftModel
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig
 
@@ -21,9 +23,12 @@ from tosslm.config import TrainingConfig
 from tosslm.errors import InputError, TosslmError
 from tosslm.model.base import Base, fresh_adapter, save_adapter
 from tosslm.progress import Reporter, Task
+from tosslm.tracking import Trackers
+from tosslm.training.hooks import After, TrainingHook
 from tosslm.training.labels import count_tokens
 from tosslm.training.trainer import SelectiveTrainer, TokenLoss, TrainingCollator
 
+Notes = dict[Literal["README.md", "HAZARDOUS.md"], str]
 _COMPLETE = "complete"
 _CURVE_POINTS = 1000
 
@@ -55,85 +60,115 @@ class TrainingFacts:
     losses: list[list[float]]
 
 
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How an adapter is trained.
+
+    Attributes:
+        settings: learning rate, batch sizes and the like.
+        seed: of the adapter's start, the order of rows, and dropout.
+        normalize: divide an optimizer batch's summed loss by its ``kept`` tokens or by ``all`` its response tokens.
+        anchor_weight: weight of the mean KL to the base over an optimizer batch's anchored tokens.
+        token_loss: what takes the place of a kept token's cross-entropy.
+        hook: what a method does around each step.
+        after: what a method makes of the trained weights before they are saved.
+    """
+
+    settings: TrainingConfig
+    seed: int
+    normalize: Literal["kept", "all"] = "kept"
+    anchor_weight: float = 0.0
+    token_loss: TokenLoss | None = None
+    hook: TrainingHook | None = None
+    after: After | None = None
+
+
 def train_adapter(
     base: Base,
     rows: Dataset,
-    settings: TrainingConfig,
+    recipe: Recipe,
     *,
     name: str,
-    seed: int,
     work: Path,
     out: Path,
-    notes: dict[Literal["README.md", "HAZARDOUS.md"], str],
+    notes: Notes,
     reporter: Reporter,
-    normalize: Literal["kept", "all"] = "kept",
-    anchor_weight: float = 0.0,
-    token_loss: TokenLoss | None = None,
-    report_to: Sequence[str] = (),
-    logs: Path | None = None,
+    trackers: Trackers | None = None,
 ) -> dict[str, Any]:
     """Train a fresh LoRA on the base and save it.
 
     A killed training goes on from its last whole checkpoint under ``work``, and on a CPU ends with the same
-    bytes as one that was not killed.
+    bytes as one that was not killed; with a hook it starts over.
 
     Args:
         base: the frozen base.
         rows: columns ``input_ids``, ``labels``, ``response_tokens`` and, with anchors, ``anchored``; every row is
             used as it is.
-        settings: learning rate, batch sizes and the like.
+        recipe: how it is trained.
         name: what progress calls this training.
-        seed: of the adapter's start, the order of rows, and dropout.
         work: a private folder for checkpoints.
         out: the folder of the adapter.
         notes: files of text that go into ``out``.
         reporter: where progress goes.
-        normalize: divide an optimizer batch's summed loss by its ``kept`` tokens or by ``all`` its response tokens.
-        anchor_weight: weight of the mean KL to the base over an optimizer batch's anchored tokens.
-        token_loss: what takes the place of a kept token's cross-entropy.
-        report_to: trackers of the trainer, such as ``tensorboard``.
-        logs: where TensorBoard's files go; ``work`` is emptied when the training ends.
+        trackers: where the trainer logs; TensorBoard's files cannot lie under ``work``, which is emptied.
 
     Returns:
         ``TrainingFacts`` as a mapping.
 
     Raises:
         InputError: there is no row, no token to train on, or more than one process.
-        TosslmError: the loss is no number.
+        TosslmError: the loss or a weight is no number, or a method gives back other weights than it was given.
     """
     if PartialState().num_processes > 1:
         raise InputError(f"{name}: tosslm trains in one process; start it without a launcher of several")
     tokens, trained, anchored = count_tokens(rows)
     if not trained:
         raise InputError(f"{name}: no token to train on among {len(rows)} rows; add rows, or lower holdout")
+    settings, trackers, checkpoints = recipe.settings, trackers or Trackers(), work / "checkpoints"
     steps = settings.epochs * math.ceil(len(rows) / settings.batch_size)
+    if recipe.hook:
+        shutil.rmtree(checkpoints, ignore_errors=True)
     with (
-        fresh_adapter(base, settings.lora, seed) as model,
+        fresh_adapter(base, settings.lora, recipe.seed) as model,
         reporter.task(name, steps) as task,
-        tensorboard_folder(logs),
+        tensorboard_folder(trackers.folder),
     ):
-        follow = _Follow(task)
+        callbacks = [_Follow(task), *([_Around(recipe.hook)] if recipe.hook else [])]
         trainer = SelectiveTrainer(
             model,
-            args=_arguments(settings, steps, seed, work / "checkpoints", report_to, base, name),
+            args=_arguments(recipe, steps, checkpoints, trackers.names, base, name),
             data_collator=TrainingCollator(pad_token_id=base.tokenizer.pad_token_id),
             train_dataset=rows,
             processing_class=base.tokenizer,
-            callbacks=[follow],
-            normalize=normalize,
-            anchor_weight=anchor_weight,
-            token_loss=token_loss,
+            callbacks=callbacks,
+            normalize=recipe.normalize,
+            anchor_weight=recipe.anchor_weight,
+            token_loss=recipe.token_loss,
         )
-        follow.trainer = trainer
+        for callback in callbacks:
+            callback.trainer = trainer
         trainer.remove_callback(PrinterCallback)
         start = time.monotonic()
-        trainer.train(resume_from_checkpoint=_last_checkpoint(work / "checkpoints"))
+        trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
         seconds = time.monotonic() - start
+        if recipe.after:
+            _replace_weights(model, recipe.after, name)
         save_adapter(model, out, base.config, notes)
     curve = [[entry["step"], round(entry["loss"], 5)] for entry in trainer.state.log_history if "loss" in entry]
     speed = round(trainer.tokens_seen / seconds, 1) if trainer.tokens_seen else None
     losses = (curve[0][1], curve[-1][1], curve)
     return asdict(TrainingFacts(steps, len(rows), tokens * settings.epochs, trained, anchored, speed, *losses))
+
+
+def _replace_weights(model: PeftModel, after: After, name: str) -> None:
+    """Put what a method makes of the trained weights in their place."""
+    trained = {key: value for key, value in model.named_parameters() if value.requires_grad}
+    made = after({key: value.detach().clone() for key, value in trained.items()})
+    if made.keys() != trained.keys() or any(made[key].shape != value.shape for key, value in trained.items()):
+        raise TosslmError(f"{name}: the method's `after` gave back other weights than it was given")
+    with torch.no_grad():
+        for key, value in trained.items():
+            value.copy_(made[key])
 
 
 @contextmanager
@@ -148,6 +183,29 @@ def tensorboard_folder(folder: Path | None) -> Iterator[None]:
         yield
     finally:
         del os.environ[variable]
+
+
+class _Around(TrainerCallback):
+    """Calls a method's hook at the trainer's events."""
+
+    def __init__(self, hook: TrainingHook) -> None:
+        self._hook = hook
+        self.trainer: SelectiveTrainer | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._hook.begin(self.trainer)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._hook.before_step(self.trainer, state.global_step + 1)
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._hook.before_update(self.trainer, state.global_step + 1)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._hook.after_step(self.trainer, state.global_step)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._hook.end(self.trainer)
 
 
 class _Follow(TrainerCallback):
@@ -182,12 +240,13 @@ class _Follow(TrainerCallback):
 
 
 def _arguments(
-    settings: TrainingConfig, steps: int, seed: int, folder: Path, report_to: Sequence[str], base: Base, name: str
+    recipe: Recipe, steps: int, folder: Path, report_to: Sequence[str], base: Base, name: str
 ) -> SFTConfig:
+    settings = recipe.settings
     micro = min(settings.micro_batch_size, settings.batch_size)
     arguments = SFTConfig(
         output_dir=str(folder),
-        seed=seed,
+        seed=recipe.seed,
         learning_rate=settings.learning_rate,
         lr_scheduler_type=scheduler_name(settings),
         warmup_steps=settings.warmup_steps,
@@ -206,7 +265,7 @@ def _arguments(
         bf16=False,
         use_cpu=base.model.device.type == "cpu",
         dataloader_pin_memory=base.model.device.type == "cuda",
-        save_strategy="steps",
+        save_strategy="no" if recipe.hook else "steps",
         save_steps=settings.checkpoint_steps,
         save_total_limit=2,
         logging_strategy="steps",

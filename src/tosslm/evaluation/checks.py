@@ -1,0 +1,99 @@
+"""What an evaluation will ask, read and refused at the door."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tosslm.config import EvaluationConfig, PromptsConfig, SourceConfig
+from tosslm.data.rows import BadRow, raw_files, read_rows
+from tosslm.data.sets import SetCounts, prepared_rows
+from tosslm.data.tokenize import RowTokenizer
+from tosslm.errors import InputError
+from tosslm.evaluation.classifiers import check_classifier
+from tosslm.evaluation.harness import check_lm_eval
+from tosslm.evaluation.judges import check_judge
+from tosslm.evaluation.prompts import Prompt, read_prompts
+from tosslm.files import sha256
+
+KINDS = ("harmful", "safe", "gsm8k")
+ROW_KINDS = ("harmful_rows", "utility_rows")
+
+
+def check_evaluation(settings: EvaluationConfig) -> None:
+    """Refuse at the door what the evaluation would stumble over hours later.
+
+    Raises:
+        InputError: a prompt file, a package, a key or a template is missing or wrong.
+    """
+    for kind in KINDS:
+        chosen: PromptsConfig | None = getattr(settings, kind)
+        prompts = named_prompts(kind, chosen) if chosen else []
+        if kind == "gsm8k" and any(not isinstance(prompt.record.get("answer"), str) for prompt in prompts):
+            raise InputError("evaluation.gsm8k: a record has no answer; name a file of GSM8K's form")
+    for kind in ROW_KINDS:
+        if chosen_rows := getattr(settings, kind):
+            _check_rows(kind, chosen_rows)
+    if settings.lm_eval:
+        check_lm_eval()
+    if settings.classifier:
+        check_classifier(settings.classifier)
+    if settings.judge:
+        check_judge(settings.judge)
+
+
+def prompt_checksums(settings: EvaluationConfig) -> dict[str, list[str]]:
+    """SHA-256 of each file that is read: prompts, and rows of the user's own.
+
+    Raises:
+        InputError: a file is not there.
+    """
+    chosen = {kind: getattr(settings, kind) for kind in (*KINDS, *ROW_KINDS)}
+    return {kind: [sha256(file) for file in raw_files(c.path)] for kind, c in chosen.items() if c}
+
+
+def own_rows(settings: EvaluationConfig, kind: str, tokenizer: RowTokenizer) -> list[dict[str, Any]] | None:
+    """Rows that the config names to measure losses on, tokenised; None where it names none.
+
+    Args:
+        settings: what is measured.
+        kind: one of ``ROW_KINDS``.
+        tokenizer: of the model.
+
+    Raises:
+        InputError: a row is bad; the message has file and line.
+    """
+    source = getattr(settings, kind)
+    if source is None:
+        return None
+    rows = []
+    for row in prepared_rows(source, tokenizer, SetCounts()):
+        if isinstance(row, BadRow):
+            raise InputError(f"evaluation.{kind}: {row.origin}: {row.reason}; {row.remedy}")
+        rows.append(row | {"messages": json.loads(row["messages"])})
+    return rows
+
+
+def named_prompts(kind: str, chosen: PromptsConfig) -> list[Prompt]:
+    """The prompts of a section of the config.
+
+    Raises:
+        InputError: they cannot be read; names the section.
+    """
+    try:
+        return read_prompts(chosen.path, where=chosen.where, limit=chosen.limit, split=chosen.split)
+    except InputError as error:
+        raise InputError(f"evaluation.{kind}: {error}") from None
+
+
+def _check_rows(kind: str, source: SourceConfig) -> None:
+    empty = True
+    try:
+        for row in read_rows(source.path, format=source.format, field=source.field, split=source.split):
+            empty = False
+            if isinstance(row, BadRow):
+                raise InputError(f"{row.origin}: {row.reason}; {row.remedy}")
+    except InputError as error:
+        raise InputError(f"evaluation.{kind}: {error}") from None
+    if empty:
+        raise InputError(f"evaluation.{kind}: {source.path} has no row; name a file with rows in it")

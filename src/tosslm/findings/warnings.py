@@ -1,0 +1,42 @@
+"""What a reader should know before trusting a run: said at its end, in the manifest, for machines, in the report."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tosslm.runs.layout import HELDOUT
+from tosslm.runs.reader import Run
+from tosslm.runs.tables import stored_rows
+
+
+def run_warnings(run: Run) -> list[str]:
+    """What a reader should know before trusting the run."""
+    found = []
+    for name, counts in run.stages.get("data", {}).get("sets", {}).items():
+        if counts["bad"]:
+            found.append(f"{counts['bad']:,} bad rows of the {name} set were left out; data/bad_rows.jsonl says why.")
+        if counts["truncated"]:
+            found.append(f"{counts['truncated']:,} of {counts['rows']:,} {name} rows were cut to data.max_length.")
+        if name == "custom" and counts["repeated"]:
+            found.append(f"{counts['repeated']:,} custom rows repeat another one's content.")
+    return found + (_weak_references(run) if run.scored else [])
+
+
+def _weak_references(run: Run) -> list[str]:
+    rows = list(stored_rows(run.scores_folder() / HELDOUT))
+    harmful = np.array([row["set"] == "harmful" for row in rows])
+    if len(set(harmful.tolist())) < 2:
+        return ["No held-out rows in one of the reference sets: how good the references are is not known."]
+    degraded, utility = (np.array([np.mean(row[f"loss_{name}"]) for row in rows]) for name in ("degraded", "utility"))
+    found = []
+    if degraded[harmful].mean() >= utility[harmful].mean():
+        found.append("Weak degraded reference: on held-out harmful rows it is no better than the utility reference.")
+    if utility[~harmful].mean() >= degraded[~harmful].mean():
+        found.append("Weak utility reference: on held-out utility rows it is no better than the degraded reference.")
+    from sklearn.metrics import roc_auc_score
+
+    quality = float(roc_auc_score(harmful, utility - degraded))
+    if quality < 0.8:
+        told = f"a row's mean score tells held-out harmful from utility rows with AUROC {quality:.2f}"
+        found.append(f"Weak references: {told}.")
+    return found

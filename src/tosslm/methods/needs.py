@@ -1,0 +1,63 @@
+"""What methods need that a run by itself has not: a guard model, safe demonstrations, names of harmful sources."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tosslm.config import Config
+from tosslm.data.rows import BadRow, Row, read_rows
+
+if TYPE_CHECKING:
+    from tosslm.workbench import Workbench
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Something that the config has to name.
+
+    Attributes:
+        remedy: what to write into the config, and where.
+        given: whether a config names it.
+    """
+
+    remedy: str
+    given: Callable[[Config], bool]
+
+
+GUARD = Need(
+    "name a guard model in compare.guard, as under evaluation.classifier",
+    lambda config: config.compare.guard is not None,
+)
+SAFETY = Need(
+    "name rows of safe answers to unsafe requests in compare.safety.path",
+    lambda config: config.compare.safety is not None,
+)
+HARMFUL_SOURCES = Need(
+    "name the sources that are harmful in compare.harmful_sources",
+    lambda config: bool(config.compare.harmful_sources),
+)
+
+
+def guard_parts(bench: Workbench) -> list[Any]:
+    """What a result depends on that a guard has a part in."""
+    guard = bench.config.compare.guard
+    return [guard.model_dump(), bench.config.compare.guard_segment] if guard else []
+
+
+def safety_parts(bench: Workbench) -> list[Any]:
+    """What a result depends on that demonstrations have a part in."""
+    from tosslm.data.sets import source_checksums
+
+    safety = bench.config.compare.safety
+    return [safety.model_dump(), source_checksums(safety)] if safety else []
+
+
+def read_safety(config: Config) -> list[Row]:
+    """Every readable row of ``compare.safety``, in order; none where the config names no such rows."""
+    source = config.compare.safety
+    if source is None:
+        return []
+    read = read_rows(source.path, format=source.format, field=source.field, split=source.split)
+    return [row for row in read if not isinstance(row, BadRow)]

@@ -1,0 +1,137 @@
+"""The kinds of evidence, in one table: what selection can rank tokens by, and how each is learnt.
+
+Everything here is a pure function of arrays. A new kind is an entry of ``KINDS``, and its name in
+``SelectionConfig.evidence``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from tosslm.selection.chain import BOUNDS, learn_chain, passes
+from tosslm.selection.evidence import (
+    ITERATIONS,
+    LEAST_GAIN,
+    START,
+    TOLERANCE,
+    Evidence,
+    learn_evidence,
+    window_means,
+)
+
+InContext = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Scores ``[N]`` of some rows and their lengths ``[R]`` to evidence, float ``[N]``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a kind of evidence may be learnt from: never labels of the custom set.
+
+    Attributes:
+        held_out: scores of the held-out reference rows, one float array a row, under ``harmful`` and ``utility``.
+        scores: floats ``[N]`` of rows of the custom set, all or as many as learning needs.
+        lengths: int ``[R]``, response tokens of these rows.
+        seed: by which rows were drawn.
+        window: tokens in a window.
+    """
+
+    held_out: Mapping[str, Sequence[np.ndarray]]
+    scores: np.ndarray
+    lengths: np.ndarray
+    seed: int
+    window: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of evidence.
+
+    Attributes:
+        key: its name in the config.
+        label: what a reader calls it.
+        unit: of its values.
+        dropped_if: how a sentence goes on after "tokens that", before the threshold.
+        learn: facts for ``evidence.json``, and what makes evidence of scores; raises ValueError where it cannot be
+            learnt. None ranks the scores themselves.
+        from_rows: whether it is learnt from rows at all.
+    """
+
+    key: str
+    label: str
+    unit: str
+    dropped_if: str
+    learn: Callable[[Known], tuple[dict[str, Any], InContext]] | None = None
+    from_rows: bool = False
+
+
+def _window(known: Known) -> tuple[dict[str, Any], InContext]:
+    facts = {"evidence": "window", "window": known.window}
+    return facts, lambda scores, lengths: window_means(scores, lengths, known.window)
+
+
+def _posterior(known: Known) -> tuple[dict[str, Any], InContext]:
+    """Evidence from the held-out rows, and the chain from the custom set."""
+    evidence = _held_out_evidence(known.held_out)
+    fit = learn_chain(evidence(known.scores), known.lengths, START, iterations=ITERATIONS, tolerance=TOLERANCE)
+    chain = fit.chain
+
+    def log_odds(scores: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        filtered, ahead = passes(evidence(scores), lengths, chain)
+        return filtered + ahead
+
+    facts = {
+        "evidence": "posterior",
+        **asdict(chain),
+        "unsafe_share": chain.unsafe_share,
+        "learnt_on": {"rows": len(known.lengths), "tokens": len(known.scores), "seed": known.seed},
+        "iterations": len(fit.log_likelihoods),
+        "log_likelihood_per_token": fit.log_likelihoods[-1],
+        "held_out": {
+            "knots": evidence.knots.tolist(),
+            "log_ratios": evidence.ratios.tolist(),
+            "useful": evidence.useful.tolist(),
+            "unsafe": evidence.unsafe.tolist(),
+            "harmful_rows": asdict(evidence.chain),
+            "iterations": len(evidence.log_likelihoods),
+            "log_likelihood_per_token": evidence.log_likelihoods[-1],
+            "gain": evidence.gain,
+        },
+        "start": asdict(START),
+        "bounds": list(BOUNDS),
+        "max_iterations": ITERATIONS,
+        "tolerance": TOLERANCE,
+    }
+    return facts, log_odds
+
+
+def _held_out_evidence(held_out: Mapping[str, Sequence[np.ndarray]]) -> Evidence:
+    for name, rows in held_out.items():
+        if not rows:
+            raise ValueError(
+                f"selection.evidence: posterior learns from held-out rows, and the {name} set has none; raise "
+                "references.holdout, or choose token or window"
+            )
+    harmful = held_out["harmful"]
+    lengths = np.array([len(row) for row in harmful])
+    evidence = learn_evidence(np.concatenate(held_out["utility"]), np.concatenate(harmful), lengths)
+    if evidence.is_flat:
+        raise ValueError(
+            f"selection.evidence: the references do not tell harm from use: on held-out rows their scores gain "
+            f"{evidence.gain:.1f} nats, and chance alone may give {LEAST_GAIN:.0f}; train the references on more "
+            "rows or with another learning_rate, raise references.holdout, or choose evidence token"
+        )
+    return evidence
+
+
+KINDS = {
+    kind.key: kind
+    for kind in (
+        Kind("token", "Token score", "nats", "score"),
+        Kind("window", "Window", "nats", "have a window mean of", _window),
+        Kind("posterior", "Posterior", "log-odds", "have log-odds of unsafe of", _posterior, from_rows=True),
+    )
+}

@@ -1,0 +1,63 @@
+"""What trains a LoRA, for the stages that do: the references and the fine-tuning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from tosslm.config import Config, TrainingConfig
+from tosslm.runs.folder import Mark
+from tosslm.stages.step import Facts, Step
+from tosslm.tracking import Trackers
+from tosslm.training.labels import write_training_rows
+from tosslm.training.train import Notes, Recipe, train_adapter
+from tosslm.workbench import Workbench
+
+
+def _no_parts(bench: Workbench) -> list[Any]:
+    return []
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What an adapter is trained on, and how.
+
+    Attributes:
+        settings: learning rate, batch sizes and the like.
+        recipe: the settings with seed, loss and hooks.
+        rows: the training rows, as ``training_row`` makes them.
+        notes: files of text that go with the adapter.
+        covers: what the training depends on beside settings, seed, base and the steps it reads.
+    """
+
+    settings: Callable[[Config], TrainingConfig]
+    recipe: Callable[[Workbench], Recipe]
+    rows: Callable[[Workbench], Iterable[dict[str, Any]]]
+    notes: Callable[[Workbench], Notes]
+    covers: Callable[[Workbench], list[Any]] = _no_parts
+
+
+def training_step(name: str, stage: str, reads: tuple[str, ...], training: Training) -> Step:
+    """A step that trains a fresh LoRA on the base."""
+
+    def covers(bench: Workbench) -> list[Any]:
+        settings = training.settings(bench.config)
+        return [settings.model_dump(), bench.config.seed, bench.base.identity, *training.covers(bench)]
+
+    def train(bench: Workbench, mark: Mark) -> Facts:
+        recipe = training.recipe(bench)
+        anchored = recipe.anchor_weight > 0
+        return train_adapter(
+            bench.base,
+            write_training_rows(mark.work / "rows.arrow", training.rows(bench), anchored=anchored),
+            recipe,
+            name=name,
+            work=mark.work,
+            out=bench.layout.of(name),
+            notes=training.notes(bench),
+            reporter=bench.reporter,
+            trackers=Trackers(bench.config.report_to, bench.layout.tracker_logs / name),
+        )
+
+    return Step(name, stage, 1, reads, train, covers)

@@ -1,0 +1,98 @@
+"""The data stage: rows in any format become one Parquet file of tokenised rows for each set."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TextIO
+
+import pyarrow as pa
+
+from tosslm.config import DataConfig, SourceConfig
+from tosslm.data.rows import BadRow, raw_files
+from tosslm.data.sets import SetCounts, prepared_rows, source_checksums
+from tosslm.errors import InputError
+from tosslm.files import atomic_path, parquet_writer
+from tosslm.runs.folder import Mark
+from tosslm.runs.layout import DATA, SETS
+from tosslm.runs.tables import DATA_SCHEMA
+from tosslm.stages.step import Facts, Step
+from tosslm.workbench import Workbench
+
+ROWS_PER_WRITE = 1024
+TOKENS_PER_WRITE = 500_000
+
+
+def data_step() -> Step:
+    """Rows of the three sets become tokens."""
+    return Step(DATA, "data", 1, (), _prepare, _covers)
+
+
+def _source(config: DataConfig, name: str) -> SourceConfig:
+    source: SourceConfig = getattr(config, name)
+    return source
+
+
+def _covers(bench: Workbench) -> list[Any]:
+    config = bench.config.data
+    return [
+        config.model_dump(),
+        {name: source_checksums(_source(config, name)) for name in SETS},
+        bench.base.identity,
+    ]
+
+
+def _prepare(bench: Workbench, mark: Mark) -> Facts:
+    """Write ``{custom,harmful,utility}.parquet``, and ``bad_rows.jsonl`` where rows were skipped.
+
+    Raises:
+        InputError: a row is bad and ``on_bad_row`` is ``error``, or a set has no rows.
+    """
+    config, layout = bench.config.data, bench.layout
+    counts: dict[str, SetCounts] = {}
+    with atomic_path(layout.bad_rows) as listing, listing.open("w", encoding="utf-8") as bad_rows:
+        for name in SETS:
+            counts[name] = SetCounts()
+            rows = _good_rows(bench, name, counts[name], bad_rows)
+            _write(layout.rows(name), rows, mark.fingerprint)
+            if not counts[name].rows:
+                path = _source(config, name).path
+                raise InputError(f"data.{name}: {path} has no usable row; name a file with rows in it")
+            bench.reporter.say(f"{name}: {counts[name].rows} rows, {counts[name].response_tokens:,} response tokens")
+    if not any(one.bad for one in counts.values()):
+        layout.bad_rows.unlink()
+    checksums: dict[str, list[str]] = mark.covered[1]
+    files = {name: map(str, raw_files(_source(config, name).path)) for name in SETS}
+    return {
+        "sets": {name: asdict(one) for name, one in counts.items()},
+        "sources": {name: dict(zip(files[name], checksums[name], strict=True)) for name in SETS},
+    }
+
+
+def _good_rows(bench: Workbench, name: str, counts: SetCounts, bad_rows: TextIO) -> Iterator[dict[str, Any]]:
+    config = bench.config.data
+    for row in prepared_rows(_source(config, name), bench.tokenizer, counts):
+        if not isinstance(row, BadRow):
+            yield row
+        elif config.on_bad_row == "error":
+            raise InputError(
+                f"data.{name}: {row.origin}: {row.reason}; {row.remedy}. `toss plan` lists all such "
+                "rows; data.on_bad_row: skip leaves them out"
+            )
+        else:
+            bad_rows.write(json.dumps({"set": name, **asdict(row)}, ensure_ascii=False) + "\n")
+
+
+def _write(path: Path, rows: Iterator[dict[str, Any]], fingerprint: str) -> None:
+    with parquet_writer(path, DATA_SCHEMA, fingerprint) as writer:
+        pending: list[dict[str, Any]] = []
+        pending_tokens = 0
+        for row in rows:
+            pending.append(row)
+            pending_tokens += len(row["input_ids"])
+            if len(pending) == ROWS_PER_WRITE or pending_tokens > TOKENS_PER_WRITE:
+                writer.write_table(pa.Table.from_pylist(pending, schema=writer.schema))
+                pending, pending_tokens = [], 0
+        writer.write_table(pa.Table.from_pylist(pending, schema=writer.schema))

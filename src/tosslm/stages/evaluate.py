@@ -1,0 +1,96 @@
+"""The evaluation stage: base and fine-tuned model are asked, and what they say is measured."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from tosslm.config import Config
+from tosslm.evaluation.checks import prompt_checksums
+from tosslm.evaluation.measurement import Subject, evaluate_model
+from tosslm.files import sha256
+from tosslm.methods.method import Method
+from tosslm.model.base import attached_adapters
+from tosslm.runs.folder import Mark
+from tosslm.runs.layout import DATA, EVALUATION, MODEL, RESULTS, Layout, evaluation
+from tosslm.runs.results import read_record, write_results
+from tosslm.runs.tables import held_out_rows
+from tosslm.stages.step import Facts, Step
+from tosslm.workbench import Workbench
+
+BASE = "base"
+STANDARD = "sft"
+"""The method that a comparison's judge compares all others with."""
+
+
+def evaluation_steps(config: Config, method: Method) -> list[Step]:
+    """Base and model are measured, where the config names something to ask them.
+
+    In a comparison the base is measured once, by the method that trains nothing.
+    """
+    if not config.evaluation.asks:
+        return []
+    base, model = _step(BASE, ()), _step(MODEL, (evaluation(BASE),))
+    if not method.trains:
+        return [base]
+    return [_step(MODEL, ())] if config.compare.part_of else [base, model]
+
+
+def _step(name: str, beside: tuple[str, ...]) -> Step:
+    trained = name == MODEL
+    return Step(
+        evaluation(name),
+        "evaluate",
+        1,
+        (DATA, *((MODEL,) if trained else ()), *beside),
+        lambda bench, mark: _evaluate(bench, mark, name, [BASE] if beside else []),
+        lambda bench: _covers(bench, _rival(bench) if trained else None),
+        (evaluation(name), *((f"{EVALUATION}/{RESULTS}",) if trained else ())),
+    )
+
+
+def _covers(bench: Workbench, rival: Path | None) -> list[Any]:
+    config = bench.config
+    settings = config.evaluation
+    parts: list[Any] = [settings.model_dump(), prompt_checksums(settings), config.references.holdout]
+    parts += [config.seed, bench.base.identity]
+    if rival and settings.judge:
+        parts.append({file.name: sha256(file) for file in sorted(rival.glob("*.jsonl"))})
+    return parts
+
+
+def _rival(bench: Workbench) -> Path | None:
+    """Folder of the answers that a judge compares the model's with: the base's, in a comparison standard SFT's."""
+    config, layout = bench.config, bench.layout
+    if not config.compare.part_of:
+        return layout.of(evaluation(BASE))
+    if config.method == STANDARD or not config.evaluation.judge:
+        return None
+    comparison = layout.root / config.compare.part_of
+    return Layout(comparison / STANDARD / f"seed-{config.seed}").of(evaluation(MODEL))
+
+
+def _evaluate(bench: Workbench, mark: Mark, name: str, earlier: list[str]) -> Facts:
+    config, layout, trained = bench.config, bench.layout, name == MODEL
+    folder = layout.of(EVALUATION)
+    with _measured(bench, trained) as adapted:
+        model = adapted or bench.base.model
+        record = evaluate_model(
+            Subject(model, bench.tokenizer, name, config.seed if trained else None),
+            config.evaluation,
+            harmful_rows=held_out_rows(layout.rows("harmful"), config.references.holdout),
+            utility_rows=held_out_rows(layout.rows("utility"), config.references.holdout),
+            folder=folder / name,
+            work=mark.work,
+            verdicts=layout.verdicts,
+            rival=_rival(bench) if trained else None,
+            seed=config.seed,
+            reporter=bench.reporter,
+        )
+    write_results(layout.results, [*(read_record(folder / one) for one in earlier), record])
+    return {}
+
+
+def _measured(bench: Workbench, trained: bool) -> AbstractContextManager[Any]:
+    return attached_adapters(bench.base, {MODEL: bench.layout.model}) if trained else nullcontext()

@@ -1,0 +1,59 @@
+"""TOSS-Pro: the riskiest custom rows join the harmful set, and a new degraded reference scores again."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tosslm.config import Config
+from tosslm.data.rows import base_id
+from tosslm.files import write_json
+from tosslm.ragged import split_rows
+from tosslm.runs.layout import DATA, refinement, scores
+from tosslm.runs.tables import finite_scores, row_ids
+from tosslm.selection.joining import rows_to_join
+from tosslm.stages.references import degraded_step, joined_by
+from tosslm.stages.score import score_step
+from tosslm.stages.step import Facts, Step
+from tosslm.workbench import Workbench
+
+
+def round_steps(config: Config) -> list[Step]:
+    """For each round: rows join, the degraded reference learns anew from the base, and scores the set again."""
+    return [
+        step
+        for round_ in range(1, config.refinement.rounds + 1)
+        for step in (joining_step(round_), degraded_step(round_, "refine"), score_step(round_, "refine"))
+    ]
+
+
+def joining_step(round_: int) -> Step:
+    """Rows of the highest token scores of the round before join the harmful set."""
+    earlier = (refinement(before) for before in range(1, round_))
+    name = refinement(round_)
+    return Step(
+        name,
+        "refine",
+        1,
+        (DATA, scores(round_ - 1), *earlier),
+        lambda bench, _: _join(bench, round_),
+        lambda bench: [bench.config.refinement.samples_per_round],
+        (f"{name}.json",),
+    )
+
+
+def _join(bench: Workbench, round_: int) -> Facts:
+    samples, layout = bench.config.refinement.samples_per_round, bench.layout
+    ids: list[str] = []
+    best: list[float] = []
+    for part_ids, lengths, part in finite_scores(layout.of(scores(round_ - 1))):
+        ids += part_ids
+        best += [row.max() for row in split_rows(part, lengths)]
+    known = {base_id(row_id) for row_id in row_ids(layout.rows("harmful"))}
+    known |= {base_id(row_id) for row_id in joined_by(layout, round_ - 1)}
+    contents = [base_id(row_id) for row_id in ids]
+    chosen = rows_to_join(np.asarray(best, dtype=np.float32), contents, known, samples)
+    if len(chosen) < samples:
+        bench.reporter.say(f"round {round_}: only {len(chosen)} of {samples} rows were left to join")
+    facts = {"round": round_, "samples": samples, "joined": len(chosen)}
+    write_json(layout.joined(round_), facts | {"row_ids": [ids[i] for i in chosen]})
+    return facts

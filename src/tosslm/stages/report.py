@@ -1,0 +1,41 @@
+"""The report stage: all of it in one file to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tosslm.files import sha256
+from tosslm.findings.measured import SHOWN_FILES
+from tosslm.report.page import assets_print, write_report
+from tosslm.runs.layout import REPORT
+from tosslm.runs.reader import Run
+from tosslm.stages.step import Step
+from tosslm.workbench import Workbench
+
+
+def report_step(before: Sequence[Step]) -> Step:
+    """One HTML file of what the steps before it left, and of what evaluation and comparison measured.
+
+    It is the one stage that shows what a later command may have left: its fingerprint covers those files, and no
+    other step reads the report.
+
+    Args:
+        before: the other steps of the run.
+    """
+    reads = tuple(step.name for step in before if step.stage != "evaluate")
+    return Step(
+        REPORT,
+        "report",
+        1,
+        reads,
+        lambda bench, _: write_report(Run(bench.layout.root), bench.layout.report),
+        _covers,
+        ("report.html",),
+    )
+
+
+def _covers(bench: Workbench) -> list[Any]:
+    root = bench.layout.root
+    shown = {name: sha256(root / name) for name in SHOWN_FILES if (root / name).is_file()}
+    return [bench.config.model_dump(exclude={"run_dir"}), bench.base.identity, assets_print(), shown]

@@ -1,0 +1,43 @@
+"""A step is a value: what it is called, reads and covers, and the function that does it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tosslm.runs.folder import Mark
+from tosslm.workbench import Workbench
+
+Facts = Mapping[str, Any]
+
+
+def _nothing(bench: Workbench) -> list[Any]:
+    return []
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A unit of work that is skipped where it is done.
+
+    Attributes:
+        name: the key in the manifest, and what it writes in the run folder unless ``writes`` says otherwise.
+        stage: the stage it belongs to, one of ``tosslm.stages.STAGES``.
+        version: raised when what it computes or writes changes, so that older folders do it anew.
+        reads: the steps whose output it reads.
+        work: does it, and gives facts for the manifest.
+        covers: what it depends on beside the steps it reads, JSON-able.
+        writes: files or folders, relative to the run folder.
+    """
+
+    name: str
+    stage: str
+    version: int
+    reads: tuple[str, ...]
+    work: Callable[[Workbench, Mark], Facts]
+    covers: Callable[[Workbench], list[Any]] = _nothing
+    writes: tuple[str, ...] = ()
+
+    def mark(self, bench: Workbench) -> Mark:
+        """What the step is known by, once the steps it reads are done."""
+        return bench.folder.mark(self.name, self.version, self.covers(bench), self.reads, self.writes or (self.name,))

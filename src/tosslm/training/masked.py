@@ -1,0 +1,71 @@
+"""The custom set with the labels of dropped tokens at -100: for the fine-tuning, and for trainers of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+from datasets import Dataset
+
+from tosslm.errors import InputError, TosslmError
+from tosslm.runs.layout import SELECTION, Layout
+from tosslm.runs.reader import Run
+from tosslm.runs.tables import read_keep, stored_rows
+from tosslm.training.labels import anchored_tokens, in_batches, training_row
+
+MASKED_SCHEMA = pa.schema(
+    {
+        "input_ids": pa.list_(pa.int32()),
+        "attention_mask": pa.list_(pa.int8()),
+        "labels": pa.list_(pa.int32()),
+    }
+)
+
+
+def selective_rows(layout: Layout, anchor_first: int | None = None) -> Iterator[dict[str, Any]]:
+    """The custom set's training rows, the labels of dropped tokens at -100.
+
+    Args:
+        layout: of the run.
+        anchor_first: dropped tokens, and so many at a row's beginning, are anchored to the base; None anchors none.
+
+    Raises:
+        TosslmError: the mask does not belong to these rows.
+    """
+    masks = read_keep(layout.keep)
+    for row in stored_rows(layout.rows("custom"), ["row_id", "input_ids", "response_mask"]):
+        row_id, keep = next(masks, (None, None))
+        if row_id != row["row_id"] or keep is None or len(keep) != sum(row["response_mask"]):
+            raise TosslmError(f"{layout.keep}: the keep mask does not fit row {row['row_id']}; run `toss select`")
+        anchored = None if anchor_first is None else anchored_tokens(keep, anchor_first)
+        yield training_row(row["input_ids"], row["response_mask"], keep, anchored)
+
+
+def masked_dataset(run: Run) -> Dataset:
+    """The custom set as any trainer takes it.
+
+    Raises:
+        InputError: selection is not done.
+
+    Returns:
+        ``input_ids``, ``attention_mask`` and ``labels`` (-100 where not trained: prompts, template, dropped tokens),
+        one row a row of the custom set, in its order.
+    """
+    if not run.has(SELECTION):
+        raise InputError(f"{run.path}: no selection yet; run `toss select {run.path}` first")
+    batches = [
+        pa.RecordBatch.from_pylist(
+            [
+                {
+                    "input_ids": row["input_ids"],
+                    "attention_mask": [1] * len(row["input_ids"]),
+                    "labels": row["labels"],
+                }
+                for row in rows
+            ],
+            schema=MASKED_SCHEMA,
+        )
+        for rows in in_batches(selective_rows(run.layout), 1024)
+    ]
+    return Dataset(pa.Table.from_batches(batches, schema=MASKED_SCHEMA))
