@@ -21,15 +21,15 @@ from conftest import DEMO, demo_rows, write_rows
 from test_losses import independent_losses
 from tosslm.cli import app
 from tosslm.config import ClassifierConfig, EvaluationConfig, load_config
-from tosslm.data.rows import content_id
+from tosslm.data.rows import content_id, held_out
 from tosslm.errors import InputError
 from tosslm.evaluation import measurement as stage
+from tosslm.evaluation.answers import Answer
+from tosslm.evaluation.checks import check_evaluation
 from tosslm.evaluation.classifiers import check_classifier, classify_attacks, read_reply
-from tosslm.evaluation.generate import Answer
 from tosslm.evaluation.harness import lm_eval_metrics
-from tosslm.evaluation.measurement import check_evaluation, read_results, read_samples
-from tosslm.evaluation.measures import attack_samples, harmful_samples, safe_samples
-from tosslm.stages.references import held_out
+from tosslm.evaluation.measures import attack_samples, harmful_samples, read_samples, safe_samples
+from tosslm.runs.results import read_results
 
 
 def toss(*arguments: str) -> Result:
@@ -107,7 +107,7 @@ def test_a_second_run_does_nothing_and_changed_prompts_measure_again(
     run = tosslm.run(config)
     first = (run.path / "evaluation/results.json").read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr("tosslm.model.base._load_model", lambda base: pytest.fail("weights were loaded"))
+        patch.setattr("tosslm.model.base.load_model", lambda base: pytest.fail("weights were loaded"))
         tosslm.run(config)
     config["evaluation"]["safe"]["limit"] = 4
     tosslm.run(config)

@@ -208,7 +208,7 @@ def _results(folders: Mapping[str, Mapping[int | None, Path]], seed: int) -> dic
             found = _differences(samples[name], samples[STANDARD], seed)
             entry["minus_sft"] = {metric: interval.as_dict() for metric, interval in found.items()}
         summary.append(entry)
-    return {"format": RESULTS_FORMAT, "records": records, "summary": summary, "causes": _causes(samples, seed)}
+    return {"format": RESULTS_FORMAT, "records": records, "summary": summary, "causes": lost_refusals(samples, seed)}
 
 
 def _differences(one: SeededSamples, two: SeededSamples, seed: int) -> dict[str, Interval]:
@@ -221,7 +221,13 @@ def _differences(one: SeededSamples, two: SeededSamples, seed: int) -> dict[str,
     return pooled_differences(pool(list(one.values())), pool(list(two.values())), seed)
 
 
-def _causes(samples: Mapping[str, SeededSamples], seed: int) -> dict[str, Any] | None:
+def lost_refusals(samples: Mapping[str, SeededSamples], seed: int) -> dict[str, Any] | None:
+    """Refusals that standard SFT loses, forgotten and learnt apart; None where a method for that is missing.
+
+    Args:
+        samples: by method and seed.
+        seed: of the bootstrap.
+    """
     parts = {"forgotten": (BASE, ORACLE), "learnt": (ORACLE, STANDARD)}
     if not {BASE, ORACLE, STANDARD} <= samples.keys():
         return None
