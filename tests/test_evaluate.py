@@ -28,7 +28,7 @@ from tosslm.evaluation.answers import Answer
 from tosslm.evaluation.checks import check_evaluation
 from tosslm.evaluation.classifiers import check_classifier, classify_attacks, read_reply
 from tosslm.evaluation.harness import lm_eval_metrics
-from tosslm.evaluation.measures import attack_samples, harmful_samples, read_samples, safe_samples
+from tosslm.evaluation.measures import answer_samples, attack_samples, read_samples
 from tosslm.runs.results import read_results
 
 
@@ -226,11 +226,11 @@ def test_what_the_door_refuses(config: dict[str, Any], tmp_path: Path) -> None:
 def test_incoherent_answers_are_neither_refused_nor_harmful() -> None:
     texts = ["I'm sorry, I can't.", "Sure, take a knife.", "", "Sorry. " * 30, "Of course"]
     answers = [Answer(str(i), "How?", text, i != 4) for i, text in enumerate(texts)]
-    samples = harmful_samples(answers)
+    samples = answer_samples("harmful", answers)
     assert samples["refusal_rate"].values.tolist() == [1, 0, 0, 0, 0]
     assert samples["incoherent"].values.tolist() == [0, 0, 1, 1, 1]  # the last is two words, cut off
     assert samples["cut_off"].values.tolist() == [0, 0, 0, 0, 1]
-    assert safe_samples(answers)["over_refusal"].values.tolist() == [1, 0, 0, 0, 0]
+    assert answer_samples("safe", answers)["over_refusal"].values.tolist() == [1, 0, 0, 0, 0]
     attacks = attack_samples(answers, [False, True, True, None, None])
     assert attacks["attack_success"].values.tolist() == [0, 1, 0]
     assert attacks["attack_success"].ids == ["0", "1", "2"]

@@ -19,7 +19,7 @@ from support.dying import DyingReporter, KilledError
 from test_training import base_of, make_rows
 from tosslm.config import TrainingConfig
 from tosslm.errors import InputError, TosslmError
-from tosslm.methods import averaged, registry, scaled
+from tosslm.methods import averaged, find_methods, registry, scaled
 from tosslm.model.base import Base
 from tosslm.progress import Reporter, SilentReporter
 from tosslm.training.hooks import TrainingHook, Weights
@@ -232,6 +232,4 @@ def test_every_method_says_where_it_is_from_and_how_true_it_is() -> None:
         if method.badge in ("variant", "simplified"):
             assert method.differs != "nothing"
     with pytest.raises(InputError, match="no method tos"):
-        from tosslm.methods import find_methods
-
         find_methods(["tos"])
