@@ -18,6 +18,7 @@ from tosslm.config import ModelConfig, TrainingConfig
 from tosslm.errors import InputError, TosslmError
 from tosslm.model.base import Base, open_base
 from tosslm.progress import Reporter, SilentReporter
+from tosslm.training.fine_tune import fine_tune
 from tosslm.training.labels import training_row, write_training_rows
 from tosslm.training.train import Recipe, tensorboard_folder, train_adapter
 
@@ -205,3 +206,25 @@ def test_tensorboard_files_go_where_they_outlive_the_training(
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "mine")
     with tensorboard_folder(tmp_path):
         assert os.environ["TENSORBOARD_LOGGING_DIR"] == "mine"
+
+
+def test_fine_tuning_on_rows_by_themselves_goes_on_after_a_kill(tiny_model_folder: Path, tmp_path: Path) -> None:
+    base, rows = base_of(tiny_model_folder), make_rows(12)
+    settings = {"learning_rate": 0.01, "epochs": 2, "batch_size": 4, "micro_batch_size": 2, "checkpoint_steps": 2}
+    recipe = Recipe(TrainingConfig.model_validate(settings), seed=3)
+    _, expected = train(base, rows, tmp_path / "run", epochs=2)
+    out, work = tmp_path / "out", tmp_path / "work"
+    with pytest.raises(KilledError):
+        fine_tune(base, rows, recipe, out=out, work=work, reporter=DyingReporter(5))
+    assert (work / "checkpoints/checkpoint-4").exists()
+    fine_tune(base, rows, recipe, out=out, work=work)
+    made = load_file(out / "adapter_model.safetensors")
+    assert all(np.array_equal(made[name], value) for name, value in expected.items())
+    assert not work.exists()
+    # Work that other rows left is not gone on with.
+    with pytest.raises(KilledError):
+        fine_tune(base, make_rows(8), recipe, out=out, work=work, reporter=DyingReporter(3))
+    fine_tune(base, rows, recipe, out=out, work=work)
+    assert (out / "adapter_model.safetensors").read_bytes() == (
+        tmp_path / "run/out/adapter_model.safetensors"
+    ).read_bytes()

@@ -116,7 +116,7 @@ def compare(
     done = {name: seeded for name, seeded in folders.items() if seeded}
     results = _results(done, config.seed) | {"failed": failed}
     write_json(comparison.layout.compared, results)
-    if config.seed in done.get(STANDARD, {}) and any(method.builds_on != "data" for method in chosen):
+    if config.seed in done.get(STANDARD, {}):
         _diagnose_standard(comparison)
     return results
 
@@ -126,6 +126,8 @@ def _diagnose_standard(comparison: Comparison) -> None:
     config, layout = comparison.config, comparison.layout
     bench = workbench(config, comparison.reporter, base=comparison.base)
     adapter, reference = layout.method(STANDARD, config.seed) / MODEL, degraded(config.refinement.rounds)
+    if not bench.folder.is_current(reference):  # no method of the comparison asked for it
+        return
     inputs = {name: bench.folder.print_of(name) for name in (DATA, reference)}
     parts = [config.diagnosis.model_dump(), config.references.holdout, bench.base.identity, folder_checksums(adapter)]
     mark = fingerprint(*parts, inputs)
