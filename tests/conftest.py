@@ -13,7 +13,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from browser import NEEDED, find_chromium, headless
+from support.browser import NEEDED, find_chromium, headless
 from tosslm.model.builtin import SMOLLM2, builtin_folder
 
 DEMO = Path(__file__).parents[1] / "examples" / "demo"

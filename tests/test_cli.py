@@ -63,7 +63,7 @@ def test_init_writes_a_config_once(tmp_path: Path) -> None:
 
 
 def test_plan_counts_the_data_and_loads_no_weights(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tosslm.model.base._load_model", lambda base: pytest.fail("weights were loaded"))
+    monkeypatch.setattr("tosslm.model.base.load_model", lambda base: pytest.fail("weights were loaded"))
     result = toss("plan", str(config_file), "--json")
     assert result.exit_code == 0, result.stderr
     plan = json.loads(result.stdout)

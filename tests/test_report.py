@@ -16,10 +16,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tosslm.runs.reader import Run
 
 import tosslm
-from made_run import made_run
+from support.made_run import made_run
 from tosslm.findings import story
 from tosslm.findings.measured import Measured, read_measured
 from tosslm.report import figures, page
@@ -28,8 +27,10 @@ from tosslm.report.embed import _utf16, choose_rows, encode, risky_rows
 from tosslm.report.page import write_report
 from tosslm.report.panel import grid
 from tosslm.report.tokens import load_tokens
+from tosslm.runs.ranking import learn_ranking
+from tosslm.runs.reader import Run
 from tosslm.selection.cut import select_in_rows, select_tokens
-from tosslm.stages.ranking import learn_posterior
+from tosslm.selection.kinds import KINDS
 
 ROWS = [
     {"answer": "Take a 👍 warm\ncloth and wipe it", "source": "good", "unsafe_spans": []},
@@ -173,7 +174,7 @@ def test_a_posterior_can_be_looked_at_where_it_can_be_learnt(tmp_path: Path) -> 
     tokens = load_tokens(run)
     assert [r.key for r in tokens.rankings] == ["token", "posterior"]
     assert tokens.own.key == "token"
-    _, log_odds = learn_posterior(run.scores_folder(), seed=0)
+    _, log_odds = learn_ranking(KINDS["posterior"], run.scores_folder(), seed=0)
     expected = log_odds(np.concatenate(run.scores()), tokens.lengths)
     assert tokens.rankings[1].values.tolist() == pytest.approx(expected.tolist(), rel=1e-5)
     write_report(run, tmp_path / "report.html")

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import tosslm
-from browser import Watched, opened
-from made_run import answers, made_run
+from support.browser import Watched, opened
+from support.made_run import answers, made_run
 from tosslm.report.page import write_report
 
 FAMILY = "👨\u200d👩\u200d👧"

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import tosslm
-from browser import opened
-from made_run import LINE, answers, made_run
-from made_sections import add_sections
+from support.browser import opened
+from support.made_run import LINE, answers, made_run
+from support.made_sections import add_sections
 from tosslm.report.page import write_report
 
 

@@ -11,13 +11,11 @@ from typing import Any
 import numpy as np
 
 import tosslm
+from support.benches import select_in
 from tosslm.config import load_config
 from tosslm.data.rows import content_id
-from tosslm.data.sets import DATA_SCHEMA
 from tosslm.files import write_json, write_parquet
-from tosslm.stages.ranking import EVIDENCE_SCHEMA
-from tosslm.stages.score import HELDOUT_SCHEMA, SCORE_SCHEMA
-from tosslm.stages.select import KEEP_SCHEMA, write_keep_mask
+from tosslm.runs.tables import DATA_SCHEMA, EVIDENCE_SCHEMA, HELDOUT_SCHEMA, KEEP_SCHEMA, SCORE_SCHEMA
 
 LINE = "take the old ladder and lean it on the wall before you climb up to the roof"
 
@@ -73,14 +71,7 @@ def made_run(
     lengths = [len(row["offsets"]) for row in data]
     scores = [np.asarray(row.get("scores", rng.normal(size=n)), "f4") for row, n in zip(rows, lengths, strict=True)]
     _write_scores(folder, columns["row_id"], scores, 40 if telling else 3)
-    facts = write_keep_mask(
-        config.selection,
-        scores=folder / "scores/round-0",
-        data=folder / "data",
-        folder=folder / "selection",
-        seed=seed,
-        step_fingerprint="made",
-    )
+    facts = select_in(folder, seed=seed, fingerprint="made", discard_fraction=discard_fraction, scope=scope)
     if log_odds is not None:
         evidence = {"row_id": columns["row_id"], "evidence": list(log_odds)}
         write_parquet(folder / "selection/evidence.parquet", evidence, EVIDENCE_SCHEMA, "made")

@@ -10,7 +10,7 @@ import numpy as np
 
 import tosslm
 from tosslm.files import write_json, write_parquet
-from tosslm.stages.diagnose import DROPPED_SCHEMA, POSITIONS_SCHEMA
+from tosslm.runs.tables import DROPPED_SCHEMA, POSITIONS_SCHEMA
 
 METHODS = ("base", "sft", "toss", "toss-pro", "toss-pro-posterior")
 
