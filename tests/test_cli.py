@@ -18,8 +18,11 @@ from typer.testing import CliRunner, Result
 import tosslm
 from conftest import demo_rows, write_rows
 from tosslm.cli import app
-from tosslm.findings.summary import print_summary, summarize
-from tosslm.terminal.rows import render_row, row_record, visible
+from tosslm.findings.rows import riskiest_rows, row_record
+from tosslm.findings.summary import summarize
+from tosslm.terminal.rows import render_riskiest, render_row
+from tosslm.terminal.summary import print_summary
+from tosslm.text import mask_hidden
 
 
 def toss(*arguments: str) -> Result:
@@ -211,11 +214,11 @@ def test_show_without_colours(run_dir: Path) -> None:
 
 def test_text_that_steers_a_terminal_is_shown_and_does_nothing() -> None:
     hostile = "a\x1b[31mred\x07\u202eevil\u2066\r\x9b2J"
-    assert visible(hostile) == "a�[31mred��evil���2J".replace("��evil", "�\ufffdevil")
-    assert len(visible(hostile)) == len(hostile)
-    assert visible("tab\tline\nnaïve 👩‍🚀 שלום می‌خواهم") == "tab\tline\nnaïve 👩‍🚀 שלום می‌خواهم"
+    assert mask_hidden(hostile) == "a�[31mred��evil���2J".replace("��evil", "�\ufffdevil")
+    assert len(mask_hidden(hostile)) == len(hostile)
+    assert mask_hidden("tab\tline\nnaïve 👩‍🚀 שלום می‌خواهم") == "tab\tline\nnaïve 👩‍🚀 שלום می‌خواهم"
     unseen = "\u200b\u2060\ufeff\u00ad\u2028\u034f\u3164\U000e0041"
-    assert visible(unseen) == "�" * len(unseen)
+    assert mask_hidden(unseen) == "�" * len(unseen)
 
 
 def test_tables_of_a_run_fit_a_narrow_terminal(run_dir: Path) -> None:
@@ -241,8 +244,6 @@ def test_unsafe_tokens_and_ranking_quality() -> None:
 
 
 def test_a_narrow_terminal_gets_whole_row_ids(run_dir: Path) -> None:
-    from tosslm.terminal.rows import render_riskiest, riskiest_rows
-
     rows = riskiest_rows(tosslm.load_run(run_dir), 5)
     for width in (30, 48, 70, 120):
         console = Console(width=width, file=io.StringIO())
