@@ -21,11 +21,14 @@ import tosslm
 from support.made_run import made_run
 from tosslm.findings import story
 from tosslm.findings.measured import Measured, read_measured
+from tosslm.findings.sentence import Strong
+from tosslm.findings.warnings import run_warnings
 from tosslm.report import figures, page
 from tosslm.report.charts import Axes, Point, Series, line_chart, point_chart, ticks
-from tosslm.report.embed import _utf16, choose_rows, encode, risky_rows
+from tosslm.report.embed import choose_rows, encode, risky_rows, utf16_places
 from tosslm.report.page import write_report
 from tosslm.report.panel import grid
+from tosslm.report.sections import SECTIONS
 from tosslm.report.tokens import load_tokens
 from tosslm.runs.ranking import learn_ranking
 from tosslm.runs.reader import Run
@@ -56,7 +59,7 @@ def unpacked(html: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 def test_places_are_counted_as_scripts_count(text: str, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(text)))
     end = data.draw(st.integers(start, len(text)))
-    ((message, first, last),) = _utf16([("user", "x"), ("assistant", text)], [[1, start, end]]).tolist()
+    ((message, first, last),) = utf16_places([("user", "x"), ("assistant", text)], [[1, start, end]]).tolist()
     units = text.encode("utf-16-le")
     assert message == 1
     assert units[2 * first : 2 * last].decode("utf-16-le") == text[start:end]
@@ -102,7 +105,7 @@ def test_ranks_drop_what_selection_drops(scores: list[list[float]], data: st.Dat
         if scope == "global"
         else np.concatenate(select_in_rows(values, fraction))
     )
-    assert tokens.dropped(tokens.own, fraction).tolist() == (~keep).tolist()
+    assert tokens.dropped(tokens.shown, fraction).tolist() == (~keep).tolist()
 
 
 def test_counts_and_thresholds_of_each_step(tmp_path: Path) -> None:
@@ -148,7 +151,7 @@ def test_risk_is_judged_apart_from_the_mask(tmp_path: Path, scope: str, fraction
 
 
 def test_a_row_too_large_for_its_share_is_skipped(tmp_path: Path) -> None:
-    rows = [{"answer": "x " * 2000, "scores": [9.0] * 2000 + [0.0]}]
+    rows = [{"answer": "x " * 2000, "scores": [9.0] * 2001 + [0.0]}]
     rows += [{"answer": "a b c", "scores": [float(i), -9, -9, -9]} for i in range(90)]
     run = made_run(tmp_path / "run", rows)
     tokens = load_tokens(run)
@@ -173,7 +176,7 @@ def test_a_posterior_can_be_looked_at_where_it_can_be_learnt(tmp_path: Path) -> 
     run = made_run(tmp_path / "run", ROWS, telling=True, discard_fraction=0.2)
     tokens = load_tokens(run)
     assert [r.key for r in tokens.rankings] == ["token", "posterior"]
-    assert tokens.own.key == "token"
+    assert tokens.shown.key == "token"
     _, log_odds = learn_ranking(KINDS["posterior"], run.scores_folder(), seed=0)
     expected = log_odds(np.concatenate(run.scores()), tokens.lengths)
     assert tokens.rankings[1].values.tolist() == pytest.approx(expected.tolist(), rel=1e-5)
@@ -280,7 +283,7 @@ def test_a_line_ends_where_its_numbers_say() -> None:
 
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=30), st.integers(0, 12))
 def test_a_smoothed_curve_is_the_mean_of_what_is_near(values: list[float], width: int) -> None:
-    smooth = figures._smoothed(np.array(values), width)
+    smooth = figures.smoothed(np.array(values), width)
     half = min(width // 2, (len(values) - 1) // 2)
     near = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
     assert smooth.tolist() == pytest.approx([np.mean(part) for part in near])
@@ -298,11 +301,12 @@ def record(method: str, refusal: float, loss: float) -> dict[str, Any]:
 def test_the_answer_names_all_methods_that_were_measured() -> None:
     results = [record("base", 0.9, 3.5), record("sft", 0.4, 3.0), record("toss", 0.8, 3.1)]
     measured = Measured(results, own="toss", plain="sft")
-    text = str(story.safety(None, measured))
+    text = story.safety(None, measured)
     assert [*map(text.index, ("90%", "40%", "80%"))] == sorted(map(text.index, ("90%", "40%", "80%")))
     assert "of 50 harmful prompts" in text
     assert "3.50" in story.utility(None, measured)
-    assert "<b>3.10</b>" in story.utility(None, measured)
+    assert Strong("3.10") in story.utility(None, measured).pieces
+    assert page.bold(story.utility(None, measured)).count("<b>") == 3
     assert story.safety(None, Measured()) == "Not measured: the diagnosis is not done."
     assert story.utility({"means": {}}, Measured()) == "Not measured: there are no held-out utility rows."
     assert story.safety(None, Measured(results)) == story.safety(None, Measured()), "none of them is this run's model"
@@ -322,7 +326,7 @@ def test_the_move_toward_the_degraded_reference_is_told_as_a_share_of_the_way() 
         return {"loss": {"mean": 3.0}, "shift": {"mean": shift}}
 
     harmful = {"base": means(0), "model": means(0.3), "sft": means(0.6), "degraded": means(1.2)}
-    text = str(story.safety({"means": {"harmful": harmful}}, Measured()))
+    text = page.bold(story.safety({"means": {"harmful": harmful}}, Measured()))
     assert "moved <b>25%</b> of the way (0.30 of 1.20 nats)" in text
     assert "plain fine-tuning <b>50%</b>" in text
 
@@ -395,19 +399,26 @@ def test_results_of_a_comparison_are_drawn(tmp_path: Path) -> None:
 
 
 def test_any_changed_part_of_the_report_makes_it_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = tmp_path / "report"
-    shutil.copytree(Path(page.__file__).parent, package)
+    package = tmp_path / "tosslm"
+    shutil.copytree(Path(tosslm.__file__).parent, package)
     monkeypatch.setattr(page.resources, "files", lambda _: package)
+    parts = (
+        "report/figures.py",
+        "report/assets/row.js",
+        "report/templates/page.html",
+        "findings/story.py",
+        "text.py",
+    )
     prints = {page.assets_print()}
-    for part in ("figures.py", "assets/row.js", "templates/page.html"):
+    for part in (*parts, *(f"report/templates/{section.template}" for section in SECTIONS)):
         (package / part).write_text((package / part).read_text(encoding="utf-8") + "\n", encoding="utf-8")
         prints.add(page.assets_print())
-    assert len(prints) == 4
+    assert len(prints) == 1 + len(parts) + len(SECTIONS)
 
 
 def test_warnings_name_what_is_weak(tmp_path: Path) -> None:
     run = made_run(tmp_path / "run", ROWS)
-    assert story.warnings(run) == ["2 of 3 custom rows were cut to data.max_length."]
+    assert run_warnings(run) == ["2 of 3 custom rows were cut to data.max_length."]
 
 
 def test_which_cause_weighs_more() -> None:
@@ -416,7 +427,7 @@ def test_which_cause_weighs_more() -> None:
             name: {"mean": mean, "low": mean - width, "high": mean + width, "n": 9}
             for name, mean in (("harm_learnt", learnt), ("refusals_forgotten", forgotten))
         }
-        return str(story.causes({"causes": {"prompts": 12, "refused": 9, "models": {"model": spread}}}))
+        return page.bold(story.causes({"causes": {"prompts": 12, "refused": 9, "models": {"model": spread}}}))
 
     assert "<b>harm learnt</b> weighs more: " in told(4, 1, 0.5)
     assert "<b>refusals forgotten</b> weighs more: " in told(1, 4, 0.5)
