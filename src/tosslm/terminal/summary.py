@@ -86,7 +86,7 @@ def _print_selection(selection: Mapping[str, Any], console: Console) -> None:
     add("all", selection, "")
     console.print(table)
     if "method" in selection:
-        console.print(f"Selection was the method's own ({selection['method']}), not by a threshold.", markup=False)
+        console.print(f"Selection was the method's own ({selection['method']}); it has no threshold.", markup=False)
     elif selection["threshold"] is not None:
         kind = KINDS[selection["evidence"]]
         unit = "" if kind.key == "posterior" else f" {kind.unit}"
