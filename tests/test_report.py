@@ -18,8 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tosslm
-from support.made_run import made_run
+from support.made_run import answers, made_run, with_own_choice
+from support.made_sections import add_sections
 from tosslm.findings import story
+from tosslm.findings.diagnosed import curve_records, read_diagnosis
 from tosslm.findings.measured import Measured, read_measured
 from tosslm.findings.sentence import Strong
 from tosslm.findings.warnings import run_warnings
@@ -445,3 +447,123 @@ def test_a_changed_comparison_makes_the_report_anew(tiny_config: dict[str, Any])
     (run.path / "evaluation/results.json").write_text(json.dumps(results))
     tosslm.run(tiny_config)
     assert "80%" in (run.path / "report.html").read_text(encoding="utf-8")
+
+
+def own_masks(run: Run) -> list[np.ndarray]:
+    """The first two tokens of every other row dropped."""
+    return [np.arange(len(row)) >= 2 * (i % 2) for i, row in enumerate(run.scores())]
+
+
+def test_a_method_without_scores_has_a_report_that_makes_none_up(tmp_path: Path) -> None:
+    run = made_run(tmp_path / "run", ROWS)
+    keep = own_masks(run)
+    run = with_own_choice(run, "first-k", keep, scored=False)
+    write_report(run, tmp_path / "report.html")
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    header, columns = unpacked(html)
+    assert "(<bdi>first-k</bdi>): no scores." in html
+    assert html.count("<bdi>first-k</bdi> on ") == 1
+    assert 'id="panel"' not in html.split("<script")[0]
+    assert 'id="least"' not in html.split("<script")[0]
+    assert header["kinds"] == []
+    assert set(columns) == {"length", "turn", "gap", "size", "gone"}
+    assert columns["gone"].tolist() == (~np.concatenate(keep)).tolist()
+    assert [row[3] & 1 for row in header["rows"]] == [1, 1, 1], "nobody knows which are harmless"
+    assert "<b>2</b> of" in html
+
+
+def test_a_choice_of_its_own_stands_beside_the_scores(tmp_path: Path) -> None:
+    run = made_run(tmp_path / "run", ROWS)
+    keep = own_masks(run)
+    run = with_own_choice(run, "rows", keep, scored=True)
+    write_report(run, tmp_path / "report.html")
+    header, columns = unpacked((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert header["ownKind"] is None
+    assert [kind["key"] for kind in header["kinds"]] == ["token"]
+    assert columns["gone"].tolist() == (~np.concatenate(keep)).tolist()
+    gone = {name: 2 if name == "bad" else 0 for name in header["sources"]}
+    assert header["sourceGone"] == list(gone.values())
+    shown = load_tokens(run).shown
+    assert shown is not None
+    assert shown.key == "token"
+
+
+def test_large_runs_without_scores_show_rows_that_lost_most(tmp_path: Path) -> None:
+    run = made_run(tmp_path / "run", [{"answer": "a b c"} for _ in range(90)])
+    keep = [np.arange(4) >= (i >= 80) for i in range(90)]
+    tokens = load_tokens(with_own_choice(run, "oracle", keep, scored=False))
+    chosen = choose_rows(tokens, np.zeros(90), budget=90 * 40 / 3, seed=0)
+    assert sorted(chosen["lost most"]) == list(range(80, 90))
+
+
+def test_a_move_that_has_no_direction_is_told_as_a_distance() -> None:
+    def means(**values: float) -> dict[str, Any]:
+        return {name: {"mean": value} for name, value in values.items()}
+
+    harmful = {"base": means(loss=4), "model": means(loss=3, kl=0.25)}
+    text = story.safety({"means": {"harmful": harmful}}, Measured())
+    assert text.startswith("On held-out unsafe answers, the model moved 0.25 nats away from the base; their loss")
+
+
+def test_plain_fine_tuning_is_drawn_where_it_is_of_this_run(tmp_path: Path) -> None:
+    run = add_sections(made_run(tmp_path / "run", ROWS))
+
+    def told() -> set[str]:
+        diagnosis = read_diagnosis(opened := tosslm.load_run(run.path))
+        assert diagnosis is not None
+        assert ("sft" in diagnosis["means"]["harmful"]) == (
+            "plain fine-tuning" in story.safety(diagnosis, Measured())
+        )
+        return {record["model"] for record in curve_records(opened, diagnosis)}
+
+    def changed(path: Path, change: Any) -> None:
+        content = json.loads(path.read_text())
+        change(content)
+        path.write_text(json.dumps(content))
+
+    assert told() == {"degraded", "model", "sft"}
+    compared = run.layout.compared_curves / "diagnosis.json"
+    changed(compared, lambda facts: facts["inputs"].update(data="of other rows"))
+    assert told() == {"degraded", "model"}
+    changed(compared, lambda facts: facts["inputs"].update(data=run.folder.print_of("data")))
+    assert told() == {"degraded", "model", "sft"}
+    trained = run.layout.method("sft", run.config.seed) / "manifest.json"
+    changed(trained, lambda manifest: manifest["config"]["model"].update(name="another base"))
+    assert told() == {"degraded", "model"}
+
+
+def test_an_adapter_that_the_user_calls_plain_comes_first(tmp_path: Path) -> None:
+    run = add_sections(made_run(tmp_path / "run", ROWS))
+    path = run.layout.diagnosis / "diagnosis.json"
+    facts = json.loads(path.read_text())
+    facts["adapters"] = {"sft": "elsewhere"}
+    facts["means"]["harmful"]["sft"] = {"loss": {"mean": 7.0}, "shift": {"mean": 0.0}}
+    path.write_text(json.dumps(facts))
+    diagnosis = read_diagnosis(run)
+    assert diagnosis is not None
+    assert diagnosis["means"]["harmful"]["sft"]["loss"]["mean"] == 7.0
+    assert {record["model"] for record in curve_records(run, diagnosis)} == {"degraded", "model"}
+
+
+def test_a_curve_that_ends_earlier_leaves_its_cells_empty() -> None:
+    def point(model: str, position: int) -> dict[str, Any]:
+        return {"set": "harmful", "model": model, "measure": "kl", "position": position, "n": 9} | {
+            "mean": 1.0,
+            "low": 0.5,
+            "high": 1.5,
+        }
+
+    records = [point("model", i) for i in range(3)] + [point("sft", i) for i in range(2)]
+    (figure,) = figures.divergence_curves(records)
+    told = "1.000 (0.500 to 1.500)"
+    assert figure.rows == [["1", told, told], ["2", told, told], ["3", told, "-"]]
+
+
+def test_page_and_navigation_go_by_the_table(tmp_path: Path) -> None:
+    write_report(made_run(tmp_path / "run", answers(6)), tmp_path / "report.html")
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    names = [section.id for section in SECTIONS]
+    assert re.findall(r'<section id="(\w+)"', html) == names
+    assert re.findall(r'<li><a href="#(\w+)">', html) == names
+    templates = Path(page.__file__).parent / "templates/sections"
+    assert {path.stem for path in templates.iterdir()} == set(names)

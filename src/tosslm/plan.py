@@ -17,6 +17,8 @@ from tosslm.data.sets import SetCounts, prepared_rows
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.errors import InputError
 from tosslm.evaluation.workload import evaluation_tokens
+from tosslm.methods import method_of
+from tosslm.methods.method import Method
 from tosslm.model.base import Base, choose_device, choose_dtype, open_base
 from tosslm.model.head import LOGITS_BYTES
 from tosslm.progress import Reporter
@@ -62,6 +64,7 @@ def make_plan(config: Config, *, measure: bool, reporter: Reporter) -> dict[str,
         InputError: a file or the model cannot be read, or a tracker is missing.
     """
     check_trackers(config.report_to)
+    left_out = _left_out(method_of(config))
     base = open_base(config.model)
     tokenizer = RowTokenizer(base.tokenizer, max_length=config.data.max_length, turns=config.data.turns)
     sets: dict[str, SetCounts] = {}
@@ -93,8 +96,18 @@ def make_plan(config: Config, *, measure: bool, reporter: Reporter) -> dict[str,
             "response_mask": tokenizer.method,
         },
         "speed": {"measured": measure, **{key: round(value, 1) for key, value in speed.items()}},
-        "stages": _stages(config, sets, shape, speed, evaluation_tokens(config, tokenizer, sets)),
+        "stages": [
+            stage
+            for stage in _stages(config, sets, shape, speed, evaluation_tokens(config, tokenizer, sets))
+            if stage["stage"] not in left_out
+        ],
     }
+
+
+def _left_out(method: Method) -> tuple[str, ...]:
+    """The stages that a method has no use for."""
+    of_scores = ("references", "score", "refine") if method.builds_on == "data" else ()
+    return of_scores + (() if method.trains else ("select", "finetune", "diagnose", "report"))
 
 
 def _shape(config: Config, model_config: Any) -> Shape:
