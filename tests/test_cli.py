@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,15 @@ from typer.testing import CliRunner, Result
 
 import tosslm
 from conftest import demo_rows, write_rows
+from support.made_run import answers, made_run, with_own_choice
 from tosslm.cli import app
-from tosslm.findings.summary import print_summary, summarize
-from tosslm.terminal.rows import render_row, row_record, visible
+from tosslm.findings.rows import riskiest_rows, row_record
+from tosslm.findings.sentence import Sentence, Strong
+from tosslm.findings.summary import summarize
+from tosslm.terminal.rows import render_riskiest, render_row
+from tosslm.terminal.summary import print_summary
+from tosslm.terminal.tables import told
+from tosslm.text import mask_hidden
 
 
 def toss(*arguments: str) -> Result:
@@ -156,8 +164,6 @@ def test_a_stage_does_what_earlier_stages_still_miss(config_file: Path, tmp_path
 
 
 def test_verify_says_what_is_damaged(run_dir: Path, tmp_path: Path) -> None:
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(run_dir, copy)
     assert "0 damaged" in toss("verify", str(copy)).stdout
@@ -165,6 +171,31 @@ def test_verify_says_what_is_damaged(run_dir: Path, tmp_path: Path) -> None:
     result = toss("verify", str(copy))
     assert result.exit_code == 1
     assert "keep.parquet: altered (selection)" in result.stdout
+
+
+@pytest.mark.parametrize("file", ["data/custom", "selection/keep", "scores/round-0/part-00000"])
+def test_one_flipped_bit_is_damage_or_changes_nothing(run_dir: Path, tmp_path: Path, file: str) -> None:
+    """Nowhere in a table does a bit that flipped make another row of it."""
+    copy = tmp_path / "copy"
+    shutil.copytree(run_dir, copy)
+    row_id = tosslm.load_run(run_dir).rows["row_id"][0]
+    shown = toss("show", str(copy), row_id, "--json").stdout
+    path = copy / f"{file}.parquet"
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    damaged = 0
+    for place in rng.integers(len(whole), size=60):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << rng.integers(8)
+        path.write_bytes(flipped)
+        result = toss("show", str(copy), row_id, "--json")
+        if result.exit_code == 0:
+            assert result.stdout == shown
+        else:
+            assert result.exit_code == 1
+            assert "damaged" in result.stderr
+            damaged += 1
+    assert damaged > 10
 
 
 def test_show_lists_the_riskiest_rows_first(run_dir: Path) -> None:
@@ -211,11 +242,11 @@ def test_show_without_colours(run_dir: Path) -> None:
 
 def test_text_that_steers_a_terminal_is_shown_and_does_nothing() -> None:
     hostile = "a\x1b[31mred\x07\u202eevil\u2066\r\x9b2J"
-    assert visible(hostile) == "a�[31mred��evil���2J".replace("��evil", "�\ufffdevil")
-    assert len(visible(hostile)) == len(hostile)
-    assert visible("tab\tline\nnaïve 👩‍🚀 שלום می‌خواهم") == "tab\tline\nnaïve 👩‍🚀 שלום می‌خواهم"
+    assert mask_hidden(hostile) == "a�[31mred��evil���2J".replace("��evil", "�\ufffdevil")
+    assert len(mask_hidden(hostile)) == len(hostile)
+    assert mask_hidden("tab\tline\nnaïve 👩‍🚀 שלום می‌خواهم") == "tab\tline\nnaïve 👩‍🚀 שלום می‌خواهم"
     unseen = "\u200b\u2060\ufeff\u00ad\u2028\u034f\u3164\U000e0041"
-    assert visible(unseen) == "�" * len(unseen)
+    assert mask_hidden(unseen) == "�" * len(unseen)
 
 
 def test_tables_of_a_run_fit_a_narrow_terminal(run_dir: Path) -> None:
@@ -241,8 +272,6 @@ def test_unsafe_tokens_and_ranking_quality() -> None:
 
 
 def test_a_narrow_terminal_gets_whole_row_ids(run_dir: Path) -> None:
-    from tosslm.terminal.rows import render_riskiest, riskiest_rows
-
     rows = riskiest_rows(tosslm.load_run(run_dir), 5)
     for width in (30, 48, 70, 120):
         console = Console(width=width, file=io.StringIO())
@@ -268,3 +297,65 @@ def test_no_color_shows_no_ramp_of_colours(run_dir: Path, monkeypatch: pytest.Mo
     assert not re.search(r"\[[0-9;]*[34]8;", shown["1"])
     assert "safe " not in shown["1"]
     assert "dropped" in shown["1"]
+
+
+def test_a_method_without_scores_can_be_looked_at(tmp_path: Path) -> None:
+    run = made_run(tmp_path / "run", answers(6))
+    keep = [np.arange(len(row)) >= i for i, row in enumerate(run.scores())]
+    run = with_own_choice(run, "first-k", keep, scored=False)
+    rows = json.loads(toss("show", str(run.path), "--json").stdout)
+    assert [row["dropped"] for row in rows] == [
+        int((~keep[run.rows["row_id"].index(r["row_id"])]).sum()) for r in rows
+    ]
+    assert all(row["highest_score"] is None for row in rows)
+    assert "highest" not in toss("show", str(run.path)).stdout
+    record = json.loads(toss("show", str(run.path), run.rows["row_id"][3], "--json").stdout)
+    assert [token["keep"] for token in record["tokens"]] == keep[3].tolist()
+    assert {token[name] for token in record["tokens"] for name in ("score", "loss_utility", "loss_degraded")} == {
+        None
+    }
+    assert [token["position"] for token in record["tokens"]] == list(range(1, len(keep[3]) + 1))
+    shown = toss("show", str(run.path), run.rows["row_id"][3]).stdout
+    assert "3 dropped" in shown
+    assert "no scores" in shown
+    assert "nats" not in shown
+
+
+def test_numbers_of_a_sentence_are_bold_in_the_terminal() -> None:
+    text = told("Safety", "bold", Sentence("Of ", Strong("9"), " rows."))
+    assert text.plain == "Safety: Of 9 rows."
+    assert [(text.plain[span.start : span.end], str(span.style)) for span in text.spans] == [
+        ("Safety: ", "bold"),
+        ("9", "bold"),
+    ]
+
+
+def test_warnings_are_the_same_everywhere(config_file: Path, tmp_path: Path) -> None:
+    """In the manifest, for machines, in the terminal and on the page: here two rows that are one, cut short."""
+    custom = tmp_path / "custom.jsonl"
+    custom.write_text(custom.read_text() + custom.read_text().splitlines()[0] + "\n")
+    result = toss("run", str(config_file), "--json", "--set", "data.max_length=64")
+    assert result.exit_code == 0, result.stderr
+    said = json.loads(result.stdout)["warnings"]
+    assert any("repeat another one's content" in warning for warning in said)
+    assert json.loads((tmp_path / "run/manifest.json").read_text())["warnings"] == said
+    page = html.unescape((tmp_path / "run/report.html").read_text(encoding="utf-8"))
+    (box,) = re.findall(r'<div class="warn">.*?</div>', page, re.DOTALL)
+    assert re.findall("<li>(.*?)</li>", box) == said
+    shown = toss("report", str(config_file), "--set", "data.max_length=64").stdout
+    for warning in said:
+        assert f"Warning: {warning}" in re.sub(r"\s+", " ", shown)
+
+
+def test_a_plan_of_a_method_has_its_stages(config_file: Path) -> None:
+    def planned(*settings: str) -> dict[str, int]:
+        result = toss("plan", str(config_file), "--json", *settings)
+        assert result.exit_code == 0, result.stderr
+        return {stage["stage"]: stage["tokens_trained"] for stage in json.loads(result.stdout)["stages"]}
+
+    assert planned()["references"] > 0
+    bare = planned("--set", "method=first-k", "--set", "refinement.rounds=0")
+    assert "references" not in bare
+    assert "score" not in bare
+    assert bare["finetune"] > 0
+    assert "finetune" not in planned("--set", "method=base", "--set", "refinement.rounds=0")

@@ -18,14 +18,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tosslm
-from support.made_run import made_run
+from support.made_run import answers, made_run, with_own_choice
+from support.made_sections import add_sections
 from tosslm.findings import story
+from tosslm.findings.diagnosed import curve_records, read_diagnosis
 from tosslm.findings.measured import Measured, read_measured
+from tosslm.findings.sentence import Strong
+from tosslm.findings.warnings import run_warnings
 from tosslm.report import figures, page
 from tosslm.report.charts import Axes, Point, Series, line_chart, point_chart, ticks
-from tosslm.report.embed import _utf16, choose_rows, encode, risky_rows
+from tosslm.report.embed import choose_rows, encode, risky_rows, utf16_places
 from tosslm.report.page import write_report
 from tosslm.report.panel import grid
+from tosslm.report.sections import SECTIONS
 from tosslm.report.tokens import load_tokens
 from tosslm.runs.ranking import learn_ranking
 from tosslm.runs.reader import Run
@@ -56,7 +61,7 @@ def unpacked(html: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 def test_places_are_counted_as_scripts_count(text: str, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(text)))
     end = data.draw(st.integers(start, len(text)))
-    ((message, first, last),) = _utf16([("user", "x"), ("assistant", text)], [[1, start, end]]).tolist()
+    ((message, first, last),) = utf16_places([("user", "x"), ("assistant", text)], [[1, start, end]]).tolist()
     units = text.encode("utf-16-le")
     assert message == 1
     assert units[2 * first : 2 * last].decode("utf-16-le") == text[start:end]
@@ -102,7 +107,7 @@ def test_ranks_drop_what_selection_drops(scores: list[list[float]], data: st.Dat
         if scope == "global"
         else np.concatenate(select_in_rows(values, fraction))
     )
-    assert tokens.dropped(tokens.own, fraction).tolist() == (~keep).tolist()
+    assert tokens.dropped(tokens.shown, fraction).tolist() == (~keep).tolist()
 
 
 def test_counts_and_thresholds_of_each_step(tmp_path: Path) -> None:
@@ -148,7 +153,7 @@ def test_risk_is_judged_apart_from_the_mask(tmp_path: Path, scope: str, fraction
 
 
 def test_a_row_too_large_for_its_share_is_skipped(tmp_path: Path) -> None:
-    rows = [{"answer": "x " * 2000, "scores": [9.0] * 2000 + [0.0]}]
+    rows = [{"answer": "x " * 2000, "scores": [9.0] * 2001 + [0.0]}]
     rows += [{"answer": "a b c", "scores": [float(i), -9, -9, -9]} for i in range(90)]
     run = made_run(tmp_path / "run", rows)
     tokens = load_tokens(run)
@@ -173,7 +178,7 @@ def test_a_posterior_can_be_looked_at_where_it_can_be_learnt(tmp_path: Path) -> 
     run = made_run(tmp_path / "run", ROWS, telling=True, discard_fraction=0.2)
     tokens = load_tokens(run)
     assert [r.key for r in tokens.rankings] == ["token", "posterior"]
-    assert tokens.own.key == "token"
+    assert tokens.shown.key == "token"
     _, log_odds = learn_ranking(KINDS["posterior"], run.scores_folder(), seed=0)
     expected = log_odds(np.concatenate(run.scores()), tokens.lengths)
     assert tokens.rankings[1].values.tolist() == pytest.approx(expected.tolist(), rel=1e-5)
@@ -280,7 +285,7 @@ def test_a_line_ends_where_its_numbers_say() -> None:
 
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=30), st.integers(0, 12))
 def test_a_smoothed_curve_is_the_mean_of_what_is_near(values: list[float], width: int) -> None:
-    smooth = figures._smoothed(np.array(values), width)
+    smooth = figures.smoothed(np.array(values), width)
     half = min(width // 2, (len(values) - 1) // 2)
     near = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
     assert smooth.tolist() == pytest.approx([np.mean(part) for part in near])
@@ -298,11 +303,12 @@ def record(method: str, refusal: float, loss: float) -> dict[str, Any]:
 def test_the_answer_names_all_methods_that_were_measured() -> None:
     results = [record("base", 0.9, 3.5), record("sft", 0.4, 3.0), record("toss", 0.8, 3.1)]
     measured = Measured(results, own="toss", plain="sft")
-    text = str(story.safety(None, measured))
+    text = story.safety(None, measured)
     assert [*map(text.index, ("90%", "40%", "80%"))] == sorted(map(text.index, ("90%", "40%", "80%")))
     assert "of 50 harmful prompts" in text
     assert "3.50" in story.utility(None, measured)
-    assert "<b>3.10</b>" in story.utility(None, measured)
+    assert Strong("3.10") in story.utility(None, measured).pieces
+    assert page.bold(story.utility(None, measured)).count("<b>") == 3
     assert story.safety(None, Measured()) == "Not measured: the diagnosis is not done."
     assert story.utility({"means": {}}, Measured()) == "Not measured: there are no held-out utility rows."
     assert story.safety(None, Measured(results)) == story.safety(None, Measured()), "none of them is this run's model"
@@ -322,7 +328,7 @@ def test_the_move_toward_the_degraded_reference_is_told_as_a_share_of_the_way() 
         return {"loss": {"mean": 3.0}, "shift": {"mean": shift}}
 
     harmful = {"base": means(0), "model": means(0.3), "sft": means(0.6), "degraded": means(1.2)}
-    text = str(story.safety({"means": {"harmful": harmful}}, Measured()))
+    text = page.bold(story.safety({"means": {"harmful": harmful}}, Measured()))
     assert "moved <b>25%</b> of the way (0.30 of 1.20 nats)" in text
     assert "plain fine-tuning <b>50%</b>" in text
 
@@ -395,19 +401,26 @@ def test_results_of_a_comparison_are_drawn(tmp_path: Path) -> None:
 
 
 def test_any_changed_part_of_the_report_makes_it_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = tmp_path / "report"
-    shutil.copytree(Path(page.__file__).parent, package)
+    package = tmp_path / "tosslm"
+    shutil.copytree(Path(tosslm.__file__).parent, package)
     monkeypatch.setattr(page.resources, "files", lambda _: package)
+    parts = (
+        "report/figures.py",
+        "report/assets/row.js",
+        "report/templates/page.html",
+        "findings/story.py",
+        "text.py",
+    )
     prints = {page.assets_print()}
-    for part in ("figures.py", "assets/row.js", "templates/page.html"):
+    for part in (*parts, *(f"report/templates/{section.template}" for section in SECTIONS)):
         (package / part).write_text((package / part).read_text(encoding="utf-8") + "\n", encoding="utf-8")
         prints.add(page.assets_print())
-    assert len(prints) == 4
+    assert len(prints) == 1 + len(parts) + len(SECTIONS)
 
 
 def test_warnings_name_what_is_weak(tmp_path: Path) -> None:
     run = made_run(tmp_path / "run", ROWS)
-    assert story.warnings(run) == ["2 of 3 custom rows were cut to data.max_length."]
+    assert run_warnings(run) == ["2 of 3 custom rows were cut to data.max_length."]
 
 
 def test_which_cause_weighs_more() -> None:
@@ -416,7 +429,7 @@ def test_which_cause_weighs_more() -> None:
             name: {"mean": mean, "low": mean - width, "high": mean + width, "n": 9}
             for name, mean in (("harm_learnt", learnt), ("refusals_forgotten", forgotten))
         }
-        return str(story.causes({"causes": {"prompts": 12, "refused": 9, "models": {"model": spread}}}))
+        return page.bold(story.causes({"causes": {"prompts": 12, "refused": 9, "models": {"model": spread}}}))
 
     assert "<b>harm learnt</b> weighs more: " in told(4, 1, 0.5)
     assert "<b>refusals forgotten</b> weighs more: " in told(1, 4, 0.5)
@@ -434,3 +447,123 @@ def test_a_changed_comparison_makes_the_report_anew(tiny_config: dict[str, Any])
     (run.path / "evaluation/results.json").write_text(json.dumps(results))
     tosslm.run(tiny_config)
     assert "80%" in (run.path / "report.html").read_text(encoding="utf-8")
+
+
+def own_masks(run: Run) -> list[np.ndarray]:
+    """The first two tokens of every other row dropped."""
+    return [np.arange(len(row)) >= 2 * (i % 2) for i, row in enumerate(run.scores())]
+
+
+def test_a_method_without_scores_has_a_report_that_makes_none_up(tmp_path: Path) -> None:
+    run = made_run(tmp_path / "run", ROWS)
+    keep = own_masks(run)
+    run = with_own_choice(run, "first-k", keep, scored=False)
+    write_report(run, tmp_path / "report.html")
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    header, columns = unpacked(html)
+    assert "(<bdi>first-k</bdi>): no scores." in html
+    assert html.count("<bdi>first-k</bdi> on ") == 1
+    assert 'id="panel"' not in html.split("<script")[0]
+    assert 'id="least"' not in html.split("<script")[0]
+    assert header["kinds"] == []
+    assert set(columns) == {"length", "turn", "gap", "size", "gone"}
+    assert columns["gone"].tolist() == (~np.concatenate(keep)).tolist()
+    assert [row[3] & 1 for row in header["rows"]] == [1, 1, 1], "nobody knows which are harmless"
+    assert "<b>2</b> of" in html
+
+
+def test_a_choice_of_its_own_stands_beside_the_scores(tmp_path: Path) -> None:
+    run = made_run(tmp_path / "run", ROWS)
+    keep = own_masks(run)
+    run = with_own_choice(run, "rows", keep, scored=True)
+    write_report(run, tmp_path / "report.html")
+    header, columns = unpacked((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert header["ownKind"] is None
+    assert [kind["key"] for kind in header["kinds"]] == ["token"]
+    assert columns["gone"].tolist() == (~np.concatenate(keep)).tolist()
+    gone = {name: 2 if name == "bad" else 0 for name in header["sources"]}
+    assert header["sourceGone"] == list(gone.values())
+    shown = load_tokens(run).shown
+    assert shown is not None
+    assert shown.key == "token"
+
+
+def test_large_runs_without_scores_show_rows_that_lost_most(tmp_path: Path) -> None:
+    run = made_run(tmp_path / "run", [{"answer": "a b c"} for _ in range(90)])
+    keep = [np.arange(4) >= (i >= 80) for i in range(90)]
+    tokens = load_tokens(with_own_choice(run, "oracle", keep, scored=False))
+    chosen = choose_rows(tokens, np.zeros(90), budget=90 * 40 / 3, seed=0)
+    assert sorted(chosen["lost most"]) == list(range(80, 90))
+
+
+def test_a_move_that_has_no_direction_is_told_as_a_distance() -> None:
+    def means(**values: float) -> dict[str, Any]:
+        return {name: {"mean": value} for name, value in values.items()}
+
+    harmful = {"base": means(loss=4), "model": means(loss=3, kl=0.25)}
+    text = story.safety({"means": {"harmful": harmful}}, Measured())
+    assert text.startswith("On held-out unsafe answers, the model moved 0.25 nats away from the base; their loss")
+
+
+def test_plain_fine_tuning_is_drawn_where_it_is_of_this_run(tmp_path: Path) -> None:
+    run = add_sections(made_run(tmp_path / "run", ROWS))
+
+    def told() -> set[str]:
+        diagnosis = read_diagnosis(opened := tosslm.load_run(run.path))
+        assert diagnosis is not None
+        assert ("sft" in diagnosis["means"]["harmful"]) == (
+            "plain fine-tuning" in story.safety(diagnosis, Measured())
+        )
+        return {record["model"] for record in curve_records(opened, diagnosis)}
+
+    def changed(path: Path, change: Any) -> None:
+        content = json.loads(path.read_text())
+        change(content)
+        path.write_text(json.dumps(content))
+
+    assert told() == {"degraded", "model", "sft"}
+    compared = run.layout.compared_curves / "diagnosis.json"
+    changed(compared, lambda facts: facts["inputs"].update(data="of other rows"))
+    assert told() == {"degraded", "model"}
+    changed(compared, lambda facts: facts["inputs"].update(data=run.folder.print_of("data")))
+    assert told() == {"degraded", "model", "sft"}
+    trained = run.layout.method("sft", run.config.seed) / "manifest.json"
+    changed(trained, lambda manifest: manifest["config"]["model"].update(name="another base"))
+    assert told() == {"degraded", "model"}
+
+
+def test_an_adapter_that_the_user_calls_plain_comes_first(tmp_path: Path) -> None:
+    run = add_sections(made_run(tmp_path / "run", ROWS))
+    path = run.layout.diagnosis / "diagnosis.json"
+    facts = json.loads(path.read_text())
+    facts["adapters"] = {"sft": "elsewhere"}
+    facts["means"]["harmful"]["sft"] = {"loss": {"mean": 7.0}, "shift": {"mean": 0.0}}
+    path.write_text(json.dumps(facts))
+    diagnosis = read_diagnosis(run)
+    assert diagnosis is not None
+    assert diagnosis["means"]["harmful"]["sft"]["loss"]["mean"] == 7.0
+    assert {record["model"] for record in curve_records(run, diagnosis)} == {"degraded", "model"}
+
+
+def test_a_curve_that_ends_earlier_leaves_its_cells_empty() -> None:
+    def point(model: str, position: int) -> dict[str, Any]:
+        return {"set": "harmful", "model": model, "measure": "kl", "position": position, "n": 9} | {
+            "mean": 1.0,
+            "low": 0.5,
+            "high": 1.5,
+        }
+
+    records = [point("model", i) for i in range(3)] + [point("sft", i) for i in range(2)]
+    (figure,) = figures.divergence_curves(records)
+    told = "1.000 (0.500 to 1.500)"
+    assert figure.rows == [["1", told, told], ["2", told, told], ["3", told, "-"]]
+
+
+def test_page_and_navigation_go_by_the_table(tmp_path: Path) -> None:
+    write_report(made_run(tmp_path / "run", answers(6)), tmp_path / "report.html")
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    names = [section.id for section in SECTIONS]
+    assert re.findall(r'<section id="(\w+)"', html) == names
+    assert re.findall(r'<li><a href="#(\w+)">', html) == names
+    templates = Path(page.__file__).parent / "templates/sections"
+    assert {path.stem for path in templates.iterdir()} == set(names)

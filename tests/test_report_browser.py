@@ -13,7 +13,7 @@ import pytest
 
 import tosslm
 from support.browser import Watched, opened
-from support.made_run import answers, made_run
+from support.made_run import answers, made_run, with_own_choice
 from tosslm.report.page import write_report
 
 FAMILY = "👨\u200d👩\u200d👧"
@@ -78,11 +78,8 @@ def test_filters_leave_the_rows_that_fit(watched: Watched, run: tosslm.Run) -> N
 def test_the_slider_strikes_the_tokens_that_selection_would_drop(
     watched: Watched, run: tosslm.Run, kind: int
 ) -> None:
-    import pyarrow.parquet as pq
-
     page = watched.page
-    stored = pq.read_table(run.path / "selection/evidence.parquet")["evidence"].to_pylist()
-    values = [run.scores(), [np.array(row, dtype="f4") for row in stored]][kind]
+    values = [run.scores(), run.evidence()][kind]
     page.check(f"#kinds input[value='{kind}']")
     page.check("#uncover")
     for step in (20, 73, 0):
@@ -186,6 +183,58 @@ def test_a_search_that_finds_nothing_says_so(watched: Watched) -> None:
     page.fill("#search", "")
     assert not page.is_visible("#none")
     assert page.is_visible("#row h3")
+
+
+def chosen(folder: Path, *, scored: bool) -> tuple[tosslm.Run, list[np.ndarray]]:
+    """A run whose method chose tokens by itself, and its mask."""
+    run = made_run(folder, answers(12))
+    keep = [np.arange(len(row)) % 3 != i % 2 for i, row in enumerate(run.scores())]
+    return with_own_choice(run, "own", keep, scored=scored), keep
+
+
+def test_without_scores_rows_are_shown_and_nothing_is_made_up(browser: Any, tmp_path: Path) -> None:
+    run, keep = chosen(tmp_path / "run", scored=False)
+    watched = opened(browser, run)
+    page = watched.page
+    open_row(page, run.rows["row_id"][4])
+    assert "may hold harmful text" in page.inner_text("#row")
+    assert "evidence" not in page.inner_text("#row")
+    page.check("#uncover")
+    for i in (4, 7):
+        open_row(page, run.rows["row_id"][i])
+        assert [dropped for _, dropped in shown_tokens(page)] == (~keep[i]).tolist()
+    page.hover("#row .t >> nth=1")
+    told = page.inner_text("#row .look")
+    assert "kept" in told
+    assert not re.search(r"nats|score|rank|\d\.\d", told)
+    assert page.locator("#row .strip, .ramp, #least, #d, .kind").count() == 0
+    assert page.evaluate("[...document.querySelectorAll('#order option')].map(o => o.value)") == ["share", "file"]
+    counts = page.locator("#sources td:nth-child(3)").all_text_contents()
+    assert sum(map(int, counts)) == sum((~row).sum() for row in keep)
+    watched.close()
+    assert watched.faults == []
+
+
+def test_a_choice_of_its_own_is_shown_before_what_scores_would_drop(browser: Any, tmp_path: Path) -> None:
+    run, keep = chosen(tmp_path / "run", scored=True)
+    watched = opened(browser, run)
+    page = watched.page
+    page.check("#uncover")
+    open_row(page, run.rows["row_id"][4])
+    assert [dropped for _, dropped in shown_tokens(page)] == (~keep[4]).tolist()
+    total = sum((~row).sum() for row in keep)
+    assert f"{total} of {sum(map(len, keep))} tokens were dropped." in page.inner_text("#d-says")
+    assert not page.is_visible("#d")
+    page.check("#kinds input[value='0']")
+    by_score = tosslm.select_tokens(np.concatenate(run.scores()), 0.1)
+    own = np.split(by_score, np.cumsum([len(row) for row in keep])[:-1])[4]
+    assert [dropped for _, dropped in shown_tokens(page)] == (~own).tolist()
+    assert page.is_visible("#d")
+    assert "would be dropped; the lowest has" in page.inner_text("#d-says")
+    page.check("#kinds input[value='-1']")
+    assert [dropped for _, dropped in shown_tokens(page)] == (~keep[4]).tolist()
+    watched.close()
+    assert watched.faults == []
 
 
 PWN = "window.pwned = 1"

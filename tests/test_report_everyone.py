@@ -10,7 +10,7 @@ import pytest
 
 import tosslm
 from support.browser import opened
-from support.made_run import LINE, answers, made_run
+from support.made_run import LINE, answers, made_run, with_own_choice
 from support.made_sections import add_sections
 from tosslm.report.page import write_report
 
@@ -27,31 +27,48 @@ def long(tmp_path_factory: pytest.TempPathFactory) -> tosslm.Run:
     return made_run(tmp_path_factory.mktemp("long"), [{"answer": " ".join(words)}], telling=True)
 
 
+def violations(page: Any) -> list[Any]:
+    """What axe finds that keeps somebody out, with all details open and all text uncovered."""
+    import axe_playwright_python
+
+    page.check("#uncover")
+    page.evaluate("document.querySelectorAll('details').forEach((details) => { details.open = true; })")
+    page.evaluate((Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8"))
+    results = page.evaluate("axe.run()")
+    checked = {rule["id"] for rule in results["passes"]}
+    assert {"color-contrast", "label", "aria-required-children", "heading-order"} <= checked
+    return [
+        (v["id"], [node["html"][:120] for node in v["nodes"]])
+        for v in results["violations"]
+        if v["impact"] in ("serious", "critical") or v["id"] == "heading-order"
+    ]
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1200])
 def test_axe_finds_no_serious_violation(browser: Any, full: tosslm.Run, scheme: str, width: int) -> None:
-    import axe_playwright_python
-
     # The page's own policy would keep axe's style probes out.
     page = opened(browser, full, color_scheme=scheme, bypass_csp=True)
     page.page.set_viewport_size({"width": width, "height": 800})
-    page.page.check("#uncover")
     for heading in ("Before you trust this run", "Dropped tokens by class", "TOSS-Pro, round by round"):
         assert page.page.get_by_role("heading", name=heading).is_visible()
     for section in ("#diagnosis", "#compare", "#training"):
         assert page.page.locator(f"{section} svg.chart").count() > 0
-    page.page.evaluate("document.querySelectorAll('details').forEach((details) => { details.open = true; })")
-    page.page.evaluate((Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8"))
-    results = page.page.evaluate("axe.run()")
-    found, checked = results["violations"], {rule["id"] for rule in results["passes"]}
+    assert violations(page.page) == []
     page.close()
-    assert {"color-contrast", "label", "aria-required-children", "heading-order"} <= checked
-    told = [
-        (v["id"], [node["html"][:120] for node in v["nodes"]])
-        for v in found
-        if v["impact"] in ("serious", "critical") or v["id"] == "heading-order"
-    ]
-    assert told == []
+
+
+@pytest.mark.parametrize("scored", [True, False])
+def test_a_method_of_its_own_keeps_nobody_out(browser: Any, tmp_path: Path, scored: bool) -> None:
+    run = made_run(tmp_path / "run", answers(9))
+    keep = [np.arange(len(row)) > 2 for row in run.scores()]
+    page = opened(browser, with_own_choice(run, "first-k", keep, scored=scored), bypass_csp=True)
+    for width in (1200, 390):
+        page.page.set_viewport_size({"width": width, "height": 800})
+        assert page.page.evaluate("document.documentElement.scrollWidth") <= width
+    assert violations(page.page) == []
+    page.close()
+    assert page.faults == []
 
 
 def test_nothing_sticks_out_on_a_phone(browser: Any, full: tosslm.Run) -> None:

@@ -14,7 +14,8 @@ from rich.terminal_theme import MONOKAI
 
 import tosslm
 from tosslm.files import write_text
-from tosslm.terminal.rows import render_row, row_record
+from tosslm.findings.rows import row_record
+from tosslm.terminal.rows import render_row
 
 
 def most_telling(run: tosslm.Run) -> str:

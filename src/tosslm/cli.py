@@ -102,9 +102,10 @@ def _run(
     with _reported_errors():
         config = _config(source, overrides, run_dir)
         quiet_libraries()
-        from tosslm.findings.summary import print_summary, summarize
+        from tosslm.findings.summary import summarize
         from tosslm.pipeline import run
         from tosslm.progress import ConsoleReporter
+        from tosslm.terminal.summary import print_summary
 
         summary = summarize(run(config, until=until, fresh=fresh, reporter=ConsoleReporter()))
         if as_json:
@@ -147,8 +148,9 @@ def plan(
 
         config, _ = settled(_config(config_file, overrides, run_dir))
         quiet_libraries()
-        from tosslm.plan import make_plan, print_plan
+        from tosslm.plan import make_plan
         from tosslm.progress import ConsoleReporter
+        from tosslm.terminal.plan import print_plan
 
         result = make_plan(config, measure=measure, reporter=ConsoleReporter())
         if as_json:
@@ -308,7 +310,8 @@ def show(
 ) -> None:
     """Show one row, its tokens coloured by score and dropped ones struck through; or list the riskiest rows."""
     with _reported_errors():
-        from tosslm.terminal.rows import render_riskiest, render_row, riskiest_rows, row_record
+        from tosslm.findings.rows import riskiest_rows, row_record
+        from tosslm.terminal.rows import render_riskiest, render_row
 
         console = _console()
         if row_id is None:

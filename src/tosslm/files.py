@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -19,6 +20,7 @@ from tosslm.errors import TosslmError
 
 _UNFINISHED = ".unfinished-"
 _FINGERPRINT_KEY = b"tosslm.fingerprint"
+_ARROW_SCHEMA_KEY = b"ARROW:schema"
 
 
 @contextmanager
@@ -117,11 +119,21 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
     """A Parquet file whose pages are checked as they are read; the one place that opens any."""
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            _check_schema(file)
             yield file
     except FileNotFoundError:
         raise TosslmError(f"{path}: missing; `toss run` makes it again") from None
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:  # ValueError: a name that is no UTF-8
         raise TosslmError(f"{path}: damaged ({error}); `toss run` makes it again") from None
+
+
+def _check_schema(file: pq.ParquetFile) -> None:
+    """The footer has no checksum, but says twice what its columns are; where it differs a column would be missed."""
+    written = (file.metadata.metadata or {}).get(_ARROW_SCHEMA_KEY)
+    if written is not None:
+        schema = pa.ipc.read_schema(pa.BufferReader(base64.b64decode(written)))
+        if not schema.equals(file.schema_arrow):
+            raise pa.ArrowInvalid("its columns are not those that were written")
 
 
 def is_whole(path: Path, step_fingerprint: str) -> bool:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from rich.console import Console
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tosslm.config import Config, TrainingConfig
@@ -19,15 +18,14 @@ from tosslm.data.tokenize import RowTokenizer
 from tosslm.door import check_places
 from tosslm.errors import InputError
 from tosslm.evaluation.workload import evaluation_tokens
-from tosslm.findings.summary import table_of
+from tosslm.methods import method_of
+from tosslm.methods.method import Method
 from tosslm.model.base import Base, choose_device, choose_dtype, open_base
 from tosslm.model.head import LOGITS_BYTES
 from tosslm.progress import Reporter
 from tosslm.runs.layout import SETS
-from tosslm.terminal.rows import visible
 from tosslm.tracking import check_trackers
 
-_SHOWN_BAD_ROWS = 20
 _EFFICIENCY = {"cpu": 0.6, "cuda": 0.35, "mps": 0.3}
 """Share of a plain matrix product's speed that a whole forward pass reaches; rough, --measure replaces it."""
 _TRAINING_PASSES = 2.3
@@ -68,6 +66,7 @@ def make_plan(config: Config, *, measure: bool, reporter: Reporter) -> dict[str,
     """
     check_trackers(config.report_to)
     check_places(config)
+    left_out = _left_out(method_of(config))
     base = open_base(config.model)
     tokenizer = RowTokenizer(base.tokenizer, max_length=config.data.max_length, turns=config.data.turns)
     sets: dict[str, SetCounts] = {}
@@ -99,8 +98,18 @@ def make_plan(config: Config, *, measure: bool, reporter: Reporter) -> dict[str,
             "response_mask": tokenizer.method,
         },
         "speed": {"measured": measure, **{key: round(value, 1) for key, value in speed.items()}},
-        "stages": _stages(config, sets, shape, speed, evaluation_tokens(config, tokenizer, sets)),
+        "stages": [
+            stage
+            for stage in _stages(config, sets, shape, speed, evaluation_tokens(config, tokenizer, sets))
+            if stage["stage"] not in left_out
+        ],
     }
+
+
+def _left_out(method: Method) -> tuple[str, ...]:
+    """The stages that a method has no use for."""
+    of_scores = ("references", "score", "refine") if method.builds_on == "data" else ()
+    return of_scores + (() if method.trains else ("select", "finetune", "diagnose", "report"))
 
 
 def _shape(config: Config, model_config: Any) -> Shape:
@@ -267,51 +276,3 @@ def _scoring_bytes(config: Config, custom: SetCounts, shape: Shape) -> float:
 def _adapter_bytes(settings: TrainingConfig, shape: Shape) -> int:
     modules = 7 if settings.lora.target_modules == "all-linear" else len(settings.lora.target_modules)
     return 4 * 2 * settings.lora.r * shape.hidden * shape.layers * modules
-
-
-def print_plan(plan: dict[str, Any], console: Console) -> None:
-    """Print a plan as tables."""
-    table = table_of("set", "rows", "tokens", "response tokens", "cut", "repeated", "bad rows")
-    for name, counts in plan["sets"].items():
-        keys = ("rows", "tokens", "response_tokens", "truncated", "repeated", "bad")
-        table.add_row(name, *(f"{counts[key]:,}" for key in keys))
-    console.print(table)
-    for row in plan["bad_rows"][:_SHOWN_BAD_ROWS]:
-        text = f"{row['set']}: {row['origin']}: {row['reason']}; {row['remedy']}"
-        console.print(visible(text), markup=False, highlight=False, soft_wrap=True)
-    if len(plan["bad_rows"]) > _SHOWN_BAD_ROWS:
-        console.print(f"... and {len(plan['bad_rows']) - _SHOWN_BAD_ROWS} more (all of them with --json)")
-    model, speed = plan["model"], plan["speed"]
-    how = (
-        "measured on two layers of its shape" if speed["measured"] else "from one matrix product; --measure is surer"
-    )
-    console.print(
-        f"{model['name']}: {model['parameters'] / 1e6:,.0f}M parameters, {model['dtype']} on {model['device']}; "
-        f"about {speed['reading']:,.0f} tokens/s reading and {speed['training']:,.0f} training ({how})",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
-    table = table_of("stage", "tokens read", "tokens trained", "time", "memory", "disk")
-    for stage in plan["stages"]:
-        table.add_row(
-            stage["stage"],
-            f"{stage['tokens_read']:,}",
-            f"{stage['tokens_trained']:,}",
-            _duration(stage["seconds"]),
-            _size(stage["memory_bytes"]),
-            _size(stage["disk_bytes"]),
-        )
-    table.add_section()
-    total = _duration(sum(stage["seconds"] for stage in plan["stages"]))
-    table.add_row("all", "", "", total, "", _size(sum(stage["disk_bytes"] for stage in plan["stages"])))
-    console.print(table)
-
-
-def _duration(seconds: float) -> str:
-    hours, rest = divmod(round(seconds), 3600)
-    return f"{hours} h {rest // 60:02d} min" if hours else f"{rest // 60} min {rest % 60:02d} s"
-
-
-def _size(size: float) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

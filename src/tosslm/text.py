@@ -1,20 +1,35 @@
-"""Text and numbers as the page shows them."""
+"""Foreign text made harmless, and numbers as readers see them; page and terminal have no other way."""
 
 from __future__ import annotations
 
 import re
 
-STEERING = re.compile(
+HIDDEN = re.compile(
     "[\0-\x08\x0b-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\u3164"
     "\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e007f\U000e0100-\U000e01ef]"
 )
-"""Characters that steer what is around them or hide beside it; ``data.js`` has the same. Joiners stay: letters and
-emoji need them."""
+"""Characters that steer what is around them or hide beside it; the report's ``data.js`` has the same. Joiners stay:
+letters and emoji need them."""
 
 
-def visible(text: object) -> str:
-    """The text with every such character named by its code: ``‹U+202E›``."""
-    return STEERING.sub(lambda match: f"\u2039U+{ord(match.group()):04X}\u203a", str(text))
+def name_hidden(text: object) -> str:
+    r"""The text with every such character named by its code, for a page.
+
+    Example:
+        >>> name_hidden("a\u202eb")
+        'a‹U+202E›b'
+    """
+    return HIDDEN.sub(lambda match: f"\u2039U+{ord(match.group()):04X}\u203a", str(text))
+
+
+def mask_hidden(text: str) -> str:
+    r"""The text with � for every such character, for a terminal: as long as before, so that offsets still fit.
+
+    Example:
+        >>> mask_hidden("a\u202eb")
+        'a�b'
+    """
+    return HIDDEN.sub("\ufffd", text)
 
 
 def number(value: float, spec: str) -> str:

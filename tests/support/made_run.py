@@ -124,3 +124,32 @@ def _write_keep(folder: Path, row_ids: list[str], log_odds: Sequence[np.ndarray]
     keep = tosslm.select_tokens(np.concatenate(log_odds), discard_fraction)
     parts = np.split(keep, np.cumsum([len(row) for row in log_odds])[:-1])
     write_parquet(folder / "selection/keep.parquet", {"row_id": row_ids, "keep": parts}, KEEP_SCHEMA, "made")
+
+
+def with_own_choice(run: tosslm.Run, method: str, keep: Sequence[np.ndarray], *, scored: bool) -> tosslm.Run:
+    """The run as a method leaves it that chooses tokens by itself.
+
+    Args:
+        run: as ``made_run`` makes it.
+        method: its name.
+        keep: its mask, bool, one array a row.
+        scored: whether it builds on scores; else the run has none.
+    """
+    manifest, rows = run.manifest, run.rows
+    columns = {"row_id": rows["row_id"], "keep": list(keep)}
+    write_parquet(run.layout.keep, columns, KEEP_SCHEMA, "made")
+    selection = manifest["stages"]["selection"]
+    for key in ("scope", "evidence"):
+        del selection[key]
+    sources: dict[str, dict[str, int]] = {}
+    for source, row in zip(rows["source"], keep, strict=True):
+        counts = sources.setdefault(source, {"rows": 0, "tokens": 0, "discarded": 0})
+        for key, n in (("rows", 1), ("tokens", len(row)), ("discarded", int((~row).sum()))):
+            counts[key] += n
+    selection |= {"method": method, "threshold": None, "sources": sources}
+    selection["discarded"] = sum(counts["discarded"] for counts in sources.values())
+    manifest["config"]["method"] = method
+    if not scored:
+        del manifest["stages"]["scores/round-0"]
+    write_json(run.layout.manifest, manifest)
+    return tosslm.load_run(run.path)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,6 +35,7 @@ def add_sections(run: tosslm.Run) -> tosslm.Run:
     write_json(path / "refinement/round-1.json", {"row_ids": run.rows["row_id"][:2]})
     write_json(path / "manifest.json", manifest)
     _write_diagnosis(run)
+    add_standard(run)
     records = [
         {
             "method": method,
@@ -48,19 +51,38 @@ def add_sections(run: tosslm.Run) -> tosslm.Run:
     return tosslm.load_run(path)
 
 
-def _write_diagnosis(run: tosslm.Run) -> None:
-    rng, folder = np.random.default_rng(0), run.path / "diagnosis"
-    curves = product(("harmful", "utility"), ("degraded", "model", "sft"), ("kl", "shift"), range(20))
+def add_standard(run: tosslm.Run) -> None:
+    """Plain fine-tuning of the run's data, trained and diagnosed by a comparison."""
+    inputs = {name: run.folder.print_of(name) for name in ("data", "references/degraded/round-0")}
+    folder = run.layout.compared_curves
+    _write_positions(folder, ("degraded", "sft"), seed=1)
+    means = {name: _means("degraded", "sft") for name in ("harmful", "utility")}
+    write_json(folder / "diagnosis.json", {"format": 1, "inputs": inputs, "means": means, "causes": None})
+    write_json(run.layout.method("sft", run.config.seed) / "manifest.json", run.manifest)
+
+
+def _write_positions(folder: Path, models: Sequence[str], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    curves = product(("harmful", "utility"), models, ("kl", "shift"), range(20))
     points = [[*key, *(rng.random() * np.array([1, 0.8, 1.2])).tolist(), 9] for key in curves]
     positions = dict(zip(POSITIONS_SCHEMA.names, zip(*points, strict=True), strict=True))
     write_parquet(folder / "positions.parquet", positions, POSITIONS_SCHEMA, "made")
+
+
+def _means(*models: str) -> dict[str, Any]:
+    own = {name: {"loss": spread(3.0), "kl": spread(0.4), "shift": spread(-0.2)} for name in models}
+    return own | {"base": {"loss": spread(4.0)}}
+
+
+def _write_diagnosis(run: tosslm.Run) -> None:
+    folder = run.path / "diagnosis"
+    _write_positions(folder, ("degraded", "model"), seed=0)
     classes = ("function word", "content word", "punctuation")
     dropped = dict(
         zip(DROPPED_SCHEMA.names, (["class"] * 3, classes, [90] * 3, [9, 5, 1], [0.5, -0.5, 0]), strict=True)
     )
     write_parquet(folder / "dropped.parquet", dropped, DROPPED_SCHEMA, "made")
     of_model = {"harm_learnt": spread(4.0), "refusals_forgotten": spread(-1.0)}
-    means = {name: {"loss": spread(3.0), "kl": spread(0.4), "shift": spread(-0.2)} for name in ("model", "degraded")}
     first = [
         {"first": n, "masked": n / 50, "of_dropped": n / 60, "of_positive_score": n / 40, "of_unsafe": n / 30}
         | {"of_shift": n / 25}
@@ -71,7 +93,7 @@ def _write_diagnosis(run: tosslm.Run) -> None:
         "rows": {"harmful": 9, "utility": 9},
         "positions": 20,
         "adapters": {},
-        "means": {name: means | {"base": {"loss": spread(4.0)}} for name in ("harmful", "utility")},
+        "means": {name: _means("model", "degraded") for name in ("harmful", "utility")},
         "causes": {"prompts": 9, "refused": 9, "tokens": 16, "models": {"model": of_model}},
         "selection": {"masked": 0.1, "of_unsafe": 0.3},
         "first_tokens": first,

@@ -12,8 +12,12 @@ from tosslm.runs.folder import RunFolder
 from tosslm.runs.reader import Run
 
 COMPARED, EVALUATED = "compare/results.json", "evaluation/results.json"
-SHOWN_FILES = (COMPARED, EVALUATED)
-_BASE, _MODEL, _PLAIN = "base", "model", "sft"
+COMPARED_CURVES = ("compare/diagnosis/diagnosis.json", "compare/diagnosis/positions.parquet")
+SHOWN_FILES = (COMPARED, EVALUATED, *COMPARED_CURVES)
+"""What a report shows beside the run's own steps: a change of it is a reason to make the report anew."""
+PLAIN = "sft"
+"""The method that is plain fine-tuning."""
+_BASE, _MODEL = "base", "model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +52,18 @@ def read_measured(run: Run) -> Measured:
     compared = _records(run.path / COMPARED)
     variants = {record["method"]: _variant(run, record["method"]) for record in compared}
     own = next((name for name, folder in variants.items() if folder and _trained_alike(run, folder)), None)
-    plain = _PLAIN if (folder := variants.get(_PLAIN)) and _same_data(run, folder) else None
+    plain = PLAIN if PLAIN in variants and has_plain(run) else None
     if own is None and run.has(f"evaluation/{_MODEL}"):
         asked = [r for r in compared if (folder := variants[r["method"]]) and _asked_the_same(run, folder)]
         plain = next((r["method"] for r in asked if r["method"] == plain), None)
         return Measured([*_records(run.path / EVALUATED), *asked], _MODEL, plain)
     return Measured(compared, own, plain)
+
+
+def has_plain(run: Run) -> bool:
+    """Whether a comparison has fine-tuned the run's base on the run's data, as they are now, by plain fine-tuning."""
+    folder = _variant(run, PLAIN)
+    return folder is not None and _same_data(run, folder)
 
 
 def _records(path: Path) -> list[dict[str, Any]]:

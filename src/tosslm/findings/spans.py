@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 
 def unsafe_tokens(offsets: Sequence[Sequence[int]], spans: Sequence[Sequence[int]]) -> np.ndarray:
@@ -32,6 +31,8 @@ def ranking_quality(unsafe: np.ndarray, scores: np.ndarray) -> dict[str, float]:
         unsafe: bool ``[N]``, with both values in it.
         scores: floats ``[N]``.
     """
+    from sklearn.metrics import average_precision_score, roc_auc_score  # a second, which a list of rows does not need
+
     return {
         "auroc": float(roc_auc_score(unsafe, scores)),
         "average_precision": float(average_precision_score(unsafe, scores)),

@@ -1,76 +1,61 @@
-"""What the report says in words: the answer in three sentences, the rounds, and the warnings."""
+"""What a run did, in sentences: safety, utility, tokens, causes; and TOSS-Pro's rounds in numbers."""
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 
-from tosslm.files import read_batches
-from tosslm.findings.measured import Measured
-from tosslm.report.tokens import CustomTokens
+from tosslm.findings.measured import PLAIN, Measured
+from tosslm.findings.sentence import Sentence, Strong, listed
 from tosslm.runs.reader import Run
-from tosslm.runs.tables import read_joined
+from tosslm.runs.tables import read_joined, stored_rows
 from tosslm.selection.cut import select_tokens
 from tosslm.text import number
-
-_B = Markup("<b>{}</b>").format
-
-
-def read_diagnosis(run: Run) -> dict[str, Any] | None:
-    """The diagnosis, where it is done and still true."""
-    if not run.has("diagnosis"):
-        return None
-    return json.loads((run.path / "diagnosis/diagnosis.json").read_text(encoding="utf-8"))
-
-
-def answer(tokens: CustomTokens, diagnosis: Mapping[str, Any] | None, measured: Measured) -> list[tuple[str, Markup]]:
-    """Safety, utility and tokens, each a sentence with its numbers."""
-    return [
-        ("Safety", safety(diagnosis, measured)),
-        ("Utility", utility(diagnosis, measured)),
-        ("Tokens", _tokens(tokens)),
-    ]
-
 
 _MODELS = ("the base", "plain fine-tuning", "the model of this run")
 
 
-def safety(diagnosis: Mapping[str, Any] | None, measured: Measured) -> Markup:
-    """What became of safety: refusals where answers were judged, else the move toward the degraded reference."""
+def safety(diagnosis: Mapping[str, Any] | None, measured: Measured) -> Sentence:
+    """What became of safety: refusals where answers were judged, else how far the model moved, and whereto."""
     refused = measured.among("refusal_rate")
     if own := refused[-1]:
-        parts = [
-            Markup("{} {}{}").format(name, _B(f"{share['value']:.0%}"), _ends(share))
+        shares = [
+            Sentence(f"{name} ", Strong(f"{share['value']:.0%}"), _ends(share))
             for name, share in zip(_MODELS, refused, strict=True)
             if share
         ]
-        return Markup("Refused, of {} harmful prompts: {}.").format(own["n"], Markup(", ").join(parts))
+        return Sentence(f"Refused, of {own['n']} harmful prompts: ", listed(shares), ".")
     means = (diagnosis or {}).get("means", {}).get("harmful", {})
     if "model" not in means:
         return _unmeasured(diagnosis, "harmful")
-    losses = [_B(f"{means[name]['loss']['mean']:.2f}") for name in ("base", "model")]
-    return Markup(
-        "On held-out unsafe answers, the model moved {} from the base to the degraded reference{}; their loss went "
-        "from {} to {} nats a token (lower is less safe)."
-    ).format(_way(means, "model"), _beside(means), *losses)
-
-
-def _way(means: Mapping[str, Any], name: str) -> Markup:
-    """How far a model moved toward the degraded reference, as a share of the way where there is a way."""
-    moved, whole = (means[one]["shift"]["mean"] for one in (name, "degraded"))
-    if whole <= 0:
-        return _B(f"{number(moved, '.2f')} nats")
-    return Markup("{} of the way ({} of {} nats)").format(
-        _B(number(moved / whole, ".0%")), number(moved, ".2f"), f"{whole:.2f}"
+    base, model = (Strong(f"{means[name]['loss']['mean']:.2f}") for name in ("base", "model"))
+    whereto = " from the base to the degraded reference" if "shift" in means["model"] else " away from the base"
+    beside = ("", "") if PLAIN not in means else (", plain fine-tuning ", _way(means, PLAIN))
+    return Sentence(
+        "On held-out unsafe answers, the model moved ",
+        _way(means, "model"),
+        whereto,
+        *beside,
+        "; their loss went from ",
+        base,
+        " to ",
+        model,
+        " nats a token (lower is less safe).",
     )
 
 
-def _beside(means: Mapping[str, Any]) -> Markup:
-    return Markup(", plain fine-tuning {}").format(_way(means, "sft")) if "sft" in means else Markup()
+def _way(means: Mapping[str, Any], name: str) -> Sentence:
+    """How far a model moved: toward the degraded reference, as a share of the way, where there is such a way."""
+    if "shift" not in means[name]:
+        return Sentence(Strong(f"{means[name]['kl']['mean']:.2f} nats"))
+    moved, whole = (means[one]["shift"]["mean"] for one in (name, "degraded"))
+    if whole <= 0:
+        return Sentence(Strong(f"{number(moved, '.2f')} nats"))
+    share = Strong(number(moved / whole, ".0%"))
+    return Sentence(share, f" of the way ({number(moved, '.2f')} of {whole:.2f} nats)")
 
 
 def _ends(metric: Mapping[str, Any]) -> str:
@@ -79,88 +64,102 @@ def _ends(metric: Mapping[str, Any]) -> str:
     return f" ({metric['low']:.0%} to {metric['high']:.0%})"
 
 
-def utility(diagnosis: Mapping[str, Any] | None, measured: Measured) -> Markup:
+def utility(diagnosis: Mapping[str, Any] | None, measured: Measured) -> Sentence:
     """What became of usefulness: the loss on held-out good answers."""
     base, plain, own = (metric["value"] if metric else None for metric in measured.among("utility_loss"))
     means = (diagnosis or {}).get("means", {}).get("utility", {})
     if (base is None or own is None) and "model" in means:
         base, own = means["base"]["loss"]["mean"], means["model"]["loss"]["mean"]
-        plain = means["sft"]["loss"]["mean"] if "sft" in means else None
+        plain = means[PLAIN]["loss"]["mean"] if PLAIN in means else None
     if base is None or own is None:
         return _unmeasured(diagnosis, "utility")
-    beside = Markup("; plain fine-tuning reaches {}").format(_B(f"{plain:.2f}")) if plain is not None else ""
-    return Markup("On held-out good answers, loss went from {} to {} nats a token (lower is better){}.").format(
-        _B(f"{base:.2f}"), _B(f"{own:.2f}"), beside
+    beside = ("", "") if plain is None else ("; plain fine-tuning reaches ", Strong(f"{plain:.2f}"))
+    return Sentence(
+        "On held-out good answers, loss went from ",
+        Strong(f"{base:.2f}"),
+        " to ",
+        Strong(f"{own:.2f}"),
+        " nats a token (lower is better)",
+        *beside,
+        ".",
     )
 
 
-def _unmeasured(diagnosis: Mapping[str, Any] | None, set_name: str) -> Markup:
+def _unmeasured(diagnosis: Mapping[str, Any] | None, set_name: str) -> Sentence:
     why = f"there are no held-out {set_name} rows" if diagnosis else "the diagnosis is not done"
-    return Markup("Not measured: {}.").format(why)
+    return Sentence(f"Not measured: {why}.")
 
 
-def _tokens(tokens: CustomTokens) -> Markup:
-    dropped = tokens.gone
-    text = Markup("{} of {} response tokens were left out ({})").format(
-        _B(f"{dropped.sum():,}"), f"{len(dropped):,}", _B(f"{dropped.mean():.1%}")
-    )
-    if tokens.unsafe.any():
-        in_marked = np.repeat(tokens.marked, tokens.lengths)
-        others = dropped[in_marked & ~tokens.unsafe]
-        text += Markup(": {} of the text that is marked unsafe, {} of the rest").format(
-            _B(f"{dropped[tokens.unsafe].mean():.0%}"), _B(f"{others.mean():.1%}" if len(others) else "none")
-        )
-    return text + "."
+def left_out(dropped: np.ndarray, unsafe: np.ndarray, in_marked: np.ndarray) -> Sentence:
+    """How much was left out, and how much of what people marked.
+
+    Args:
+        dropped: bool ``[N]``.
+        unsafe: bool ``[N]``, whether a token holds marked unsafe text.
+        in_marked: bool ``[N]``, whether its row says which of its text is unsafe.
+    """
+    share = Strong(f"{dropped.mean():.1%}")
+    head = Sentence(Strong(f"{dropped.sum():,}"), f" of {len(dropped):,} response tokens were left out (", share, ")")
+    if not unsafe.any():
+        return Sentence(head, ".")
+    others = dropped[in_marked & ~unsafe]
+    found = Strong(f"{dropped[unsafe].mean():.0%}")
+    rest = Strong(f"{others.mean():.1%}" if len(others) else "none")
+    return Sentence(head, ": ", found, " of the text that is marked unsafe, ", rest, " of the rest.")
 
 
-def causes(diagnosis: Mapping[str, Any] | None) -> Markup | None:
-    """Which cause weighs more, in one sentence; None where nothing was measured."""
+def causes(diagnosis: Mapping[str, Any] | None) -> Sentence | None:
+    """Which cause weighs more; None where nothing was measured."""
     found = (diagnosis or {}).get("causes")
     if not found or not found["prompts"]:
         return None
     if not found["refused"]:
-        return Markup(
-            "The base refuses none of the {} held-out harmful prompts, so there is no refusal to forget."
-        ).format(found["prompts"])
+        return Sentence(
+            f"The base refuses none of the {found['prompts']} held-out harmful prompts, so there is no refusal to "
+            "forget."
+        )
     own = found["models"]["model"]
-    learnt, forgotten = own["harm_learnt"], own["refusals_forgotten"]
-    heavier, lighter = ("harm learnt", "refusals forgotten"), (learnt, forgotten)
-    if forgotten["mean"] > learnt["mean"]:
-        heavier, lighter = heavier[::-1], lighter[::-1]
-    clear = lighter[0]["low"] > lighter[1]["high"]
-    values = [
-        _B(number(v["mean"], "+.2f")) + f" ({number(v['low'], '+.2f')} to {number(v['high'], '+.2f')})"
-        for v in lighter
-    ]
-    return Markup(
-        "On the {} held-out harmful prompts that the base refuses, {} weighs more{}: {} nats, against {} of {}."
-    ).format(
-        found["refused"], _B(heavier[0]), "" if clear else ", though not clearly", values[0], values[1], heavier[1]
+    weighed = [("harm learnt", own["harm_learnt"]), ("refusals forgotten", own["refusals_forgotten"])]
+    (name, heavier), (other, lighter) = sorted(weighed, key=lambda cause: -cause[1]["mean"])
+    clear = heavier["low"] > lighter["high"]
+    return Sentence(
+        f"On the {found['refused']} held-out harmful prompts that the base refuses, ",
+        Strong(name),
+        f" weighs more{'' if clear else ', though not clearly'}: ",
+        _with_ends(heavier),
+        " nats, against ",
+        _with_ends(lighter),
+        f" of {other}.",
     )
+
+
+def _with_ends(value: Mapping[str, float]) -> Sentence:
+    mean, low, high = (number(value[key], "+.2f") for key in ("mean", "low", "high"))
+    return Sentence(Strong(mean), f" ({low} to {high})")
+
+
+def own_choice(run: Run) -> str | None:
+    """The method whose own choice of tokens stands in place of a selection by evidence; None where there is none."""
+    name: str | None = run.stages.get("selection", {}).get("method")
+    return name
 
 
 def rounds(run: Run, discard_fraction: float) -> list[dict[str, Any]]:
     """TOSS-Pro, round by round: the threshold, how far the dropped set agrees with the round before, who joined."""
-    source_of = {
-        row["row_id"]: row["source"]
-        for batch in read_batches(run.path / "data/custom.parquet", ["row_id", "source"])
-        for row in batch
-    }
+    sources = {row["row_id"]: row["source"] for row in stored_rows(run.layout.rows("custom"), ["row_id", "source"])}
     table: list[dict[str, Any]] = []
     before: np.ndarray | None = None
-    for round_ in range(run.last_round + 1):
+    for round_ in range(run.last_round + 1 if run.scored else 0):
         scores = np.concatenate(run.scores(round_))
         dropped = ~select_tokens(scores, discard_fraction)
-        joined: dict[str, int] = {}
-        for row_id in read_joined(run.layout.joined(round_)) if round_ else ():
-            joined[source_of.get(row_id, "?")] = joined.get(source_of.get(row_id, "?"), 0) + 1
+        joined = read_joined(run.layout.joined(round_)) if round_ else []
         union = (dropped | before).sum() if before is not None else 0
         table.append(
             {
                 "round": round_,
                 "threshold": float(scores[dropped].min()) if dropped.any() else None,
                 "overlap": float((dropped & before).sum() / union) if before is not None and union else None,
-                "joined": joined,
+                "joined": dict(Counter(sources.get(row_id, "?") for row_id in joined)),
             }
         )
         before = dropped

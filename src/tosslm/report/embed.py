@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from tosslm.files import read_batches
 from tosslm.report.tokens import CustomTokens
 from tosslm.runs.reader import Run
-from tosslm.runs.tables import read_joined
+from tosslm.runs.tables import read_joined, stored_rows
 
 MAX_BYTES = 25 * 2**20
 MAX_ROWS = 20_000
@@ -27,10 +26,13 @@ _TEXT_BYTES, _TOKEN_BYTES = 0.7, 10.0
 """Rough sizes in the file, of a byte of text and of a token; a report that comes out too large is made again."""
 _TENTH = 0.1
 COVERED, JOINED, MARKED = 1, 2, 4
+_LOSSES = ("utility", "degraded")
 
 
 def choose_rows(tokens: CustomTokens, text_bytes: np.ndarray, budget: float, seed: int) -> dict[str, np.ndarray]:
     """The rows to show when not all fit: a third the riskiest, a third around the median, a third at random.
+
+    Without scores nobody knows which are riskiest: those that lost most stand for them.
 
     Args:
         tokens: all tokens.
@@ -39,17 +41,16 @@ def choose_rows(tokens: CustomTokens, text_bytes: np.ndarray, budget: float, see
         seed: of the random rows.
 
     Returns:
-        Indices of rows under ``riskiest``, ``median``, ``random``, without those that would fill a third alone; all
-        rows under ``all`` if they fit; the smallest under ``smallest`` if no other does.
+        Indices of rows under ``riskiest`` (or ``lost most``), ``median``, ``random``, without those that would fill a
+        third alone; all rows under ``all`` if they fit; the smallest under ``smallest`` if no other does.
     """
-    sizes = text_bytes * _TEXT_BYTES + tokens.lengths * _TOKEN_BYTES * len(tokens.rankings)
+    sizes = text_bytes * _TEXT_BYTES + tokens.lengths * _TOKEN_BYTES * max(len(tokens.rankings), 1)
     if sizes.sum() <= budget and len(sizes) <= MAX_ROWS:
         return {"all": np.arange(len(sizes))}
-    ranking = tokens.own
-    highest = np.maximum.reduceat(ranking.values, tokens.starts[:-1])
-    by_risk = np.argsort(-highest, kind="stable")
+    by_risk = np.argsort(-_risk(tokens), kind="stable")
     middle = by_risk[np.argsort(np.abs(np.arange(len(by_risk)) - len(by_risk) // 2), kind="stable")]
-    orders = {"riskiest": by_risk, "median": middle, "random": np.random.default_rng(seed).permutation(len(sizes))}
+    first = "riskiest" if tokens.shown else "lost most"
+    orders = {first: by_risk, "median": middle, "random": np.random.default_rng(seed).permutation(len(sizes))}
     chosen: dict[str, np.ndarray] = {}
     free = sizes <= budget / 3  # the first row of a third that is larger would end it there
     if not free.any():
@@ -62,17 +63,27 @@ def choose_rows(tokens: CustomTokens, text_bytes: np.ndarray, budget: float, see
     return chosen
 
 
+def _risk(tokens: CustomTokens) -> np.ndarray:
+    """What rows are ordered by: the highest value of each, or the share that it lost."""
+    if tokens.shown:
+        return np.maximum.reduceat(tokens.shown.values, tokens.starts[:-1])
+    return tokens.by_row(tokens.gone) / tokens.lengths
+
+
 def risky_rows(tokens: CustomTokens, discard_fraction: float) -> np.ndarray:
     """Rows whose text may be harmful, whatever selection did with them: bool ``[R]``.
 
     Those with marked unsafe text; with more than a tenth of their tokens among the riskiest tenth of all; with
-    evidence above zero on average, which speaks for harm; and those that lost more than their share.
+    evidence above zero on average, which speaks for harm; and those that lost more than their share. Without scores
+    nothing is known of any, and all may be.
 
     Args:
         tokens: all tokens.
         discard_fraction: the run's own.
     """
-    values = tokens.own.values
+    if tokens.shown is None:
+        return np.ones(len(tokens.lengths), dtype=bool)
+    values = tokens.shown.values
     riskiest = tokens.by_row(values >= np.quantile(values, 1 - _TENTH)) / tokens.lengths
     lost = tokens.by_row(tokens.gone) / tokens.lengths
     unsafe = tokens.by_row(tokens.unsafe) > 0
@@ -91,49 +102,61 @@ def embed_rows(run: Run, tokens: CustomTokens, chosen: np.ndarray, discard_fract
     Returns:
         ``header`` (JSON-able) and ``columns`` (name to array), for ``encode``.
     """
+    rows, places = _texts(run, tokens, chosen, discard_fraction)
+    taken = np.concatenate([np.arange(tokens.starts[i], tokens.starts[i + 1]) for i in chosen])
+    arrays = _places(places, tokens.lengths[chosen])
+    if tokens.losses:
+        arrays |= {name: _quantised(loss[taken]) for name, loss in zip(_LOSSES, tokens.losses, strict=True)}
+    for i, ranking in enumerate(tokens.rankings):
+        arrays |= {f"value{i}": _quantised(ranking.values[taken]), f"rank{i}": ranking.ranks[taken]}
+    if tokens.own_kind is None:  # no ranking gives the choice back
+        arrays["gone"] = tokens.gone[taken].astype(np.uint8)
+    return {"header": {"rows": rows, "step": STEP}, "columns": arrays}
+
+
+def _texts(
+    run: Run, tokens: CustomTokens, chosen: np.ndarray, discard_fraction: float
+) -> tuple[list[list[Any]], list[np.ndarray]]:
+    """Of each chosen row its facts and conversation; and the places of its tokens, ``[n, 3]``."""
     risky = risky_rows(tokens, discard_fraction)
     joined = {id_ for round_ in range(1, run.last_round + 1) for id_ in read_joined(run.layout.joined(round_))}
     rows, places, wanted = [], [], set(chosen.tolist())
     columns = ["row_id", "origin", "source", "messages", "offsets", "unsafe_spans"]
-    number = -1
-    for batch in read_batches(run.path / "data/custom.parquet", columns):
-        for row in batch:
-            number += 1
-            if number not in wanted:
-                continue
-            messages = [(message["role"], message["content"]) for message in json.loads(row["messages"])]
-            is_joined = row["row_id"] in joined
-            covered = bool(risky[number]) or is_joined
-            flags = COVERED * covered | JOINED * is_joined | MARKED * bool(tokens.marked[number])
-            spans = _utf16(messages, row["unsafe_spans"] or [])
-            source = int(tokens.source[number])
-            # A row of a small source stands under "other sources", and carries the name of its own.
-            own = [] if tokens.sources[source] == row["source"] else [row["source"]]
-            rows.append([row["row_id"], row["origin"], source, flags, messages, spans.tolist(), *own])
-            places.append(_utf16(messages, row["offsets"]))
-    taken = np.concatenate([np.arange(tokens.starts[i], tokens.starts[i + 1]) for i in chosen])
+    for number, row in enumerate(stored_rows(run.layout.rows("custom"), columns)):
+        if number not in wanted:
+            continue
+        messages = [(message["role"], message["content"]) for message in json.loads(row["messages"])]
+        is_joined = row["row_id"] in joined
+        covered = bool(risky[number]) or is_joined
+        flags = COVERED * covered | JOINED * is_joined | MARKED * bool(tokens.marked[number])
+        spans = utf16_places(messages, row["unsafe_spans"] or [])
+        source = int(tokens.source[number])
+        # A row of a small source stands under "other sources", and carries the name of its own.
+        own = [] if tokens.sources[source] == row["source"] else [row["source"]]
+        rows.append([row["row_id"], row["origin"], source, flags, messages, spans.tolist(), *own])
+        places.append(utf16_places(messages, row["offsets"]))
+    return rows, places
+
+
+def _places(places: Sequence[np.ndarray], lengths: np.ndarray) -> dict[str, np.ndarray]:
+    """Where tokens stand, as columns that compress well."""
     place = np.concatenate(places)
     last_end = np.concatenate([[0], place[:-1, 2]])
-    last_end[np.cumsum(tokens.lengths[chosen])[:-1]] = 0  # each row begins anew
-    arrays = {
-        "length": tokens.lengths[chosen].astype(np.uint32),
+    last_end[np.cumsum(lengths)[:-1]] = 0  # each row begins anew
+    return {
+        "length": lengths.astype(np.uint32),
         "turn": place[:, 0].astype(np.int16),
         # A token mostly begins where the last one ended, so the differences are mostly zero, and compress away.
         "gap": (place[:, 1] - last_end).astype(np.int32),
         "size": (place[:, 2] - place[:, 1]).astype(np.int32),
-        "utility": _quantised(tokens.loss_utility[taken]),
-        "degraded": _quantised(tokens.loss_degraded[taken]),
     }
-    for i, ranking in enumerate(tokens.rankings):
-        arrays |= {f"value{i}": _quantised(ranking.values[taken]), f"rank{i}": ranking.ranks[taken]}
-    return {"header": {"rows": rows, "step": STEP}, "columns": arrays}
 
 
 def _quantised(values: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(values / STEP), -(2**15), 2**15 - 1).astype(np.int16)
 
 
-def _utf16(messages: Sequence[tuple[str, str]], triples: Sequence[Sequence[int]]) -> np.ndarray:
+def utf16_places(messages: Sequence[tuple[str, str]], triples: Sequence[Sequence[int]]) -> np.ndarray:
     """Triples of message index, start and end, from code points to the UTF-16 units that scripts count in."""
     places = np.array(triples, dtype=np.int64).reshape(-1, 3)
     for i, (_, content) in enumerate(messages):

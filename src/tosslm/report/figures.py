@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from markupsafe import Markup
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
+from tosslm.findings.measured import PLAIN
 from tosslm.report.charts import Point, Series, density_chart, line_chart, point_chart
 from tosslm.report.tokens import CustomTokens, Ranking
 from tosslm.runs.reader import Run
@@ -20,7 +19,7 @@ from tosslm.text import number
 SHOWN_SOURCES = 6
 _FEW = 5
 """A position that fewer rows reach is not drawn: its mean says more of those rows than of the position."""
-_NAMES = {"model": "this model", "degraded": "degraded reference", "sft": "plain fine-tuning"}
+_NAMES = {"model": "this model", "degraded": "degraded reference", PLAIN: "plain fine-tuning"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +97,10 @@ def position_profile(tokens: CustomTokens) -> Figure | None:
 
 
 def precision_recall(tokens: CustomTokens) -> Figure | None:
-    """How well each kind of evidence finds the marked unsafe text; None where nothing is marked."""
+    """How well each kind of evidence finds the marked unsafe text; None where nothing is marked, or scored."""
     in_marked = np.repeat(tokens.marked, tokens.lengths)
     unsafe = tokens.unsafe[in_marked]
-    if not unsafe.any() or unsafe.all():
+    if not tokens.rankings or not unsafe.any() or unsafe.all():
         return None
     lines, rows = [], []
     colours = (1, 2, 4)  # 3 is that of chance
@@ -121,7 +120,7 @@ def precision_recall(tokens: CustomTokens) -> Figure | None:
         y_label="precision",
         floor=0,
     )
-    own = rows[tokens.own_kind]
+    own = rows[tokens.own_kind or 0]
     note = f"{own[0]}: average precision {own[1]}, AUROC {own[2]}; guessing has average precision {base:.3f}."
     legend = [(line.name, line.colour) for line in lines]
     return Figure(
@@ -137,7 +136,7 @@ def training_curves(run: Run) -> list[Figure]:
             continue
         steps, losses = (np.array(column, dtype=float) for column in zip(*entry["losses"], strict=True))
         stride = max(1, len(steps) // 200)
-        smooth = _smoothed(losses, max(2, len(losses) // 12))
+        smooth = smoothed(losses, max(2, len(losses) // 12))
         lines = [
             Series("mean over steps nearby", 1, steps[::stride].tolist(), smooth[::stride].tolist()),
             Series("each step", 6, steps[::stride].tolist(), losses[::stride].tolist()),
@@ -150,15 +149,19 @@ def training_curves(run: Run) -> list[Figure]:
     return figures
 
 
-def _smoothed(values: np.ndarray, width: int) -> np.ndarray:
+def smoothed(values: np.ndarray, width: int) -> np.ndarray:
+    """Each value's mean over about ``width`` neighbours, fewer at the ends: float ``[N]``."""
     half = min(width // 2, (len(values) - 1) // 2)  # a longer kernel than values would give a longer result
     kernel = np.ones(2 * half + 1)
     return np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
 
 
-def divergence_curves(diagnosis: Path) -> list[Figure]:
-    """KL from the base, and the shift toward the degraded reference, by response position; of a diagnosis' folder."""
-    records = pq.read_table(diagnosis / "positions.parquet").to_pylist()
+def divergence_curves(records: Sequence[Mapping[str, Any]]) -> list[Figure]:
+    """KL from the base, and the shift toward the degraded reference where there is one, by response position.
+
+    Args:
+        records: of ``positions.parquet``.
+    """
     figures = []
     for set_name in ("harmful", "utility"):
         for measure, title, label in (
@@ -186,13 +189,12 @@ def _divergence_figure(title: str, label: str, measure: str, lines: Sequence[Ser
     svg = line_chart(lines, x_label="response position", y_label=label, floor=0)
     means = ", ".join(f"{line.name} {number(float(np.mean(line.y)), '.2f')}" for line in lines)
     what = "away from the base" if measure == "kl" else "nearer to the degraded reference than the base is"
-    rows = [
-        [
-            f"{x:g}",
-            *(_interval((line.y[i], line.low[i], line.high[i])) for line in lines if line.low and line.high),
-        ]
-        for i, x in enumerate(lines[0].x)
+    cells = [
+        {x: _interval(point) for x, *point in zip(line.x, line.y, line.low or (), line.high or (), strict=True)}
+        for line in lines
     ]
+    # A curve of another measurement, such as a comparison's, may end earlier.
+    rows = [[f"{x:g}", *(own.get(x, "-") for own in cells)] for x in max((line.x for line in lines), key=len)]
     legend = [(line.name, line.colour) for line in lines]
     head = ("position", *(line.name for line in lines))
     return Figure(title, svg, f"Nats {what}, mean over positions: {means}. Bands: 95% over rows.", legend, head, rows)
@@ -265,6 +267,6 @@ def _method_name(record: Mapping[str, Any]) -> str:
     return f"{name}, seed {record['seed']}" if record.get("seed") is not None else name
 
 
-def _interval(value: tuple[float, float | None, float | None]) -> str:
+def _interval(value: Sequence[float | None]) -> str:
     mean, low, high = (None if one is None else number(one, ".3f") for one in value)
     return f"{mean} ({low} to {high})" if low is not None and high is not None else str(mean)

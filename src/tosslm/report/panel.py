@@ -30,16 +30,24 @@ def panel(tokens: CustomTokens, own: float) -> dict[str, Any]:
         JSON-able, for the script.
     """
     fractions = grid(own)
-    return {
+    shown: dict[str, Any] = {
         "grid": fractions,
         "own": fractions.index(own),
-        "tokens": len(tokens.loss_utility),
+        "tokens": len(tokens.gone),
         "inRows": tokens.in_rows,
         "sources": tokens.sources,
-        "sourceTokens": np.bincount(tokens.source, tokens.lengths, len(tokens.sources)).astype(int).tolist(),
+        "sourceTokens": _of_sources(tokens, tokens.lengths),
         "ownKind": tokens.own_kind,
         "kinds": [_kind(tokens, ranking, fractions) for ranking in tokens.rankings],
     }
+    if tokens.own_kind is None:
+        shown["sourceGone"] = _of_sources(tokens, tokens.by_row(tokens.gone))
+    return shown
+
+
+def _of_sources(tokens: CustomTokens, of_rows: np.ndarray) -> list[int]:
+    counts: list[int] = np.bincount(tokens.source, of_rows, len(tokens.sources)).astype(int).tolist()
+    return counts
 
 
 def _kind(tokens: CustomTokens, ranking: Ranking, fractions: Sequence[float]) -> dict[str, Any]:

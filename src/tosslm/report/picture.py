@@ -8,7 +8,7 @@ from importlib import resources
 from markupsafe import escape
 
 from tosslm.report.figures import Figure
-from tosslm.text import visible
+from tosslm.text import name_hidden
 
 _WIDTH, _HEIGHT, _GAP, _HEAD = 520, 290, 28, 46
 _OWN_STYLE = """
@@ -29,7 +29,7 @@ def picture(figures: Sequence[Figure], *, columns: int = 2) -> str:
     ]
     for number, figure in enumerate(figures):
         left, top = _GAP + number % columns * wide, _GAP + number // columns * high
-        parts.append(f'<text class="title" x="{left}" y="{top + 8}">{escape(visible(figure.title))}</text>')
+        parts.append(f'<text class="title" x="{left}" y="{top + 8}">{escape(name_hidden(figure.title))}</text>')
         parts += _legend(figure, left, top + 28)
         parts.append(f'<svg x="{left}" y="{top + _HEAD}" width="{_WIDTH}" height="{_HEIGHT}">{figure.svg}</svg>')
     return "".join([*parts, "</svg>\n"])
@@ -39,6 +39,6 @@ def _legend(figure: Figure, left: int, y: int) -> list[str]:
     parts = []
     for name, colour in figure.legend:
         parts.append(f'<line class="line c{colour}" x1="{left}" x2="{left + 22}" y1="{y - 4}" y2="{y - 4}"/>')
-        parts.append(f'<text x="{left + 28}" y="{y}">{escape(visible(name))}</text>')
+        parts.append(f'<text x="{left + 28}" y="{y}">{escape(name_hidden(name))}</text>')
         left += 46 + 7 * len(name)
     return parts

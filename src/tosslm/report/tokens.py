@@ -6,16 +6,18 @@ About 30 bytes a token: a report of 100 million tokens needs 3 GB while it is ma
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from tosslm.errors import TosslmError
-from tosslm.files import read_batches
 from tosslm.findings.spans import unsafe_tokens
+from tosslm.findings.story import own_choice
+from tosslm.ragged import row_starts
 from tosslm.runs.ranking import learn_ranking
 from tosslm.runs.reader import Run
-from tosslm.runs.tables import read_losses
+from tosslm.runs.tables import read_losses, stored_rows
 from tosslm.selection.cut import discard_count
 from tosslm.selection.kinds import KINDS
 
@@ -53,34 +55,32 @@ class CustomTokens:
         lengths: int64 ``[R]``, response tokens of each row.
         sources: names of the sources, the largest first; many small ones are one, the last.
         source: int ``[R]``, index into ``sources``.
-        loss_utility: float32 ``[N]``.
-        loss_degraded: float32 ``[N]``.
         unsafe: bool ``[N]``, whether a token holds marked unsafe text.
         marked: bool ``[R]``, whether the row says which of its text is unsafe.
         gone: bool ``[N]``, what selection did drop.
-        in_rows: whether selection works inside each row.
+        losses: ``loss_utility`` and ``loss_degraded``, float32 ``[N]`` each; None where the run has no scores.
         rankings: the token score, the run's own evidence where it is another one, and the posterior where it can be
-            learnt.
-        own_kind: index into ``rankings`` of the evidence that selection went by.
+            learnt; none where the run has no scores.
+        own_kind: index into ``rankings`` of the evidence that selection went by; None where it was a method's own.
+        in_rows: whether selection works inside each row.
     """
 
     row_ids: list[str]
     lengths: np.ndarray
     sources: list[str]
     source: np.ndarray
-    loss_utility: np.ndarray
-    loss_degraded: np.ndarray
     unsafe: np.ndarray
     marked: np.ndarray
     gone: np.ndarray
-    in_rows: bool
-    rankings: list[Ranking]
-    own_kind: int
+    losses: tuple[np.ndarray, np.ndarray] | None = None
+    rankings: Sequence[Ranking] = ()
+    own_kind: int | None = None
+    in_rows: bool = False
 
     @property
     def starts(self) -> np.ndarray:
         """Where each row's tokens begin, and where the last row's end: int64 ``[R + 1]``."""
-        return np.concatenate([[0], np.cumsum(self.lengths)])
+        return row_starts(self.lengths)
 
     def dropped(self, ranking: Ranking, discard_fraction: float) -> np.ndarray:
         """What would be dropped: bool ``[N]``."""
@@ -90,9 +90,9 @@ class CustomTokens:
         return ranking.ranks < np.repeat(counts, self.lengths)
 
     @property
-    def own(self) -> Ranking:
-        """The ranking that selection went by."""
-        return self.rankings[self.own_kind]
+    def shown(self) -> Ranking | None:
+        """The ranking that is looked at first: what selection went by, else the token score, where there is one."""
+        return self.rankings[self.own_kind or 0] if self.rankings else None
 
     def by_row(self, values: np.ndarray) -> np.ndarray:
         """Sums over each row: ``[R]``."""
@@ -100,40 +100,28 @@ class CustomTokens:
 
 
 def load_tokens(run: Run) -> CustomTokens:
-    """Read the scores of the last round, and what the data say of each token."""
-    row_ids: list[str] = []
-    lengths: list[np.ndarray] = []
-    losses: dict[str, list[np.ndarray]] = {"loss_utility": [], "loss_degraded": []}
-    for ids, part_lengths, utility, degraded in read_losses(run.scores_folder()):
-        row_ids += ids
-        losses["loss_utility"].append(utility)
-        losses["loss_degraded"].append(degraded)
-        lengths.append(part_lengths)
-    sources, unsafe, marked = [], [], []
-    for batch in read_batches(run.path / "data/custom.parquet", ["source", "offsets", "unsafe_spans"]):
-        for row in batch:
-            sources.append(row["source"])
-            marked.append(row["unsafe_spans"] is not None)
-            unsafe.append(unsafe_tokens(row["offsets"], row["unsafe_spans"] or []))
-    all_lengths = np.concatenate(lengths).astype(np.int64)
-    loss_utility, loss_degraded = (np.concatenate(values) for values in losses.values())
+    """Read what selection left out, what the data say of each token, and the scores of the last round if any."""
+    row_ids, sources, unsafe, marked = [], [], [], []
+    for row in stored_rows(run.layout.rows("custom"), ["row_id", "source", "offsets", "unsafe_spans"]):
+        row_ids.append(row["row_id"])
+        sources.append(row["source"])
+        marked.append(row["unsafe_spans"] is not None)
+        unsafe.append(unsafe_tokens(row["offsets"], row["unsafe_spans"] or []))
     names, source = _sources(sources)
-    in_rows = run.stages["selection"].get("scope") == "row"
-    rankings, own_kind = _rankings(run, loss_utility - loss_degraded, all_lengths, in_rows)
-    return CustomTokens(
-        row_ids,
-        all_lengths,
-        names,
-        source,
-        loss_utility,
-        loss_degraded,
-        np.concatenate(unsafe),
-        np.array(marked),
-        ~np.concatenate(run.keep()),
-        in_rows,
-        rankings,
-        own_kind,
-    )
+    lengths = np.array([len(row) for row in unsafe], dtype=np.int64)
+    gone = ~np.concatenate(run.keep())
+    tokens = CustomTokens(row_ids, lengths, names, source, np.concatenate(unsafe), np.array(marked), gone)
+    return replace(tokens, **_scored(run, lengths)) if run.scored else tokens
+
+
+def _scored(run: Run, lengths: np.ndarray) -> dict[str, Any]:
+    parts = list(read_losses(run.scores_folder()))
+    utility, degraded = (np.concatenate([part[i] for part in parts]) for i in (2, 3))
+    selection = run.stages["selection"]
+    in_rows = selection.get("scope") == "row"
+    rankings = _rankings(run, utility - degraded, lengths, in_rows)
+    own = None if own_choice(run) else [ranking.key for ranking in rankings].index(selection.get("evidence", "token"))
+    return {"losses": (utility, degraded), "rankings": rankings, "own_kind": own, "in_rows": in_rows}
 
 
 def _sources(of_rows: Sequence[str]) -> tuple[list[str], np.ndarray]:
@@ -159,7 +147,7 @@ def _ranks(values: np.ndarray, lengths: np.ndarray | None) -> np.ndarray:
     return ranks
 
 
-def _rankings(run: Run, scores: np.ndarray, lengths: np.ndarray, in_rows: bool) -> tuple[list[Ranking], int]:
+def _rankings(run: Run, scores: np.ndarray, lengths: np.ndarray, in_rows: bool) -> list[Ranking]:
     """What tokens can be ranked by, and which of it selection did rank."""
     own = run.stages["selection"].get("evidence", "token")
     values = {"token": scores}
@@ -167,11 +155,10 @@ def _rankings(run: Run, scores: np.ndarray, lengths: np.ndarray, in_rows: bool) 
         values[own] = np.concatenate(run.evidence())
     if own != "posterior" and (posterior := _posterior(run, scores, lengths)) is not None:
         values["posterior"] = posterior
-    rankings = [
+    return [
         Ranking(key, KINDS[key].label, KINDS[key].unit, some, _ranks(some, lengths if in_rows else None))
         for key, some in values.items()
     ]
-    return rankings, [*values].index(own)
 
 
 def _posterior(run: Run, scores: np.ndarray, lengths: np.ndarray) -> np.ndarray | None:

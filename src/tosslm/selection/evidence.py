@@ -18,7 +18,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.isotonic import isotonic_regression
 
 from tosslm.selection.chain import Chain, improve_chain, log_evidence, passes
 
@@ -132,6 +131,8 @@ def learn_evidence(useful_scores: np.ndarray, harmful_scores: np.ndarray, harmfu
 
 def _ordered_ratio(useful: np.ndarray, unsafe_counts: np.ndarray) -> np.ndarray:
     """``f_unsafe / f_useful`` of each bin, non-decreasing; ``f_unsafe`` sums to 1."""
+    from sklearn.isotonic import isotonic_regression  # a second, which those who only print a kind's name do not need
+
     return isotonic_regression(_shares(unsafe_counts) / useful, sample_weight=useful)
 
 

@@ -96,7 +96,7 @@ def diagnose(bench: Workbench, mark: Mark, *, scored: bool) -> Facts:
             "first_tokens": with_shift(counts.first_tokens(), positions, MODEL),
         },
     )
-    if curves := divergence_curves(folder):
+    if curves := divergence_curves(positions):
         write_text(folder / "curves.svg", picture(curves))
     return {"rows": rows}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,84 +16,71 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from tosslm.files import read_batches
-from tosslm.findings.spans import unsafe_tokens
-from tosslm.runs.reader import Run
-from tosslm.runs.tables import read_keep
-from tosslm.text import STEERING
+from tosslm.text import mask_hidden
 
 _BARS = "▁▂▃▄▅▆▇█"
 _RISKY, _SAFE = (214, 64, 48), (38, 120, 142)
 
 
-def visible(text: str) -> str:
-    """The text with every character that steers a terminal or hides in it replaced by �; as long as before."""
-    return STEERING.sub("�", text)
+def render_row(record: Mapping[str, Any], threshold: float | None, console: Console) -> RenderableType:
+    """A panel with the conversation; where the row is scored, also a profile of what was ranked, and its top tokens.
 
-
-def row_record(run: Run, row_id: str) -> dict[str, Any]:
-    """One row for machines: each response token with text, losses, score, and whether it is kept.
-
-    Raises:
-        InputError: no row, or several, have such an id, or the row is not scored yet.
+    Args:
+        record: of ``findings.rows.row_record``.
+        threshold: from which on tokens are dropped; None where there is none.
+        console: where it is to be printed.
     """
-    row = run.row(row_id)
-    messages = json.loads(row["messages"])
-    marked = unsafe_tokens(row["offsets"], row["unsafe_spans"] or [])
-    tokens = []
-    for i, (message, start, end) in enumerate(row["offsets"]):
-        degraded, utility = row["loss_degraded"][i], row["loss_utility"][i]
-        tokens.append(
-            {
-                "position": row["position"][i],
-                "text": messages[message]["content"][start:end] if message >= 0 else "",
-                "offsets": [message, start, end],
-                "loss_degraded": degraded,
-                "loss_utility": utility,
-                "score": float(np.float32(utility) - np.float32(degraded)),
-                "evidence": row["evidence"][i] if "evidence" in row else None,
-                "keep": row["keep"][i] if "keep" in row else None,
-                "marked_unsafe": bool(marked[i]) if row["unsafe_spans"] is not None else None,
-            }
-        )
-    head = {key: row[key] for key in ("row_id", "origin", "source", "unsafe_spans")}
-    return head | {"messages": messages, "tokens": tokens}
-
-
-def render_row(record: dict[str, Any], threshold: float | None, console: Console) -> RenderableType:
-    """A panel with the conversation, a profile of what selection ranked, and its riskiest tokens."""
     tokens = record["tokens"]
-    scores = np.array([_ranked(token) for token in tokens])
-    in_context = tokens[0]["evidence"] is not None
-    scale = max(abs(threshold or 0.0), float(np.quantile(np.abs(scores), 0.9)), 1e-6)
-    turns = _turn_of_textless(tokens)
-    parts: list[RenderableType] = []
-    for i, message in enumerate(record["messages"]):
-        parts.append(Text(message["role"], style="bold"))
-        own = [(token, turn) for token, turn in zip(tokens, turns, strict=True) if turn == i]
-        if own:
-            parts.append(_coloured(message["content"], [token for token, _ in own], record, i, scale, console))
-        else:
-            parts.append(Text(visible(message["content"]), style="dim"))
-        parts.append(Text())
-    dropped = sum(token["keep"] is False for token in tokens)
-    width = max(10, min(len(tokens), console.width - 14))
-    name = "evidence" if in_context else "score"
-    parts.append(Text(f"{name}  ", style="bold") + _profile(scores, width, scale, console))
-    parts.append(
-        Text(
-            f"{len(tokens)} response tokens, {dropped} dropped ({dropped / len(tokens):.0%}); "
-            f"{name} mean {scores.mean():+.2f}, highest {scores.max():+.2f} nats"
-            + (f"; dropped from {threshold:+.2f} up" if threshold is not None else "")
-        )
-    )
-    parts += [_riskiest(tokens, console.width), _legend(scale, console)]
+    ranked = np.array([_ranked(token) for token in tokens]) if tokens[0]["score"] is not None else None
+    highs = 0.0 if ranked is None else float(np.quantile(np.abs(ranked), 0.9))
+    scale = max(abs(threshold or 0.0), highs, 1e-6)
+    parts = _conversation(record, scale, console)
+    if ranked is None:
+        parts.append(Text(f"{_counted(tokens)}; no scores"))
+    else:
+        parts += _profiled(tokens, ranked, threshold, scale, console)
+    parts.append(_legend(scale, ranked is not None, console))
     title = f"[bold]{record['row_id']}[/] · {_plain(record['source'])} · {_plain(record['origin'])}"
     return Panel(Group(*parts), title=title, title_align="left", box=box.ROUNDED, padding=(1, 2))
 
 
-def _ranked(token: dict[str, Any]) -> float:
-    return token["score"] if token["evidence"] is None else token["evidence"]
+def _conversation(record: Mapping[str, Any], scale: float, console: Console) -> list[RenderableType]:
+    tokens = record["tokens"]
+    turns = _turn_of_textless(tokens)
+    parts: list[RenderableType] = []
+    for i, message in enumerate(record["messages"]):
+        parts.append(Text(message["role"], style="bold"))
+        own = [token for token, turn in zip(tokens, turns, strict=True) if turn == i]
+        if own:
+            parts.append(_coloured(message["content"], own, record, i, scale, console))
+        else:
+            parts.append(Text(mask_hidden(message["content"]), style="dim"))
+        parts.append(Text())
+    return parts
+
+
+def _profiled(
+    tokens: Sequence[Mapping[str, Any]], ranked: np.ndarray, threshold: float | None, scale: float, console: Console
+) -> list[RenderableType]:
+    name = "score" if tokens[0]["evidence"] is None else "evidence"
+    width = max(10, min(len(tokens), console.width - 14))
+    from_there = f"; dropped from {threshold:+.2f} up" if threshold is not None else ""
+    return [
+        Text(f"{name}  ", style="bold") + _profile(ranked, width, scale, console),
+        Text(f"{_counted(tokens)}; {name} mean {ranked.mean():+.2f}, highest {ranked.max():+.2f} nats{from_there}"),
+        _riskiest(tokens, console.width),
+    ]
+
+
+def _counted(tokens: Sequence[Mapping[str, Any]]) -> str:
+    dropped = sum(token["keep"] is False for token in tokens)
+    return f"{len(tokens)} response tokens, {dropped} dropped ({dropped / len(tokens):.0%})"
+
+
+def _ranked(token: Mapping[str, Any]) -> float:
+    """What selection ranked: the token's evidence, else its score."""
+    value: float = token["score"] if token["evidence"] is None else token["evidence"]
+    return value
 
 
 def _has_styles(console: Console) -> bool:
@@ -101,10 +88,10 @@ def _has_styles(console: Console) -> bool:
 
 
 def _plain(text: str) -> str:
-    return escape(visible(text))
+    return escape(mask_hidden(text))
 
 
-def _turn_of_textless(tokens: list[dict[str, Any]]) -> list[int]:
+def _turn_of_textless(tokens: Sequence[Mapping[str, Any]]) -> list[int]:
     """The message of each token; one without text (an end of turn) belongs to the message before it."""
     turns, last = [], next((token["offsets"][0] for token in tokens if token["offsets"][0] >= 0), -1)
     for token in tokens:
@@ -115,13 +102,13 @@ def _turn_of_textless(tokens: list[dict[str, Any]]) -> list[int]:
 
 def _coloured(
     content: str,
-    own: list[dict[str, Any]],
-    record: dict[str, Any],
+    own: Sequence[Mapping[str, Any]],
+    record: Mapping[str, Any],
     message: int,
     scale: float,
     console: Console,
 ) -> Text:
-    shown, out = visible(content), Text()
+    shown, out = mask_hidden(content), Text()
     marks = [span for span in record["unsafe_spans"] or [] if span[0] == message]
     at = 0
     for token in own:
@@ -140,11 +127,11 @@ def _coloured(
     return out if _has_styles(console) else Text(out.plain.replace("-][-", ""))
 
 
-def _append(out: Text, text: str, token: dict[str, Any], marked: bool, scale: float, console: Console) -> None:
+def _append(out: Text, text: str, token: Mapping[str, Any], marked: bool, scale: float, console: Console) -> None:
     dropped = token["keep"] is False
     if _has_styles(console):
-        style = _colour(_ranked(token), scale) + Style(strike=dropped, underline=marked)
-        out.append(text, style=style)
+        colour = Style() if token["score"] is None else _colour(_ranked(token), scale)
+        out.append(text, style=colour + Style(strike=dropped, underline=marked))
     else:  # without styles, dropped text is bracketed as wdiff does
         out.append(f"[-{text}-]" if dropped else text)
 
@@ -171,7 +158,7 @@ def _profile(scores: np.ndarray, width: int, scale: float, console: Console) -> 
     return out
 
 
-def _riskiest(tokens: list[dict[str, Any]], width: int) -> RenderableType:
+def _riskiest(tokens: Sequence[Mapping[str, Any]], width: int) -> RenderableType:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     in_context = tokens[0]["evidence"] is not None
     names = ["riskiest tokens", *(["evidence"] * in_context), "score", "utility loss", "degraded loss"]
@@ -179,7 +166,7 @@ def _riskiest(tokens: list[dict[str, Any]], width: int) -> RenderableType:
     for column in columns:
         table.add_column(column, justify="left" if column == "riskiest tokens" else "right")
     for token in heapq.nlargest(5, tokens, key=_ranked):
-        text = visible(token["text"]).replace("\n", "⏎") or "end of turn"
+        text = mask_hidden(token["text"]).replace("\n", "⏎") or "end of turn"
         evidence = [f"{token['evidence']:+.2f}"] if in_context else []
         losses = (f"{token[name]:.2f}" for name in ("loss_utility", "loss_degraded"))
         cells = [*evidence, f"{token['score']:+.2f}", *losses]
@@ -187,11 +174,11 @@ def _riskiest(tokens: list[dict[str, Any]], width: int) -> RenderableType:
     return table
 
 
-def _legend(scale: float, console: Console) -> Text:
+def _legend(scale: float, scored: bool, console: Console) -> Text:
     if not _has_styles(console):
         return Text("[-dropped-]")
     out = Text()
-    if not console.no_color:
+    if scored and not console.no_color:
         out.append("safe ", style="dim")
         for step in np.linspace(-2, 2, 17):
             out.append(" ", style=_colour(step * scale, scale))
@@ -202,41 +189,19 @@ def _legend(scale: float, console: Console) -> Text:
     return out
 
 
-def riskiest_rows(run: Run, count: int = 20) -> list[dict[str, Any]]:
-    """The rows of which the largest share is dropped, then those with the highest score."""
-
-    def rows() -> Any:
-        columns = ["row_id", "source", "messages"]
-        data = (row for batch in read_batches(run.path / "data/custom.parquet", columns) for row in batch)
-        masks = read_keep(run.layout.keep) if run.has("selection") else None
-        for number, (row, scores) in enumerate(zip(data, run.iter_scores(), strict=True)):
-            dropped = int((~next(masks)[1]).sum()) if masks else 0
-            yield (dropped / len(scores), float(scores.max()), -number), row, len(scores), dropped
-
-    return [
-        {
-            "row_id": row["row_id"],
-            "source": row["source"],
-            "tokens": tokens,
-            "dropped": dropped,
-            "highest_score": rank[1],
-            "answer": next(m["content"] for m in json.loads(row["messages"]) if m["role"] == "assistant"),
-        }
-        for rank, row, tokens, dropped in heapq.nlargest(count, rows(), key=lambda item: item[0])
-    ]
-
-
-def render_riskiest(rows: list[dict[str, Any]], width: int) -> RenderableType:
+def render_riskiest(rows: Sequence[Mapping[str, Any]], width: int) -> RenderableType:
     """A table of rows to look into: on a narrow terminal what matters most, on a wide one the answers too."""
     columns = {
         "row": [row["row_id"] for row in rows],
-        "source": [visible(row["source"])[:20] for row in rows],
+        "source": [mask_hidden(row["source"])[:20] for row in rows],
         "tokens": [str(row["tokens"]) for row in rows],
         "dropped": [f"{row['dropped']} ({row['dropped'] / row['tokens']:.0%})" for row in rows],
-        "highest": [f"{row['highest_score']:+.2f}" for row in rows],
     }
+    if all(row["highest_score"] is not None for row in rows):
+        columns["highest"] = [f"{row['highest_score']:+.2f}" for row in rows]
     left, taken = width - 2, []
-    for name in ("row", "dropped", "highest", "source", "tokens"):
+    by_weight: list[str] = [name for name in ("row", "dropped", "highest", "source", "tokens") if name in columns]
+    for name in by_weight:
         left -= max(map(cell_len, [name, *columns[name]])) + 3
         if left >= 0 or name == "row":
             taken.append(name)
@@ -249,7 +214,7 @@ def render_riskiest(rows: list[dict[str, Any]], width: int) -> RenderableType:
     for i, row in enumerate(rows):
         cells = [Text(values[i]) for name, values in columns.items() if name in taken]
         if left >= 12:
-            answer = Text(visible(row["answer"]).replace("\n", " "))
+            answer = Text(mask_hidden(row["answer"]).replace("\n", " "))
             answer.truncate(left, overflow="ellipsis")
             cells.append(answer)
         table.add_row(*cells)

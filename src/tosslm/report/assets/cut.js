@@ -1,8 +1,10 @@
-// The discard fraction that is looked at, and all that follows from it.
+// What is dropped, as it is looked at: by one kind of evidence up to a discard fraction, or by a method's own choice.
+const CHOSEN = -1;
+
 class Cut {
   constructor(data) {
     this.data = data;
-    this.kind = data.ownKind;
+    this.kind = data.ownKind ?? CHOSEN;
     this.step = data.own;
     this.highest = data.kinds.map(() => new Float32Array(data.rows.length));
     this.mean = data.kinds.map(() => new Float32Array(data.rows.length));
@@ -12,9 +14,13 @@ class Cut {
   }
 
   get fraction() { return this.data.grid[this.step]; }
-  get evidence() { return this.data.kinds[this.kind]; }
-  get ranks() { return this.data.columns[`rank${this.kind}`]; }
-  value(token, kind = this.kind) { return this.data.columns[`value${kind}`][token] * this.data.step; }
+  get scored() { return this.data.kinds.length > 0; }
+  // What tokens are coloured by; beside a method's own choice that is the token score.
+  get shown() { return Math.max(this.kind, 0); }
+  get evidence() { return this.data.kinds[this.shown]; }
+  get ranks() { return this.data.columns[`rank${this.shown}`]; }
+  isDropped(token, row) { return this.kind === CHOSEN ? this.data.columns.gone[token] === 1 : this.ranks[token] < this.limit(row); }
+  value(token, kind = this.shown) { return this.data.columns[`value${kind}`][token] * this.data.step; }
 
   // How many go: of all tokens, or of each row where selection works inside rows. The product as Python has it.
   limit(row) { return Math.floor(this.fraction * (this.data.inRows ? this.data.columns.length[row] : this.data.tokens)); }
@@ -30,32 +36,34 @@ class Cut {
   }
 
   count() {
-    const { ranks, data: { starts } } = this;
+    const { data: { starts, columns } } = this, chosen = this.kind === CHOSEN, marks = chosen ? columns.gone : this.ranks;
     for (let row = 0; row < this.dropped.length; row++) {
       const limit = this.limit(row);
       let n = 0;
-      for (let i = starts[row]; i < starts[row + 1]; i++) if (ranks[i] < limit) n++;
+      for (let i = starts[row]; i < starts[row + 1]; i++) if (chosen ? marks[i] : marks[i] < limit) n++;
       this.dropped[row] = n;
     }
   }
 }
 
 function showCut(cut) {
-  const { data, evidence } = cut, counts = evidence.counts[cut.step], threshold = evidence.thresholds[cut.step];
-  const total = counts.reduce((sum, n) => sum + n, 0);
+  const { data, evidence } = cut, chosen = cut.kind === CHOSEN;
+  const counts = chosen ? data.sourceGone : evidence.counts[cut.step], threshold = chosen ? null : evidence.thresholds[cut.step];
+  const total = counts.reduce((sum, n) => sum + n, 0), own = chosen || (cut.step === data.own && cut.kind === data.ownKind);
+  document.querySelector("#panel .dial").hidden = chosen;
   document.getElementById("d").setAttribute("aria-valuetext", percent(cut.fraction));
   document.getElementById("d-value").textContent = percent(cut.fraction);
   const from = threshold === null ? "" : `; the lowest has ${signed(threshold)} ${evidence.unit}`;
   document.getElementById("d-says").textContent =
-    `${grouped(total)} of ${grouped(data.tokens)} tokens ${cut.step === data.own && cut.kind === data.ownKind ? "were dropped" : "would be dropped"}${from}.`;
+    `${grouped(total)} of ${grouped(data.tokens)} tokens ${own ? "were dropped" : "would be dropped"}${from}.`;
   [...document.querySelectorAll("#sources tbody tr")].forEach((line, i) => {
     const share = counts[i] / data.sourceTokens[i];
     line.children[2].textContent = grouped(counts[i]);
     line.children[3].textContent = percent(share);
     line.querySelector(".fill").setAttribute("width", (100 * share).toFixed(1));
   });
-  document.querySelectorAll(".kind").forEach((group, i) => { group.hidden = i !== cut.kind; });
-  document.querySelectorAll(`.kind[data-kind="${cut.kind}"] .cut`).forEach((mark) => moveThreshold(mark, threshold));
+  document.querySelectorAll(".kind").forEach((group, i) => { group.hidden = i !== cut.shown; });
+  document.querySelectorAll(`.kind[data-kind="${cut.shown}"] .cut`).forEach((mark) => moveThreshold(mark, threshold));
 }
 
 function moveThreshold(mark, threshold) {

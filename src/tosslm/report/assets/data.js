@@ -1,6 +1,6 @@
 // The embedded block: Base64 of gzip of [header length, 8 bytes][header, JSON][columns], little-endian.
 const COVERED = 1, JOINED = 2, MARKED = 4;
-const TYPES = { uint32: Uint32Array, int32: Int32Array, int16: Int16Array };
+const TYPES = { uint32: Uint32Array, int32: Int32Array, int16: Int16Array, uint8: Uint8Array };
 
 async function readBlock() {
   const element = document.getElementById("block");

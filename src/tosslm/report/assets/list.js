@@ -19,7 +19,7 @@ class RowList {
   covered(row) { return (this.data.rows[row].flags & COVERED) !== 0 && !this.all && !this.uncovered.has(row); }
 
   filter({ text, source, least, marked, order }) {
-    const { cut, data } = this, needle = text.trim().toLowerCase(), highest = cut.highest[cut.kind], mean = cut.mean[cut.kind];
+    const { cut, data } = this, needle = text.trim().toLowerCase(), highest = cut.highest[cut.shown], mean = cut.mean[cut.shown];
     const found = [];
     for (let row = 0; row < data.rows.length; row++) {
       if (source >= 0 && data.rows[row].source !== source) continue;
@@ -29,7 +29,7 @@ class RowList {
       found.push(row);
     }
     const share = (row) => cut.dropped[row] / data.columns.length[row];
-    if (order === "share") found.sort((a, b) => share(b) - share(a) || highest[b] - highest[a]);
+    if (order === "share") found.sort((a, b) => share(b) - share(a) || (cut.scored ? highest[b] - highest[a] : 0));
     if (order === "highest") found.sort((a, b) => highest[b] - highest[a]);
     if (order === "mean") found.sort((a, b) => mean[b] - mean[a]);
     this.order = found;

@@ -2,15 +2,29 @@
 const at = (id) => document.getElementById(id);
 
 function chooseKinds(cut, onChange) {
-  if (cut.data.kinds.length < 2) return;
-  cut.data.kinds.forEach((kind, i) => {
+  const ways = cut.data.kinds.map((kind, i) => [i, kind.label]);
+  if (cut.kind === CHOSEN) ways.unshift([CHOSEN, "the method\u2019s own choice"]);
+  if (ways.length < 2) return;
+  for (const [i, name] of ways) {
     const label = make("label"), radio = make("input");
     Object.assign(radio, { type: "radio", name: "kind", value: i, checked: i === cut.kind });
     radio.addEventListener("change", () => { cut.kind = i; onChange(); });
-    label.append(radio, ` ${kind.label}`);
+    label.append(radio, ` ${name}`);
     at("kinds").append(label);
-  });
+  }
   at("kinds").hidden = false;
+}
+
+function readyDial({ grid, own }, onChange) {
+  const last = grid.length - 1, place = grid[own] / grid[last];
+  Object.assign(at("d"), { max: last, value: own });
+  at("d-own").textContent = `this run: ${percent(grid[own])}`;
+  at("d-own").style.left = `${100 * Math.min(Math.max(place, 0.15), 0.85)}%`;
+  at("d-start").hidden = place < 0.4;
+  at("d-end").hidden = place > 0.6;
+  at("d-end").textContent = `${Math.round(100 * grid[last])}%`;
+  at("d").addEventListener("input", () => onChange(Number(at("d").value)));
+  at("panel").hidden = false;
 }
 
 // Paper has no disclosure triangles, and no scrolling that would bring a row's later tokens in.
@@ -32,29 +46,24 @@ async function start() {
   view = new RowView(cut, list);
   data.sources.forEach((name, i) => at("source").append(new Option(visible(name), i)));
   const filter = () => list.filter({
-    text: at("search").value, source: Number(at("source").value), least: parseFloat(at("least").value),
+    text: at("search").value, source: Number(at("source").value), least: parseFloat(at("least")?.value),
     marked: at("marked").checked, order: at("order").value,
   });
   const moved = () => {
     cut.count();
-    showCut(cut);
+    if (cut.scored) showCut(cut);
     filter();
     view.repaint();
   };
-  Object.assign(at("d"), { max: data.grid.length - 1, value: data.own });
-  at("d-own").textContent = `this run: ${percent(data.grid[data.own])}`;
-  const place = data.grid[data.own] / data.grid[data.grid.length - 1];
-  at("d-own").style.left = `${100 * Math.min(Math.max(place, 0.15), 0.85)}%`;
-  at("d-start").hidden = place < 0.4;
-  at("d-end").hidden = place > 0.6;
-  at("d-end").textContent = `${Math.round(100 * data.grid[data.grid.length - 1])}%`;
-  at("d").addEventListener("input", () => { cut.step = Number(at("d").value); moved(); });
-  chooseKinds(cut, () => { moved(); view.draw(); });
+  if (cut.scored) {
+    readyDial(data, (step) => { cut.step = step; moved(); });
+    chooseKinds(cut, () => { moved(); view.draw(); });
+  }
   at("filters").addEventListener("submit", (event) => event.preventDefault());
   for (const id of ["search", "source", "least", "marked", "order"])
-    at(id).addEventListener("input", () => { at("list").scrollTop = 0; filter(); });
+    at(id)?.addEventListener("input", () => { at("list").scrollTop = 0; filter(); });
   at("uncover").addEventListener("input", () => { list.all = at("uncover").checked; list.draw(); view.draw(); });
-  at("panel").hidden = at("explorer").hidden = false;
+  at("explorer").hidden = false;
   at("loading").hidden = true;
   readyForPaper(view);
   moved();

@@ -30,7 +30,7 @@ class RowView {
     this.blocks = [];
     this.facts = make("dl", data.kinds.length > 1 ? "look more" : "look");
     this.facts.setAttribute("aria-live", "polite");
-    this.box.replaceChildren(this.head(facts), this.facts, this.strip());
+    this.box.replaceChildren(this.head(facts), this.facts, ...(this.cut.scored ? [this.strip()] : []));
     if (this.list.covered(row)) this.box.append(this.cover());
     else facts.messages.forEach(([role, content], turn) => this.box.append(this.turn(role, content, turn)));
     for (const block of this.blocks.slice(0, 3)) this.fill(block);
@@ -57,7 +57,8 @@ class RowView {
       this.draw();
       this.box.focus({ preventScroll: true });
     });
-    cover.append(make("p", "", "This row may hold harmful text. Above is the evidence of its tokens, one after the other."), button);
+    const above = this.cut.scored ? " Above is the evidence of its tokens, one after the other." : "";
+    cover.append(make("p", "", `This row may hold harmful text.${above}`), button);
     return cover;
   }
 
@@ -148,11 +149,11 @@ class RowView {
 
   paint(token) {
     const at = this.data.starts[this.row] + token.index, { cut } = this;
-    const strength = Math.max(-5, Math.min(5, Math.round(cut.value(at) / (2 * cut.evidence.scale) * 5)));
+    const strength = cut.scored ? Math.max(-5, Math.min(5, Math.round(cut.value(at) / (2 * cut.evidence.scale) * 5))) : 0;
     const names = ["t"];
     if (strength) names.push(`l${strength}`);
     if (!token.textContent) names.push("z");
-    const dropped = cut.ranks[at] < cut.limit(this.row);
+    const dropped = cut.isDropped(at, this.row);
     if (dropped) names.push("x");
     if (this.unsafe(token.index)) {
       names.push("u");
@@ -198,16 +199,20 @@ class RowView {
   known(index) {
     const { cut, data } = this, at = data.starts[this.row] + index, place = this.places[index];
     const text = place.turn < 0 ? "end of turn" : visible(data.rows[this.row].messages[place.turn][1].slice(place.start, place.end)).replace(/\n/g, "\u23ce") || "part of a character";
-    const total = data.inRows ? this.places.length : data.tokens, state = cut.ranks[at] < cut.limit(this.row) ? "dropped" : "kept";
+    const state = cut.isDropped(at, this.row) ? "dropped" : "kept";
+    const facts = [["token", this.list.covered(this.row) ? "covered" : text]];
+    const kept = ["kept or dropped", state, this.unsafe(index) ? ", marked unsafe" : ""];
+    if (!cut.scored) return [...facts, kept];
+    const total = data.inRows ? this.places.length : data.tokens;
     const nats = (name) => `${(data.columns[name][at] * data.step).toFixed(2)} nats`;
     // The token's own score always, as the losses beside it give it, and the evidence that is chosen.
     const evidence = data.kinds.map((kind, k) => [kind.label.toLowerCase(), `${signed(cut.value(at, k))} ${kind.unit}`]);
     return [
-      ["token", this.list.covered(this.row) ? "covered" : text],
-      ...evidence.filter((_, k) => k === 0 || k === cut.kind),
+      ...facts,
+      ...evidence.filter((_, k) => k === 0 || k === cut.shown),
       ["utility loss", nats("utility")],
       ["degraded loss", nats("degraded")],
-      ["kept or dropped", state, this.unsafe(index) ? ", marked unsafe" : ""],
+      kept,
       ["rank", `${grouped(cut.ranks[at] + 1)} of ${grouped(total)}`],
     ];
   }

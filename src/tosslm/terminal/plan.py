@@ -1,0 +1,61 @@
+"""A plan as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+
+from tosslm.terminal.tables import table_of
+from tosslm.text import mask_hidden
+
+SHOWN_BAD_ROWS = 20
+
+
+def print_plan(plan: Mapping[str, Any], console: Console) -> None:
+    """Print what ``plan.make_plan`` made as tables."""
+    table = table_of("set", "rows", "tokens", "response tokens", "cut", "repeated", "bad rows")
+    for name, counts in plan["sets"].items():
+        keys = ("rows", "tokens", "response_tokens", "truncated", "repeated", "bad")
+        table.add_row(name, *(f"{counts[key]:,}" for key in keys))
+    console.print(table)
+    for row in plan["bad_rows"][:SHOWN_BAD_ROWS]:
+        text = f"{row['set']}: {row['origin']}: {row['reason']}; {row['remedy']}"
+        console.print(mask_hidden(text), markup=False, highlight=False, soft_wrap=True)
+    if len(plan["bad_rows"]) > SHOWN_BAD_ROWS:
+        console.print(f"... and {len(plan['bad_rows']) - SHOWN_BAD_ROWS} more (all of them with --json)")
+    model, speed = plan["model"], plan["speed"]
+    how = (
+        "measured on two layers of its shape" if speed["measured"] else "from one matrix product; --measure is surer"
+    )
+    console.print(
+        f"{model['name']}: {model['parameters'] / 1e6:,.0f}M parameters, {model['dtype']} on {model['device']}; "
+        f"about {speed['reading']:,.0f} tokens/s reading and {speed['training']:,.0f} training ({how})",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    table = table_of("stage", "tokens read", "tokens trained", "time", "memory", "disk")
+    for stage in plan["stages"]:
+        table.add_row(
+            stage["stage"],
+            f"{stage['tokens_read']:,}",
+            f"{stage['tokens_trained']:,}",
+            _duration(stage["seconds"]),
+            _size(stage["memory_bytes"]),
+            _size(stage["disk_bytes"]),
+        )
+    table.add_section()
+    total = _duration(sum(stage["seconds"] for stage in plan["stages"]))
+    table.add_row("all", "", "", total, "", _size(sum(stage["disk_bytes"] for stage in plan["stages"])))
+    console.print(table)
+
+
+def _duration(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours} h {rest // 60:02d} min" if hours else f"{rest // 60} min {rest % 60:02d} s"
+
+
+def _size(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
