@@ -21,10 +21,12 @@ from support.benches import select_in
 from tosslm.config import load_config
 from tosslm.errors import InputError, TosslmError
 from tosslm.files import write_parquet
-from tosslm.findings.summary import print_summary, summarize
+from tosslm.findings.rows import row_record
+from tosslm.findings.summary import summarize
 from tosslm.runs.tables import HELDOUT_SCHEMA, SCORE_SCHEMA
 from tosslm.selection.evidence import learn_evidence, window_means
-from tosslm.terminal.rows import render_row, row_record
+from tosslm.terminal.rows import render_row
+from tosslm.terminal.summary import print_summary
 
 row_lengths = st.lists(st.integers(0, 12), min_size=1, max_size=6)
 
