@@ -21,10 +21,12 @@ from support.benches import select_in
 from tosslm.config import load_config
 from tosslm.errors import InputError, TosslmError
 from tosslm.files import write_parquet
-from tosslm.findings.summary import print_summary, summarize
+from tosslm.findings.rows import row_record
+from tosslm.findings.summary import summarize
 from tosslm.runs.tables import HELDOUT_SCHEMA, SCORE_SCHEMA
 from tosslm.selection.evidence import learn_evidence, window_means
-from tosslm.terminal.rows import render_row, row_record
+from tosslm.terminal.rows import render_row
+from tosslm.terminal.summary import print_summary
 
 row_lengths = st.lists(st.integers(0, 12), min_size=1, max_size=6)
 
@@ -189,10 +191,11 @@ def test_a_run_gives_what_it_ranked(tiny_config: dict[str, Any]) -> None:
         np.testing.assert_allclose(ranked, window_means(scores, np.array([len(scores)]), 3), rtol=1e-5, atol=1e-6)
     record = row_record(run, run.rows["row_id"][0])
     assert [token["evidence"] for token in record["tokens"]] == run.evidence()[0].tolist()
-    console = Console(file=io.StringIO(), width=100)
+    written = io.StringIO()
+    console = Console(file=written, width=100)
     console.print(render_row(record, run.manifest["stages"]["selection"]["threshold"], console))
     print_summary(summarize(run), console)
-    shown = console.file.getvalue()
+    shown = written.getvalue()
     assert "evidence mean" in shown
     assert "tokens that have a window mean of" in " ".join(shown.split())
     run = tosslm.run(tiny_config, until="select")

@@ -20,11 +20,11 @@ from test_losses import MULTI_TURN, independent_losses
 from tosslm.data.rows import base_id, content_id, held_out
 from tosslm.errors import InputError, TosslmError
 from tosslm.files import write_parquet
+from tosslm.findings.rows import row_record
 from tosslm.merge import merge
 from tosslm.model.builtin import SMOLLM2
 from tosslm.runs.tables import SCORE_SCHEMA
 from tosslm.runs.verify import verify
-from tosslm.terminal.rows import row_record
 
 
 @pytest.fixture(scope="module")
@@ -202,6 +202,7 @@ def test_merge_gives_one_model_that_computes_the_same(
 def test_a_degraded_reference_is_never_merged_into_a_base(run: tosslm.Run) -> None:
     config = run.manifest["config"]
     config = config | {"model": config["model"] | {"adapter": str(run.path / "references/degraded/round-0")}}
+    config["run_dir"] = str(run.path.parent / "another")
     with pytest.raises(InputError, match=r"HAZARDOUS\.md"):
         tosslm.run(config)
 
