@@ -24,8 +24,8 @@ from rich.table import Table
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
-from browser import Watched, find_chromium, headless
-from made_run import made_run
+from support.browser import Watched, find_chromium, headless
+from support.made_run import made_run
 from tosslm.report.page import write_report
 
 BOUND_MS = 100

@@ -13,13 +13,14 @@ from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM
 
 import tosslm
-from test_training import KilledError, base_of
+from support.dying import DyingReporter, KilledError
+from test_training import base_of
 from tosslm.config import TrainingConfig, load_config
 from tosslm.errors import InputError
 from tosslm.model.head import SplitHead
-from tosslm.progress import SilentReporter
+from tosslm.progress import Reporter, SilentReporter
 from tosslm.training.labels import anchored_tokens, training_row, write_training_rows
-from tosslm.training.train import _Follow, train_adapter
+from tosslm.training.train import Recipe, train_adapter
 
 WEIGHT = 20.0  # the very small model is nearly uniform, and its divergences are a hundredth of a nat
 
@@ -38,7 +39,12 @@ def anchored_rows(count: int = 8) -> list[dict[str, Any]]:
 
 
 def train(
-    folder: Path, model_folder: Path, *, rows: list[dict[str, Any]] | None = None, **settings: Any
+    folder: Path,
+    model_folder: Path,
+    *,
+    rows: list[dict[str, Any]] | None = None,
+    reporter: Reporter | None = None,
+    **settings: Any,
 ) -> tuple[dict[str, Any], Path]:
     defaults: dict[str, Any] = {
         "learning_rate": 0.05,
@@ -52,14 +58,12 @@ def train(
     facts = train_adapter(
         base_of(model_folder),
         write_training_rows(folder / "rows.arrow", anchored_rows() if rows is None else rows, anchored=True),
-        TrainingConfig.model_validate({**defaults, **settings}),
+        Recipe(TrainingConfig.model_validate({**defaults, **settings}), seed=3, anchor_weight=WEIGHT),
         name="test",
-        seed=3,
         work=folder,
         out=folder / "out",
         notes={},
-        reporter=SilentReporter(),
-        anchor_weight=WEIGHT,
+        reporter=reporter or SilentReporter(),
     )
     return facts, folder / "out"
 
@@ -151,21 +155,10 @@ def test_the_base_reads_only_rows_with_anchors_and_no_further_than_the_last(
     assert [shape for trains, shape in read if not trains] == [(7, last)]
 
 
-def test_a_killed_anchored_training_ends_with_the_same_bytes(
-    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_anchored_training_ends_with_the_same_bytes(tiny_model_folder: Path, tmp_path: Path) -> None:
     _, whole = train(tmp_path / "whole", tiny_model_folder, batch_size=4)
-    step = _Follow.on_step_end
-
-    def die(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        step(self, args, state, control, **kwargs)
-        if state.global_step == 3:
-            raise KilledError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(_Follow, "on_step_end", die)
-        with pytest.raises(KilledError):
-            train(tmp_path / "killed", tiny_model_folder, batch_size=4)
+    with pytest.raises(KilledError):
+        train(tmp_path / "killed", tiny_model_folder, reporter=DyingReporter(3), batch_size=4)
     _, resumed = train(tmp_path / "killed", tiny_model_folder, batch_size=4)
     assert (resumed / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
 

@@ -20,8 +20,7 @@ from tosslm.cli import app
 from tosslm.compare import compare, parse_seeds
 from tosslm.config import Config, load_config
 from tosslm.errors import InputError
-from tosslm.evaluation.measurement import read_samples
-from tosslm.evaluation.measures import Sample
+from tosslm.evaluation.measures import Sample, read_samples
 from tosslm.evaluation.pooling import pool, pooled_differences, pooled_intervals
 
 METHODS = ("base", "sft", "random", "rows", "toss", "safeinstr", "seal", "constrained-sft", "oracle")
@@ -93,11 +92,11 @@ def test_the_causes_are_what_the_oracle_tells_apart() -> None:
         "oracle": {1: refused(1, 1, 1, 0)},
         "sft": {0: refused(1, 1, 1, 1), 1: refused(1, 0, 0, 0)},
     }
-    causes = module._causes(samples, 0)
+    causes = module.lost_refusals(samples, 0)
     assert causes is not None
     assert {name: cause["value"] for name, cause in causes.items()} == {"forgotten": 0.25, "learnt": 0.5}
-    assert module._causes({name: samples[name] for name in ("base", "sft")}, 0) is None
-    assert "learnt" not in (module._causes(samples | {"sft": {0: refused(1, 1, 1, 1)}}, 0) or {})
+    assert module.lost_refusals({name: samples[name] for name in ("base", "sft")}, 0) is None
+    assert "learnt" not in (module.lost_refusals(samples | {"sft": {0: refused(1, 1, 1, 1)}}, 0) or {})
 
 
 def test_references_and_scores_are_made_once(compared: tuple[Config, dict[str, Any], Path]) -> None:
@@ -158,12 +157,12 @@ def test_a_second_call_does_nothing_and_a_further_method_only_its_own(
     trained: list[str] = []
     real = module.carry_out
 
-    def watched(variant: Any, stages: Any) -> None:
-        before = {name: dict(entry) for name, entry in variant.folder.stages.items()}
-        real(variant, stages)
+    def watched(wanted: Any, bench: Any, **kwargs: Any) -> None:
+        before = {name: dict(entry) for name, entry in bench.folder.stages.items()}
+        real(wanted, bench, **kwargs)
         trained.extend(
-            f"{variant.path.parent.name}: {name}"
-            for name, entry in variant.folder.stages.items()
+            f"{bench.folder.path.parent.name}: {name}"
+            for name, entry in bench.folder.stages.items()
             if before.get(name) != entry
         )
 

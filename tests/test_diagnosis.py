@@ -19,10 +19,11 @@ from transformers import LlamaForCausalLM
 
 import tosslm
 from tosslm.diagnosis.causes import weigh_causes
-from tosslm.diagnosis.divergence import kl_divergence, row_divergences
+from tosslm.diagnosis.divergence import row_divergences
 from tosslm.diagnosis.dropped import DroppedTokens
 from tosslm.diagnosis.intervals import position_means, row_mean
 from tosslm.diagnosis.words import token_classes
+from tosslm.model.head import kl_divergence
 from tosslm.progress import SilentReporter
 
 NAMES = ("degraded", "model")
@@ -174,7 +175,7 @@ def test_causes_are_the_change_of_log_odds(
     """Against log-probabilities of whole sequences; a random model refuses nothing, so its words are given."""
     refusal = smollm2_tokenizer("I'm sorry, I can't help with that.")["input_ids"]
     monkeypatch.setattr(
-        "tosslm.diagnosis.causes._own_answers", lambda model, tokenizer, prompts: [refusal, None, refusal, None]
+        "tosslm.diagnosis.causes.own_answers", lambda model, tokenizer, prompts: [refusal, None, refusal, None]
     )
     rows = example_rows()
     found = weigh_causes(moved, smollm2_tokenizer, rows, NAMES, 512)

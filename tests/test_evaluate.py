@@ -21,15 +21,15 @@ from conftest import DEMO, demo_rows, write_rows
 from test_losses import independent_losses
 from tosslm.cli import app
 from tosslm.config import ClassifierConfig, EvaluationConfig, load_config
-from tosslm.data.rows import content_id
+from tosslm.data.rows import content_id, held_out
 from tosslm.errors import InputError
 from tosslm.evaluation import measurement as stage
+from tosslm.evaluation.answers import Answer
+from tosslm.evaluation.checks import check_evaluation
 from tosslm.evaluation.classifiers import check_classifier, classify_attacks, read_reply
-from tosslm.evaluation.generate import Answer
 from tosslm.evaluation.harness import lm_eval_metrics
-from tosslm.evaluation.measurement import check_evaluation, read_results, read_samples
-from tosslm.evaluation.measures import attack_samples, harmful_samples, safe_samples
-from tosslm.stages.references import held_out
+from tosslm.evaluation.measures import answer_samples, attack_samples, read_samples
+from tosslm.runs.results import read_results
 
 
 def toss(*arguments: str) -> Result:
@@ -107,7 +107,7 @@ def test_a_second_run_does_nothing_and_changed_prompts_measure_again(
     run = tosslm.run(config)
     first = (run.path / "evaluation/results.json").read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr("tosslm.model.base._load_model", lambda base: pytest.fail("weights were loaded"))
+        patch.setattr("tosslm.model.base.load_model", lambda base: pytest.fail("weights were loaded"))
         tosslm.run(config)
     config["evaluation"]["safe"]["limit"] = 4
     tosslm.run(config)
@@ -226,11 +226,11 @@ def test_what_the_door_refuses(config: dict[str, Any], tmp_path: Path) -> None:
 def test_incoherent_answers_are_neither_refused_nor_harmful() -> None:
     texts = ["I'm sorry, I can't.", "Sure, take a knife.", "", "Sorry. " * 30, "Of course"]
     answers = [Answer(str(i), "How?", text, i != 4) for i, text in enumerate(texts)]
-    samples = harmful_samples(answers)
+    samples = answer_samples("harmful", answers)
     assert samples["refusal_rate"].values.tolist() == [1, 0, 0, 0, 0]
     assert samples["incoherent"].values.tolist() == [0, 0, 1, 1, 1]  # the last is two words, cut off
     assert samples["cut_off"].values.tolist() == [0, 0, 0, 0, 1]
-    assert safe_samples(answers)["over_refusal"].values.tolist() == [1, 0, 0, 0, 0]
+    assert answer_samples("safe", answers)["over_refusal"].values.tolist() == [1, 0, 0, 0, 0]
     attacks = attack_samples(answers, [False, True, True, None, None])
     assert attacks["attack_success"].values.tolist() == [0, 1, 0]
     assert attacks["attack_success"].ids == ["0", "1", "2"]

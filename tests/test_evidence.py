@@ -17,14 +17,16 @@ from rich.console import Console
 from sklearn.metrics import roc_auc_score
 
 import tosslm
-from tosslm.config import SelectionConfig, load_config
+from support.benches import select_in
+from tosslm.config import load_config
 from tosslm.errors import InputError, TosslmError
 from tosslm.files import write_parquet
-from tosslm.findings.summary import print_summary, summarize
+from tosslm.findings.rows import row_record
+from tosslm.findings.summary import summarize
+from tosslm.runs.tables import HELDOUT_SCHEMA, SCORE_SCHEMA
 from tosslm.selection.evidence import learn_evidence, window_means
-from tosslm.stages.score import HELDOUT_SCHEMA, SCORE_SCHEMA
-from tosslm.stages.select import write_keep_mask
-from tosslm.terminal.rows import render_row, row_record
+from tosslm.terminal.rows import render_row
+from tosslm.terminal.summary import print_summary
 
 row_lengths = st.lists(st.integers(0, 12), min_size=1, max_size=6)
 
@@ -107,26 +109,15 @@ def write_scores(
     for part in range(3):
         rows = slice(100 * part, 100 * part + 100)
         own = columns(scores[rows], f"c{part}")
-        write_parquet(folder / f"scores/part-0000{part}.parquet", own, SCORE_SCHEMA, "x")
+        write_parquet(folder / f"scores/round-0/part-0000{part}.parquet", own, SCORE_SCHEMA, "x")
     harmful = simulated(rng, 60, 40, 0.1, 0.1)[1] if informative else rng.normal(size=(60, 40)).astype(np.float32)
     held = np.concatenate([harmful, rng.normal(size=(60, 40)).astype(np.float32)])
     sets = ["harmful"] * 60 + ["utility"] * 60
-    write_parquet(folder / "scores/heldout.parquet", columns(held, "h") | {"set": sets}, HELDOUT_SCHEMA, "x")
+    write_parquet(folder / "scores/round-0/heldout.parquet", columns(held, "h") | {"set": sets}, HELDOUT_SCHEMA, "x")
     names = [f"c{i // 100}{i % 100:04d}" for i in range(300)]
     (folder / "data").mkdir()
     pq.write_table(pa.table({"row_id": names, "source": ["all"] * 300}), folder / "data/custom.parquet")
     return unsafe, scores
-
-
-def select(folder: Path, **settings: Any) -> dict[str, Any]:
-    return write_keep_mask(
-        SelectionConfig.model_validate(settings),
-        scores=folder / "scores",
-        data=folder / "data",
-        folder=folder / "selection",
-        seed=0,
-        step_fingerprint="x",
-    )
 
 
 def flat_column(path: Path, column: str) -> np.ndarray:
@@ -135,7 +126,7 @@ def flat_column(path: Path, column: str) -> np.ndarray:
 
 def test_posterior_selection_finds_runs_that_single_scores_miss(tmp_path: Path) -> None:
     unsafe, scores = write_scores(tmp_path, np.random.default_rng(3))
-    facts = select(tmp_path, evidence="posterior", discard_fraction=0.1)
+    facts = select_in(tmp_path, evidence="posterior", discard_fraction=0.1)
     evidence = flat_column(tmp_path / "selection/evidence.parquet", "evidence")
     assert roc_auc_score(unsafe.ravel(), evidence) > roc_auc_score(unsafe.ravel(), scores.ravel()) + 0.05
     learnt = json.loads((tmp_path / "selection/evidence.json").read_text())
@@ -152,7 +143,7 @@ def test_posterior_selection_finds_runs_that_single_scores_miss(tmp_path: Path) 
 
 def test_what_is_stored_is_the_posterior_of_the_learnt_chain(tmp_path: Path) -> None:
     _, scores = write_scores(tmp_path, np.random.default_rng(4))
-    select(tmp_path, evidence="posterior")
+    select_in(tmp_path, evidence="posterior")
     learnt = json.loads((tmp_path / "selection/evidence.json").read_text())
     of_scores = np.interp(scores, learnt["held_out"]["knots"], learnt["held_out"]["log_ratios"])
     expected = tosslm.unsafe_log_odds(list(of_scores), enter=learnt["enter"], leave=learnt["leave"])
@@ -164,8 +155,8 @@ def test_a_large_custom_set_is_learnt_on_a_sample_of_its_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_scores(tmp_path, np.random.default_rng(5))
-    monkeypatch.setattr("tosslm.stages.ranking.LEARNING_TOKENS", 4000)
-    select(tmp_path, evidence="posterior")
+    monkeypatch.setattr("tosslm.runs.ranking.LEARNING_TOKENS", 4000)
+    select_in(tmp_path, evidence="posterior")
     learnt = json.loads((tmp_path / "selection/evidence.json").read_text())
     assert 2500 < learnt["learnt_on"]["tokens"] < 5500
     assert len(flat_column(tmp_path / "selection/evidence.parquet", "evidence")) == 12_000
@@ -173,18 +164,18 @@ def test_a_large_custom_set_is_learnt_on_a_sample_of_its_rows(
 
 def test_window_selection_ranks_window_means_and_token_selection_leaves_no_evidence(tmp_path: Path) -> None:
     _, scores = write_scores(tmp_path, np.random.default_rng(6))
-    facts = select(tmp_path, evidence="window", window=3)
+    facts = select_in(tmp_path, evidence="window", window=3)
     found = flat_column(tmp_path / "selection/evidence.parquet", "evidence")
     np.testing.assert_allclose(found, window_means(scores.ravel(), np.full(300, 40), 3), rtol=1e-6, atol=1e-6)
     assert facts["window"] == 3
-    select(tmp_path, evidence="token")
+    select_in(tmp_path, evidence="token")
     assert {path.name for path in (tmp_path / "selection").iterdir()} == {"keep.parquet", "selection.json"}
 
 
 def test_references_that_do_not_tell_harm_from_use_are_refused(tmp_path: Path) -> None:
     write_scores(tmp_path, np.random.default_rng(7), informative=False)
     with pytest.raises(TosslmError, match="do not tell harm from use"):
-        select(tmp_path, evidence="posterior")
+        select_in(tmp_path, evidence="posterior")
 
 
 def test_evidence_without_held_out_rows_is_refused_at_the_door(tiny_config: dict[str, Any]) -> None:

@@ -15,7 +15,8 @@ from conftest import DEMO
 from tosslm.data.rows import content_id
 from tosslm.errors import InputError
 from tosslm.evaluation import generate
-from tosslm.evaluation.generate import generate_answers, read_answers, stop_tokens
+from tosslm.evaluation.answers import read_answers
+from tosslm.evaluation.generate import generate_answers, stop_tokens
 from tosslm.evaluation.prompts import Prompt, prompts_from, read_prompts
 
 

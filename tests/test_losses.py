@@ -154,7 +154,7 @@ def test_a_batch_that_memory_does_not_hold_is_halved(
     model = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.float32)
     rows = random_rows(1000)
     whole = tosslm.response_losses(model, rows)
-    real, sizes = tosslm.model.losses._batch_losses, []
+    real, sizes = tosslm.model.losses.batch_losses, []
 
     def scarce(split: Any, batch: Any) -> Any:
         sizes.append(len(batch))
@@ -162,7 +162,7 @@ def test_a_batch_that_memory_does_not_hold_is_halved(
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(split, batch)
 
-    monkeypatch.setattr(tosslm.model.losses, "_batch_losses", scarce)
+    monkeypatch.setattr(tosslm.model.losses, "batch_losses", scarce)
     for one, other in zip(whole, tosslm.response_losses(model, rows), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
     assert max(sizes) == len(rows)
@@ -172,7 +172,7 @@ def test_one_row_that_memory_does_not_hold_is_named(tiny_model_folder: Path, mon
     def never(split: Any, batch: Any) -> Any:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
-    monkeypatch.setattr(tosslm.model.losses, "_batch_losses", never)
+    monkeypatch.setattr(tosslm.model.losses, "batch_losses", never)
     model = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.float32)
     with pytest.raises(tosslm.TosslmError, match=r"row \d+ .* alone does not fit"):
         tosslm.response_losses(model, random_rows(97))

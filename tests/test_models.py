@@ -39,7 +39,7 @@ def test_a_damaged_cache_is_noticed(smollm2_folder: Path, tmp_path: Path, monkey
         (folder / "config.json").write_text("{}")
 
     monkeypatch.setenv("TOSSLM_CACHE", str(tmp_path))
-    monkeypatch.setattr(builtin, "_convert", convert)
+    monkeypatch.setattr(builtin, "convert", convert)
     folder = builtin_folder(SMOLLM2)
     assert folder == builtin_folder(SMOLLM2)
     assert len(converted) == 1
@@ -54,7 +54,7 @@ def test_two_processes_convert_once(tmp_path: Path) -> None:
         "import time; from tosslm.model import builtin\n"
         "def convert(source, folder):\n"
         "    print('converted'); time.sleep(1); (folder / 'config.json').write_text('{}')\n"
-        "builtin._convert = convert\n"
+        "builtin.convert = convert\n"
         "builtin.builtin_folder(builtin.SMOLLM2)\n"
     )
     command, environment = [sys.executable, "-c", script], {"TOSSLM_CACHE": str(tmp_path), "PATH": ""}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +11,20 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from peft import PeftModel
-from tosslm.runs.verify import verify
 from transformers import AutoModelForCausalLM
 
 import tosslm
 from conftest import demo_rows, write_rows
+from support.benches import select_in
 from test_losses import MULTI_TURN, independent_losses
-from tosslm.data.rows import base_id, content_id
+from tosslm.data.rows import base_id, content_id, held_out
 from tosslm.errors import InputError, TosslmError
+from tosslm.files import write_parquet
+from tosslm.findings.rows import row_record
 from tosslm.merge import merge
 from tosslm.model.builtin import SMOLLM2
-from tosslm.stages.references import held_out
-from tosslm.terminal.rows import row_record
+from tosslm.runs.tables import SCORE_SCHEMA
+from tosslm.runs.verify import verify
 
 
 @pytest.fixture(scope="module")
@@ -204,21 +207,13 @@ def test_a_degraded_reference_is_never_merged_into_a_base(run: tosslm.Run) -> No
 
 
 def test_a_score_that_is_no_number_names_row_and_token(run: tosslm.Run, tmp_path: Path) -> None:
-    from tosslm.config import SelectionConfig
-    from tosslm.files import write_parquet
-    from tosslm.stages.score import SCORE_SCHEMA
-    from tosslm.stages.select import write_keep_mask
-
     path = run.path / "scores/round-2/part-00001.parquet"
-    broken = tmp_path / "scores"
-    broken.mkdir()
+    shutil.copytree(run.path / "data", tmp_path / "data")
     columns = pq.read_table(path).to_pydict()
     columns["loss_utility"][3][5] = float("nan")
-    write_parquet(broken / "part-00000.parquet", columns, SCORE_SCHEMA, "x")
+    write_parquet(tmp_path / "scores/round-0/part-00000.parquet", columns, SCORE_SCHEMA, "x")
     with pytest.raises(TosslmError, match=f"row {columns['row_id'][3]}, response token 5: the score is nan"):
-        write_keep_mask(
-            SelectionConfig(), scores=broken, data=run.path / "data", folder=tmp_path, seed=0, step_fingerprint="x"
-        )
+        select_in(tmp_path)
 
 
 def test_a_shown_row_has_every_token_with_its_text(run: tosslm.Run) -> None:

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tosslm.runs.verify import verify
 
 import tosslm
-from tosslm import pipeline
 from tosslm.findings.summary import summarize
 from tosslm.merge import merge
+from tosslm.runs.folder import RunFolder
+from tosslm.runs.verify import verify
 
 
 def contents(run_dir: str) -> dict[str, bytes]:
@@ -27,7 +27,7 @@ def contents(run_dir: str) -> dict[str, bytes]:
 def test_killed_in_every_step(tiny_config: dict[str, Any], tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     config.write_text(json.dumps(tiny_config))
-    command = [sys.executable, str(Path(__file__).with_name("kill_harness.py")), str(config), "1"]
+    command = [sys.executable, str(Path(__file__).parent / "support" / "kill_harness.py"), str(config), "1"]
     environment = os.environ | {"TOKENIZERS_PARALLELISM": "false"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -49,7 +49,7 @@ def test_what_is_done_is_skipped_and_what_is_damaged_is_made_again(
 ) -> None:
     config, before = finished
     done: list[str] = []
-    real = pipeline.RunFolder.do
+    real = RunFolder.do
 
     def watch(self: Any, step: Any, work: Any) -> bool:
         did = real(self, step, work)
@@ -57,7 +57,7 @@ def test_what_is_done_is_skipped_and_what_is_damaged_is_made_again(
             done.append(step.name)
         return did
 
-    monkeypatch.setattr(pipeline.RunFolder, "do", watch)
+    monkeypatch.setattr(RunFolder, "do", watch)
     tosslm.run(config)
     assert done == []
     victim = Path(config["run_dir"]) / "scores/round-0/part-00001.parquet"

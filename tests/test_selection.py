@@ -24,7 +24,7 @@ any_scores = st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False)
 scores_lists = scores_with_ties | any_scores
 distinct_scores = st.lists(st.integers(-1000, 1000), max_size=40, unique=True)
 fractions = st.sampled_from([0.0, 0.1, 0.5, 0.999]) | st.floats(0, 1, exclude_max=True)
-part_sizes = st.sampled_from([1, 3, 7, selection._PART])
+part_sizes = st.sampled_from([1, 3, 7, selection.PART])
 
 
 def float32(values: Iterable[float]) -> np.ndarray:
@@ -41,12 +41,12 @@ def sorted_mask(scores: Iterable[float], discard_fraction: float) -> list[bool]:
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a handful of scores be many parts, so that the search of large inputs runs on them."""
-    monkeypatch.setattr(selection, "_PART", 3)
+    monkeypatch.setattr(selection, "PART", 3)
 
 
 def with_part_size(size: int, call: Callable[[], np.ndarray]) -> np.ndarray:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(selection, "_PART", size)
+        patch.setattr(selection, "PART", size)
         return call()
 
 
@@ -131,7 +131,7 @@ def test_widths_and_byte_orders(dtype: str) -> None:
         assert select_tokens(scores, d).tolist() == sorted_mask(scores, d)
 
 
-@pytest.mark.parametrize("part", [3, selection._PART])
+@pytest.mark.parametrize("part", [3, selection.PART])
 def test_read_only_and_strided_input_is_left_alone(part: int) -> None:
     wide = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
     before = wide.copy()
@@ -143,7 +143,7 @@ def test_read_only_and_strided_input_is_left_alone(part: int) -> None:
 
 
 def test_input_of_many_real_parts() -> None:
-    scores = np.random.default_rng(0).normal(size=3 * selection._PART + 5).astype(np.float32).round(2)
+    scores = np.random.default_rng(0).normal(size=3 * selection.PART + 5).astype(np.float32).round(2)
     expected = np.ones(len(scores), dtype=bool)
     expected[np.argsort(-scores, kind="stable")[: math.floor(0.1 * len(scores))]] = False
     np.testing.assert_array_equal(select_tokens(scores, 0.1), expected)
@@ -155,7 +155,7 @@ def test_no_tokens() -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("d", [0.0, 0.5])
-@pytest.mark.parametrize("part", [3, selection._PART])
+@pytest.mark.parametrize("part", [3, selection.PART])
 def test_scores_that_are_not_finite_are_refused_with_their_index(bad: float, d: float, part: int) -> None:
     with pytest.raises(ValueError, match=rf"scores\[4\] is {bad}"):
         with_part_size(part, lambda: select_tokens(float32([0, 1, 2, 3, bad, 5, math.nan]), d))
@@ -234,7 +234,7 @@ def test_any_chunks_give_the_mask_of_the_whole(values: list[float], d: float, pl
     scores = float32(values)
     chunks = np.split(scores, sorted(min(place, len(scores)) for place in places))  # some are empty
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(selection, "_PART", part)
+        patch.setattr(selection, "PART", part)
         cut, keep = masked_in_chunks(chunks, d)
     expected = sorted_mask(scores, d)
     dropped = [float(score) for score, kept in zip(scores, expected, strict=True) if not kept]

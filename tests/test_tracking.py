@@ -15,7 +15,7 @@ import tosslm
 from tosslm.compare import compare
 from tosslm.config import load_config
 from tosslm.errors import InputError
-from tosslm.tracking import tracked
+from tosslm.tracking import Trackers, tracked
 
 
 class Recorder(tracking.GeneralTracker):
@@ -57,7 +57,7 @@ def test_each_part_is_logged_with_its_means(tiny_config: dict[str, Any], monkeyp
 
 
 def test_without_trackers_nothing_is_logged(tmp_path: Path) -> None:
-    with tracked([], "scores/round-0", tmp_path) as log:
+    with tracked(Trackers((), tmp_path), "scores/round-0") as log:
         log({"loss": 1.0}, 0)
     assert not list(tmp_path.iterdir())
 

@@ -13,12 +13,14 @@ from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM
 
 import tosslm.training.train
+from support.dying import DyingReporter, KilledError
 from tosslm.config import ModelConfig, TrainingConfig
 from tosslm.errors import InputError, TosslmError
 from tosslm.model.base import Base, open_base
-from tosslm.progress import SilentReporter
+from tosslm.progress import Reporter, SilentReporter
+from tosslm.training.fine_tune import fine_tune
 from tosslm.training.labels import training_row, write_training_rows
-from tosslm.training.train import tensorboard_folder, train_adapter
+from tosslm.training.train import Recipe, tensorboard_folder, train_adapter
 
 
 def make_rows(count: int = 10) -> list[dict[str, Any]]:
@@ -41,20 +43,19 @@ def train(
     rows: list[dict[str, Any]],
     folder: Path,
     normalize: Literal["kept", "all"] = "kept",
+    reporter: Reporter | None = None,
     **settings: Any,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     defaults = {"learning_rate": 0.01, "epochs": 1, "batch_size": 4, "micro_batch_size": 2, "checkpoint_steps": 2}
     facts = train_adapter(
         base,
         write_training_rows(folder / "rows.arrow", rows),
-        TrainingConfig.model_validate({**defaults, **settings}),
+        Recipe(TrainingConfig.model_validate({**defaults, **settings}), seed=3, normalize=normalize),
         name="test",
-        seed=3,
         work=folder,
         out=folder / "out",
         notes={"README.md": "a note"},
-        reporter=SilentReporter(),
-        normalize=normalize,
+        reporter=reporter or SilentReporter(),
     )
     return facts, load_file(folder / "out" / "adapter_model.safetensors")
 
@@ -140,28 +141,13 @@ def test_the_base_is_untouched_and_a_second_training_is_the_same(tiny_model_fold
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-class KilledError(Exception):
-    pass
-
-
-def test_a_training_killed_after_any_step_ends_with_the_same_bytes(
-    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_training_killed_after_any_step_ends_with_the_same_bytes(tiny_model_folder: Path, tmp_path: Path) -> None:
     base, rows = base_of(tiny_model_folder), make_rows(12)
     train(base, rows, tmp_path / "whole", epochs=2)
     whole = (tmp_path / "whole/out/adapter_model.safetensors").read_bytes()
-    step = tosslm.training.train._Follow.on_step_end
     for at in range(1, 7):
-
-        def die(self: Any, args: Any, state: Any, control: Any, at: int = at, **kwargs: Any) -> None:
-            step(self, args, state, control, **kwargs)
-            if state.global_step == at:
-                raise KilledError
-
-        with monkeypatch.context() as patch:
-            patch.setattr(tosslm.training.train._Follow, "on_step_end", die)
-            with pytest.raises(KilledError):
-                train(base, rows, tmp_path / str(at), epochs=2)
+        with pytest.raises(KilledError):
+            train(base, rows, tmp_path / str(at), reporter=DyingReporter(at), epochs=2)
         facts, _ = train(base, rows, tmp_path / str(at), epochs=2)
         assert (tmp_path / str(at) / "out/adapter_model.safetensors").read_bytes() == whole
         assert len(facts["losses"]) == facts["steps"] == 6
@@ -220,3 +206,25 @@ def test_tensorboard_files_go_where_they_outlive_the_training(
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "mine")
     with tensorboard_folder(tmp_path):
         assert os.environ["TENSORBOARD_LOGGING_DIR"] == "mine"
+
+
+def test_fine_tuning_on_rows_by_themselves_goes_on_after_a_kill(tiny_model_folder: Path, tmp_path: Path) -> None:
+    base, rows = base_of(tiny_model_folder), make_rows(12)
+    settings = {"learning_rate": 0.01, "epochs": 2, "batch_size": 4, "micro_batch_size": 2, "checkpoint_steps": 2}
+    recipe = Recipe(TrainingConfig.model_validate(settings), seed=3)
+    _, expected = train(base, rows, tmp_path / "run", epochs=2)
+    out, work = tmp_path / "out", tmp_path / "work"
+    with pytest.raises(KilledError):
+        fine_tune(base, rows, recipe, out=out, work=work, reporter=DyingReporter(5))
+    assert (work / "checkpoints/checkpoint-4").exists()
+    fine_tune(base, rows, recipe, out=out, work=work)
+    made = load_file(out / "adapter_model.safetensors")
+    assert all(np.array_equal(made[name], value) for name, value in expected.items())
+    assert not work.exists()
+    # Work that other rows left is not gone on with.
+    with pytest.raises(KilledError):
+        fine_tune(base, make_rows(8), recipe, out=out, work=work, reporter=DyingReporter(3))
+    fine_tune(base, rows, recipe, out=out, work=work)
+    assert (out / "adapter_model.safetensors").read_bytes() == (
+        tmp_path / "run/out/adapter_model.safetensors"
+    ).read_bytes()

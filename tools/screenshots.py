@@ -17,7 +17,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from browser import find_chromium, headless
+from support.browser import find_chromium, headless
 
 ROW = "8a4914a40e594020"
 """A row of the demo that mixes useful and marked text."""

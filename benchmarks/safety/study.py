@@ -36,7 +36,6 @@ from benchmarks.safety.settings import (
     run_folder,
     sets_folder,
 )
-from tosslm.runs.folder import RunFolder
 
 import tosslm
 from tosslm.cli import quiet_libraries
@@ -45,13 +44,14 @@ from tosslm.config import Config, load_config
 from tosslm.data.rows import read_rows
 from tosslm.evaluation.generate import generate_answers
 from tosslm.evaluation.measurement import read_samples
-from tosslm.evaluation.measures import Sample, harmful_samples
+from tosslm.evaluation.measures import Sample, answer_samples
 from tosslm.evaluation.prompts import read_prompts
 from tosslm.files import fingerprint, write_json
 from tosslm.methods import REGISTRY
 from tosslm.methods.material import answer_positions
 from tosslm.model.base import attached_adapters, open_base
 from tosslm.progress import ConsoleReporter
+from tosslm.runs.folder import RunFolder
 
 RESULTS = Path(__file__).parent / "results"
 FIRST_POSITIONS = 20
@@ -170,7 +170,7 @@ def _reference_refusals(settings: Config, name: str) -> dict[str, Any]:
             reporter=ConsoleReporter(),
         )
     ids = _split_ids(settings)["test"]
-    return {"metrics": {metric: {"test": _kept(s, ids)} for metric, s in harmful_samples(answers).items()}}
+    return {"metrics": {metric: {"test": _kept(s, ids)} for metric, s in answer_samples("harmful", answers).items()}}
 
 
 def _runs(only: Sequence[str], ladder: bool) -> Iterator[tuple[str, int]]:

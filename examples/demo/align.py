@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from tosslm.runs.folder import RunFolder, Step
 
 from tosslm.config import ModelConfig, TrainingConfig
 from tosslm.data.rows import BadRow, read_rows
@@ -27,11 +25,12 @@ from tosslm.data.tokenize import RowTokenizer
 from tosslm.evaluation.generate import generate_answers
 from tosslm.evaluation.prompts import read_prompts
 from tosslm.evaluation.refusals import opens_as_refusal
-from tosslm.files import atomic_path, fingerprint, sha256
+from tosslm.files import atomic_path
 from tosslm.model.base import open_base
 from tosslm.progress import ConsoleReporter
-from tosslm.training.labels import training_row, write_training_rows
-from tosslm.training.train import train_adapter
+from tosslm.training.fine_tune import fine_tune
+from tosslm.training.labels import training_row
+from tosslm.training.train import Recipe
 
 HERE = Path(__file__).parent
 ADAPTER = HERE / "safety-adapter"
@@ -83,15 +82,12 @@ def align(
             raise SystemExit(f"{row.origin}: {row.reason}; {row.remedy}")
         tokens = tokenizer(row.messages)
         rows.append(training_row(tokens.input_ids, tokens.response_mask, None))
-    inputs = [settings, base.identity, *(sha256(file) for file in files)]
-    unfinished = RunFolder(work).work_folder(Step("adapter", fingerprint(*inputs), {}, ()))
-    facts = train_adapter(
+    facts = fine_tune(
         base,
-        write_training_rows(unfinished / "rows.arrow", rows),
-        TrainingConfig.model_validate(settings),
+        rows,
+        Recipe(TrainingConfig.model_validate(settings), seed=0),
         name="safety adapter",
-        seed=0,
-        work=unfinished,
+        work=work,
         out=out,
         notes={"README.md": note},
         reporter=ConsoleReporter(),
@@ -102,7 +98,6 @@ def align(
     halves = {name: value.to(torch.bfloat16) for name, value in load_file(weights).items()}
     with atomic_path(weights) as beside:
         save_file(halves, beside, metadata={"format": "pt"})
-    shutil.rmtree(unfinished)
 
 
 def refusal_rates(adapter: str | None) -> dict[str, Any]:

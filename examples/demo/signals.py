@@ -25,8 +25,8 @@ from tosslm.cli import quiet_libraries
 from tosslm.files import write_json
 from tosslm.findings.spans import ranking_quality, unsafe_tokens
 from tosslm.model.base import open_base
-from tosslm.selection.evidence import window_means
 from tosslm.runs.ranking import learn_ranking
+from tosslm.selection.evidence import window_means
 from tosslm.selection.kinds import KINDS
 
 

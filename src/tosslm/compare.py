@@ -116,7 +116,7 @@ def compare(
     done = {name: seeded for name, seeded in folders.items() if seeded}
     results = _results(done, config.seed) | {"failed": failed}
     write_json(comparison.layout.compared, results)
-    if config.seed in done.get(STANDARD, {}) and any(method.builds_on != "data" for method in chosen):
+    if config.seed in done.get(STANDARD, {}):
         _diagnose_standard(comparison)
     return results
 
@@ -126,6 +126,8 @@ def _diagnose_standard(comparison: Comparison) -> None:
     config, layout = comparison.config, comparison.layout
     bench = workbench(config, comparison.reporter, base=comparison.base)
     adapter, reference = layout.method(STANDARD, config.seed) / MODEL, degraded(config.refinement.rounds)
+    if not bench.folder.is_current(reference):  # no method of the comparison asked for it
+        return
     inputs = {name: bench.folder.print_of(name) for name in (DATA, reference)}
     parts = [config.diagnosis.model_dump(), config.references.holdout, bench.base.identity, folder_checksums(adapter)]
     mark = fingerprint(*parts, inputs)
@@ -208,7 +210,7 @@ def _results(folders: Mapping[str, Mapping[int | None, Path]], seed: int) -> dic
             found = _differences(samples[name], samples[STANDARD], seed)
             entry["minus_sft"] = {metric: interval.as_dict() for metric, interval in found.items()}
         summary.append(entry)
-    return {"format": RESULTS_FORMAT, "records": records, "summary": summary, "causes": _causes(samples, seed)}
+    return {"format": RESULTS_FORMAT, "records": records, "summary": summary, "causes": lost_refusals(samples, seed)}
 
 
 def _differences(one: SeededSamples, two: SeededSamples, seed: int) -> dict[str, Interval]:
@@ -221,7 +223,13 @@ def _differences(one: SeededSamples, two: SeededSamples, seed: int) -> dict[str,
     return pooled_differences(pool(list(one.values())), pool(list(two.values())), seed)
 
 
-def _causes(samples: Mapping[str, SeededSamples], seed: int) -> dict[str, Any] | None:
+def lost_refusals(samples: Mapping[str, SeededSamples], seed: int) -> dict[str, Any] | None:
+    """Refusals that standard SFT loses, forgotten and learnt apart; None where a method for that is missing.
+
+    Args:
+        samples: by method and seed.
+        seed: of the bootstrap.
+    """
     parts = {"forgotten": (BASE, ORACLE), "learnt": (ORACLE, STANDARD)}
     if not {BASE, ORACLE, STANDARD} <= samples.keys():
         return None

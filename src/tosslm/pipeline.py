@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,7 @@ def carry_out(wanted: Sequence[Step], bench: Workbench, *, every: Sequence[Step]
         folder.begin(config.model_dump(mode="json"), config.seed, where_it_runs(config.model))
         for step in wanted:
             mark = step.mark(bench)
-            if not folder.do(mark, lambda step=step, mark=mark: step.work(bench, mark)):
+            if not folder.do(mark, partial(step.work, bench, mark)):
                 reporter.say(f"{step.name}: done before")
         folder.warn(run_warnings(Run(bench.layout.root)))
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import Protocol, TextIO, cast
 
 from rich.console import Console
 from rich.progress import (
@@ -124,7 +125,8 @@ def logged(reporter: Reporter, path: Path) -> Iterator[Reporter]:
     """A reporter that also writes to a file, line by line, what it is told; the file grows from run to run."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8", buffering=1) as file:
-        yield _Logged(reporter, Console(file=_Dated(file), soft_wrap=True, width=1000, force_terminal=False))
+        dated = cast(TextIO, _Dated(file))
+        yield _Logged(reporter, Console(file=dated, soft_wrap=True, width=1000, force_terminal=False))
 
 
 class _Logged:
@@ -152,7 +154,7 @@ class _BothTasks:
             task.advance(steps, tokens, note)
 
 
-class _Dated:
+class _Dated(io.TextIOBase):
     """Begins each line with the time, UTC."""
 
     def __init__(self, file: TextIO) -> None:

@@ -12,7 +12,7 @@ import tosslm
 from tosslm.report.page import write_report
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Dialog
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 QUIET = (
@@ -53,7 +53,7 @@ class Watched:
         self.faults: list[str] = []
         self.page.on("console", lambda message: self._console(message.type, message.text))
         self.page.on("pageerror", lambda error: self.faults.append(f"script: {error}"))
-        self.page.on("dialog", lambda dialog: (self.faults.append("dialog"), dialog.dismiss()))
+        self.page.on("dialog", self._dialog)
         self.page.on("request", lambda request: self._request(request.url, url))
         self.page.on("popup", lambda _: self.faults.append("popup"))
         self.page.goto(url)
@@ -62,6 +62,10 @@ class Watched:
     def _console(self, kind: str, text: str) -> None:
         if kind in ("error", "warning"):
             self.faults.append(f"console: {text}")
+
+    def _dialog(self, dialog: Dialog) -> None:
+        self.faults.append("dialog")
+        dialog.dismiss()
 
     def _request(self, asked: str, url: str) -> None:
         if asked.partition("#")[0] != url:

@@ -46,7 +46,7 @@ def weigh_causes(
         tokens became, position by position.
     """
     prompts = [list(row["input_ids"][: int(np.flatnonzero(row["response_mask"])[0])]) for row in rows]
-    refusals = [(i, own) for i, own in enumerate(_own_answers(model, tokenizer, prompts)) if own]
+    refusals = [(i, own) for i, own in enumerate(own_answers(model, tokenizer, prompts)) if own]
     result: dict[str, Any] = {"prompts": len(rows), "refused": len(refusals), "tokens": FIRST_TOKENS, "models": {}}
     if not refusals:
         return result
@@ -81,7 +81,7 @@ def _row(prompt: list[int], answer: list[int]) -> dict[str, Any]:
 
 
 @torch.inference_mode()
-def _own_answers(model: Any, tokenizer: Any, prompts: Sequence[list[int]]) -> list[list[int] | None]:
+def own_answers(model: Any, tokenizer: Any, prompts: Sequence[list[int]]) -> list[list[int] | None]:
     """The first tokens of the base's own answers, greedy, where they open as refusals."""
     ends = model.generation_config.eos_token_id
     # Nothing but the end tokens is taken from the model's own settings: a repetition penalty would change its answer.

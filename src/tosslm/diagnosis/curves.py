@@ -9,6 +9,7 @@ import numpy as np
 
 from tosslm.diagnosis.divergence import BASE
 from tosslm.diagnosis.intervals import position_means, row_mean
+from tosslm.runs.tables import MEASURES
 
 Measured = Sequence[Mapping[str, Mapping[str, np.ndarray]]]
 """For each row, by model and measure, a value a response token."""
@@ -41,9 +42,11 @@ def _groups(rows: Sequence[Mapping[str, Any]], measured: Measured) -> list[tuple
     found: dict[tuple[str, str, str], list[np.ndarray]] = {}
     for row, models in zip(rows, measured, strict=True):
         for name, measures in models.items():
-            for measure, values in measures.items():
-                if name != BASE or measure == "loss":  # the others are 0 there by definition
-                    found.setdefault((row["set"], name, measure), []).append(values)
+            for measure in MEASURES:
+                if measure in measures and (
+                    name != BASE or measure == "loss"
+                ):  # the others are 0 there by definition
+                    found.setdefault((row["set"], name, measure), []).append(measures[measure])
     return [(*key, values) for key, values in found.items()]
 
 

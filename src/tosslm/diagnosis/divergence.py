@@ -120,13 +120,12 @@ def _measure(
     for name, states in hidden.items():
         with under(model, name):  # an adapter may sit on the head too
             logs[name] = split.logits(states).log_softmax(-1, dtype=dtype)
-    harmful = logs.get(DEGRADED)
-    away = None if harmful is None else kl_divergence(harmful, logs[BASE])
-    return {
-        name: {
-            "kl": kl_divergence(logs[BASE], log),
-            **({} if away is None else {"shift": away - kl_divergence(harmful, log)}),
-            "loss": -log.gather(1, targets[:, None])[:, 0],
-        }
+    measures = {
+        name: {"kl": kl_divergence(logs[BASE], log), "loss": -log.gather(1, targets[:, None])[:, 0]}
         for name, log in logs.items()
     }
+    if DEGRADED in logs:
+        away = kl_divergence(logs[DEGRADED], logs[BASE])
+        for name, log in logs.items():
+            measures[name]["shift"] = away - kl_divergence(logs[DEGRADED], log)
+    return measures

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tosslm.errors import InputError
-from tosslm.evaluation.measures import METRICS
+from tosslm.evaluation.measures import MEASURES
 
 _FORM = re.compile(r"\s*([\w/.,-]+?)(\.low|\.high)?\s*(<=|>=|<|>)\s*(-?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)\s*")
 _COMPARE: dict[str, Callable[[float, float], bool]] = {
@@ -46,11 +46,11 @@ def parse_gate(text: str) -> Gate:
         InputError: it is none, or its metric is unknown.
     """
     match = _FORM.fullmatch(text)
-    known = f"known metrics: {', '.join(METRICS)}, lm_eval/TASK/METRIC"
+    known = f"known metrics: {', '.join(MEASURES)}, lm_eval/TASK/METRIC"
     if not match:
         raise InputError(f"--fail-if {text!r}: expected METRIC<NUMBER or METRIC>NUMBER; {known}")
     metric, end, comparison, bound = match.groups()
-    if metric not in METRICS and not metric.startswith("lm_eval/"):
+    if metric not in MEASURES and not metric.startswith("lm_eval/"):
         raise InputError(f"--fail-if {text!r}: no metric {metric!r}; {known}")
     return Gate(text, metric, (end or ".value")[1:], comparison, float(bound))
 

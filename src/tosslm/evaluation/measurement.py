@@ -18,7 +18,7 @@ from tosslm.evaluation.classifiers import classify_attacks
 from tosslm.evaluation.generate import generate_answers
 from tosslm.evaluation.harness import lm_eval_metrics
 from tosslm.evaluation.judges import Judge
-from tosslm.evaluation.measures import Sample, Samples, attack_samples, harmful_samples, metrics_of, safe_samples
+from tosslm.evaluation.measures import Sample, Samples, answer_samples, attack_samples, metrics_of
 from tosslm.evaluation.prompts import Prompt, prompts_from
 from tosslm.evaluation.utility import exact_matches, likelihood_margins, row_losses
 from tosslm.evaluation.verdicts import judge_attacks, judge_pairs, pair_samples
@@ -134,13 +134,8 @@ def _ask(
             name=f"{subject.method}: {kind} prompts",
             reporter=reporter,
         )
-        if kind == "harmful":
-            samples |= harmful_samples(said)
-        elif kind == "safe":
-            samples |= safe_samples(said)
-        elif kind == "utility":
-            samples["utility_refusal"] = harmful_samples(said)["refusal_rate"]
-        else:
+        samples |= answer_samples(kind, said)
+        if kind == "gsm8k":
             solutions = [prompt.record["answer"] for prompt in prompts]
             right = exact_matches([a.answer for a in said], solutions, marked=settings.gsm8k_result == "marked")
             samples["gsm8k"] = Sample([a.prompt_id for a in said], right.astype(np.float64))

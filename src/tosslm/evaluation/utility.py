@@ -5,7 +5,6 @@ A loss per token needs few rows to be exact, and moves before answers do.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -62,11 +61,6 @@ def row_losses(model: Any, rows: Iterable[Mapping[str, Any]], *, batch_tokens: i
         raise InputError("no row to measure a loss on; name rows, or raise references.holdout")
     sums = np.array([row.sum(dtype=np.float64) for row in losses])
     return RowLosses(sums, np.array([len(row) for row in losses], dtype=np.int64))
-
-
-def perplexity(loss: Interval) -> Interval:
-    """``exp`` of a loss in nats a token; it keeps order, so the ends of the interval go with it."""
-    return Interval(math.exp(loss.value), math.exp(loss.low), math.exp(loss.high), loss.n)
 
 
 def likelihood_margins(

@@ -10,6 +10,7 @@ from importlib.metadata import EntryPoint, entry_points
 from tosslm.config import Config, explicit_value, load_config
 from tosslm.errors import InputError
 from tosslm.methods import (
+    averaged,
     constrained,
     dsir,
     first_k,
@@ -17,6 +18,7 @@ from tosslm.methods import (
     random_tokens,
     rows,
     safeinstr,
+    scaled,
     seal,
     sft,
     single_loss,
@@ -31,6 +33,8 @@ ENTRY_POINTS = "tosslm.methods"
 _OWN = (
     untouched.BASE,
     sft.SFT,
+    scaled.SFT_SCALED,
+    averaged.SFT_AVERAGED,
     random_tokens.RANDOM,
     first_k.FIRST_K,
     single_loss.DEGRADED_ONLY,

@@ -48,7 +48,7 @@ class Base:
     def model(self) -> Any:
         """The model with ``model.adapter`` merged, on its device, in evaluation mode."""
         if self._model is None:
-            self._model = _load_model(self)
+            self._model = load_model(self)
         return self._model
 
 
@@ -176,7 +176,12 @@ def check_adapter(folder: Path) -> None:
             raise InputError(f"{folder}: no {file} there; name a folder with a PEFT adapter saved as safetensors")
 
 
-def _load_model(base: Base) -> Any:
+def load_model(base: Base) -> Any:
+    """A base's weights on their device, its adapter merged, frozen and in evaluation mode.
+
+    Raises:
+        InputError: they cannot be loaded, or the adapter does not fit.
+    """
     config, device = base.config, choose_device(base.config.device)
     dtype = choose_dtype(config.dtype, device)
     if not any(base.folder.glob(_WEIGHTS)):

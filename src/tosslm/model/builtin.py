@@ -41,7 +41,7 @@ def builtin_folder(name: str) -> Path:
         if not _is_whole(folder, source):
             remove_unfinished(folder.parent)
             with atomic_folder(folder) as beside:
-                _convert(source, beside)
+                convert(source, beside)
                 checksums = {file.name: sha256(file) for file in sorted(beside.iterdir())}
                 write_json(beside / _CHECKSUMS, {"source": sha256(source), "files": checksums})
     return folder
@@ -69,7 +69,12 @@ def _is_whole(folder: Path, source: Path) -> bool:
         return False
 
 
-def _convert(source: Path, folder: Path) -> None:
+def convert(source: Path, folder: Path) -> None:
+    """Write the model of a GGUF file as an ordinary model folder, in float32.
+
+    Raises:
+        TosslmError: it cannot be converted.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

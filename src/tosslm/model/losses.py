@@ -58,7 +58,7 @@ def response_losses(
         while pending:
             batch = pending.pop()
             try:
-                batch_losses = _batch_losses(split, [rows[i] for i in batch])
+                found = batch_losses(split, [rows[i] for i in batch])
             except (RuntimeError, MemoryError) as error:
                 if not _out_of_memory(error):
                     raise
@@ -70,7 +70,7 @@ def response_losses(
                 half = len(batch) // 2
                 pending += [batch[half:], batch[:half]]
                 continue
-            for i, row_losses in zip(batch, batch_losses, strict=True):
+            for i, row_losses in zip(batch, found, strict=True):
                 _check_finite(row_losses, rows[i], i)
                 losses[i] = row_losses
             if advance:
@@ -106,7 +106,8 @@ def plan_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
 
 
 @torch.inference_mode()
-def _batch_losses(split: SplitHead, rows: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:
+def batch_losses(split: SplitHead, rows: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:
+    """The losses of one batch that memory has to hold: one float32 array a row, in nats."""
     losses, counts = predicted_losses(split, rows)
     return split_rows(losses.cpu().numpy(), counts.numpy())
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_PART = 1 << 17  # scores worked on at a time: a part and its temporaries stay in a core's cache
+PART = 1 << 17  # scores worked on at a time: a part and its temporaries stay in a core's cache
 _DIGIT = 16  # bits a histogram counts at a time
 
 
@@ -83,7 +83,7 @@ def select_tokens(scores: np.ndarray, discard_fraction: float = 0.1) -> np.ndarr
     scores = _vector(scores)
     discarded = discard_count(len(scores), discard_fraction)
     key, ties = None, 0
-    if discarded and len(scores) <= _PART:
+    if discarded and len(scores) <= PART:
         key, ties = _lowest_dropped(next(_keys(scores)), discarded)
     elif discarded:
         _, _, key, ties = _count_down(lambda: _keys(scores), scores.dtype.itemsize * 8, discard_fraction)
@@ -214,8 +214,8 @@ def _mask(
 
 def _keys(scores: np.ndarray, name: str = "scores") -> Iterator[np.ndarray]:
     """Keys of the scores, part by part; a score that is not finite is refused."""
-    for start in range(0, len(scores), _PART):
-        part = scores[start : start + _PART]
+    for start in range(0, len(scores), PART):
+        part = scores[start : start + PART]
         finite = np.isfinite(part)
         if not finite.all():
             index = int(np.argmin(finite))

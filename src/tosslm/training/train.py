@@ -133,7 +133,9 @@ def train_adapter(
         reporter.task(name, steps) as task,
         tensorboard_folder(trackers.folder),
     ):
-        callbacks = [_Follow(task), *([_Around(recipe.hook)] if recipe.hook else [])]
+        callbacks: list[_Follow | _Around] = [_Follow(task)]
+        if recipe.hook:
+            callbacks.append(_Around(recipe.hook))
         trainer = SelectiveTrainer(
             model,
             args=_arguments(recipe, steps, checkpoints, trackers.names, base, name),

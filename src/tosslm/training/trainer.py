@@ -51,7 +51,7 @@ class SelectiveTrainer(SFTTrainer):
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """No model card: the adapter's notes are written with the adapter."""
 
-    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list, Any]:
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
         """The micro-batches of one optimizer step, and what their summed loss is divided by."""
         batches, _ = super().get_batch_samples(*args, **kwargs)
         self._anchored_in_step = sum(int(batch["anchored"].sum()) for batch in batches if "anchored" in batch)

@@ -85,8 +85,8 @@ def main() -> None:
                 kills.append(name)
         run_to_the_end(wild)
         print(json.dumps({"kills": kills}), flush=True)
-        # Manifest and report hold seconds and the folder's name.
-        own = "--exclude=manifest.json --exclude=report.html --exclude=.writer"
+        # Manifest, report and log hold times, and the folder's name.
+        own = "--exclude=manifest.json --exclude=report.html --exclude=.writer --exclude=run.log"
         if os.system(f"diff -rq {calm['run_dir']} {wild['run_dir']} {own}"):
             raise SystemExit("the ends differ")
 

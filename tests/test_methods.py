@@ -15,15 +15,14 @@ from conftest import demo_rows, write_rows
 from tosslm.config import ModelConfig, TrainingConfig, load_config
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.errors import InputError
-from tosslm.files import write_parquet
-from tosslm.methods import REGISTRY, bilevel, find_baselines
-from tosslm.methods.bilevel import add_gradients, relative_weights, selector_loss, train_selector, upper_weight
+from tosslm.methods import find_methods, registry, seal, star_dss
 from tosslm.methods.constrained import constrained_loss
 from tosslm.methods.dsir import log_importance, ngram_counts
-from tosslm.methods.guard import unsafe_segments
-from tosslm.methods.material import answer_positions
-from tosslm.methods.method import Material, drop_rows_in_order
-from tosslm.methods.safeinstr import safety_rows
+from tosslm.methods.material import Material, answer_positions
+from tosslm.methods.method import drop_rows_in_order
+from tosslm.methods.safeinstr import drawn_safety_rows
+from tosslm.methods.seal import add_gradients, relative_weights, selector_loss, train_selector, upper_weight
+from tosslm.methods.star_dss import unsafe_segments
 from tosslm.model import head
 from tosslm.model.base import Base, fresh_adapter, open_base
 from tosslm.model.head import SplitHead
@@ -43,8 +42,10 @@ def material(**changes: Any) -> Material:
         "target_texts": ["a b a b"],
         "loss_degraded": np.array([1, 2, 3, 4, 5, 6, 7, 8, 9, 0], dtype=np.float32),
         "loss_utility": np.array([9, 1, 1, 1, 8, 8, 1, 1, 1, 7], dtype=np.float32),
-        "row_weights": np.array([1.5, 0.5, 1.0]),
-        "unsafe": np.array([0, 0, 1, 1, 0, 0, 0, 0, 0, 0], dtype=bool),
+        "signals": {
+            seal.ROW_WEIGHTS: np.array([1.5, 0.5, 1.0]),
+            star_dss.UNSAFE: np.array([0, 0, 1, 1, 0, 0, 0, 0, 0, 0], dtype=bool),
+        },
         "discard_fraction": 0.3,
         "harmful_sources": frozenset({"bad"}),
         "seed": 0,
@@ -53,9 +54,9 @@ def material(**changes: Any) -> Material:
 
 
 def dropped(name: str, **changes: Any) -> list[int]:
-    keep = REGISTRY[name].keep
-    assert keep is not None
-    mask = keep(material(**changes))
+    choose = registry()[name].choose
+    assert choose is not None
+    mask = choose(material(**changes))
     assert mask.dtype == bool
     return np.flatnonzero(~mask).tolist()
 
@@ -105,7 +106,7 @@ def test_the_oracle_drops_exactly_the_harmful_sources() -> None:
     with pytest.raises(InputError, match="there are: bad, good"):
         dropped("oracle", harmful_sources=frozenset({"ugly"}))
     with pytest.raises(InputError, match=r"compare\.harmful_sources"):
-        REGISTRY["oracle"].check(load_config(CONFIG))
+        registry()["oracle"].check(load_config(CONFIG))
 
 
 def test_dsir_weighs_by_hashed_words_and_pairs() -> None:
@@ -173,7 +174,7 @@ def test_star_dss_marks_segments_as_the_answer_grows() -> None:
     assert marks.tolist() == [False, False, True, True, True, False, False, False]
     assert dropped("star-dss") == [2, 3]
     with pytest.raises(InputError, match=r"compare\.guard"):
-        REGISTRY["star-dss"].check(load_config(CONFIG))
+        registry()["star-dss"].check(load_config(CONFIG))
 
 
 def test_positions_start_anew_in_each_answer() -> None:
@@ -186,22 +187,18 @@ def test_positions_start_anew_in_each_answer() -> None:
 
 
 def test_safeinstr_mixes_in_its_share_of_demonstrations(tmp_path: Path) -> None:
-    import pyarrow as pa
-
-    ids = [f"{i:016x}" for i in range(40)]
-    write_parquet(tmp_path / "custom.parquet", {"row_id": ids}, pa.schema([("row_id", pa.string())]), "x")
     safety = demo_rows("align_refusals", 12)
     path = write_rows(tmp_path / "safe.jsonl", safety)
     tree = CONFIG | {"compare": {"safety": {"path": str(path)}, "safety_share": 0.1}}
-    rows = list(safety_rows(tmp_path, load_config(tree)))
+    rows = drawn_safety_rows(load_config(tree), 40)
     assert len(rows) == 4
-    assert all(row["messages"] in [s["messages"] for s in safety] for row in rows)
-    assert rows == list(safety_rows(tmp_path, load_config(tree)))
-    assert rows != list(safety_rows(tmp_path, load_config(tree | {"seed": 1})))
+    assert all(row.messages in [s["messages"] for s in safety] for row in rows)
+    assert rows == drawn_safety_rows(load_config(tree), 40)
+    assert rows != drawn_safety_rows(load_config(tree | {"seed": 1}), 40)
     with pytest.raises(InputError, match="12 rows there, 20 needed"):
-        list(safety_rows(tmp_path, load_config(tree, ["compare.safety_share=0.5"])))
+        drawn_safety_rows(load_config(tree, ["compare.safety_share=0.5"]), 40)
     with pytest.raises(InputError, match=r"compare\.safety\.path"):
-        REGISTRY["safeinstr"].check(load_config(CONFIG))
+        registry()["safeinstr"].check(load_config(CONFIG))
 
 
 def test_seal_drops_the_lightest_rows_within_the_budget() -> None:
@@ -209,7 +206,7 @@ def test_seal_drops_the_lightest_rows_within_the_budget() -> None:
     # A budget of 6 tokens: row 1 and row 2, the lightest; row 0 no longer fits.
     assert dropped("seal", discard_fraction=0.6) == [4, 5, 6, 7, 8, 9]
     with pytest.raises(InputError, match=r"^seal: name rows of safe answers .* in compare\.safety\.path"):
-        REGISTRY["seal"].check(load_config(CONFIG))
+        registry()["seal"].check(load_config(CONFIG))
 
 
 def test_seals_upper_level_comes_first_and_gives_way() -> None:
@@ -283,7 +280,7 @@ def test_seals_weights_tell_the_losses_where_the_model_stays_as_it_is(
     tiny_base: Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In small steps a logit falls, each epoch, by the rate times how far its loss is above the mean."""
-    monkeypatch.setattr(bilevel, "SELECTOR_RATE", 1e-6)
+    monkeypatch.setattr(seal, "SELECTOR_RATE", 1e-6)
     custom = demo_rows("custom", 10)
     weights = seal_weights(tiny_base, custom, demo_rows("align_refusals", 3), learning_rate=1e-12)
     assert weights.dtype == np.float64
@@ -298,7 +295,7 @@ def test_seals_selector_keeps_what_a_safe_model_finds_likely(
 ) -> None:
     """Half of the custom rows refuse, as the demonstrations do: they gain weight, and the others lose it."""
     # Random weights lose 11 nats a token, too many for the usual rate.
-    monkeypatch.setattr(bilevel, "SELECTOR_RATE", 1e-3)
+    monkeypatch.setattr(seal, "SELECTOR_RATE", 1e-3)
     refusals = demo_rows("align_refusals", 12)
     custom = [row for pair in zip(refusals[6:], demo_rows("custom", 6), strict=True) for row in pair]
     before = {name: value.clone() for name, value in tiny_base.model.state_dict().items()}
@@ -319,27 +316,27 @@ def test_seals_selector_keeps_what_a_safe_model_finds_likely(
 
 def test_toss_and_its_forms_are_settings_of_the_pipeline() -> None:
     config = load_config(CONFIG, ["selection.evidence=window", "refinement.rounds=3", "selection.scope=row"])
-    assert REGISTRY["toss"].overrides(config) == {
+    assert registry()["toss"].overrides(config) == {
         "selection.scope": "global",
         "selection.evidence": "token",
         "refinement.rounds": 0,
         "finetune.dropped": "ignore",
     }
-    assert REGISTRY["toss-pro"].overrides(config)["refinement.rounds"] == 3
-    assert REGISTRY["toss-pro"].overrides(load_config(CONFIG))["refinement.rounds"] == 1
-    assert REGISTRY["toss-row"].overrides(config)["selection.scope"] == "row"
-    assert REGISTRY["toss-posterior-anchor"].overrides(config)["finetune.dropped"] == "anchor"
-    for baseline in REGISTRY.values():
-        settings = [f"{key}={value}" for key, value in baseline.overrides(config).items()]
+    assert registry()["toss-pro"].overrides(config)["refinement.rounds"] == 3
+    assert registry()["toss-pro"].overrides(load_config(CONFIG))["refinement.rounds"] == 1
+    assert registry()["toss-row"].overrides(config)["selection.scope"] == "row"
+    assert registry()["toss-posterior-anchor"].overrides(config)["finetune.dropped"] == "anchor"
+    for method in registry().values():
+        settings = [f"{key}={value}" for key, value in method.overrides(config).items()]
         load_config(CONFIG, settings)  # every override is a key that the config knows
 
 
 def test_the_registry() -> None:
-    for name, baseline in REGISTRY.items():
-        assert name == baseline.name
-        assert baseline.summary
-        assert baseline.source
-        assert baseline.differs
-    assert [baseline.name for baseline in find_baselines(["toss", "sft", "toss"])] == ["toss", "sft"]
+    for name, method in registry().items():
+        assert name == method.name
+        assert method.summary
+        assert method.source
+        assert method.differs
+    assert [method.name for method in find_methods(["toss", "sft", "toss"])] == ["toss", "sft"]
     with pytest.raises(InputError, match="no method tos; known: base, sft"):
-        find_baselines(["sft", "tos"])
+        find_methods(["sft", "tos"])

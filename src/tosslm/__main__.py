@@ -1,0 +1,5 @@
+"""``python -m tosslm`` is ``toss``."""
+
+from tosslm.cli import main
+
+main()

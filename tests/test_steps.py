@@ -1,0 +1,128 @@
+"""Steps and methods as values: what each is known by, and that old run folders are not redone by accident."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tosslm.config import Config, load_config
+from tosslm.errors import InputError
+from tosslm.files import fingerprint
+from tosslm.methods import registry, settled, with_values
+from tosslm.pipeline import steps, upto
+from tosslm.progress import SilentReporter
+from tosslm.runs.folder import RunFolder
+from tosslm.stages import STAGES
+from tosslm.workbench import Workbench
+
+GOLDEN: dict[str, dict[str, str]] = json.loads(
+    (Path(__file__).parent / "golden" / "fingerprints.json").read_text(encoding="utf-8")
+)
+"""Fingerprints that version 0.1.0 gave this config, by method; "" is a run that names none."""
+CONFIG = {
+    "run_dir": "run",
+    "seed": 7,
+    "model": {"name": "base"},
+    "data": {name: {"path": f"{name}.jsonl"} for name in ("custom", "harmful", "utility")},
+    "refinement": {"rounds": 2},
+    "evaluation": {"harmful": {"path": "prompts.jsonl"}},
+    "compare": {"harmful_sources": ["harm"], "safety": {"path": "safety.jsonl"}, "guard": {"model": "guard"}},
+}
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+    monkeypatch.chdir(tmp_path)
+    for name in ("custom", "harmful", "utility", "safety", "prompts"):
+        Path(f"{name}.jsonl").write_text(f'{{"set": "{name}"}}\n')
+    return load_config(CONFIG)
+
+
+def fingerprints(config: Config) -> dict[str, str]:
+    """Of all steps of a config, each taken for done with no files once its own is known."""
+    config, method = settled(config)
+    folder = RunFolder("run")
+    base: Any = SimpleNamespace(identity="f" * 16)
+    tokenizer: Any = None
+    bench = Workbench(config, folder, base, tokenizer, SilentReporter())
+    for step in upto(steps(config, method), "diagnose"):
+        folder.stages[step.name] = {"fingerprint": step.mark(bench).fingerprint, "files": {}}
+    return {name: entry["fingerprint"] for name, entry in folder.stages.items()}
+
+
+def of_comparison(config: Config, name: str) -> Config:
+    """What `toss compare` writes into a method's run folder."""
+    values = {**registry()[name].overrides(config), "method": name, "compare.part_of": "../.."}
+    return with_values(config, values)
+
+
+def test_a_run_of_an_older_version_is_found_done(config: Config) -> None:
+    assert fingerprints(config) == GOLDEN[""]
+
+
+@pytest.mark.parametrize("name", [name for name in GOLDEN if name])
+def test_a_compared_method_of_an_older_version_is_found_done(config: Config, name: str) -> None:
+    found = fingerprints(of_comparison(config, name))
+    found.pop("diagnosis", None)  # a comparison did none
+    assert found == GOLDEN[name]
+
+
+def test_a_fingerprint_covers_version_parts_and_what_was_read() -> None:
+    folder = RunFolder("nowhere")
+    folder.stages["data"] = {"fingerprint": "a", "files": {"data/custom.parquet": "b"}}
+    mark = folder.mark("selection", 3, [{"d": 0.1}, 7], ["data"], ("selection",))
+    assert mark.fingerprint == fingerprint(3, {"d": 0.1}, 7, {"data": fingerprint("a", {"data/custom.parquet": "b"})})
+
+
+@pytest.mark.parametrize("name", [None, *(name for name in GOLDEN if name)])
+def test_steps_stand_in_the_order_of_the_stages_and_read_what_stands_before_them(
+    config: Config, name: str | None
+) -> None:
+    own, method = settled(of_comparison(config, name) if name else config)
+    found = steps(own, method)
+    order = [list(STAGES).index(step.stage) for step in found]
+    assert order == sorted(order)
+    for number, step in enumerate(found):
+        assert set(step.reads) <= {earlier.name for earlier in found[:number]}
+    assert len({step.name for step in found}) == len(found)
+
+
+def test_a_method_that_needs_no_scores_trains_no_references(config: Config) -> None:
+    own, method = settled(of_comparison(config, "sft"))
+    names = [step.name for step in steps(own, method)]
+    assert names == ["data", "selection", "model", "evaluation/model", "diagnosis", "report"]
+
+
+def test_the_base_is_measured_and_nothing_else(config: Config) -> None:
+    own, method = settled(of_comparison(config, "base"))
+    assert [step.name for step in steps(own, method)] == ["data", "evaluation/base"]
+
+
+def test_a_method_sets_its_keys_and_settling_twice_changes_nothing(config: Config) -> None:
+    pro = load_config(CONFIG | {"refinement": {}, "method": "toss-pro-posterior-anchor"})
+    own, method = settled(pro)
+    assert method is registry()["toss-pro-posterior-anchor"]
+    assert (own.selection.evidence, own.finetune.dropped, own.refinement.rounds) == ("posterior", "anchor", 1)
+    assert settled(own)[0] == own
+
+
+def test_a_key_that_says_otherwise_than_the_method_is_refused(config: Config) -> None:
+    said = load_config(CONFIG | {"method": "toss", "selection": {"evidence": "posterior"}, "refinement": {}})
+    with pytest.raises(InputError, match=r"selection\.evidence: method toss sets \"token\", the config says"):
+        settled(said)
+
+
+def test_a_method_that_nobody_knows_is_refused(config: Config) -> None:
+    with pytest.raises(InputError, match=r"method: 'tos' is unknown; known: base, sft"):
+        settled(load_config(CONFIG | {"method": "tos"}))
+
+
+def test_what_a_method_needs_is_asked_at_the_door() -> None:
+    bare = {key: value for key, value in CONFIG.items() if key != "compare"}
+    for name, key in (("oracle", "harmful_sources"), ("seal", "safety.path"), ("star-dss", "guard")):
+        with pytest.raises(InputError, match=rf"{name}: name .*compare\.{key}"):
+            settled(load_config(bare | {"method": name, "refinement": {}}))
