@@ -128,7 +128,8 @@ def test_token_ids_beyond_the_model_are_bad_rows(
     plan = make_plan(config, measure=False, reporter=SilentReporter())
     (bad,) = plan["bad_rows"]
     assert bad["origin"].endswith("custom.jsonl:2")
-    assert bad["reason"] == f"the token id {len(tokenizer) - 1} is beyond the model's vocabulary of {last}"
+    last = len(tokenizer) - 1
+    assert bad["reason"] == f"the token id {last} is beyond the model's vocabulary of {last}"
     with pytest.raises(InputError, match=r"custom\.jsonl:2: the token id"):
         tosslm.run(config, until="data")
 
