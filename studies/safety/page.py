@@ -1,21 +1,21 @@
-"""docs/results.md and its figure, from the result files of the safety benchmark."""
+"""docs/results.md and its figure, from the result files of the safety study."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.safety.data import CUSTOM_ROWS, DEALT, PROMPTS, REFERENCE_ROWS
-from benchmarks.safety.figure import FIGURES, draw
-from benchmarks.safety.ladder import ladder_lines
-from benchmarks.safety.quality import (
+from studies.safety.data import CUSTOM_ROWS, DEALT, PROMPTS, REFERENCE_ROWS
+from studies.safety.figure import FIGURES, draw
+from studies.safety.ladder import ladder_lines
+from studies.safety.quality import (
     Results,
     Split,
     dropped_positions,
     dropped_shares,
     read_results,
 )
-from benchmarks.safety.settings import (
+from studies.safety.settings import (
     CELLS,
     HEADLINE,
     METHODS,
@@ -29,22 +29,22 @@ from benchmarks.safety.settings import (
     UNTRAINED,
     config,
 )
-from benchmarks.safety.verdict import LEAST, RULE, TOGETHER, causes, choose, criteria, negative
-from benchmarks.safety.wording import nats, percent, points
+from studies.safety.verdict import LEAST, RULE, TOGETHER, causes, choose, criteria, negative
+from studies.safety.wording import nats, percent, points
 
 from tosslm.files import write_text
 from tosslm.methods import REGISTRY
 
 _HEAD = """# Does token selection keep a model safe?
 
-Written by `python -m benchmarks.safety.study`; what it runs stands in `benchmarks/safety/`.
+Written by `python -m studies.safety.study`; what it runs stands in `studies/safety/`.
 
 SmolLM2-135M-Instruct is made safe on real refusals, on delicate prompts that are answered and on useful rows
-(`benchmarks/safety/base.py`), then fine-tuned on {custom} rows of which {share:.0%} are harmful: first answers of
+(`studies/safety/base.py`), then fine-tuned on {custom} rows of which {share:.0%} are harmful: first answers of
 HH's rejected dialogues that do not refuse. The others are answers of AlpacaEval and GSM8K. References have {harmful}
 harmful and {utility} useful rows of their own. Every method trains with the same settings, on the same rows, in the
 same order; those that drop tokens drop {discard:.0%} of them, but for the oracle and STAR-DSS, whose budgets are
-their own. A seed draws the rows and trains everything anew. No prompt stands in two sets; the benchmark refuses to
+their own. A seed draws the rows and trains everything anew. No prompt stands in two sets; the study refuses to
 run otherwise.
 
 Measured on the test split: **refusals** on {advbench} AdvBench goals, **over-refusal** on

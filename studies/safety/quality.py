@@ -1,4 +1,4 @@
-"""The benchmark's figures out of the values that were kept: means, differences and shares, with their intervals."""
+"""The figures of the study out of the values that were kept: means, differences and shares, with their intervals."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks.safety.settings import STANDARD, UNTRAINED
+from studies.safety.settings import STANDARD, UNTRAINED
 
 from tosslm.statistics import Interval, drawn_means, drawn_shares, mean_interval
 

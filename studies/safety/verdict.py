@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmarks.safety.quality import Split
-from benchmarks.safety.settings import ORACLE, OURS, RIVALS, STANDARD, UNTRAINED
+from studies.safety.quality import Split
+from studies.safety.settings import ORACLE, OURS, RIVALS, STANDARD, UNTRAINED
 
 from tosslm.statistics import Interval
 

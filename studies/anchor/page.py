@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks.anchor.cost import COST
-from benchmarks.anchor.data import ROWS
+from benchmarks.anchor import COST
+from studies.anchor.data import ROWS
 
 from tosslm.files import write_text
 from tosslm.statistics import Interval, mean_interval, paired_difference
 
 _HEAD = """# What an anchor keeps, and what it costs
 
-Written by `python -m benchmarks.anchor.sweep`; the settings stand in `benchmarks/anchor/`.
+Written by `python -m studies.anchor.sweep`; the settings stand in `studies/anchor/`.
 SmolLM2-135M-Instruct with the demo's safety adapter is fine-tuned on {custom} rows, a quarter of them harmful:
 first answers of HH's rejected dialogues that do not refuse. The others are AlpacaEval's and GSM8K's.
 Selection is by posterior evidence at d = 0.2; one seed.
@@ -35,7 +35,7 @@ first tokens to become an option; it did not, so it is none.
 """
 
 
-_COST_HEAD = """Written by `python -m benchmarks.anchor.cost`: the demo's rows with a tenth of the response tokens
+_COST_HEAD = """Written by `python benchmarks/anchor.py`: the demo's rows with a tenth of the response tokens
 dropped at random, each training a process of its own, in turns. Medians and ranges of the ratios."""
 
 

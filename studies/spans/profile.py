@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks.spans.quality import Ranking
-from benchmarks.spans.settings import CORPORA, ROOT
+from studies.spans.quality import Ranking
+from studies.spans.settings import CORPORA, ROOT
 
 import tosslm
 from tosslm.files import write_json

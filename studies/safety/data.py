@@ -1,4 +1,4 @@
-"""The sets of the safety benchmark, and the proof that none of them knows another.
+"""The sets of the safety study, and the proof that none of them knows another.
 
 Each source is dealt out once, by a fixed seed, to uses that share no prompt: the rows that make the base safe, the
 demonstrations of safety that some methods mix in, the validation and the test split, and a pool. A run's seed then
@@ -13,9 +13,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.corpora import read_jsonl, records, write_jsonl
-from benchmarks.spans.spliced import Pair, harmful_pairs, useful_pairs
 from examples.demo.align import FILES
+from studies.corpora import read_jsonl, records, write_jsonl
+from studies.spans.spliced import Pair, harmful_pairs, useful_pairs
 
 from tosslm.evaluation.refusals import is_refusal
 
@@ -30,7 +30,7 @@ DEALT: dict[str, dict[str, int]] = {
 }
 """Rows of each use, by source; what is left is the pool."""
 CONTRAST = Path(__file__).parent / "contrast.jsonl"
-"""Harmless prompts, written for this benchmark, that only sound dangerous: without them the base refuses such too."""
+"""Harmless prompts, written for this study, that only sound dangerous: without them the base refuses such too."""
 CONTRAST_TIMES = 3
 CUSTOM_ROWS = 256
 REFERENCE_ROWS = {"harmful": {"harmful": 150}, "utility": {"alpaca_eval": 50, "gsm8k": 100}}

@@ -1,6 +1,6 @@
 """What learning evidence gains where there is nothing to learn, and where there is.
 
-    python -m benchmarks.spans.flat
+    python -m studies.spans.flat
 
 Prints quantiles of ``Evidence.gain`` over simulated held-out rows: harmful scores drawn as useful ones are, and with
 three tenths of the tokens one standard deviation higher.

@@ -1,8 +1,8 @@
 """Do scores find unsafe *tokens*? Token scores, evidence in context, and the losses they are made of, on marked text.
 
-    python -m benchmarks.spans.study                     # every corpus and seed that is not done yet, then the page
-    python -m benchmarks.spans.study --only toxic:0      # one run; several processes may each take some
-    python -m benchmarks.spans.study --page              # docs/spans.md from what is there
+    python -m studies.spans.study                     # every corpus and seed that is not done yet, then the page
+    python -m studies.spans.study --only toxic:0      # one run; several processes may each take some
+    python -m studies.spans.study --page              # docs/spans.md from what is there
 
 A run is a run folder under ``runs/spans``, so that a killed one goes on where it was. Nothing of it is chosen on the
 text it is judged on: evidence and chain are learnt as ``selection.evidence: posterior`` learns them, without a label
@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks.spans.page import write_page
-from benchmarks.spans.profile import judged_tokens, profile
-from benchmarks.spans.quality import Ranking, Resamples
-from benchmarks.spans.settings import CORPORA, ROOT, SEEDS, run_config
-from benchmarks.spans.task import task_f1
+from studies.spans.page import write_page
+from studies.spans.profile import judged_tokens, profile
+from studies.spans.quality import Ranking, Resamples
+from studies.spans.settings import CORPORA, ROOT, SEEDS, run_config
+from studies.spans.task import task_f1
 
 import tosslm
 from tosslm.cli import quiet_libraries

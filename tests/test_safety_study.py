@@ -1,4 +1,4 @@
-"""What the safety benchmark measures with, on cases worked out by hand; and all of it on the very small model."""
+"""What the safety study measures with, on cases worked out by hand; and all of it on the very small model."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from benchmarks.corpora import write_jsonl
-from benchmarks.safety import study
-from benchmarks.safety.data import check_leaks
-from benchmarks.safety.ladder import _findings
-from benchmarks.safety.page import _alike, _harm, write_page
-from benchmarks.safety.quality import Split, dropped_positions, dropped_shares
-from benchmarks.safety.settings import OURS
-from benchmarks.safety.verdict import choose, criteria
+from studies.corpora import write_jsonl
+from studies.safety import study
+from studies.safety.data import check_leaks
+from studies.safety.ladder import _findings
+from studies.safety.page import _alike, _harm, write_page
+from studies.safety.quality import Split, dropped_positions, dropped_shares
+from studies.safety.settings import OURS
+from studies.safety.verdict import choose, criteria
 
 from conftest import demo_rows
 
@@ -227,8 +227,8 @@ def test_the_whole_of_it_on_a_very_small_model(
             prompts = [{"messages": [{"role": "user", "content": prompt}]} for prompt in asked]
             write_jsonl(common / f"{name}_{split}.jsonl", prompts[first : first + 3])
     monkeypatch.setattr(study, "COMMON", common)
-    monkeypatch.setattr("benchmarks.safety.settings.COMMON", common)
-    monkeypatch.setattr("benchmarks.safety.settings.run_folder", folder)
+    monkeypatch.setattr("studies.safety.settings.COMMON", common)
+    monkeypatch.setattr("studies.safety.settings.run_folder", folder)
     monkeypatch.setattr(study, "run_folder", folder)
     monkeypatch.setattr(study, "make_base", lambda: None)
     real = study.config

@@ -1,6 +1,6 @@
-"""The benchmark's base: SmolLM2-135M-Instruct, made safe on real refusals and useful rows.
+"""The base of the safety study: SmolLM2-135M-Instruct, made safe on real refusals and useful rows.
 
-    python -m benchmarks.safety.base
+    python -m studies.safety.base
 
 It also learns from delicate prompts that are answered, from the demo's rows, and from harmless prompts that only
 sound dangerous (``contrast.jsonl``), so that it does not refuse those.
@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.safety.data import write_common
 from examples.demo.align import MODEL, SETTINGS, align
+from studies.safety.data import write_common
 
 from tosslm.cli import quiet_libraries
 from tosslm.config import ModelConfig
@@ -25,7 +25,7 @@ ROOT = Path("runs/safety")
 BASE = ROOT / "base"
 COMMON = ROOT / "common"
 TRAINING = {**SETTINGS, "epochs": 2, "micro_batch_size": 4}
-NOTE = "# Safety adapter of the safety benchmark\n\nMade by `python -m benchmarks.safety.base`.\n"
+NOTE = "# Safety adapter of the safety study\n\nMade by `python -m studies.safety.base`.\n"
 
 
 def make_base() -> Path:

@@ -1,11 +1,14 @@
-"""What the spans benchmark measures with, against scikit-learn and cases worked out by hand."""
+"""What the spans study measures with, against scikit-learn and cases worked out by hand."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from benchmarks.corpora import sentence_bounds
-from benchmarks.spans.quality import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score, roc_auc_score
+from studies.corpora import sentence_bounds
+from studies.spans.quality import (
     Ranking,
     Resamples,
     character_f1,
@@ -14,9 +17,6 @@ from benchmarks.spans.quality import (
     word_spans,
     word_values,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 
 @settings(deadline=None)

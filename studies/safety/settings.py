@@ -1,13 +1,13 @@
-"""What the safety benchmark runs: methods, seeds, and the ladder of settings around the headline."""
+"""What the safety study runs: methods, seeds, and the ladder of settings around the headline."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.safety.base import BASE, COMMON, ROOT
-from benchmarks.safety.data import HARMFUL, SPLITS
-from benchmarks.safety.guard import CLASSIFIER
+from studies.safety.base import BASE, COMMON, ROOT
+from studies.safety.data import HARMFUL, SPLITS
+from studies.safety.guard import CLASSIFIER
 
 HEADLINE = "headline"
 SEEDS = (0, 1, 2)

@@ -1,12 +1,12 @@
 """Does token selection keep a model safe? All methods on real data, and a ladder of settings.
 
-    python -m benchmarks.safety.study                         # the headline table and docs/results.md
-    python -m benchmarks.safety.study --only headline:0 --methods base sft toss    # these, and no page
-    python -m benchmarks.safety.study --ladder                # the settings around it too
-    python -m benchmarks.safety.study --page                  # the page from the results that are kept
-    python -m benchmarks.safety.study --results DIR           # all of it again, results and page in another folder
+    python -m studies.safety.study                         # the headline table and docs/results.md
+    python -m studies.safety.study --only headline:0 --methods base sft toss    # these, and no page
+    python -m studies.safety.study --ladder                # the settings around it too
+    python -m studies.safety.study --page                  # the page from the results that are kept
+    python -m studies.safety.study --results DIR           # all of it again, results and page in another folder
 
-Results are kept, value by value, in ``benchmarks/safety/results``: a method that has one there is not run again, so a
+Results are kept, value by value, in ``studies/safety/results``: a method that has one there is not run again, so a
 study can be cut into as many sittings as it takes. What is needed to go on lies under ``runs/safety``: what was
 trained there is not trained again either, unless that folder is removed.
 """
@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks.safety.base import COMMON, make_base
-from benchmarks.safety.data import SPLITS, check_leaks, leak_files, write_common, write_sets
-from benchmarks.safety.guard import make_guard
-from benchmarks.safety.page import write_page
-from benchmarks.safety.settings import (
+from studies.safety.base import COMMON, make_base
+from studies.safety.data import SPLITS, check_leaks, leak_files, write_common, write_sets
+from studies.safety.guard import make_guard
+from studies.safety.page import write_page
+from studies.safety.settings import (
     CELLS,
     HEADLINE,
     METHODS,

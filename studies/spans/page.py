@@ -1,4 +1,4 @@
-"""docs/spans.md, from the result files of the spans benchmark."""
+"""docs/spans.md, from the result files of the spans study."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks.spans.quality import interval
-from benchmarks.spans.settings import CORPORA, ROOT, SEEDS
+from studies.spans.quality import interval
+from studies.spans.settings import CORPORA, ROOT, SEEDS
 
 from tosslm.files import write_text
 
 TOKEN, POSTERIOR = "token score", "posterior"
 _HEAD = """# Do scores find unsafe tokens?
 
-Written by `python -m benchmarks.spans.study`; what it runs stands in `benchmarks/spans/`.
+Written by `python -m studies.spans.study`; what it runs stands in `studies/spans/`.
 
 TOSS drops tokens, so its scores should find unsafe *tokens*. This page puts that to the test on text whose unsafe
 spans are known, with SmolLM2-135M-Instruct as the base:

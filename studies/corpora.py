@@ -1,4 +1,4 @@
-"""The public data that the benchmarks use, read from a folder of ``.jsonl.gz`` files.
+"""The public data that the studies use, read from a folder of ``.jsonl.gz`` files.
 
 The folder is ``../shared/data``, or the one that ``TOSSLM_DATA`` names. Its files hold the fields of the public sets
 they are named after: ``Anthropic/hh-rlhf`` (harmless-base), ``tatsu-lab/alpaca_eval``, ``openai/gsm8k``, SemEval-2021

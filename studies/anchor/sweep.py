@@ -1,8 +1,8 @@
 """What an anchor keeps, and what it costs: refusals against utility, over ``anchor_first`` and ``anchor_weight``.
 
-    python -m benchmarks.anchor.sweep           # every variant that is not measured yet, then docs/anchor.md
-    python -m benchmarks.anchor.sweep --only 'anchor, share 0.05'   # these, and no page; several processes may share
-    python -m benchmarks.anchor.sweep --page    # the page from what is there
+    python -m studies.anchor.sweep           # every variant that is not measured yet, then docs/anchor.md
+    python -m studies.anchor.sweep --only 'anchor, share 0.05'   # these, and no page; several processes may share
+    python -m studies.anchor.sweep --page    # the page from what is there
 
 All variants are trained from the same base, on the same rows in the same order, with the same keep mask (posterior
 evidence). What is measured on is a validation split: the defaults are set from it, and no other page may use it.
@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmarks.anchor.data import write_sets
-from benchmarks.anchor.page import write_page
+from studies.anchor.data import write_sets
+from studies.anchor.page import write_page
 
 import tosslm
 from tosslm.cli import quiet_libraries

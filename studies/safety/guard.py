@@ -9,8 +9,8 @@ import random
 from pathlib import Path
 from typing import Any
 
-from benchmarks.corpora import read_jsonl
-from benchmarks.safety.base import save_merged
+from studies.corpora import read_jsonl
+from studies.safety.base import save_merged
 
 from tosslm.config import ModelConfig, TrainingConfig
 from tosslm.evaluation.classifiers import fill

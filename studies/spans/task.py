@@ -12,9 +12,9 @@ import re
 from collections.abc import Mapping
 
 import numpy as np
-from benchmarks.corpora import records
-from benchmarks.spans.quality import character_f1, predicted_characters, word_spans, word_values
 from datasets import Dataset
+from studies.corpora import records
+from studies.spans.quality import character_f1, predicted_characters, word_spans, word_values
 
 THRESHOLDS = 300
 Words = list[tuple[int, int]]

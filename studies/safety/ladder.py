@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks.safety.data import HARMFUL
-from benchmarks.safety.quality import Split, dropped_positions, read_results
-from benchmarks.safety.settings import CELLS, HEADLINE, METHODS, OURS, REFERENCES, SEEDS, STANDARD, UNTRAINED
-from benchmarks.safety.verdict import LEAST
-from benchmarks.safety.wording import nats, percent, points
+from studies.safety.data import HARMFUL
+from studies.safety.quality import Split, dropped_positions, read_results
+from studies.safety.settings import CELLS, HEADLINE, METHODS, OURS, REFERENCES, SEEDS, STANDARD, UNTRAINED
+from studies.safety.verdict import LEAST
+from studies.safety.wording import nats, percent, points
 
 _HEAD = """What differs from the headline's settings, with one seed; the headline's own lines, of the same seed,
 come first. Shares dropped are of the tokens of harmful rows, of all others, and of the first five tokens of an

@@ -10,8 +10,8 @@ import random
 from pathlib import Path
 from typing import Any
 
-from benchmarks.corpora import records, write_jsonl
-from benchmarks.spans.spliced import Pair, harmful_pairs, useful_pairs
+from studies.corpora import records, write_jsonl
+from studies.spans.spliced import Pair, harmful_pairs, useful_pairs
 
 ROWS = {
     "custom": {"harmful": 48, "alpaca_eval": 96, "gsm8k": 56},

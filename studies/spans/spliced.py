@@ -11,7 +11,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from benchmarks.corpora import records, sentence_bounds, write_jsonl
+from studies.corpora import records, sentence_bounds, write_jsonl
 
 from tosslm.evaluation.refusals import is_refusal
 

@@ -1,4 +1,4 @@
-"""The runs of the spans benchmark: which sets, which seeds, which config."""
+"""The runs of the spans study: which sets, which seeds, which config."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from benchmarks.spans import spliced, toxic
+from studies.spans import spliced, toxic
 
 ROOT = Path("runs/spans")
 SEEDS = (0, 1, 2)

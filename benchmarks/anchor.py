@@ -1,6 +1,6 @@
 """What an anchor costs: time and peak memory of anchored against plain selective fine-tuning.
 
-    python -m benchmarks.anchor.cost [--repeats 5] [--rows 48]
+    python benchmarks/anchor.py [--repeats 5] [--rows 48]
 
 Every training is a process of its own, on the demo's rows with a tenth of the response tokens dropped at random, and
 the kinds take turns, so that a drift of the machine's speed falls on all of them. Time is that of the training alone,
@@ -79,7 +79,7 @@ def main() -> None:
     measured: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
     for _ in range(arguments.repeats):
         for kind, results in measured.items():
-            command = [sys.executable, "-m", "benchmarks.anchor.cost", "--kind", kind, "--rows", str(arguments.rows)]
+            command = [sys.executable, __file__, "--kind", kind, "--rows", str(arguments.rows)]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             results.append(json.loads(done.stdout.splitlines()[-1]))
             print(f"{kind}: {results[-1]['seconds']:.1f} s, {results[-1]['peak'] / 1e9:.2f} GB", flush=True)

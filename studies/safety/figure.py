@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.safety.quality import Split
-from benchmarks.safety.settings import OURS, STANDARD, UNTRAINED
+from studies.safety.quality import Split
+from studies.safety.settings import OURS, STANDARD, UNTRAINED
 
 from tosslm.report.charts import Point, point_chart
 from tosslm.statistics import Interval
