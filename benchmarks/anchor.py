@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -27,9 +26,9 @@ from tosslm.config import ModelConfig, TrainingConfig
 from tosslm.data.rows import BadRow, read_rows
 from tosslm.files import write_json
 from tosslm.model.base import open_base
-from tosslm.progress import SilentReporter
-from tosslm.training.labels import anchored_tokens, training_row, write_training_rows
-from tosslm.training.train import train_adapter
+from tosslm.training.fine_tune import fine_tune
+from tosslm.training.labels import anchored_tokens, training_row
+from tosslm.training.train import Recipe
 
 COST = Path("runs/anchor/cost.json")
 DISCARD = 0.1
@@ -49,20 +48,9 @@ def train(kind: str, count: int) -> dict[str, float]:
         anchored = None if first is None else anchored_tokens(keep, first)
         rows.append(training_row(row["input_ids"], row["response_mask"], keep, anchored))
     _ = base.model
+    recipe = Recipe(TrainingConfig.model_validate(SETTINGS), seed=0, anchor_weight=0.0 if first is None else 1.0)
     with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        facts: dict[str, Any] = train_adapter(
-            base,
-            write_training_rows(work / "rows.arrow", rows, anchored=first is not None),
-            TrainingConfig.model_validate(SETTINGS),
-            name=kind,
-            seed=0,
-            work=work,
-            out=work / "out",
-            notes={},
-            reporter=SilentReporter(),
-            anchor_weight=0.0 if first is None else 1.0,
-        )
+        facts = fine_tune(base, rows, recipe, out=Path(folder) / "adapter", work=Path(folder) / "work")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {"seconds": facts["tokens"] / facts["tokens_per_second"], "peak": peak}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ import pytest
 from studies.corpora import write_jsonl
 from studies.safety import study
 from studies.safety.data import check_leaks
-from studies.safety.ladder import _findings
-from studies.safety.page import _alike, _harm, write_page
-from studies.safety.quality import Split, dropped_positions, dropped_shares
-from studies.safety.settings import OURS
+from studies.safety.ladder import findings
+from studies.safety.page import as_good, harm_learnt, write_page
+from studies.safety.quality import Results, Split, dropped_positions, dropped_shares
+from studies.safety.settings import OURS, config
 from studies.safety.verdict import choose, criteria
 
 from conftest import demo_rows
@@ -28,7 +29,7 @@ DROPPED = {
 
 def kept(refusals: list[int], useful: float, harmful: float) -> dict[str, Any]:
     """A result whose losses are the same on every row."""
-    values = {
+    values: dict[str, Sequence[float]] = {
         "refusal_rate": refusals,
         "over_refusal": [0, 1],
         "incoherent": [0] * len(refusals),
@@ -43,7 +44,7 @@ def kept(refusals: list[int], useful: float, harmful: float) -> dict[str, Any]:
     return {"metrics": metrics, "dropped": DROPPED}
 
 
-def results() -> dict[str, dict[int, dict[str, Any]]]:
+def results() -> Results:
     """The base refuses all four prompts, SFT one; TOSS with both of our steps three, at 0.9 of SFT's gain."""
     return {
         "base": {0: kept([1, 1, 1, 1], 3.0, 3.0)},
@@ -71,7 +72,7 @@ def test_shares_are_of_what_standard_fine_tuning_lost_and_gained() -> None:
 def test_paired_differences_draw_the_same_prompts() -> None:
     """Two methods that differ by a constant differ by it in every draw."""
     rng = np.random.default_rng(0)
-    first = {"sft": {}, "toss": {}}
+    first: Results = {"sft": {}, "toss": {}}
     for seed in (0, 1, 2):
         values = rng.random(40)
         for name, shift in (("sft", 0.0), ("toss", 0.25)):
@@ -133,23 +134,23 @@ def test_what_the_promises_are_made_of_is_told_beside_them() -> None:
 
 def test_a_harm_that_was_learnt_is_told_as_a_share_of_what_standard_fine_tuning_learns() -> None:
     learnt = results() | {"toss-posterior-anchor": {seed: kept([1, 1, 1, 0], 2.1, 2.9) for seed in (0, 1)}}
-    assert _harm("toss-posterior-anchor", Split(learnt, "test"))[0] == (
+    assert harm_learnt("toss-posterior-anchor", Split(learnt, "test"))[0] == (
         "Of the harm that standard SFT learns it learns 10.0%, which is no chance. Of ours, these learn none: toss."
     )
-    assert not _harm("toss-posterior-anchor", Split(results(), "test"))
+    assert not harm_learnt("toss-posterior-anchor", Split(results(), "test"))
 
 
 def test_methods_of_others_that_do_as_well_are_named_with_the_harm_they_learn() -> None:
     assert (
-        _alike(Split(results(), "test"))[0] == "Of the methods that are not ours, none keeps the first two promises."
+        as_good(Split(results(), "test"))[0] == "Of the methods that are not ours, none keeps the first two promises."
     )
-    as_good = results() | {"rows": {0: kept([1, 1, 1, 1], 2.1, 2.5)}}
-    assert "in brackets their third: rows (-0.500 [-0.500, -0.500])." in _alike(Split(as_good, "test"))[0]
+    as_well = results() | {"rows": {0: kept([1, 1, 1, 1], 2.1, 2.5)}}
+    assert "in brackets their third: rows (-0.500 [-0.500, -0.500])." in as_good(Split(as_well, "test"))[0]
 
 
 def test_methods_that_share_rounds_are_compared_together() -> None:
     methods = ["sft", "toss-pro", "toss", "toss-pro-anchor"]
-    assert study._groups(methods) == [["sft"], ["toss-pro", "toss-pro-anchor"], ["toss"]]
+    assert study.groups(methods) == [["sft"], ["toss-pro", "toss-pro-anchor"], ["toss"]]
 
 
 def test_none_is_the_best_where_none_keeps_its_utility() -> None:
@@ -178,7 +179,7 @@ def test_settings_are_told_by_what_they_win() -> None:
         }
         return Split(found, "test")
 
-    won, least = _findings({"d 0.1": setting(1, 2.5), "d 0.3": setting(0, 2.7)})
+    won, least = findings({"d 0.1": setting(1, 2.5), "d 0.3": setting(0, 2.7)})
     assert "more at d 0.1 (50 points" in won
     assert "fewer at d 0.3 (-50 points" in won
     assert won.endswith("of 2 settings.")
@@ -231,11 +232,10 @@ def test_the_whole_of_it_on_a_very_small_model(
     monkeypatch.setattr("studies.safety.settings.run_folder", folder)
     monkeypatch.setattr(study, "run_folder", folder)
     monkeypatch.setattr(study, "make_base", lambda: None)
-    real = study.config
 
     def tiny(cell: str, seed: int) -> dict[str, Any]:
         model = {"name": str(tiny_model_folder), "dtype": "float32", "device": "cpu"}
-        return real(cell, seed) | {"model": model}
+        return config(cell, seed) | {"model": model}
 
     monkeypatch.setattr(study, "config", tiny)
     study.measure("headline", 0, ["base", "sft", "toss", "oracle"], tmp_path / "results")
@@ -250,10 +250,9 @@ def test_the_whole_of_it_on_a_very_small_model(
     harmful, useful = (oracle["dropped"]["source"][name] for name in ("harmful", "gsm8k"))
     assert harmful[0] == harmful[1] > 0
     assert useful[1] == 0
-    real_compare = study.compare
-    monkeypatch.setattr(study, "compare", lambda *_, **__: pytest.fail("measured again"))
-    study.measure("headline", 0, ["base", "sft", "toss"], tmp_path / "results")
-    monkeypatch.setattr(study, "compare", real_compare)
+    with monkeypatch.context() as patched:
+        patched.setattr(study, "compare", lambda *_, **__: pytest.fail("measured again"))
+        study.measure("headline", 0, ["base", "sft", "toss"], tmp_path / "results")
     study.measure("d 0.1", 0, ["toss"], tmp_path / "results")
     trained = [
         json.loads((tmp_path / cell / "manifest.json").read_text())["stages"] for cell in ("headline", "d 0.1")

@@ -34,9 +34,12 @@ from tosslm.files import write_json
 from tosslm.model.base import Base, attached_adapters, open_base
 from tosslm.model.head import SplitHead, divergences
 from tosslm.progress import ConsoleReporter
+from tosslm.ragged import split_rows
+from tosslm.runs.layout import degraded
 from tosslm.selection.cut import select_tokens
-from tosslm.training.labels import anchored_tokens, training_row, write_training_rows
-from tosslm.training.train import train_adapter
+from tosslm.training.fine_tune import fine_tune
+from tosslm.training.labels import anchored_tokens, training_row
+from tosslm.training.train import Recipe
 
 ROOT = Path("runs/anchor")
 SEED = 0
@@ -107,7 +110,7 @@ def anchors(variant: Variant, keep: list[np.ndarray], distance: list[np.ndarray]
     anchored = [anchored_tokens(row, variant.first) for row in keep]
     if variant.share is not None and distance is not None:
         far = ~select_tokens(np.concatenate(distance), variant.share)
-        parts = np.split(far, np.cumsum([len(row) for row in keep])[:-1])
+        parts = split_rows(far, [len(row) for row in keep])
         anchored = [own | part for own, part in zip(anchored, parts, strict=True)]
     return anchored
 
@@ -116,7 +119,7 @@ def distances(base: Base, run: tosslm.Run) -> list[np.ndarray]:
     """``KL(base || degraded reference)`` of every response token of the custom set, one array a row."""
     found = []
     with (
-        attached_adapters(base, {"degraded": run.path / "references/degraded/round-0"}) as model,
+        attached_adapters(base, {"degraded": run.layout.of(degraded(0))}) as model,
         ConsoleReporter().task("distance to the degraded reference", len(run.rows)) as task,
         torch.inference_mode(),
     ):
@@ -124,11 +127,11 @@ def distances(base: Base, run: tosslm.Run) -> list[np.ndarray]:
         for row in run.rows:
             ids = torch.tensor([row["input_ids"]])
             before = torch.as_tensor(row["response_mask"])[1:]
-            degraded = split.hidden_states(ids, torch.ones_like(ids))[0, :-1][before]
+            harmed = split.hidden_states(ids, torch.ones_like(ids))[0, :-1][before]
             with model.disable_adapter():
                 aligned = split.hidden_states(ids, torch.ones_like(ids))[0, :-1][before]
                 logits = split.logits(aligned)
-            found.append(divergences(logits, split.logits(degraded)).numpy())
+            found.append(divergences(logits, split.logits(harmed)).numpy())
             task.advance(1, 2 * len(row["input_ids"]))
     return found
 
@@ -145,19 +148,15 @@ def train(base: Base, run: tosslm.Run, name: str, distance: list[np.ndarray] | N
         for i, row in enumerate(run.rows):
             yield training_row(row["input_ids"], row["response_mask"], keep[i], anchored[i] if anchored else None)
 
-    work = ROOT / "work" / folder.name
-    work.mkdir(parents=True, exist_ok=True)
-    train_adapter(
+    settings = TrainingConfig.model_validate(TRAINING)
+    fine_tune(
         base,
-        write_training_rows(work / "rows.arrow", rows(), anchored=anchored is not None),
-        TrainingConfig.model_validate(TRAINING),
+        rows(),
+        Recipe(settings, SEED, anchor_weight=variant.weight if anchored else 0.0),
         name=name,
-        seed=SEED,
-        work=work,
+        work=ROOT / "work" / folder.name,
         out=folder,
-        notes={},
         reporter=ConsoleReporter(),
-        anchor_weight=variant.weight if anchored else 0.0,
     )
     return folder
 

@@ -16,8 +16,9 @@ from tosslm.config import ModelConfig, TrainingConfig
 from tosslm.evaluation.classifiers import fill
 from tosslm.model.base import open_base
 from tosslm.progress import ConsoleReporter
-from tosslm.training.labels import training_row, write_training_rows
-from tosslm.training.train import train_adapter
+from tosslm.training.fine_tune import fine_tune
+from tosslm.training.labels import training_row
+from tosslm.training.train import Recipe
 
 TEMPLATE = "Request: {prompt}\n\nAnswer so far: {answer}\n\nIs this answer safe or unsafe? It is"
 TRAINING = {
@@ -48,20 +49,17 @@ def make_guard(sets: Path, folder: Path, seed: int) -> Path:
         for name, verdict in (("harmful", CLASSIFIER["unsafe"]), ("utility", CLASSIFIER["safe"]))
         for record in read_jsonl(sets / f"{name}.jsonl")
     ]
-    work = folder.with_name(f"{folder.name}-work")
-    work.mkdir(parents=True, exist_ok=True)
-    train_adapter(
+    adapter = folder.with_name(f"{folder.name}-adapter")
+    fine_tune(
         base,
-        write_training_rows(work / "rows.arrow", rows),
-        TrainingConfig.model_validate(TRAINING),
+        rows,
+        Recipe(TrainingConfig.model_validate(TRAINING), seed),
         name="guard",
-        seed=seed,
-        work=work,
-        out=work / "adapter",
-        notes={},
+        work=folder.with_name(f"{folder.name}-work"),
+        out=adapter,
         reporter=ConsoleReporter(),
     )
-    save_merged(base, work / "adapter", folder)
+    save_merged(base, adapter, folder)
     return folder
 
 

@@ -41,10 +41,10 @@ def ladder_lines(results: Path) -> list[str]:
         return []
     shown = {name for cell in CELLS if cell != HEADLINE for name in CELLS[cell].methods}
     before = _cell_lines(HEADLINE, Split(first, "test"), [name for name in METHODS if name in shown])
-    return ["## When it works", "", _HEAD, "", *_findings(tests), "", _COLUMNS, "|---" * 9 + "|", *before, *lines, ""]
+    return ["## When it works", "", _HEAD, "", *findings(tests), "", _COLUMNS, "|---" * 9 + "|", *before, *lines, ""]
 
 
-def _findings(tests: Mapping[str, Split]) -> Iterator[str]:
+def findings(tests: Mapping[str, Split]) -> Iterator[str]:
     """In which settings a method keeps more or fewer refusals than standard SFT, and where least harm is learnt."""
     for name in ("toss", "toss-posterior", "toss-posterior-anchor"):
         compared = {cell: test for cell, test in tests.items() if {name, STANDARD} <= test.results.keys()}

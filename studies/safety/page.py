@@ -33,7 +33,7 @@ from studies.safety.verdict import LEAST, RULE, TOGETHER, causes, choose, criter
 from studies.safety.wording import nats, percent, points
 
 from tosslm.files import write_text
-from tosslm.methods import REGISTRY
+from tosslm.methods import registry
 
 _HEAD = """# Does token selection keep a model safe?
 
@@ -170,10 +170,10 @@ def _verdict(validation: Split, test: Split) -> list[str]:
         f"{sum(promises)} of {len(promises)} promises hold. The last rows take each of the three against each rival "
         f"by itself; {sum(parts)} of {len(parts)} hold so."
     )
-    return [*lines, "", f"{told} {TOGETHER}", "", *_harm(best, test), *_alike(test)]
+    return [*lines, "", f"{told} {TOGETHER}", "", *harm_learnt(best, test), *as_good(test)]
 
 
-def _harm(best: str, test: Split) -> list[str]:
+def harm_learnt(best: str, test: Split) -> list[str]:
     """How much of the harm that standard SFT learns the best learns too, and which of ours learn none."""
     learnt = {
         name: found
@@ -189,7 +189,7 @@ def _harm(best: str, test: Split) -> list[str]:
     return [lines + (f"Of ours, these learn none: {', '.join(none)}." if none else "None of ours learns none."), ""]
 
 
-def _alike(test: Split) -> list[str]:
+def as_good(test: Split) -> list[str]:
     """Which methods of others keep the first two promises as well, and what harm they learn."""
     alike = [
         f"{name} ({nats(test.minus(name, UNTRAINED, 'harmful_loss'))})"
@@ -254,7 +254,7 @@ def _sources(names: Sequence[str]) -> list[str]:
     lines = ["## Where the methods are from", "", "| method | what it does | source | what differs here |"]
     lines.append("|---" * 4 + "|")
     for name in names:
-        method = REGISTRY[name]
+        method = registry()[name]
         lines.append(f"| {name} | {method.summary} | {method.source} | {method.differs} |")
     return [*lines, ""]
 

@@ -43,15 +43,15 @@ from tosslm.compare import compare
 from tosslm.config import Config, load_config
 from tosslm.data.rows import read_rows
 from tosslm.evaluation.generate import generate_answers
-from tosslm.evaluation.measurement import read_samples
-from tosslm.evaluation.measures import Sample, answer_samples
+from tosslm.evaluation.measures import Sample, answer_samples, read_samples
 from tosslm.evaluation.prompts import read_prompts
 from tosslm.files import fingerprint, write_json
-from tosslm.methods import REGISTRY
+from tosslm.methods import registry
 from tosslm.methods.material import answer_positions
 from tosslm.model.base import attached_adapters, open_base
 from tosslm.progress import ConsoleReporter
 from tosslm.runs.folder import RunFolder
+from tosslm.runs.layout import MODEL, UTILITY, Layout, degraded, evaluation
 
 RESULTS = Path(__file__).parent / "results"
 FIRST_POSITIONS = 20
@@ -66,7 +66,7 @@ def measure(cell: str, seed: int, methods: Sequence[str], results: Path = RESULT
     if not left and not asked:
         return
     settings = _prepared(cell, seed)
-    for group in _groups(left):
+    for group in groups(left):
         if "star-dss" in group:
             make_guard(Path(sets_folder(cell, seed)), Path(run_folder(cell, seed)) / "guard", seed)
         started = time.monotonic()
@@ -84,11 +84,11 @@ def measure(cell: str, seed: int, methods: Sequence[str], results: Path = RESULT
             write_json(kept / f"{name}-reference.json", _reference_refusals(settings, name))
 
 
-def _groups(methods: Sequence[str]) -> list[list[str]]:
+def groups(methods: Sequence[str]) -> list[list[str]]:
     """Each method by itself, but those with TOSS-Pro's rounds together: in one comparison they share them."""
-    refined = [method for method in methods if REGISTRY[method].needs == "refine"]
-    groups = [refined if method in refined else [method] for method in methods]
-    return [group for number, group in enumerate(groups) if group not in groups[:number]]
+    refined = [method for method in methods if registry()[method].builds_on == "refine"]
+    found = [refined if method in refined else [method] for method in methods]
+    return [group for number, group in enumerate(found) if group not in found[:number]]
 
 
 def _prepared(cell: str, seed: int) -> Config:
@@ -109,8 +109,8 @@ def _prepared(cell: str, seed: int) -> Config:
 def _extract(settings: Config, method: str) -> dict[str, Any]:
     """What is kept of a method: every metric's values, split by split, and where its dropped tokens lie."""
     trains = method != UNTRAINED
-    folder = Path(settings.run_dir) / "compare" / method / (f"seed-{settings.seed}" if trains else "untrained")
-    samples = read_samples(folder / "evaluation" / ("model" if trains else "base"))
+    folder = Layout(Path(settings.run_dir)).method(method, settings.seed if trains else None)
+    samples = read_samples(Layout(folder).of(evaluation(MODEL if trains else UNTRAINED)))
     ids = _split_ids(settings)
     metrics = {
         name: {split: _kept(sample, known) for split, known in ids.items() if not known.isdisjoint(sample.ids)}
@@ -153,19 +153,19 @@ def _dropped(folder: Path) -> dict[str, Any]:
 
 
 def _reference(settings: Config, name: str) -> Path:
-    return Path(settings.run_dir) / "references" / (name if name == "utility" else f"{name}/round-0")
+    return Layout(Path(settings.run_dir)).of(UTILITY if name == "utility" else degraded(0))
 
 
 def _reference_refusals(settings: Config, name: str) -> dict[str, Any]:
     """Whether a reference itself still refuses, on the test prompts."""
-    base, evaluation = open_base(settings.model), settings.evaluation
+    base, asked = open_base(settings.model), settings.evaluation
     with attached_adapters(base, {name: _reference(settings, name)}) as model:
         answers = generate_answers(
             model,
             base.tokenizer,
             read_prompts(str(COMMON / "advbench_test.jsonl")),
-            max_new_tokens=evaluation.max_new_tokens,
-            batch_size=evaluation.batch_size,
+            max_new_tokens=asked.max_new_tokens,
+            batch_size=asked.batch_size,
             name=f"{name} reference",
             reporter=ConsoleReporter(),
         )

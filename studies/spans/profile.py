@@ -7,7 +7,6 @@ None of them could be chosen without the marks; they show how far what was learn
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,7 +37,7 @@ def profile(corpus: str, seed: int) -> None:
     if out.exists() or not (folder / "quality.npz").exists():
         return
     run = tosslm.load_run(folder / "run")
-    learnt = _learnt(run.path)
+    learnt = json.loads(run.layout.evidence_facts.read_text(encoding="utf-8"))
     scores = np.concatenate(run.scores())
     evidence = np.interp(scores.astype(np.float64), learnt["held_out"]["knots"], learnt["held_out"]["log_ratios"])
     judged, unsafe, lengths = judged_tokens(corpus, run.rows)
@@ -50,7 +49,3 @@ def profile(corpus: str, seed: int) -> None:
         ranking = Ranking(unsafe[judged], (filtered + ahead)[judged], np.zeros(int(judged.sum()), dtype=int))
         found[str(length)] = ranking.quality(np.ones(1))[1]
     write_json(out, found)
-
-
-def _learnt(path: Path) -> dict[str, Any]:
-    return json.loads((path / "selection/evidence.json").read_text(encoding="utf-8"))

@@ -100,7 +100,7 @@ def word_values(text: str, offsets: np.ndarray, values: np.ndarray) -> tuple[lis
 def predicted_characters(words: Sequence[tuple[int, int]], chosen: np.ndarray) -> set[int]:
     """Characters of the chosen words, and the white space between two of them that stand side by side."""
     characters: set[int] = set()
-    for i in np.flatnonzero(chosen):
+    for i in np.flatnonzero(chosen).tolist():
         start = words[i - 1][1] if i and chosen[i - 1] else words[i][0]
         characters.update(range(start, words[i][1]))
     return characters

@@ -25,24 +25,19 @@ from studies.spans.task import task_f1
 
 import tosslm
 from tosslm.cli import quiet_libraries
-from tosslm.files import atomic_path, fingerprint, read_batches, write_json
+from tosslm.files import atomic_path, fingerprint, write_json
 from tosslm.model.base import open_base
 from tosslm.progress import ConsoleReporter
+from tosslm.runs.tables import read_losses
 from tosslm.selection.evidence import window_means
-from tosslm.stages.score import part_files
 
 WINDOWS = (3, 5, 9)
 
 
 def signals(run: tosslm.Run, base_losses: np.ndarray) -> dict[str, np.ndarray]:
     """Every signal, float64 ``[N]`` over all response tokens, high meaning unsafe."""
-    losses: dict[str, list[np.ndarray]] = {"loss_degraded": [], "loss_utility": []}
-    for part in part_files(run.scores_folder()):
-        for batch in read_batches(part, list(losses)):
-            for name, rows in losses.items():
-                rows += [np.asarray(row[name], dtype=np.float32) for row in batch]
-    lengths = np.array([len(row) for row in losses["loss_utility"]])
-    degraded, utility = (np.concatenate(losses[name]) for name in ("loss_degraded", "loss_utility"))
+    parts = list(read_losses(run.scores_folder()))
+    lengths, utility, degraded = (np.concatenate([part[i] for part in parts]) for i in (1, 2, 3))
     scores = utility - degraded
     windows = {f"window of {w}": window_means(scores, lengths, w) for w in WINDOWS}
     return {
@@ -86,7 +81,7 @@ def measure(corpus: str, seed: int) -> None:
         "tokens": len(unsafe),
         "unsafe_share": float(unsafe.mean()),
         "mean_span": _mean_span(unsafe, row_numbers),
-        "evidence": json.loads((run.path / "selection/evidence.json").read_text(encoding="utf-8")),
+        "evidence": json.loads(run.layout.evidence_facts.read_text(encoding="utf-8")),
         "task": task_f1(rows, found) if corpus == "toxic" else None,
     }
     write_json(out.with_name("facts.json"), facts)
