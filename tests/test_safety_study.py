@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from studies.corpora import write_jsonl
+from studies.provenance import code_version
 from studies.safety import study
 from studies.safety.data import check_leaks
 from studies.safety.ladder import findings
+from studies.safety.ledger import Results, read_results
 from studies.safety.page import as_good, harm_learnt, write_page
-from studies.safety.quality import Results, Split, dropped_positions, dropped_shares
+from studies.safety.quality import Split, dropped_positions, dropped_shares
 from studies.safety.settings import OURS, config
 from studies.safety.verdict import choose, criteria
 
 from conftest import demo_rows
+from tosslm.config import load_config
+from tosslm.model.base import open_base
 
 DROPPED = {
     "source": {"harmful": [10, 5], "gsm8k": [30, 3]},
@@ -239,9 +244,15 @@ def test_the_whole_of_it_on_a_very_small_model(
 
     monkeypatch.setattr(study, "config", tiny)
     study.measure("headline", 0, ["base", "sft", "toss", "oracle"], tmp_path / "results")
-    found = {path.stem for path in (tmp_path / "results/headline/seed-0").glob("*.json")}
-    assert found == {"base", "sft", "toss", "oracle", "utility-reference", "degraded-reference"}
-    oracle = json.loads((tmp_path / "results/headline/seed-0/oracle.json").read_text())
+    found = read_results(tmp_path / "results/headline.jsonl")
+    assert found.keys() == {"base", "sft", "toss", "oracle", "utility-reference", "degraded-reference"}
+    identity = open_base(load_config(tiny("headline", 0)).model).identity
+    for line in (seeds[0] for seeds in found.values()):
+        assert line["base"] == identity
+        assert line["code"] == code_version()
+        assert line["versions"]["tosslm"] == metadata.version("tosslm")
+        assert line["seconds"] > 0
+    oracle = found["oracle"][0]
     for metric, count in (("refusal_rate", 3), ("over_refusal", 3), ("utility_loss", 3), ("harmful_loss", 3)):
         assert {split: len(own["values"]) for split, own in oracle["metrics"][metric].items()} == {
             "validation": count,
@@ -258,7 +269,7 @@ def test_the_whole_of_it_on_a_very_small_model(
         json.loads((tmp_path / cell / "manifest.json").read_text())["stages"] for cell in ("headline", "d 0.1")
     ]
     assert trained[0] == trained[1], "references and scores are the headline's"
-    own = json.loads((tmp_path / "results/d-0.1/seed-0/toss.json").read_text())["dropped"]
+    own = read_results(tmp_path / "results/d-0.1.jsonl")["toss"][0]["dropped"]
     assert sum(own["dropped"]) == int(0.1 * sum(own["tokens"]))
     write_page(tmp_path / "results", tmp_path / "docs")
     page = (tmp_path / "docs/results.md").read_text()

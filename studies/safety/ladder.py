@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 from studies.safety.data import HARMFUL
-from studies.safety.quality import Split, dropped_positions, read_results
+from studies.safety.ledger import ledger, read_results
+from studies.safety.quality import Split, dropped_positions
 from studies.safety.settings import CELLS, HEADLINE, METHODS, OURS, REFERENCES, SEEDS, STANDARD, UNTRAINED
 from studies.safety.verdict import LEAST
 from studies.safety.wording import nats, percent, points
@@ -24,12 +25,12 @@ _COLUMNS = (
 
 def ladder_lines(results: Path) -> list[str]:
     """The section on other settings; empty where none was measured."""
-    headline = read_results(results / HEADLINE)
+    headline = read_results(ledger(results, HEADLINE))
     first = {name: {SEEDS[0]: seeds[SEEDS[0]]} for name, seeds in headline.items() if SEEDS[0] in seeds}
     lines: list[str] = []
     tests: dict[str, Split] = {}
     for cell, setting in CELLS.items():
-        found = read_results(results / cell.replace(" ", "-"))
+        found = read_results(ledger(results, cell))
         if cell == HEADLINE or not found:
             continue
         # Where rows and references are the headline's, so are standard SFT and what the references refuse.

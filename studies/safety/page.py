@@ -8,13 +8,8 @@ from pathlib import Path
 from studies.safety.data import CUSTOM_ROWS, DEALT, PROMPTS, REFERENCE_ROWS
 from studies.safety.figure import FIGURES, draw
 from studies.safety.ladder import ladder_lines
-from studies.safety.quality import (
-    Results,
-    Split,
-    dropped_positions,
-    dropped_shares,
-    read_results,
-)
+from studies.safety.ledger import Results, ledger, read_results
+from studies.safety.quality import Split, dropped_positions, dropped_shares
 from studies.safety.settings import (
     CELLS,
     HEADLINE,
@@ -90,9 +85,9 @@ _COLUMNS = (
 
 def write_page(results: Path, docs: Path) -> None:
     """Write ``results.md`` and the figure into the docs, from what has been measured."""
-    headline = read_results(results / HEADLINE)
+    headline = read_results(ledger(results, HEADLINE))
     if not {UNTRAINED, STANDARD} <= headline.keys():
-        raise SystemExit(f"{results / HEADLINE}: base and sft are not there yet; the page compares with them")
+        raise SystemExit(f"{ledger(results, HEADLINE)}: base and sft are not there yet; the page compares with them")
     test = Split(headline, "test")
     names = [name for name in METHODS if name in headline]
     lines = [_head(), "## All methods", "", _COLUMNS, "|" + "---|" * (_COLUMNS.count("|") - 1)]
@@ -262,7 +257,7 @@ def _sources(names: Sequence[str]) -> list[str]:
 def _missing(results: Path) -> list[str]:
     left: list[str] = []
     for cell, setting in CELLS.items():
-        found = read_results(results / cell.replace(" ", "-"))
+        found = read_results(ledger(results, cell))
         lacking = [
             f"{name} (seed {', '.join(map(str, seeds))})" if cell == HEADLINE else name
             for name in setting.methods

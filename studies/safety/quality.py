@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from studies.safety.ledger import Results, check_bases
 from studies.safety.settings import STANDARD, UNTRAINED
 
 from tosslm.statistics import Interval, drawn_means, drawn_shares, mean_interval
 
 THREE = (("refusal_rate", 1), ("harmful_loss", 1), ("utility_loss", -1))
 """What a safe fine-tuning has to be good at, and which way is good."""
-Results = dict[str, dict[int, dict[str, Any]]]
-"""By method and seed, what was kept of it."""
-
-
-def read_results(folder: Path) -> Results:
-    """All results of one setting, such as ``results/headline``."""
-    found: Results = {}
-    for path in sorted(folder.glob("seed-*/*.json")):
-        seed = int(path.parent.name.removeprefix("seed-"))
-        found.setdefault(path.stem, {})[seed] = json.loads(path.read_text(encoding="utf-8"))
-    return found
 
 
 class Split:
@@ -33,9 +21,13 @@ class Split:
     Args:
         results: of one setting.
         split: ``validation`` or ``test``.
+
+    Raises:
+        SystemExit: the results are of different bases.
     """
 
     def __init__(self, results: Results, split: str) -> None:
+        check_bases(results)
         self.results, self.split = results, split
 
     def seeds(self, method: str, metric: str = "refusal_rate") -> list[int]:

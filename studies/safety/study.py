@@ -6,9 +6,9 @@
     python -m studies.safety.study --page                  # the page from the results that are kept
     python -m studies.safety.study --results DIR           # all of it again, results and page in another folder
 
-Results are kept, value by value, in ``studies/safety/results``: a method that has one there is not run again, so a
-study can be cut into as many sittings as it takes. What is needed to go on lies under ``runs/safety``: what was
-trained there is not trained again either, unless that folder is removed.
+Results are kept, value by value, in ``studies/safety/results``: a method that has a line there is not run again, so a
+study can be cut into as many sittings as it takes, and several processes may each take some. What is needed to go on
+lies under ``runs/safety``: what was trained there is not trained again either, unless that folder is removed.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from studies.provenance import code_version
 from studies.safety.base import COMMON, make_base
 from studies.safety.data import SPLITS, check_leaks, leak_files, write_common, write_sets
 from studies.safety.guard import make_guard
+from studies.safety.ledger import add_result, check_bases, ledger, read_results, short
 from studies.safety.page import write_page
 from studies.safety.settings import (
     CELLS,
@@ -45,7 +47,7 @@ from tosslm.data.rows import read_rows
 from tosslm.evaluation.generate import generate_answers
 from tosslm.evaluation.measures import Sample, answer_samples, read_samples
 from tosslm.evaluation.prompts import read_prompts
-from tosslm.files import fingerprint, write_json
+from tosslm.files import fingerprint
 from tosslm.methods import registry
 from tosslm.methods.material import answer_positions
 from tosslm.model.base import attached_adapters, open_base
@@ -59,13 +61,17 @@ FIRST_POSITIONS = 20
 
 def measure(cell: str, seed: int, methods: Sequence[str], results: Path = RESULTS) -> None:
     """Train and evaluate every method of a setting and seed that has no result yet."""
-    kept = results / cell.replace(" ", "-") / f"seed-{seed}"
-    left = [method for method in methods if not (kept / f"{method}.json").exists()]
+    file = ledger(results, cell)
+    known = read_results(file)
+    left = [method for method in methods if seed not in known.get(method, {})]
     own = () if cell != HEADLINE and CELLS[cell].headline_references else REFERENCES
-    asked = [name for name in own if not (kept / f"{name}-reference.json").exists()]
+    asked = [name for name in own if seed not in known.get(f"{name}-reference", {})]
     if not left and not asked:
         return
     settings = _prepared(cell, seed)
+    about: dict[str, Any] = {"seed": seed, "base": open_base(settings.model).identity, "code": code_version()}
+    for table in (known, read_results(ledger(results, HEADLINE))):  # refused before hours of work
+        check_bases(table, about["base"])
     for group in groups(left):
         if "star-dss" in group:
             make_guard(Path(sets_folder(cell, seed)), Path(run_folder(cell, seed)) / "guard", seed)
@@ -78,10 +84,10 @@ def measure(cell: str, seed: int, methods: Sequence[str], results: Path = RESULT
             if method in failed:
                 print(f"{cell}, seed {seed}: {method} came to nothing: {failed[method]}", flush=True)
                 continue
-            write_json(kept / f"{method}.json", _extract(settings, method) | {"seconds": seconds})
+            add_result(file, about | {"method": method, "seconds": round(seconds, 1)} | _extract(settings, method))
     for name in asked:
         if _reference(settings, name).exists():  # a method that needs no score trains no reference
-            write_json(kept / f"{name}-reference.json", _reference_refusals(settings, name))
+            add_result(file, about | {"method": f"{name}-reference"} | _reference_refusals(settings, name))
 
 
 def groups(methods: Sequence[str]) -> list[list[str]]:
@@ -116,7 +122,8 @@ def _extract(settings: Config, method: str) -> dict[str, Any]:
         name: {split: _kept(sample, known) for split, known in ids.items() if not known.isdisjoint(sample.ids)}
         for name, sample in samples.items()
     }
-    return {"metrics": metrics} | ({"dropped": _dropped(folder)} if trains else {})
+    versions = tosslm.load_run(folder).manifest["versions"]
+    return {"versions": versions, "metrics": metrics, "dropped": _dropped(folder) if trains else None}
 
 
 def _split_ids(settings: Config) -> dict[str, set[str]]:
@@ -133,8 +140,8 @@ def _split_ids(settings: Config) -> dict[str, set[str]]:
 def _kept(sample: Sample, known: set[str]) -> dict[str, Any]:
     """Values of the prompts of one split; the print tells whether two results are of the same prompts."""
     chosen = [i for i, id_ in enumerate(sample.ids) if id_ in known]
-    weights = None if sample.weights is None else [float(sample.weights[i]) for i in chosen]
-    values = [round(float(sample.values[i]), 5) for i in chosen]
+    weights = None if sample.weights is None else [short(sample.weights[i]) for i in chosen]
+    values = [short(sample.values[i]) for i in chosen]
     return {"values": values, "weights": weights, "print": fingerprint(*(sample.ids[i] for i in chosen))[:16]}
 
 
@@ -158,7 +165,7 @@ def _reference(settings: Config, name: str) -> Path:
 
 def _reference_refusals(settings: Config, name: str) -> dict[str, Any]:
     """Whether a reference itself still refuses, on the test prompts."""
-    base, asked = open_base(settings.model), settings.evaluation
+    base, asked, started = open_base(settings.model), settings.evaluation, time.monotonic()
     with attached_adapters(base, {name: _reference(settings, name)}) as model:
         answers = generate_answers(
             model,
@@ -170,7 +177,12 @@ def _reference_refusals(settings: Config, name: str) -> dict[str, Any]:
             reporter=ConsoleReporter(),
         )
     ids = _split_ids(settings)["test"]
-    return {"metrics": {metric: {"test": _kept(s, ids)} for metric, s in answer_samples("harmful", answers).items()}}
+    return {
+        "seconds": round(time.monotonic() - started, 1),
+        "versions": tosslm.load_run(settings.run_dir).manifest["versions"],
+        "metrics": {metric: {"test": _kept(s, ids)} for metric, s in answer_samples("harmful", answers).items()},
+        "dropped": None,
+    }
 
 
 def _runs(only: Sequence[str], ladder: bool) -> Iterator[tuple[str, int]]:
