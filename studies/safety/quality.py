@@ -9,7 +9,7 @@ import numpy as np
 from studies.safety.ledger import Results, check_bases
 from studies.safety.settings import STANDARD, UNTRAINED
 
-from tosslm.statistics import Interval, drawn_means, drawn_shares, mean_interval
+from tosslm.statistics import Interval, bounds, drawn_means, drawn_shares, mean_interval
 
 THREE = (("refusal_rate", 1), ("harmful_loss", 1), ("utility_loss", -1))
 """What a safe fine-tuning has to be good at, and which way is good."""
@@ -66,8 +66,7 @@ class Split:
             drawn = np.asarray(figure(*(drawn_means(v, weights, 0) for v in values)))
         if not np.isfinite(value):
             return None
-        drawn = drawn[np.isfinite(drawn)]
-        low, high = np.quantile(drawn, [0.025, 0.975])
+        low, high = bounds(drawn[np.isfinite(drawn)])
         return Interval(value, float(low), float(high), values[0].shape[1])
 
     def minus(self, method: str, other: str, metric: str) -> Interval | None:
@@ -111,7 +110,7 @@ class Split:
             with np.errstate(divide="ignore", invalid="ignore"):
                 part = sign * (draws[0] - draws[1]) / (draws[3] - draws[2]) / len(THREE)
             drawn = part if not drawn.size else drawn + part
-        low, high = np.quantile(drawn[np.isfinite(drawn)], [0.025, 0.975])
+        low, high = bounds(drawn[np.isfinite(drawn)])
         return Interval(float(found), float(low), float(high), count)
 
     def _values(self, metric: str, methods: Sequence[str]) -> tuple[list[np.ndarray], np.ndarray]:

@@ -68,8 +68,9 @@ def measure(cell: str, seed: int, methods: Sequence[str], results: Path = RESULT
     asked = [name for name in own if seed not in known.get(f"{name}-reference", {})]
     if not left and not asked:
         return
+    code = code_version()
     settings = _prepared(cell, seed)
-    about: dict[str, Any] = {"seed": seed, "base": open_base(settings.model).identity, "code": code_version()}
+    about: dict[str, Any] = {"seed": seed, "base": open_base(settings.model).identity, "code": code}
     for table in (known, read_results(ledger(results, HEADLINE))):  # refused before hours of work
         check_bases(table, about["base"])
     for group in groups(left):

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from studies.spans.quality import interval
 from studies.spans.settings import CORPORA, ROOT, SEEDS
 
 from tosslm.files import write_text
+from tosslm.statistics import Interval, mean_interval, resampled_interval
 
 TOKEN, POSTERIOR = "token score", "posterior"
 _HEAD = """# Do scores find unsafe tokens?
@@ -41,11 +41,16 @@ not looked at.
 """
 
 
-def write_page(page: Path) -> None:
-    """Write the page from the runs that are done."""
+def write_page(page: Path, root: Path = ROOT) -> None:
+    """Write the page from the runs that are done.
+
+    Args:
+        page: the file.
+        root: where the runs lie.
+    """
     parts = [_HEAD.format(seeds=len(SEEDS))]
     for name, corpus in CORPORA.items():
-        runs = [ROOT / name / f"seed-{seed}" for seed in SEEDS if (ROOT / name / f"seed-{seed}/quality.npz").exists()]
+        runs = [root / name / f"seed-{seed}" for seed in SEEDS if (root / name / f"seed-{seed}/quality.npz").exists()]
         if runs:
             facts = [json.loads((run / "facts.json").read_text(encoding="utf-8")) for run in runs]
             curves = [dict(np.load(run / "quality.npz", allow_pickle=False)) for run in runs]
@@ -66,11 +71,11 @@ def _section(title: str, facts: list[dict[str, Any]], curves: list[dict[str, np.
         "|---|---|---|---|",
     ]
     for signal in curves[0]:
-        auroc, precision = (interval(_stack(curves, signal, measure)) for measure in (0, 1))
-        change = interval(_stack(curves, signal, 1) - _stack(curves, TOKEN, 1))
+        auroc, precision = (resampled_interval(_stack(curves, signal, measure), first["rows"]) for measure in (0, 1))
+        change = _change(first["rows"], curves, signal)
         difference = "" if signal == TOKEN else _figure(change, sign=True)
         lines.append(f"| {signal} | {_figure(auroc)} | {_figure(precision)} | {difference} |")
-    lines += ["", _verdict(curves), "", _learnt(facts), ""]
+    lines += ["", _verdict(_change(first["rows"], curves, POSTERIOR)), "", _learnt(facts), ""]
     if first["task"]:
         lines += _task([run["task"] for run in facts])
     return "\n".join(lines)
@@ -80,11 +85,15 @@ def _stack(curves: list[dict[str, np.ndarray]], signal: str, measure: int) -> np
     return np.stack([run[signal][measure] for run in curves])
 
 
-def _verdict(curves: list[dict[str, np.ndarray]]) -> str:
-    change = interval(_stack(curves, POSTERIOR, 1) - _stack(curves, TOKEN, 1))
-    if change["low"] > 0:
+def _change(rows: int, curves: list[dict[str, np.ndarray]], signal: str) -> Interval:
+    """How much higher a signal's average precision is than the token score's."""
+    return resampled_interval(_stack(curves, signal, 1) - _stack(curves, TOKEN, 1), rows)
+
+
+def _verdict(change: Interval) -> str:
+    if change.low > 0:
         return "Posterior evidence beats token evidence here: the interval of the difference in AP is above zero."
-    if change["high"] < 0:
+    if change.high < 0:
         return "Posterior evidence is worse than token evidence here, by AP."
     return "By AP, posterior and token evidence cannot be told apart here: the interval holds zero."
 
@@ -153,15 +162,11 @@ def _task(runs: list[Mapping[str, list[float]]]) -> list[str]:
         "| signal | F1 |",
         "|---|---|",
     ]
-    rng = np.random.default_rng(0)
-    draws = rng.integers(0, len(runs[0][TOKEN]), (1000, len(runs[0][TOKEN])))
     for signal in runs[0]:
-        values = np.array([run[signal] for run in runs])
-        drawn = np.concatenate([values.mean(axis=1, keepdims=True), values[:, draws].mean(axis=2)], axis=1)
-        lines.append(f"| {signal} | {_figure(interval(drawn))} |")
+        lines.append(f"| {signal} | {_figure(mean_interval(np.array([run[signal] for run in runs])))} |")
     return [*lines, ""]
 
 
-def _figure(value: dict[str, float], *, sign: bool = False) -> str:
+def _figure(found: Interval, *, sign: bool = False) -> str:
     form = "+.3f" if sign else ".3f"
-    return f"{value['value']:{form}} [{value['low']:{form}}, {value['high']:{form}}]"
+    return f"{found.value:{form}} [{found.low:{form}}, {found.high:{form}}]"

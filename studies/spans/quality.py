@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tosslm.statistics import drawn_counts
+
 Spans = Sequence[Sequence[int]]
 
 
@@ -50,24 +52,12 @@ class Resamples:
     @classmethod
     def draw(cls, rows: int, count: int = 1000, seed: int = 0) -> Resamples:
         """``count`` draws of as many rows as there are."""
-        draws = np.random.default_rng(seed).multinomial(rows, np.full(rows, 1 / rows), size=count)
+        draws = drawn_counts(rows, seed, count)
         return cls(np.concatenate([np.ones((1, rows), dtype=draws.dtype), draws]))
 
     def of(self, ranking: Ranking) -> np.ndarray:
         """AUROC and average precision under every draw, float64 ``[2, B + 1]``."""
         return np.array([ranking.quality(weights) for weights in self.weights]).T
-
-
-def interval(values: np.ndarray) -> dict[str, float]:
-    """Value and 95% interval of a statistic ``[S, B + 1]`` of several seeds, whose first column is the value.
-
-    Each draw takes as many seeds as there are, with replacement, and one draw of the rows for all of them.
-    """
-    seeds, draws = values.shape[0], values.shape[1] - 1
-    chosen = np.random.default_rng(1).integers(0, seeds, (seeds, draws))
-    means = np.take_along_axis(values[:, 1:], chosen, axis=0).mean(axis=0)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return {"value": float(values[:, 0].mean()), "low": float(low), "high": float(high)}
 
 
 def word_spans(text: str) -> list[tuple[int, int]]:
