@@ -18,8 +18,8 @@ from studies.safety.data import write_common
 
 from tosslm.cli import quiet_libraries
 from tosslm.config import ModelConfig
-from tosslm.files import atomic_folder
-from tosslm.model.base import Base, attached_adapters, open_base
+from tosslm.merge import save_merged
+from tosslm.model.base import open_base
 
 ROOT = Path("runs/safety")
 BASE = ROOT / "base"
@@ -36,13 +36,6 @@ def make_base() -> Path:
         align([COMMON / "align.jsonl"], TRAINING, out=adapter, work=ROOT / "work", note=NOTE)
         save_merged(open_base(ModelConfig(name=MODEL)), adapter, BASE)
     return BASE
-
-
-def save_merged(base: Base, adapter: Path, folder: Path) -> None:
-    """Write a base with an adapter merged into it as an ordinary model folder."""
-    with attached_adapters(base, {"merged": adapter}) as model, atomic_folder(folder) as beside:
-        model.merge_and_unload().save_pretrained(beside)
-        base.tokenizer.save_pretrained(beside)
 
 
 if __name__ == "__main__":

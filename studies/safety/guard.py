@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from studies.corpora import read_jsonl
-from studies.safety.base import save_merged
 
 from tosslm.config import ModelConfig, TrainingConfig
 from tosslm.evaluation.classifiers import fill
+from tosslm.merge import save_merged
 from tosslm.model.base import open_base
 from tosslm.progress import ConsoleReporter
 from tosslm.training.fine_tune import fine_tune
