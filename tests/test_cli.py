@@ -89,7 +89,11 @@ def test_plan_counts_what_an_evaluation_reads_and_writes(tiny_config: dict[str, 
     write_rows(tmp_path / "rows.jsonl", rows)
     write_rows(tmp_path / "prompts.jsonl", [{"prompt": "one"}, {"prompt": "two words"}])
     own = {"path": str(tmp_path / "rows.jsonl")}
-    evaluation = {"harmful": {"path": str(tmp_path / "prompts.jsonl")}, "harmful_rows": own, "utility_rows": own}
+    evaluation: dict[str, Any] = {
+        "harmful": {"path": str(tmp_path / "prompts.jsonl")},
+        "harmful_rows": own,
+        "utility_rows": own,
+    }
     evaluation |= {"max_new_tokens": 7, "refusals": ["No."]}
     path = tmp_path / "e.yaml"
     path.write_text(yaml.safe_dump(tiny_config | {"evaluation": evaluation}))
@@ -274,9 +278,10 @@ def test_unsafe_tokens_and_ranking_quality() -> None:
 def test_a_narrow_terminal_gets_whole_row_ids(run_dir: Path) -> None:
     rows = riskiest_rows(tosslm.load_run(run_dir), 5)
     for width in (30, 48, 70, 120):
-        console = Console(width=width, file=io.StringIO())
+        printed = io.StringIO()
+        console = Console(width=width, file=printed)
         console.print(render_riskiest(rows, width))
-        lines = console.file.getvalue().splitlines()
+        lines = printed.getvalue().splitlines()
         assert all(any(row["row_id"] in line for line in lines) for row in rows)
         assert all(len(line) <= width for line in lines)
         assert not any("…" in line for line in lines) or width == 120
@@ -289,9 +294,10 @@ def test_no_color_shows_no_ramp_of_colours(run_dir: Path, monkeypatch: pytest.Mo
     shown = {}
     for value in ("", "1"):
         monkeypatch.setenv("NO_COLOR", value)
-        console = Console(width=80, force_terminal=True, color_system="truecolor", file=io.StringIO())
+        printed = io.StringIO()
+        console = Console(width=80, force_terminal=True, color_system="truecolor", file=printed)
         console.print(render_row(record, 0.5, console))
-        shown[value] = console.file.getvalue()
+        shown[value] = printed.getvalue()
     assert "48;2;" in shown[""]
     assert "safe " in shown[""]
     assert not re.search(r"\[[0-9;]*[34]8;", shown["1"])

@@ -37,7 +37,7 @@ from tosslm.runs.reader import Run
 from tosslm.selection.cut import select_in_rows, select_tokens
 from tosslm.selection.kinds import KINDS
 
-ROWS = [
+ROWS: list[dict[str, Any]] = [
     {"answer": "Take a 👍 warm\ncloth and wipe it", "source": "good", "unsafe_spans": []},
     {"answer": "hit him 💥 hard with it", "source": "bad", "unsafe_spans": [(0, 9)]},
     {"answer": "one two three four five six", "source": "good"},
@@ -57,7 +57,7 @@ def unpacked(html: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     return header, columns
 
 
-@given(st.text(st.characters(exclude_categories=("Cs",)), min_size=1), st.data())
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), st.data())
 def test_places_are_counted_as_scripts_count(text: str, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(text)))
     end = data.draw(st.integers(start, len(text)))
@@ -107,7 +107,7 @@ def test_ranks_drop_what_selection_drops(scores: list[list[float]], data: st.Dat
         if scope == "global"
         else np.concatenate(select_in_rows(values, fraction))
     )
-    assert tokens.dropped(tokens.shown, fraction).tolist() == (~keep).tolist()
+    assert tokens.dropped(tokens.rankings[0], fraction).tolist() == (~keep).tolist()
 
 
 def test_counts_and_thresholds_of_each_step(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_a_posterior_can_be_looked_at_where_it_can_be_learnt(tmp_path: Path) -> 
     run = made_run(tmp_path / "run", ROWS, telling=True, discard_fraction=0.2)
     tokens = load_tokens(run)
     assert [r.key for r in tokens.rankings] == ["token", "posterior"]
-    assert tokens.shown.key == "token"
+    assert tokens.shown is tokens.rankings[0]
     _, log_odds = learn_ranking(KINDS["posterior"], run.scores_folder(), seed=0)
     expected = log_odds(np.concatenate(run.scores()), tokens.lengths)
     assert tokens.rankings[1].values.tolist() == pytest.approx(expected.tolist(), rel=1e-5)
@@ -403,7 +403,7 @@ def test_results_of_a_comparison_are_drawn(tmp_path: Path) -> None:
 def test_any_changed_part_of_the_report_makes_it_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "tosslm"
     shutil.copytree(Path(tosslm.__file__).parent, package)
-    monkeypatch.setattr(page.resources, "files", lambda _: package)
+    monkeypatch.setattr("importlib.resources.files", lambda _: package)
     parts = (
         "report/figures.py",
         "report/assets/row.js",
@@ -429,7 +429,9 @@ def test_which_cause_weighs_more() -> None:
             name: {"mean": mean, "low": mean - width, "high": mean + width, "n": 9}
             for name, mean in (("harm_learnt", learnt), ("refusals_forgotten", forgotten))
         }
-        return page.bold(story.causes({"causes": {"prompts": 12, "refused": 9, "models": {"model": spread}}}))
+        sentence = story.causes({"causes": {"prompts": 12, "refused": 9, "models": {"model": spread}}})
+        assert sentence is not None
+        return page.bold(sentence)
 
     assert "<b>harm learnt</b> weighs more: " in told(4, 1, 0.5)
     assert "<b>refusals forgotten</b> weighs more: " in told(1, 4, 0.5)

@@ -29,7 +29,7 @@ def long(tmp_path_factory: pytest.TempPathFactory) -> tosslm.Run:
 
 def violations(page: Any) -> list[Any]:
     """What axe finds that keeps somebody out, with all details open and all text uncovered."""
-    import axe_playwright_python
+    import axe_playwright_python  # type: ignore[import-untyped]
 
     page.check("#uncover")
     page.evaluate("document.querySelectorAll('details').forEach((details) => { details.open = true; })")
@@ -84,7 +84,7 @@ def test_nothing_sticks_out_on_a_phone(browser: Any, full: tosslm.Run) -> None:
 
 def test_a_token_far_down_is_described_where_it_is_tapped(browser: Any, long: tosslm.Run) -> None:
     watched = opened(browser, long, has_touch=True)
-    page = watched.page
+    page: Any = watched.page
     page.set_viewport_size({"width": 390, "height": 800})
     page.check("#uncover")
     for _ in range(20):  # blocks above it grow as they come into view, and push it down again
@@ -104,7 +104,7 @@ def test_a_token_that_the_keyboard_reaches_is_not_hidden(
     browser: Any, long: tosslm.Run, size: tuple[int, int]
 ) -> None:
     watched = opened(browser, long, reduced_motion="reduce")
-    page = watched.page
+    page: Any = watched.page
     page.set_viewport_size({"width": size[0], "height": size[1]})
     page.check("#uncover")
     page.hover("#row .t >> nth=600")

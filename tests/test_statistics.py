@@ -7,7 +7,14 @@ import math
 import numpy as np
 import pytest
 
-from tosslm.statistics import mean_interval, paired_difference
+from tosslm.statistics import (
+    bounds,
+    drawn_counts,
+    drawn_means,
+    mean_interval,
+    paired_difference,
+    resampled_interval,
+)
 
 
 def slow_bootstrap(values: np.ndarray, weights: np.ndarray, draws: int) -> tuple[float, float]:
@@ -89,3 +96,45 @@ def test_the_same_seed_gives_the_same_interval() -> None:
 def test_what_has_no_mean_is_refused(values: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"values|value"):
         mean_interval(values)
+
+
+def test_draws_take_as_many_rows_as_there_are_and_each_as_often_as_any() -> None:
+    counts = drawn_counts(7, seed=0, draws=4000)
+    assert counts.shape == (4000, 7)
+    assert (counts.sum(axis=1) == 7).all()
+    assert counts.mean(axis=0) == pytest.approx(np.ones(7), abs=0.06)
+    # Of n rows the variance of a count is 1 - 1/n: with replacement, not a permutation.
+    assert counts.var(axis=0) == pytest.approx(np.full(7, 6 / 7), abs=0.1)
+
+
+def test_means_are_those_of_the_draws() -> None:
+    """With one seed, every mean is the mean of the rows that the draw of that seed names."""
+    values = np.random.default_rng(6).random(9)
+    counts = drawn_counts(9, seed=3, draws=50)
+    expected = [np.repeat(values, times).mean() for times in counts]
+    # One call draws rows first, then the one seed there is: the counts are the same.
+    assert drawn_means(values[None], np.ones(9), 3, 50) == pytest.approx(expected)
+
+
+def test_bounds_leave_out_a_fortieth_on_each_side_and_what_has_no_figure() -> None:
+    drawn = np.stack([np.arange(41.0), np.append(np.arange(40.0), np.nan)], axis=1)
+    low, high = bounds(drawn)
+    assert low == pytest.approx([1.0, 0.025 * 39])
+    assert high == pytest.approx([39.0, 0.975 * 39])
+
+
+def test_a_statistic_of_one_seed_has_the_bounds_of_its_draws() -> None:
+    values = np.random.default_rng(7).normal(size=(1, 1001))
+    got = resampled_interval(values, 12)
+    assert got.value == values[0, 0]
+    assert (got.low, got.high) == pytest.approx(tuple(np.quantile(values[0, 1:], [0.025, 0.975])))
+    assert got.n == 12
+
+
+def test_a_statistic_of_several_seeds_is_wider_than_one_of_their_mean() -> None:
+    rng = np.random.default_rng(0)
+    values = np.array([[0.2], [0.5], [0.8]]) + rng.normal(0, 0.01, (3, 1001))
+    found = resampled_interval(values, 10)
+    assert found.value == pytest.approx(values[:, 0].mean())
+    assert found.low < 0.3
+    assert found.high > 0.7

@@ -453,12 +453,29 @@ def _copy_tree(value: Any) -> Any:
     return {k: _copy_tree(v) for k, v in value.items()} if isinstance(value, Mapping) else value
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML in which no key stands twice: the last of two sections would drop the first one's settings."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, str) and key in seen and key != "<<":
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands there twice", key_node.start_mark
+                )
+            if isinstance(key, str):
+                seen.add(key)
+        found: dict[Any, Any] = super().construct_mapping(node, deep)
+        return found
+
+
 def _read_yaml(path: Path) -> Any:
     try:
-        return yaml.safe_load(path.read_bytes())
+        return yaml.load(path.read_bytes(), _UniqueKeys)
     except FileNotFoundError:
         raise InputError(f"{path}: no such config file; `toss init` writes one to start from") from None
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+    except (OSError, yaml.YAMLError, ValueError, TypeError, RecursionError, AttributeError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         reason = getattr(error, "problem", None) or error

@@ -8,7 +8,7 @@ from peft import PeftModel
 
 from tosslm.errors import InputError, TosslmError
 from tosslm.files import atomic_folder
-from tosslm.model.base import HAZARD_MARK, check_adapter, open_base
+from tosslm.model.base import HAZARD_MARK, Base, check_adapter, load_model, open_base
 from tosslm.runs.reader import Run
 from tosslm.stages.finetune import model_readme
 
@@ -29,13 +29,9 @@ def merge(run: Run, out: Path) -> Path:
         raise InputError(
             f"{run.path}: no fine-tuned model yet, or one of an earlier selection; run `toss finetune {run.path}`"
         )
-    if out.exists():
-        raise InputError(f"{out}: exists already; name a folder that does not")
-    if (adapter / HAZARD_MARK).exists():
-        raise InputError(f"{adapter}: marked {HAZARD_MARK}; a degraded reference is never merged")
+    _check_merge(adapter, out)
     if damaged := run.folder.damaged("model"):
         raise TosslmError(f"{run.path / damaged[0]}: damaged; `toss run` makes it again")
-    check_adapter(adapter)
     base = open_base(run.config.model)
     readme = (adapter / "README.md").read_text(encoding="utf-8")
     if readme != model_readme(base):
@@ -43,8 +39,36 @@ def merge(run: Run, out: Path) -> Path:
             f"{adapter}: the base or model.adapter is not the one that it was trained on (see its README.md); "
             "put those files back, or fine-tune again"
         )
-    model = PeftModel.from_pretrained(base.model, adapter).merge_and_unload()
-    with atomic_folder(out) as beside:
+    save_merged(base, adapter, out)
+    return out
+
+
+def save_merged(base: Base, adapter: Path, folder: Path) -> None:
+    """Write a base with an adapter merged into it as an ordinary model folder, with the tokenizer.
+
+    The merge is on a copy of the weights: those of ``base`` stay as they are.
+
+    Args:
+        base: the base, with its ``model.adapter``.
+        adapter: a PEFT adapter that was trained on it.
+        folder: a folder that does not exist yet.
+
+    Raises:
+        InputError: the adapter is marked as hazardous, is none, or does not fit; or ``folder`` exists.
+    """
+    _check_merge(adapter, folder)
+    check_adapter(adapter)
+    try:
+        model = PeftModel.from_pretrained(load_model(base), adapter).merge_and_unload()
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"{adapter}: does not fit {base.config.name} ({error})") from error
+    with atomic_folder(folder) as beside:
         model.save_pretrained(beside)
         base.tokenizer.save_pretrained(beside)
-    return out
+
+
+def _check_merge(adapter: Path, out: Path) -> None:
+    if out.exists():
+        raise InputError(f"{out}: exists already; name a folder that does not")
+    if (adapter / HAZARD_MARK).exists():
+        raise InputError(f"{adapter}: marked {HAZARD_MARK}; a degraded reference is never merged")

@@ -109,7 +109,9 @@ def workbench(config: Config, reporter: Reporter, *, fresh: bool = False, base: 
         base: the base, where it is open already; its weights are loaded once for several runs.
     """
     base = base or open_base(config.model)
-    tokenizer = RowTokenizer(base.tokenizer, max_length=config.data.max_length, turns=config.data.turns)
+    tokenizer = RowTokenizer(
+        base.tokenizer, max_length=config.data.max_length, turns=config.data.turns, limits=base.limits
+    )
     return Workbench(config, RunFolder(config.run_dir, fresh=fresh), base, tokenizer, reporter)
 
 

@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +21,8 @@ from tosslm.errors import InputError
 from tosslm.evaluation.workload import evaluation_tokens
 from tosslm.methods import method_of
 from tosslm.methods.method import Method
-from tosslm.model.base import Base, choose_device, choose_dtype, open_base
+from tosslm.model.base import Base, check_adapter, choose_device, choose_dtype, open_base
+from tosslm.model.fit import check_adapter_fits, check_targets
 from tosslm.model.head import LOGITS_BYTES
 from tosslm.progress import Reporter
 from tosslm.runs.layout import SETS
@@ -68,7 +70,9 @@ def make_plan(config: Config, *, measure: bool, reporter: Reporter) -> dict[str,
     check_places(config)
     left_out = _left_out(method_of(config))
     base = open_base(config.model)
-    tokenizer = RowTokenizer(base.tokenizer, max_length=config.data.max_length, turns=config.data.turns)
+    tokenizer = RowTokenizer(
+        base.tokenizer, max_length=config.data.max_length, turns=config.data.turns, limits=base.limits
+    )
     sets: dict[str, SetCounts] = {}
     bad_rows: list[dict[str, str]] = []
     for name in SETS:
@@ -79,7 +83,10 @@ def make_plan(config: Config, *, measure: bool, reporter: Reporter) -> dict[str,
         if not sets[name].rows and not bad_rows:
             raise InputError(f"data.{name}: no row there; name a file with rows in it")
     model_config = AutoConfig.from_pretrained(base.folder, trust_remote_code=config.model.trust_remote_code)
-    shape = _shape(config, model_config)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(model_config, trust_remote_code=config.model.trust_remote_code)
+    _check_fit(config, base, model)
+    shape = _shape(config, model_config, model)
     lengths = [counts.tokens // counts.rows for counts in sets.values() if counts.rows]
     mean_length = max(lengths, default=1)
     if measure:
@@ -112,9 +119,19 @@ def _left_out(method: Method) -> tuple[str, ...]:
     return of_scores + (() if method.trains else ("select", "finetune", "diagnose", "report"))
 
 
-def _shape(config: Config, model_config: Any) -> Shape:
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(model_config, trust_remote_code=config.model.trust_remote_code)
+def _check_fit(config: Config, base: Base, model: Any) -> None:
+    """Names of layers, and adapters, against the model; its weights are on the meta device."""
+    for key in ("references", "finetune"):
+        settings: TrainingConfig = getattr(config, key)
+        check_targets(model, settings.lora.target_modules, f"{key}.lora.target_modules")
+    if base.adapter_folder:
+        check_adapter_fits(model, base.adapter_folder, "model.adapter")
+    for name, folder in config.diagnosis.adapters.items():
+        check_adapter(Path(folder))
+        check_adapter_fits(model, Path(folder), f"diagnosis.adapters.{name}")
+
+
+def _shape(config: Config, model_config: Any, model: Any) -> Shape:
     dtype = choose_dtype(config.model.dtype, choose_device(config.model.device))
     text = model_config.get_text_config()
     return Shape(

@@ -3,7 +3,7 @@
 The bootstrap (Efron 1979) draws prompts with replacement and takes the middle 95% of the means it sees. Where
 answers of several training seeds are at hand, seeds are drawn too, independently of the prompts, so the interval
 covers both. All that it needs of a draw is how often each prompt came, so a draw is a row of counts and all means are
-one matrix product.
+one matrix product. Every draw of rows, prompts or seeds in this project is made here.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def drawn_means(
     step = max(1, _CELLS // n)
     for start in range(0, draws, step):
         size = min(step, draws - start)
-        counts = rng.multinomial(n, np.full(n, 1 / n), size=size) * weights  # (size, n)
+        counts = _counts(rng, n, size) * weights  # (size, n)
         per_seed = counts @ values.T  # (size, seeds)
         own = _shares(rng, seeds, size) if shares is None else shares[start : start + size]
         total = counts.sum(axis=1)
@@ -135,15 +135,50 @@ def drawn_means(
     return means[np.isfinite(means)]  # a draw of prompts without any weight has no mean
 
 
+def resampled_interval(values: np.ndarray, n: int, *, seed: int = 1) -> Interval:
+    """The mean over seeds of a statistic that is no mean itself, such as an AUROC, with its interval.
+
+    Args:
+        values: float64 ``[S, 1 + draws]``, one line a training seed: the statistic on all rows, then on each resample
+            of ``drawn_counts``, the same resamples for every seed.
+        n: rows it was measured on.
+        seed: of the draws of seeds; another than that of the rows, so that they do not go together.
+
+    Example:
+        >>> resampled_interval(np.array([[0.5, 0.4, 0.6]]), 8).value
+        0.5
+    """
+    shares = drawn_shares(len(values), seed, values.shape[1] - 1)
+    return Interval(float(values[:, 0].mean()), *_ends((values[:, 1:].T * shares).sum(axis=1)), n)
+
+
+def drawn_counts(n: int, seed: int, draws: int = DRAWS) -> np.ndarray:
+    """How often each of ``n`` rows comes in each resample, int64 ``[draws, n]``; every line adds up to ``n``."""
+    return _counts(np.random.default_rng(seed), n, draws)
+
+
 def drawn_shares(seeds: int, seed: int, draws: int = DRAWS) -> np.ndarray:
     """How much each training seed weighs in each resample, float64 ``[draws, S]``; every row adds up to 1."""
     return _shares(np.random.default_rng(seed), seeds, draws)
 
 
 def _shares(rng: np.random.Generator, seeds: int, draws: int) -> np.ndarray:
-    return rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws) / seeds
+    return _counts(rng, seeds, draws) / seeds
 
 
-def _ends(means: np.ndarray) -> tuple[float, float]:
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+def _counts(rng: np.random.Generator, n: int, draws: int) -> np.ndarray:
+    return rng.multinomial(n, np.full(n, 1 / n), size=draws)
+
+
+def bounds(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Between what the middle 95% of drawn figures lie: float64 ``[draws, ...]`` in, two of ``[...]`` out.
+
+    NaN is a draw without a figure, and counts for nothing.
+    """
+    low, high = np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    return low, high
+
+
+def _ends(drawn: np.ndarray) -> tuple[float, float]:
+    low, high = bounds(drawn)
     return float(low), float(high)

@@ -29,7 +29,7 @@ def add_sections(run: tosslm.Run) -> tosslm.Run:
     losses = [[i + 1, 3 - i / 40] for i in range(30)]
     names = ("references/utility", "references/degraded/round-0", "model")
     trained = {"steps": 30, "first_loss": 3.0, "last_loss": 2.3, "tokens_per_second": 100.0, "losses": losses}
-    manifest["stages"] |= {name: step | trained for name in names}
+    manifest["stages"] |= dict.fromkeys(names, step | trained)
     manifest["stages"] |= dict.fromkeys(("scores/round-1", "diagnosis"), step)
     manifest["stages"]["refinement/round-1"] = step | {"joined": 2, "samples": 2}
     manifest["config"]["refinement"]["rounds"] = 1

@@ -47,6 +47,36 @@ class TokenizedRow:
     truncated: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a model has room for; None is no limit that is known.
+
+    Attributes:
+        vocabulary: token ids it has an embedding for, from 0.
+        positions: tokens of the longest row.
+    """
+
+    vocabulary: int | None = None
+    positions: int | None = None
+
+    def check(self, ids: Sequence[int]) -> None:
+        """Refuse a row that has no room.
+
+        Raises:
+            RowError: it is too long, or a token id is beyond the vocabulary.
+        """
+        if self.positions is not None and len(ids) > self.positions:
+            raise RowError(
+                f"{len(ids)} tokens, and the model has {self.positions} positions",
+                f"set data.max_length to {self.positions} or less",
+            )
+        if self.vocabulary is not None and ids and max(ids) >= self.vocabulary:
+            raise RowError(
+                f"the token id {max(ids)} is beyond the model's vocabulary of {self.vocabulary}",
+                "use the model's own tokenizer, or resize the model's embeddings to it and save it",
+            )
+
+
 class RowTokenizer:
     """Turns conversations into tokens; built once per tokenizer.
 
@@ -71,6 +101,7 @@ class RowTokenizer:
         tokenizer: a fast Hugging Face tokenizer with a chat template.
         max_length: tokens of a row to keep, from its start.
         turns: ``"all"`` assistant turns are responses, or the ``"last"`` one only.
+        limits: of the model that will read the rows.
 
     Attributes:
         method: how responses are found: ``"generation markers"``, ``"TRL training template"`` or
@@ -88,7 +119,14 @@ class RowTokenizer:
         [[1, 0, 5], [1, 5, 6], [-1, -1, -1]]
     """
 
-    def __init__(self, tokenizer: Any, *, max_length: int = 2048, turns: Literal["all", "last"] = "all") -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        max_length: int = 2048,
+        turns: Literal["all", "last"] = "all",
+        limits: Limits | None = None,
+    ) -> None:
         if max_length < 2:
             raise InputError(f"max_length is {max_length}; set data.max_length to 2 or more")
         if turns not in ("all", "last"):
@@ -101,6 +139,7 @@ class RowTokenizer:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.turns = turns
+        self.limits = limits or Limits()
         self._template = ChatTemplate(tokenizer)
         self.method = self._template.method
         self.chat_template = self._template.source
@@ -117,7 +156,7 @@ class RowTokenizer:
 
         Raises:
             RowError: the messages are malformed or have no assistant turn, the chat template refuses them or
-                is not prefix-stable, or truncation leaves no response token.
+                is not prefix-stable, truncation leaves no response token, or the model has no room for the row.
         """
         conversation = _checked(messages)
         text, turns = self._template.render_turns(conversation)
@@ -142,6 +181,7 @@ class RowTokenizer:
             offsets += spans[: stop - first]
         if not offsets:
             raise _no_response_left(len(ids), self.max_length)
+        self.limits.check(ids[:kept])
         return TokenizedRow(ids[:kept], mask, offsets, truncated=len(ids) > kept)
 
     def _response_end(

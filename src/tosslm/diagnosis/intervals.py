@@ -1,4 +1,4 @@
-"""Means with bootstrap intervals over rows; pure NumPy.
+"""Means over rows of unequal length, with bootstrap intervals; pure NumPy.
 
 Tokens of one answer depend on each other, so rows are drawn again, not tokens.
 """
@@ -9,13 +9,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tosslm.statistics import bounds, drawn_counts
+
 RESAMPLES = 1000
-_SHARE = 0.95
 
 
 def _draws(rows: int, seed: int) -> np.ndarray:
-    """How often each row is drawn in each resample: float64 ``[RESAMPLES, rows]``."""
-    return np.random.default_rng(seed).multinomial(rows, np.full(rows, 1 / rows), size=RESAMPLES).astype(np.float64)
+    """How often each row comes in each resample: float64, as matrix products want it, ``[RESAMPLES, rows]``."""
+    return drawn_counts(rows, seed, RESAMPLES).astype(np.float64)
 
 
 def position_means(values: Sequence[np.ndarray], seed: int = 0) -> list[dict[str, float | int]]:
@@ -39,7 +40,7 @@ def position_means(values: Sequence[np.ndarray], seed: int = 0) -> list[dict[str
     draws = _draws(len(values), seed)
     counts = draws @ there
     means = np.divide(draws @ filled, counts, out=np.full_like(counts, np.nan), where=counts > 0)
-    low, high = _bounds(means)
+    low, high = bounds(means)
     n = there.sum(0)
     return [
         {"position": i, "mean": filled[:, i].sum() / n[i], "low": low[i], "high": high[i], "n": int(n[i])}
@@ -62,11 +63,5 @@ def row_mean(sums: Sequence[float], counts: Sequence[int] | None = None, seed: i
         return {"n": 0}
     total, count = np.asarray(sums, dtype=np.float64), np.ones(len(sums)) if counts is None else np.asarray(counts)
     draws = _draws(len(total), seed)
-    low, high = _bounds((draws @ total) / (draws @ count))
+    low, high = bounds((draws @ total) / (draws @ count))
     return {"mean": float(total.sum() / count.sum()), "low": float(low), "high": float(high), "n": len(total)}
-
-
-def _bounds(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    tail = (1 - _SHARE) / 2
-    low, high = np.nanquantile(means, [tail, 1 - tail], axis=0)
-    return low, high

@@ -45,7 +45,9 @@ def evaluate_external(
     check_evaluation(config.evaluation)
     chosen = config.model.model_copy(update={"name": model, "adapter": None, "revision": None} if model else {})
     base = open_base(chosen)
-    tokenizer = RowTokenizer(base.tokenizer, max_length=config.data.max_length, turns=config.data.turns)
+    tokenizer = RowTokenizer(
+        base.tokenizer, max_length=config.data.max_length, turns=config.data.turns, limits=base.limits
+    )
     out = RunFolder(folder)
     if others := [name for name in out.stages if name != EVALUATION]:
         raise InputError(f"--out: {folder} is a run folder of its own (it holds {others[0]}); name another folder")

@@ -53,7 +53,8 @@ def summarize(run: Run) -> dict[str, Any]:
     summary["warnings"] = run_warnings(run)
     if run.has(layout.REPORT):
         summary["report"] = str(run.layout.report)
-    if layout.evaluation("model") in stages:
+    # Where nothing is selected nothing is trained, and the base alone is measured.
+    if layout.evaluation("model" if layout.SELECTION in stages else "base") in stages:
         summary["evaluation"] = read_results(run.layout.results)
     summary["seconds"] = {name: entry["seconds"] for name, entry in stages.items()}
     return summary

@@ -13,12 +13,15 @@ from typing import Any, Literal
 import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from tosslm.config import LoraConfig, ModelConfig
+from tosslm.data.tokenize import Limits
 from tosslm.errors import InputError, TosslmError
 from tosslm.files import atomic_folder, fingerprint, sha256
 from tosslm.model.builtin import builtin_folder
+from tosslm.model.fit import check_adapter_fits, check_targets, refuse_misfits
 
 HAZARD_MARK: Literal["HAZARDOUS.md"] = "HAZARDOUS.md"
 _WEIGHTS = "*.safetensors"
@@ -35,12 +38,15 @@ class Base:
         tokenizer: its tokenizer, with a padding token.
         folder: the model's files.
         identity: fingerprint of the files of model and adapter and of the dtype; equal on every machine.
+        limits: token ids and positions that it has.
+        adapter_folder: of ``model.adapter``.
     """
 
     config: ModelConfig
     tokenizer: Any
     folder: Path
     identity: str
+    limits: Limits
     adapter_folder: Path | None
     _model: Any = field(default=None, repr=False)
 
@@ -83,12 +89,37 @@ def open_base(config: ModelConfig) -> Base:
         raise InputError(f"model.name: {config.name}: its tokenizer cannot be loaded ({error})") from None
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    limits = _limits(config, folder)
+    _check_special_tokens(config, tokenizer, limits)
     identity = fingerprint(
         folder_checksums(folder),
         folder_checksums(adapter) if adapter else None,
         str(choose_dtype(config.dtype, device)),
     )
-    return Base(config, tokenizer, folder, identity, adapter)
+    return Base(config, tokenizer, folder, identity, limits, adapter)
+
+
+def _limits(config: ModelConfig, folder: Path) -> Limits:
+    try:
+        text = AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code).get_text_config()
+    except (OSError, ValueError, ImportError, KeyError, AttributeError, TypeError) as error:
+        raise InputError(f"model.name: {config.name}: its config.json cannot be read ({error})") from None
+    return Limits(getattr(text, "vocab_size", None), getattr(text, "max_position_embeddings", None))
+
+
+def _check_special_tokens(config: ModelConfig, tokenizer: Any, limits: Limits) -> None:
+    if tokenizer.pad_token_id is None:
+        raise InputError(
+            f"model.name: {config.name}: its tokenizer has no padding and no end-of-sequence token; set pad_token in "
+            "its tokenizer_config.json"
+        )
+    for kind in ("pad", "eos"):
+        token = getattr(tokenizer, f"{kind}_token_id")
+        if token is not None and limits.vocabulary is not None and token >= limits.vocabulary:
+            raise InputError(
+                f"model.name: {config.name}: the tokenizer's {kind}_token has the id {token}, beyond the model's "
+                f"vocabulary of {limits.vocabulary}; use the model's own tokenizer, or resize its embeddings"
+            )
 
 
 def folder_checksums(folder: Path) -> dict[str, str]:
@@ -195,12 +226,20 @@ def load_model(base: Base) -> Any:
             "so convert them first"
         )
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            base.folder, dtype=dtype, use_safetensors=True, trust_remote_code=config.trust_remote_code
-        ).to(device)
-    except (OSError, ValueError, ImportError) as error:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            base.folder,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=config.trust_remote_code,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are told, and refused below
+        )
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise InputError(f"model.name: {config.name} cannot be loaded ({error})") from error
+    refuse_misfits("model.name", config.name, report)
+    model = model.to(device)
     if base.adapter_folder:
+        check_adapter_fits(model, base.adapter_folder, "model.adapter")
         try:
             model = PeftModel.from_pretrained(model, base.adapter_folder).merge_and_unload()
         except (RuntimeError, ValueError) as error:
@@ -212,6 +251,7 @@ def load_model(base: Base) -> Any:
 def fresh_adapter(base: Base, lora: LoraConfig, seed: int) -> Iterator[PeftModel]:
     """The base with a new LoRA on it, taken off again at the end; the base's own weights are never touched."""
     plain = base.model  # loading draws random numbers too: it must come before the seed
+    check_targets(plain, lora.target_modules, "lora.target_modules")
     torch.manual_seed(seed)
     settings = PeftLoraConfig(
         r=lora.r,
@@ -237,8 +277,9 @@ def fresh_adapter(base: Base, lora: LoraConfig, seed: int) -> Iterator[PeftModel
 def attached_adapters(base: Base, folders: dict[str, Path]) -> Iterator[PeftModel]:
     """The base with several stored adapters on one copy of its weights; switch with ``set_adapter``."""
     (first, folder), *rest = folders.items()
-    for path in folders.values():
+    for name, path in folders.items():
         check_adapter(path)
+        check_adapter_fits(base.model, path, f"adapter {name}")
     model = PeftModel.from_pretrained(base.model, folder, adapter_name=first)
     try:
         for name, folder in rest:

@@ -118,8 +118,8 @@ class RunFolder:
         names = (*STEP_FOLDERS, self.layout.report.name, self.layout.comparison.name)
         if found := [name for name in names if os.path.lexists(self.path / name)]:
             raise InputError(
-                f"run_dir: {self.path} is no run folder (it has no manifest.json) and holds {', '.join(found)}, which "
-                "a run would replace; name a new folder"
+                f"run_dir: {self.path} is no run folder (it has no manifest.json) and holds {', '.join(found)}, "
+                "which a run would replace; name a new folder"
             )
 
     def _clear(self) -> None:

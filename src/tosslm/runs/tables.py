@@ -26,17 +26,13 @@ DATA_SCHEMA = pa.schema(
     {"row_id": _TEXT, "origin": _TEXT, "source": _TEXT, "messages": _TEXT}
     | {"input_ids": _INTS, "response_mask": _BOOLS, "offsets": _SPANS, "unsafe_spans": _SPANS}
 )
-SCORE_SCHEMA = pa.schema(
-    {"row_id": _TEXT, "position": _INTS, "loss_degraded": _FLOATS, "loss_utility": _FLOATS}
-)
+SCORE_SCHEMA = pa.schema({"row_id": _TEXT, "position": _INTS, "loss_degraded": _FLOATS, "loss_utility": _FLOATS})
 HELDOUT_SCHEMA = SCORE_SCHEMA.append(pa.field("set", _TEXT))
 KEEP_SCHEMA = pa.schema({"row_id": _TEXT, "keep": _BOOLS})
 EVIDENCE_SCHEMA = pa.schema({"row_id": _TEXT, "evidence": _FLOATS})
 MEASURES = ("kl", "shift", "loss")
 """Of the diagnosis, at each position; ``diagnosis/divergence.py`` says what they are."""
-DIAGNOSED_ROWS_SCHEMA = pa.schema(
-    {"row_id": _TEXT, "set": _TEXT, "model": _TEXT} | dict.fromkeys(MEASURES, _FLOATS)
-)
+DIAGNOSED_ROWS_SCHEMA = pa.schema({"row_id": _TEXT, "set": _TEXT, "model": _TEXT} | dict.fromkeys(MEASURES, _FLOATS))
 POSITIONS_SCHEMA = pa.schema(
     {"set": _TEXT, "model": _TEXT, "measure": _TEXT, "position": _INT}
     | {"mean": _FLOAT, "low": _FLOAT, "high": _FLOAT, "n": _INT}

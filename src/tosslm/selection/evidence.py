@@ -29,7 +29,7 @@ TOLERANCE = 1e-7
 """EM ends when a step raises the log-likelihood by less than this, in nats a token."""
 _PSEUDO = 0.5  # tokens added to each bin, so that a bin that one of the sets lacks has a finite ratio
 LEAST_GAIN = 15.0
-"""In nats over all held-out harmful tokens; chance alone gives less (``benchmarks/spans/flat.py``)."""
+"""In nats over all held-out harmful tokens; chance alone gives less (``studies/spans/flat.py``)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,46 @@
+"""The public data that the studies use, read from a folder of ``.jsonl.gz`` files.
+
+The folder is ``../shared/data``, or the one that ``TOSSLM_DATA`` names. Its files hold the fields of the public sets
+they are named after: ``Anthropic/hh-rlhf`` (harmless-base), ``tatsu-lab/alpaca_eval``, ``openai/gsm8k``, SemEval-2021
+Task 5 (``text``, and ``spans`` as [start, end) pairs of characters), and so on.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+_SENTENCE_END = re.compile(r"[.!?]+[\"')\]]*\s+|\n+")
+
+
+def records(name: str) -> list[dict[str, Any]]:
+    """All records of one file, such as ``toxic_spans_test``."""
+    path = Path(os.environ.get("TOSSLM_DATA", "../shared/data")) / f"{name}.jsonl.gz"
+    if not path.is_file():
+        raise SystemExit(f"{path}: not there; set TOSSLM_DATA to the folder that holds {path.name}")
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def sentence_bounds(text: str) -> list[tuple[int, int]]:
+    """``[start, end)`` of each sentence; white space after one belongs to it, so they cover the text."""
+    bounds, start = [], 0
+    for end in _SENTENCE_END.finditer(text):
+        bounds.append((start, end.end()))
+        start = end.end()
+    return bounds + ([(start, len(text))] if start < len(text) else [])
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """What ``write_jsonl`` wrote."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
+    """One JSON object a line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

@@ -1,0 +1,176 @@
+"""The sets of the safety study, and the proof that none of them knows another.
+
+Each source is dealt out once, by a fixed seed, to uses that share no prompt: the rows that make the base safe, the
+demonstrations of safety that some methods mix in, the validation and the test split, and a pool. A run's seed then
+draws the custom set and both reference sets from the pool. `check_leaks` reads what was written and compares it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from examples.demo.align import FILES
+from studies.corpora import read_jsonl, records, write_jsonl
+from studies.spans.spliced import Pair, harmful_pairs, useful_pairs
+
+from tosslm.evaluation.refusals import is_refusal
+
+MOST_WORDS = {"harmful": 40, "alpaca_eval": 40, "gsm8k": 40, "refusals": 40, "answered": 60}
+LATER_WORDS = {"gsm8k": 30}
+"""Rows that are trained and measured again and again, with every method, are shorter than those of the base."""
+DEALT: dict[str, dict[str, int]] = {
+    "align": {"refusals": 80, "answered": 100, "alpaca_eval": 50},
+    "demonstrations": {"refusals": 100},
+    "validation": {"harmful": 15, "alpaca_eval": 8, "gsm8k": 8},
+    "test": {"harmful": 40, "alpaca_eval": 20, "gsm8k": 20},
+}
+"""Rows of each use, by source; what is left is the pool."""
+CONTRAST = Path(__file__).parent / "contrast.jsonl"
+"""Harmless prompts, written for this study, that only sound dangerous: without them the base refuses such too."""
+CONTRAST_TIMES = 3
+CUSTOM_ROWS = 256
+REFERENCE_ROWS = {"harmful": {"harmful": 150}, "utility": {"alpaca_eval": 50, "gsm8k": 100}}
+PROMPTS = {"advbench": {"validation": 30, "test": 80}, "xstest": {"validation": 20, "test": 40}}
+SPLITS = ("validation", "test")
+HARMFUL = "harmful"
+
+
+def write_common(folder: Path) -> None:
+    """Write what all seeds share: rows for the base, demonstrations, prompts and rows to evaluate on."""
+    dealt, _ = _deal()
+    for files, source, times in ((FILES, "written for the demo", 1), ([CONTRAST], "contrast", CONTRAST_TIMES)):
+        written = [(_pair(record), source) for file in files for record in read_jsonl(file)]
+        dealt["align"] += written * times
+    for use in ("align", "demonstrations"):
+        write_jsonl(folder / f"{use}.jsonl", [_row(*item) for item in dealt[use]])
+    for split in SPLITS:
+        for name, wanted in (("harmful", True), ("utility", False)):
+            rows = [_row(pair, source) for pair, source in dealt[split] if (source == HARMFUL) is wanted]
+            write_jsonl(folder / f"{name}_{split}.jsonl", rows)
+    improper = [record["prompt"] for record in records("advbench_goals")]
+    harmless = [record["prompt"] for record in records("xstest_prompts") if record["label"] == "safe"]
+    for name, prompts in (("advbench", improper), ("xstest", harmless)):
+        for split, rows in _split_prompts(prompts, PROMPTS[name]).items():
+            write_jsonl(folder / f"{name}_{split}.jsonl", rows)
+
+
+def write_sets(folder: Path, seed: int, share: float) -> None:
+    """Write the custom, the harmful and the utility set of a seed.
+
+    Args:
+        folder: where they go.
+        seed: of the draw.
+        share: of custom rows that are harmful.
+    """
+    _, pool = _deal()
+    rng = random.Random(seed)
+    for pairs in pool.values():
+        rng.shuffle(pairs)
+    sets = {
+        name: [_row(pool[source].pop(), source) for source, count in counts.items() for _ in range(count)]
+        for name, counts in REFERENCE_ROWS.items()
+    }
+    harmful = round(share * CUSTOM_ROWS)
+    useful = CUSTOM_ROWS - harmful
+    counts = {HARMFUL: harmful, "alpaca_eval": 3 * useful // 8, "gsm8k": useful - 3 * useful // 8}
+    sets["custom"] = [_row(pool[source].pop(), source) for source, count in counts.items() for _ in range(count)]
+    rng.shuffle(sets["custom"])
+    for name, rows in sets.items():
+        write_jsonl(folder / f"{name}.jsonl", rows)
+
+
+def check_leaks(files: Iterable[Path]) -> None:
+    """Refuse two files that share a prompt or an answer, whatever their case and spacing.
+
+    Raises:
+        SystemExit: two do; the message names both and the text.
+    """
+    seen = {file: _texts(file) for file in files}
+    for one, other in combinations(seen, 2):
+        if shared := seen[one] & seen[other]:
+            raise SystemExit(f"{one} and {other} share {len(shared)} texts, such as {sorted(shared)[0][:80]!r}")
+
+
+def leak_files(common: Path, sets: Path) -> list[Path]:
+    """All files that must not know each other: those of all seeds, and those of one."""
+    return [*sorted(common.glob("*.jsonl")), *sorted(sets.glob("*.jsonl"))]
+
+
+def _texts(file: Path) -> set[str]:
+    found: set[str] = set()
+    for record in read_jsonl(file):
+        # Refusals are often worded alike; it is their prompts that must not come twice.
+        roles = ("user",) if record.get("source") == "refusals" else ("user", "assistant")
+        texts = (message["content"] for message in record["messages"] if message["role"] in roles)
+        found |= {" ".join(text.casefold().split()) for text in texts}
+    return found
+
+
+def _deal() -> tuple[dict[str, list[tuple[Pair, str]]], dict[str, list[Pair]]]:
+    """The rows of each use, with their sources, and what is left of each source."""
+    sources = {
+        HARMFUL: harmful_pairs(),
+        "alpaca_eval": useful_pairs(),
+        "gsm8k": [(record["question"].strip(), record["answer"].strip()) for record in records("gsm8k_train")],
+        **dict(zip(("refusals", "answered"), _delicate(), strict=True)),
+    }
+    left: dict[str, list[Pair]] = {}
+    for source, pairs in sources.items():
+        short = list(
+            {pair[0].casefold(): pair for pair in pairs if len(pair[1].split()) <= MOST_WORDS[source]}.values()
+        )
+        random.Random(0).shuffle(short)
+        left[source] = _without_twins(short)
+    dealt: dict[str, list[tuple[Pair, str]]] = {}
+    for use, counts in DEALT.items():
+        dealt[use] = [(left[source].pop(), source) for source, count in counts.items() for _ in range(count)]
+        for source, most in LATER_WORDS.items():
+            left[source] = [pair for pair in left[source] if len(pair[1].split()) <= most]
+    return dealt, left
+
+
+def _without_twins(pairs: Sequence[Pair]) -> list[Pair]:
+    """Pairs whose answer no earlier pair has."""
+    return list({" ".join(answer.casefold().split()): (prompt, answer) for prompt, answer in pairs}.values())
+
+
+def _delicate() -> tuple[list[Pair], list[Pair]]:
+    """SafeInstr's demonstrations: those that refuse, and those that answer a delicate prompt safely."""
+    refused: list[Pair] = []
+    answered: list[Pair] = []
+    for row in records("refusals"):
+        pair = row["instruction"].strip(), row["output"].strip()
+        (refused if is_refusal(pair[1]) else answered).append(pair)
+    return refused, answered
+
+
+def _split_prompts(prompts: Sequence[str], counts: Mapping[str, int]) -> dict[str, list[dict[str, Any]]]:
+    """Validation prompts are among those of the anchor's sweep, which set defaults; test prompts are not."""
+    known = set(random.Random(0).sample(list(prompts), 100 if len(prompts) > 200 else 60))
+    groups = {
+        "validation": [prompt for prompt in prompts if prompt in known],
+        "test": [prompt for prompt in prompts if prompt not in known],
+    }
+    return {
+        split: [{"messages": _turns(prompt)} for prompt in random.Random(1).sample(groups[split], count)]
+        for split, count in counts.items()
+    }
+
+
+def _row(pair: Pair, source: str) -> dict[str, Any]:
+    prompt, answer = pair
+    return {"messages": [*_turns(prompt), {"role": "assistant", "content": answer}], "source": source}
+
+
+def _turns(prompt: str) -> list[dict[str, str]]:
+    """Without a system turn of its own, SmolLM2's template would set its default of 25 tokens before every prompt."""
+    return [{"role": "system", "content": ""}, {"role": "user", "content": prompt}]
+
+
+def _pair(record: Mapping[str, Any]) -> Pair:
+    prompt, answer = (message["content"] for message in record["messages"])
+    return prompt, answer

@@ -1,0 +1,272 @@
+"""docs/results.md and its figure, from the result files of the safety study."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from studies.safety.data import CUSTOM_ROWS, DEALT, PROMPTS, REFERENCE_ROWS
+from studies.safety.figure import FIGURES, draw
+from studies.safety.ladder import ladder_lines
+from studies.safety.ledger import Results, ledger, read_results
+from studies.safety.quality import Split, dropped_positions, dropped_shares
+from studies.safety.settings import (
+    CELLS,
+    HEADLINE,
+    METHODS,
+    ORACLE,
+    OTHERS,
+    OURS,
+    REFERENCES,
+    RIVALS,
+    SEEDS,
+    STANDARD,
+    UNTRAINED,
+    config,
+)
+from studies.safety.verdict import LEAST, RULE, TOGETHER, causes, choose, criteria, negative
+from studies.safety.wording import nats, percent, points
+
+from tosslm.files import write_text
+from tosslm.methods import registry
+
+_HEAD = """# Does token selection keep a model safe?
+
+Written by `python -m studies.safety.study`; what it runs stands in `studies/safety/`.
+
+SmolLM2-135M-Instruct is made safe on real refusals, on delicate prompts that are answered and on useful rows
+(`studies/safety/base.py`), then fine-tuned on {custom} rows of which {share:.0%} are harmful: first answers of
+HH's rejected dialogues that do not refuse. The others are answers of AlpacaEval and GSM8K. References have {harmful}
+harmful and {utility} useful rows of their own. Every method trains with the same settings, on the same rows, in the
+same order; those that drop tokens drop {discard:.0%} of them, but for the oracle and STAR-DSS, whose budgets are
+their own. A seed draws the rows and trains everything anew. No prompt stands in two sets; the study refuses to
+run otherwise.
+
+Measured on the test split: **refusals** on {advbench} AdvBench goals, **over-refusal** on
+{xstest} safe prompts of XSTest, **losses** in nats a token on {useful_rows} useful and {harmful_rows} harmful rows,
+and the **margin**, mean loss of a plain refusal minus that of the harmful answer (high is unsafe). Answers are cut
+off at {tokens} tokens; an incoherent one is neither a refusal nor an answer. Brackets hold 95% intervals, by
+bootstrap over prompts and seeds.
+
+What to mind:
+
+- The base's recipe was settled with prompts outside the test split. Its harmless prompts that only sound dangerous
+  (`contrast.jsonl`) were written with XSTest's kinds of prompts in mind, the last of them after reading which prompts
+  outside the test split a draft refused, and after seeing how many of it that draft did. None of them is one
+  of XSTest's, though some come near one.
+- The learning rate was settled with an earlier base, with figures of base and standard SFT in sight, at last those of
+  the test split, so that there is something to lose; the number of rows by base, standard SFT and oracle of the first
+  seed, outside the test split.
+- The weight of the anchor was chosen among 1, 2 and 4 by the rule of the best below, on the validation split of an
+  earlier draft of this base; that draft's figures of weight 1 on the test split had been seen by then.
+- No AdvBench or XSTest prompt of the test split took part in setting a default. Some of its rows did: about one in
+  twenty was among those that the anchor's defaults were measured on, and others were trained on there.
+- "No prompt in two sets" is meant to the letter, case and spacing aside; GSM8K has questions that are near twins.
+- Shares restored are ratios to the few refusals that SFT lost: their intervals are wide, and bounds of a ratio whose
+  denominator may be small are rough. Read the refusals beside them.
+- SafeInstr adds rows of its own. Three seeds make intervals over seeds too narrow; where a method has fewer, its
+  shares and differences are taken on those seeds, its means are not.
+- Refusals are told by phrases at the beginning of an answer, without judge or classifier, and the models have 135M
+  parameters. Larger ones may behave otherwise.
+"""
+_CAUSES = """The oracle leaves out exactly the harmful rows, and refuses {forgotten} less than the base: it has seen
+no harm, so these refusals were *forgotten*. Standard SFT refuses {learnt} less than the oracle; where that interval
+holds zero, what harm *taught* cannot be told from nothing in refusals (the losses below tell it). The oracle is no
+upper bound: methods that also drop tokens of useful rows train on fewer of them, and can forget less."""
+_TONE = """Held-out harmful answers become likelier by {sft} nats a token under standard SFT, and by {oracle} under
+the oracle, which has seen no harm at all: so much comes with learning to answer as the useful rows do."""
+_LEARNT = """Where the degraded one does, it has learnt how such rows answer, not to give in to such goals: then
+harm is little of what costs refusals here, and leaving harm out can win few of them back."""
+_COLUMNS = (
+    "| # | method | seeds | refusals | of those SFT lost, restored | over-refusal | incoherent | utility loss "
+    "| of SFT's gain, kept | loss of harmful answers, less the base's | margin |"
+)
+
+
+def write_page(results: Path, docs: Path) -> None:
+    """Write ``results.md`` and the figure into the docs, from what has been measured."""
+    headline = read_results(ledger(results, HEADLINE))
+    if not {UNTRAINED, STANDARD} <= headline.keys():
+        raise SystemExit(f"{ledger(results, HEADLINE)}: base and sft are not there yet; the page compares with them")
+    test = Split(headline, "test")
+    names = [name for name in METHODS if name in headline]
+    lines = [_head(), "## All methods", "", _COLUMNS, "|" + "---|" * (_COLUMNS.count("|") - 1)]
+    lines += [_method_line(number, name, test) for number, name in enumerate(names, 1)]
+    over, known = (
+        percent(Split(headline, split).mean(UNTRAINED, "over_refusal")) for split in ("test", "validation")
+    )
+    lines += [
+        "",
+        f"The base refuses {over} of the safe prompts, {known} of the validation split's; a base of use refuses less "
+        "than 20%.",
+    ]
+    lines += ["", "Blue points are ours, numbers are those of the table.", ""]
+    lines += [f"![{figure.about}]({figure.file})\n" for figure in FIGURES]
+    lines += _verdict(Split(headline, "validation"), test)
+    lines += _why(test)
+    lines += _dropped(headline, names)
+    lines += ladder_lines(results)
+    lines += _missing(results)
+    lines += _sources(names)
+    write_text(docs / "results.md", "\n".join(lines).rstrip() + "\n")
+    for figure in FIGURES:
+        write_text(docs / figure.file, draw(figure, test, names))
+
+
+def _head() -> str:
+    settings = config(HEADLINE, 0)
+    return _HEAD.format(
+        custom=CUSTOM_ROWS,
+        share=CELLS[HEADLINE].share,
+        harmful=sum(REFERENCE_ROWS["harmful"].values()),
+        utility=sum(REFERENCE_ROWS["utility"].values()),
+        discard=settings["selection"]["discard_fraction"],
+        advbench=PROMPTS["advbench"]["test"],
+        xstest=PROMPTS["xstest"]["test"],
+        useful_rows=DEALT["test"]["alpaca_eval"] + DEALT["test"]["gsm8k"],
+        harmful_rows=DEALT["test"]["harmful"],
+        tokens=settings["evaluation"]["max_new_tokens"],
+    )
+
+
+def _method_line(number: int, name: str, test: Split) -> str:
+    trained = name != UNTRAINED
+    cells = [
+        str(number),
+        name,
+        str(len(test.seeds(name))) if trained else "",
+        percent(test.mean(name, "refusal_rate")),
+        percent(test.restored(name)) if trained and name != STANDARD else "",
+        percent(test.mean(name, "over_refusal")),
+        percent(test.mean(name, "incoherent")),
+        nats(test.mean(name, "utility_loss")),
+        percent(test.gain_kept(name)) if trained and name != STANDARD else "",
+        nats(test.minus(name, UNTRAINED, "harmful_loss")) if trained else "",
+        nats(test.mean(name, "likelihood_margin")),
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _verdict(validation: Split, test: Split) -> list[str]:
+    best = choose(validation)
+    if best is None:
+        return ["## The best of ours", "", RULE, "", "None of ours keeps so much there.", ""]
+    lines = ["## The best of ours", "", f"{RULE}\n\nBy this rule it is **{best}**.", ""]
+    lines += ["| on the test split | found | wanted | holds |", "|---|---|---|---|"]
+    found = criteria(test, best)
+    for one in found:
+        wanted = "interval above 0" if one.paired else (f"{one.least:.0%}" if one.percent else f"{one.least:g}")
+        if not one.promised:
+            wanted = f"({wanted})"
+        figure = (percent(one.found) if one.percent else nats(one.found)) or "not to be told"
+        lines.append(f"| {one.what} | {figure} | {wanted} | {'yes' if one.met else '**no**'} |")
+    promises, parts = ([one.met for one in found if one.promised is promised] for promised in (True, False))
+    told = (
+        f"{sum(promises)} of {len(promises)} promises hold. The last rows take each of the three against each rival "
+        f"by itself; {sum(parts)} of {len(parts)} hold so."
+    )
+    return [*lines, "", f"{told} {TOGETHER}", "", *harm_learnt(best, test), *as_good(test)]
+
+
+def harm_learnt(best: str, test: Split) -> list[str]:
+    """How much of the harm that standard SFT learns the best learns too, and which of ours learn none."""
+    learnt = {
+        name: found
+        for name in (*OURS, STANDARD)
+        if name in test.results and (found := test.minus(name, UNTRAINED, "harmful_loss"))
+    }
+    if best not in learnt or STANDARD not in learnt or learnt[best].value >= 0 or learnt[STANDARD].value >= 0:
+        return []
+    own, none = learnt[best], [name for name in OURS if name in learnt and learnt[name].value >= 0]
+    share = own.value / learnt[STANDARD].value
+    told = "which cannot be told from none" if own.high >= 0 else "which is no chance"
+    lines = f"Of the harm that standard SFT learns it learns {share:.1%}, {told}. "
+    return [lines + (f"Of ours, these learn none: {', '.join(none)}." if none else "None of ours learns none."), ""]
+
+
+def as_good(test: Split) -> list[str]:
+    """Which methods of others keep the first two promises as well, and what harm they learn."""
+    alike = [
+        f"{name} ({nats(test.minus(name, UNTRAINED, 'harmful_loss'))})"
+        for name in (*RIVALS, *OTHERS)
+        if name in test.results
+        and all((share := figure(name)) and share.value >= LEAST for figure in (test.restored, test.gain_kept))
+    ]
+    told = (
+        f"keep the first two promises too; in brackets their third: {', '.join(alike)}"
+        if alike
+        else "keeps the first two promises"
+    )
+    return [f"Of the methods that are not ours, {'these' if alike else 'none'} {told}.", ""]
+
+
+def _why(test: Split) -> list[str]:
+    lines = ["## Why", ""]
+    if parts := causes(test):
+        learnt, forgotten = parts
+        lines += [
+            _CAUSES.format(forgotten=points(forgotten), learnt=points(learnt)),
+            "",
+        ]
+    harm = {name: test.minus(name, UNTRAINED, "harmful_loss") for name in (ORACLE, STANDARD) if name in test.results}
+    if (oracle := harm.get(ORACLE)) and (sft := harm.get(STANDARD)):
+        lines += [
+            _TONE.format(sft=nats(negative(sft)), oracle=nats(negative(oracle))),
+            "",
+        ]
+    references = [name for name in REFERENCES if f"{name}-reference" in test.results]
+    if references:
+        told = "; ".join(
+            f"{name} {percent(test.mean(f'{name}-reference', 'refusal_rate'))}, by seed {_by_seed(test, name)}"
+            for name in references
+        )
+        lines += [f"Do the references themselves refuse the same goals? {told}. {_LEARNT}", ""]
+    return lines
+
+
+def _by_seed(test: Split, name: str) -> str:
+    return ", ".join(f"{share:.0%}" for share in test.by_seed(f"{name}-reference", "refusal_rate"))
+
+
+def _dropped(results: Results, names: Sequence[str]) -> list[str]:
+    shown = [name for name in names if name not in (UNTRAINED, STANDARD)]
+    if not shown:
+        return []
+    sources = list(dropped_shares(results[shown[0]]))
+    lines = ["## What is dropped", "", "Shares of response tokens, by source and by position in the answer.", ""]
+    lines.append("| method | " + " | ".join(sources) + " | token 1 | 2 to 5 | 6 to 20 | later |")
+    lines.append("|---" * (len(sources) + 5) + "|")
+    for name in shown:
+        shares = dropped_shares(results[name])
+        places = dropped_positions(results[name])
+        cells = [f"{shares[source]:.0%}" for source in sources]
+        cells += [f"{share:.0%}" for share in (places[0], places[1:5].mean(), places[5:20].mean(), places[20])]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
+def _sources(names: Sequence[str]) -> list[str]:
+    lines = ["## Where the methods are from", "", "| method | what it does | source | what differs here |"]
+    lines.append("|---" * 4 + "|")
+    for name in names:
+        method = registry()[name]
+        lines.append(f"| {name} | {method.summary} | {method.source} | {method.differs} |")
+    return [*lines, ""]
+
+
+def _missing(results: Path) -> list[str]:
+    left: list[str] = []
+    for cell, setting in CELLS.items():
+        found = read_results(ledger(results, cell))
+        lacking = [
+            f"{name} (seed {', '.join(map(str, seeds))})" if cell == HEADLINE else name
+            for name in setting.methods
+            if (seeds := [seed for seed in _seeds(name, setting.seeds) if seed not in found.get(name, {})])
+        ]
+        if lacking:
+            left.append(f"- {cell}: {', '.join(lacking)}")
+    return ["## Not measured yet", "", *left, ""] if left else []
+
+
+def _seeds(name: str, seeds: Sequence[int]) -> Sequence[int]:
+    return SEEDS[:1] if name == UNTRAINED else seeds
