@@ -17,7 +17,7 @@ def split_rows(values: np.ndarray, lengths: Sequence[int] | np.ndarray) -> list[
     Returns:
         ``R`` arrays.
 
-    Example:
+    Examples:
         >>> [row.tolist() for row in split_rows(np.array([1, 2, 3]), [2, 0, 1])]
         [[1, 2], [], [3]]
     """

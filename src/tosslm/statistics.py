@@ -56,7 +56,7 @@ def mean_interval(
     Raises:
         ValueError: there are no values, one is not finite, or the weights do not fit.
 
-    Example:
+    Examples:
         >>> mean_interval(np.array([1.0, 1.0, 0.0, 1.0])).value
         0.75
     """
@@ -144,7 +144,7 @@ def resampled_interval(values: np.ndarray, n: int, *, seed: int = 1) -> Interval
         n: rows it was measured on.
         seed: of the draws of seeds; another than that of the rows, so that they do not go together.
 
-    Example:
+    Examples:
         >>> resampled_interval(np.array([[0.5, 0.4, 0.6]]), 8).value
         0.5
     """

@@ -15,7 +15,7 @@ letters and emoji need them."""
 def name_hidden(text: object) -> str:
     r"""The text with every such character named by its code, for a page.
 
-    Example:
+    Examples:
         >>> name_hidden("a\u202eb")
         'a‹U+202E›b'
     """
@@ -25,7 +25,7 @@ def name_hidden(text: object) -> str:
 def mask_hidden(text: str) -> str:
     r"""The text with � for every such character, for a terminal: as long as before, so that offsets still fit.
 
-    Example:
+    Examples:
         >>> mask_hidden("a\u202eb")
         'a�b'
     """

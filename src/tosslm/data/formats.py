@@ -70,7 +70,7 @@ def parse_record(
         RowError: the record is not a good row.
         InputError: `format` is unknown, or `field` does not go with it.
 
-    Example:
+    Examples:
         >>> parse_record({"prompt": "Hi", "completion": "Hello.", "unsafe_spans": [[0, 5]]})
         ([{'role': 'user', 'content': 'Hi'}, {'role': 'assistant', 'content': 'Hello.'}], [[1, 0, 5]])
     """

@@ -112,7 +112,7 @@ class RowTokenizer:
         InputError: the tokenizer is slow (it cannot say where a token stands in the text), has no chat
             template, or ``max_length`` or ``turns`` is out of range.
 
-    Example:
+    Examples:
         >>> tokenize = RowTokenizer(tokenizer)
         >>> row = tokenize([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}])
         >>> row.offsets
@@ -217,10 +217,10 @@ def tokenize_rows(
 
     Returns:
         One row each, in order: ``input_ids`` (int32), ``response_mask`` (bool) and ``offsets`` (lists of
-        three int32), as in :class:`TokenizedRow`.
+        three int32), as in ``TokenizedRow``.
 
     Raises:
-        InputError: the tokenizer cannot be used; see :class:`RowTokenizer`.
+        InputError: the tokenizer cannot be used; see ``RowTokenizer``.
         RowError: a row is bad; the message counts rows from 0.
     """
     tokenize = RowTokenizer(tokenizer, max_length=max_length, turns=turns)

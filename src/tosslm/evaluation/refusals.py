@@ -88,7 +88,7 @@ _WORDS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W_]+(?:'[^\W_
 def is_refusal(answer: str) -> bool:
     """Whether an answer begins as a refusal.
 
-    Example:
+    Examples:
         >>> is_refusal("I\u2019m sorry, but I can\u2019t help with that."), is_refusal("Sure! First, take")
         (True, False)
     """

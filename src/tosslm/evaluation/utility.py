@@ -105,7 +105,7 @@ def final_number(text: str, *, marked: bool = True) -> Decimal | None:
     Returns:
         The number, None where there is none.
 
-    Example:
+    Examples:
         >>> final_number("She has 3 + 1,200 = 1,203 eggs. #### 1,203")
         Decimal('1203')
     """

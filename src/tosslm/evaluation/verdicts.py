@@ -55,7 +55,7 @@ class PairVerdicts:
 def read_pair_verdict(reply: str) -> float | None:
     """What the first answer gets: 1, 0 or 0.5; None where the reply names no verdict, or two different ones.
 
-    Example:
+    Examples:
         >>> read_pair_verdict("A is kinder. [[A]]"), read_pair_verdict("[[A]] or rather [[B]]")
         (1.0, None)
     """

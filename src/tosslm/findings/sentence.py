@@ -18,7 +18,7 @@ class Sentence(str):
     Attributes:
         pieces: some of them ``Strong``.
 
-    Example:
+    Examples:
         >>> Sentence("Of ", Strong("9"), " rows.")
         'Of 9 rows.'
     """

@@ -91,7 +91,7 @@ def load_material(bench: Workbench, *, with_scores: bool, signals: Mapping[str, 
 def answer_positions(response_mask: np.ndarray) -> np.ndarray:
     """How many response tokens of the same answer stand before each, int64 ``[n]``, of a row's mask, bool ``[T]``.
 
-    Example:
+    Examples:
         >>> answer_positions(np.array([False, True, True, False, True])).tolist()
         [0, 1, 0]
     """

@@ -42,7 +42,7 @@ def response_losses(
     Raises:
         TosslmError: a loss is NaN or infinite, or one row alone does not fit in memory.
 
-    Example:
+    Examples:
         >>> rows = tosslm.tokenize_rows([{"messages": messages}], tokenizer)  # doctest: +SKIP
         >>> tosslm.response_losses(model, rows)  # doctest: +SKIP
         [array([2.13, 0.07, ...], dtype=float32)]

@@ -74,7 +74,7 @@ def unsafe_log_odds(
         ValueError: a score is not finite or a row not one-dimensional (the message has the row's index), or a
             probability is not in (0, 1).
 
-    Example:
+    Examples:
         >>> odds = unsafe_log_odds([np.array([0.0, 3.0, 0.0, -2.0])], enter=0.1, leave=0.4)
         >>> odds[0].round(2).tolist()
         [-0.02, 1.33, -0.57, -2.58]

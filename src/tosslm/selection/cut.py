@@ -76,7 +76,7 @@ def select_tokens(scores: np.ndarray, discard_fraction: float = 0.1) -> np.ndarr
             ``discard_fraction`` is not in [0, 1).
         TypeError: ``scores`` are not real floating-point numbers of at most 64 bits.
 
-    Example:
+    Examples:
         >>> select_tokens(np.array([0.5, 2.0, -1.0, 2.0], dtype=np.float32), discard_fraction=0.25).tolist()
         [True, False, True, True]
     """

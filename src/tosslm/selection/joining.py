@@ -32,7 +32,7 @@ def rows_to_join(
         ValueError: a best score is NaN or ``+inf`` (the message has the row's index), ``best_scores`` and
             ``content_ids`` do not match, or ``samples`` is negative.
 
-    Example:
+    Examples:
         >>> rows_to_join(np.array([0.5, 3.0, 3.0, 2.0], dtype=np.float32), ["a", "b", "b", "c"], {"c"}, 2)
         [1, 0]
     """

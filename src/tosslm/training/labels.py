@@ -67,7 +67,7 @@ def anchored_tokens(keep: np.ndarray, first: int) -> np.ndarray:
     Returns:
         bool ``[N]``.
 
-    Example:
+    Examples:
         >>> anchored_tokens(np.array([True, True, False, True]), first=1).tolist()
         [True, False, True, False]
     """

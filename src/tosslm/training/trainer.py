@@ -122,7 +122,7 @@ class SelectiveTrainer(SFTTrainer):
 def run_positions(kept: torch.Tensor) -> torch.Tensor:
     """How many kept tokens stand directly before each, int64 ``[B, T]`` of bool ``[B, T]``; 0 where it is not kept.
 
-    Example:
+    Examples:
         >>> run_positions(torch.tensor([[False, True, True, False, True]])).tolist()
         [[0, 0, 1, 0, 0]]
     """
