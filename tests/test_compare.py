@@ -15,13 +15,13 @@ from typer.testing import CliRunner
 
 import tosslm
 from conftest import DEMO, demo_rows, write_rows
-from tosslm import compare as module
 from tosslm.cli import app
-from tosslm.compare import compare, parse_seeds
+from tosslm.compare import compare, lost_refusals, parse_seeds
 from tosslm.config import Config, load_config
 from tosslm.errors import InputError
 from tosslm.evaluation.measures import Sample, read_samples
 from tosslm.evaluation.pooling import pool, pooled_differences, pooled_intervals
+from tosslm.pipeline import carry_out
 
 METHODS = ("base", "sft", "random", "rows", "toss", "safeinstr", "seal", "constrained-sft", "oracle")
 
@@ -87,16 +87,16 @@ def test_the_causes_are_what_the_oracle_tells_apart() -> None:
     def refused(*values: float) -> dict[str, Sample]:
         return {"refusal_rate": Sample(list("abcd"), np.array(values))}
 
-    samples = {
+    samples: dict[str, dict[int | None, dict[str, Sample]]] = {
         "base": {None: refused(1, 1, 1, 1)},
         "oracle": {1: refused(1, 1, 1, 0)},
         "sft": {0: refused(1, 1, 1, 1), 1: refused(1, 0, 0, 0)},
     }
-    causes = module.lost_refusals(samples, 0)
+    causes = lost_refusals(samples, 0)
     assert causes is not None
     assert {name: cause["value"] for name, cause in causes.items()} == {"forgotten": 0.25, "learnt": 0.5}
-    assert module.lost_refusals({name: samples[name] for name in ("base", "sft")}, 0) is None
-    assert "learnt" not in (module.lost_refusals(samples | {"sft": {0: refused(1, 1, 1, 1)}}, 0) or {})
+    assert lost_refusals({name: samples[name] for name in ("base", "sft")}, 0) is None
+    assert "learnt" not in (lost_refusals(samples | {"sft": {0: refused(1, 1, 1, 1)}}, 0) or {})
 
 
 def test_references_and_scores_are_made_once(compared: tuple[Config, dict[str, Any], Path]) -> None:
@@ -155,18 +155,17 @@ def test_a_second_call_does_nothing_and_a_further_method_only_its_own(
 ) -> None:
     config, results, _ = compared
     trained: list[str] = []
-    real = module.carry_out
 
     def watched(wanted: Any, bench: Any, **kwargs: Any) -> None:
         before = {name: dict(entry) for name, entry in bench.folder.stages.items()}
-        real(wanted, bench, **kwargs)
+        carry_out(wanted, bench, **kwargs)
         trained.extend(
             f"{bench.folder.path.parent.name}: {name}"
             for name, entry in bench.folder.stages.items()
             if before.get(name) != entry
         )
 
-    monkeypatch.setattr(module, "carry_out", watched)
+    monkeypatch.setattr("tosslm.compare.carry_out", watched)
     assert compare(config, METHODS) == results
     assert trained == []
     compare(config, ["sft", "first-k"])

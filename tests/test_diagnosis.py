@@ -131,7 +131,7 @@ def test_intervals_are_over_rows_and_hold_the_mean() -> None:
 
 def test_an_interval_has_the_width_that_theory_gives_it() -> None:
     values = np.random.default_rng(1).normal(size=400)
-    found = row_mean(values)
+    found = row_mean(values.tolist())
     error = values.std() / np.sqrt(len(values))
     assert (found["high"] - found["low"]) / 2 == pytest.approx(1.96 * error, rel=0.15)
 

@@ -23,10 +23,10 @@ from tosslm.cli import app
 from tosslm.config import ClassifierConfig, EvaluationConfig, load_config
 from tosslm.data.rows import content_id, held_out
 from tosslm.errors import InputError
-from tosslm.evaluation import measurement as stage
 from tosslm.evaluation.answers import Answer
 from tosslm.evaluation.checks import check_evaluation
 from tosslm.evaluation.classifiers import check_classifier, classify_attacks, read_reply
+from tosslm.evaluation.generate import generate_answers
 from tosslm.evaluation.harness import lm_eval_metrics
 from tosslm.evaluation.measures import answer_samples, attack_samples, read_samples
 from tosslm.runs.results import read_results
@@ -123,21 +123,20 @@ def test_a_killed_evaluation_goes_on_and_ends_the_same(
 ) -> None:
     whole = tosslm.run(config | {"run_dir": str(tmp_path / "whole")})
     batches = []
-    real = stage.generate_answers
 
     def dies(*args: Any, **settings: Any) -> Any:
         batches.append(settings["name"])
         if len(batches) == 2:  # in the middle of the base's safe prompts
-            real(args[0], args[1], args[2], **settings)
+            generate_answers(args[0], args[1], args[2], **settings)
             data = settings["out"].read_bytes().splitlines(keepends=True)
             settings["out"].write_bytes(b"".join(data[:4]) + data[4][:9])
             raise KeyboardInterrupt
-        return real(*args, **settings)
+        return generate_answers(*args, **settings)
 
-    monkeypatch.setattr(stage, "generate_answers", dies)
+    monkeypatch.setattr("tosslm.evaluation.measurement.generate_answers", dies)
     with pytest.raises(KeyboardInterrupt):
         tosslm.run(config)
-    monkeypatch.setattr(stage, "generate_answers", real)
+    monkeypatch.setattr("tosslm.evaluation.measurement.generate_answers", generate_answers)
     run = tosslm.run(config)
     for file in ("results.json", "base/safe.jsonl", "base/samples.json", "model/harmful.jsonl"):
         assert (run.path / "evaluation" / file).read_bytes() == (whole.path / "evaluation" / file).read_bytes()

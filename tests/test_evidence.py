@@ -191,10 +191,11 @@ def test_a_run_gives_what_it_ranked(tiny_config: dict[str, Any]) -> None:
         np.testing.assert_allclose(ranked, window_means(scores, np.array([len(scores)]), 3), rtol=1e-5, atol=1e-6)
     record = row_record(run, run.rows["row_id"][0])
     assert [token["evidence"] for token in record["tokens"]] == run.evidence()[0].tolist()
-    console = Console(file=io.StringIO(), width=100)
+    written = io.StringIO()
+    console = Console(file=written, width=100)
     console.print(render_row(record, run.manifest["stages"]["selection"]["threshold"], console))
     print_summary(summarize(run), console)
-    shown = console.file.getvalue()
+    shown = written.getvalue()
     assert "evidence mean" in shown
     assert "tokens that have a window mean of" in " ".join(shown.split())
     run = tosslm.run(tiny_config, until="select")

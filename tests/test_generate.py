@@ -118,7 +118,7 @@ def test_the_models_own_sampling_settings_change_nothing(
 def test_a_killed_run_ends_with_the_same_answers(
     model: Any, smollm2_tokenizer: Any, prompts: list[Prompt], tmp_path: Path, lines: int, temperature: float
 ) -> None:
-    settings = {"max_new_tokens": 6, "batch_size": 4, "temperature": temperature}
+    settings: dict[str, Any] = {"max_new_tokens": 6, "batch_size": 4, "temperature": temperature}
     whole = generate_answers(model, smollm2_tokenizer, prompts, out=tmp_path / "whole.jsonl", **settings)
     data = (tmp_path / "whole.jsonl").read_bytes()
     cut = sum(len(line) for line in data.splitlines(keepends=True)[:lines])

@@ -15,7 +15,7 @@ import pytest
 
 from tosslm.config import JudgeConfig
 from tosslm.errors import InputError, TosslmError
-from tosslm.evaluation.generate import Answer
+from tosslm.evaluation.answers import Answer
 from tosslm.evaluation.judges import Judge, check_judge
 from tosslm.evaluation.verdicts import judge_attacks, judge_pairs, pair_samples, read_pair_verdict
 
@@ -81,6 +81,11 @@ def completion(text: str | None) -> str:
     return json.dumps({"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]})
 
 
+def late(seconds: float, reply: str) -> str:
+    time.sleep(seconds)
+    return reply
+
+
 @pytest.fixture
 def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
     monkeypatch.setenv("OPENAI_API_KEY", "secret-key")
@@ -115,7 +120,7 @@ def test_what_may_pass_is_tried_again(endpoint: Endpoint, tmp_path: Path, bad: t
 
 
 def test_a_slow_reply_is_given_up_and_asked_for_again(endpoint: Endpoint, tmp_path: Path) -> None:
-    endpoint.behave = lambda question, before: (time.sleep(1.5) if before == 0 else None) or "[[B]]"
+    endpoint.behave = lambda question, before: late(0.0 if before else 1.5, "[[B]]")
     start = time.monotonic()
     assert judge_of(endpoint, tmp_path, timeout=0.3).ask(["one"]) == ["[[B]]"]
     assert time.monotonic() - start < 1.4
@@ -144,7 +149,7 @@ def test_verdicts_so_far_are_kept_when_the_endpoint_fails_for_good(endpoint: End
 
 
 def test_no_more_requests_at_a_time_than_allowed(endpoint: Endpoint, tmp_path: Path) -> None:
-    endpoint.behave = lambda question, before: time.sleep(0.03) or "[[C]]"
+    endpoint.behave = lambda question, before: late(0.03, "[[C]]")
     judge_of(endpoint, tmp_path, concurrency=3).ask([str(i) for i in range(15)])
     assert endpoint.most_at_once == 3
 

@@ -71,7 +71,7 @@ def test_an_unknown_builtin_is_refused() -> None:
 def test_dtype_auto_asks_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
     for answer, dtype in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda answer=answer: answer)
+        monkeypatch.setattr(models, "multiplies_bfloat16_fast", lambda answer=answer: answer)
         assert models.choose_dtype("auto", cpu) is dtype
     assert models.choose_dtype("float16", cpu) is torch.float16
 

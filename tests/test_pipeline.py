@@ -202,6 +202,7 @@ def test_merge_gives_one_model_that_computes_the_same(
 def test_a_degraded_reference_is_never_merged_into_a_base(run: tosslm.Run) -> None:
     config = run.manifest["config"]
     config = config | {"model": config["model"] | {"adapter": str(run.path / "references/degraded/round-0")}}
+    config["run_dir"] = str(run.path.parent / "another")
     with pytest.raises(InputError, match=r"HAZARDOUS\.md"):
         tosslm.run(config)
 

@@ -93,14 +93,17 @@ def test_fresh_starts_over_and_leaves_the_users_own_files(finished: tuple[dict[s
     assert contents(config["run_dir"]).keys() == {n for n in before if n.startswith("data/")}
 
 
-def test_fresh_mends_a_manifest_that_cannot_be_read(tiny_config: dict[str, Any]) -> None:
+def test_a_manifest_that_cannot_be_read_proves_nothing_and_nothing_is_removed(tiny_config: dict[str, Any]) -> None:
+    """What cannot be read may be anybody's: not even --fresh removes what lies beside it."""
     tosslm.run(tiny_config, until="data")
-    manifest = Path(tiny_config["run_dir"]) / "manifest.json"
+    folder = Path(tiny_config["run_dir"])
+    before = contents(str(folder))
     for broken in ("{", "[]", "{}"):
-        manifest.write_text(broken)
-        with pytest.raises(tosslm.TosslmError, match="--fresh` starts over"):
-            tosslm.run(tiny_config, until="data")
-    assert "data" in tosslm.run(tiny_config, until="data", fresh=True).manifest["stages"]
+        (folder / "manifest.json").write_text(broken)
+        for fresh in (False, True):
+            with pytest.raises(tosslm.InputError, match=r"manifest\.json: .*name another run_dir"):
+                tosslm.run(tiny_config, until="data", fresh=fresh)
+    assert contents(str(folder)) == before
 
 
 def test_what_was_made_from_something_else_is_out_of_date(finished: tuple[dict[str, Any], dict[str, bytes]]) -> None:

@@ -1,5 +1,7 @@
 """What a row is: the formats it may come in, what makes it bad, and the files it may lie in."""
 
+from __future__ import annotations
+
 import gzip
 import hashlib
 import io
@@ -7,7 +9,9 @@ import json
 import re
 import tempfile
 import tracemalloc
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import datasets
 import fsspec
@@ -28,8 +32,13 @@ HELLO = {"role": "assistant", "content": "Hello."}
 MORE = {"role": "user", "content": "More?"}
 NO = {"role": "assistant", "content": " No.\n"}
 
+Record = dict[str, Any]
+Messages = list[dict[str, str]]
+Spans = list[list[int]] | None
+Contents = list[tuple[str, str, Messages, Spans]]
+
 # Nulls in the first, because Arrow takes the columns of a table from its first row.
-RECORDS = [
+RECORDS: list[Record] = [
     {"messages": [SYSTEM, HI, HELLO], "source": "chat", "unsafe_spans": None},
     {"messages": [HI, HELLO, MORE, NO], "unsafe_spans": [[3, 1, 3]]},
     {"messages": [{"role": "user", "content": "Zürich \u2028\u0085 \U0001f600"}, HELLO], "unsafe_spans": []},
@@ -37,17 +46,25 @@ RECORDS = [
 ]
 
 
-def plain_lines(records):
+def plain_lines(records: Iterable[Record]) -> bytes:
     return b"".join(json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in records)
 
 
-def write_lines(path, records):
+def write_lines(path: Path, records: Iterable[Record]) -> str:
     path.write_bytes(plain_lines(records))
     return str(path)
 
 
-def contents(rows):
-    return [(row.row_id, row.source, row.messages, row.unsafe_spans) for row in rows]
+def all_good(rows: Iterable[Row | BadRow]) -> list[Row]:
+    good: list[Row] = []
+    for row in rows:
+        assert isinstance(row, Row), row
+        good.append(row)
+    return good
+
+
+def contents(rows: Iterable[Row | BadRow]) -> Contents:
+    return [(row.row_id, row.source, row.messages, row.unsafe_spans) for row in all_good(rows)]
 
 
 # --- formats -------------------------------------------------------------------------------------------
@@ -98,23 +115,23 @@ def contents(rows):
         ),
     ],
 )
-def test_each_format_is_found_from_its_fields(record, messages):
+def test_each_format_is_found_from_its_fields(record: object, messages: Messages) -> None:
     assert parse_record(record) == (messages, None)
 
 
-def test_a_named_format_settles_what_the_fields_leave_open():
+def test_a_named_format_settles_what_the_fields_leave_open() -> None:
     record = {"messages": [HI, HELLO], "prompt": "More?", "completion": " No.\n"}
     with pytest.raises(RowError, match="several formats: messages, prompt_completion"):
         parse_record(record)
     assert parse_record(record, "prompt_completion")[0] == [MORE, NO]
 
 
-def test_a_named_field_means_hh_text():
+def test_a_named_field_means_hh_text() -> None:
     record = {"chosen": "\n\nHuman: Hi\n\nAssistant: Hello.", "rejected": "\n\nHuman: Hi\n\nAssistant: No."}
     assert parse_record(record, field="rejected")[0][1]["content"] == "No."
 
 
-def test_a_null_field_counts_as_absent():
+def test_a_null_field_counts_as_absent() -> None:
     record = {"messages": [HI, HELLO], "prompt": None, "completion": None, "unsafe_spans": None}
     assert parse_record(record) == ([HI, HELLO], None)
 
@@ -133,18 +150,18 @@ def test_a_null_field_counts_as_absent():
         ([HI, HELLO], [], []),
     ],
 )
-def test_unsafe_spans_become_triples(turns, spans, triples):
+def test_unsafe_spans_become_triples(turns: Messages, spans: Spans, triples: Spans) -> None:
     assert parse_record({"messages": turns, "unsafe_spans": spans}) == (turns, triples)
 
 
 # --- bad rows ------------------------------------------------------------------------------------------
 
 
-def talk(*messages):
+def talk(*messages: tuple[str, object]) -> Record:
     return {"messages": [{"role": role, "content": content} for role, content in messages]}
 
 
-BAD_RECORDS = {
+BAD_RECORDS: dict[str, tuple[object, str]] = {
     "not an object": ([1, 2], "a list, not an object"),
     "unknown fields": ({"question": "Hi", "answer": "Hello."}, "no format; fields found: 'question'"),
     "no messages": ({"messages": []}, "no messages"),
@@ -186,7 +203,7 @@ BAD_RECORDS = {
 
 
 @pytest.mark.parametrize("name", BAD_RECORDS)
-def test_a_bad_record_is_named_and_reading_goes_on(tmp_path, name):
+def test_a_bad_record_is_named_and_reading_goes_on(tmp_path: Path, name: str) -> None:
     record, reason = BAD_RECORDS[name]
     path = tmp_path / "some.jsonl"
     lines = [json.dumps(line) for line in ({"messages": [HI, HELLO]}, record, {"messages": [HI, NO]})]
@@ -214,7 +231,7 @@ def test_a_bad_record_is_named_and_reading_goes_on(tmp_path, name):
         (b'{"prompt": "\\ud800", "completion": "a"}', "lone surrogate"),
     ],
 )
-def test_a_broken_line_spoils_only_itself(tmp_path, line, reason):
+def test_a_broken_line_spoils_only_itself(tmp_path: Path, line: bytes, reason: str) -> None:
     path = tmp_path / "some.jsonl"
     path.write_bytes(b'\n\n{"prompt": "a", "completion": "b"}\n' + line + b'\n{"prompt": "c", "completion": "d"}')
     first, bad, last = read_rows(str(path))
@@ -233,7 +250,7 @@ def test_a_broken_line_spoils_only_itself(tmp_path, line, reason):
         ("hh", {"rejected": "a"}, "chosen"),
     ],
 )
-def test_a_named_format_says_which_field_is_missing(format, record, missing):
+def test_a_named_format_says_which_field_is_missing(format: str, record: object, missing: str) -> None:
     with pytest.raises(RowError, match=f"field '{missing}' is missing or null.*fields found"):
         parse_record(record, format)
 
@@ -241,17 +258,17 @@ def test_a_named_format_says_which_field_is_missing(format, record, missing):
 # --- ids -----------------------------------------------------------------------------------------------
 
 
-def test_the_id_is_the_sha256_of_the_compact_messages():
+def test_the_id_is_the_sha256_of_the_compact_messages() -> None:
     # Spelled out, so that no JSON library can change what an id is.
     text = '[{"content":"Grüezi \\"du\\"\\n","role":"user"},{"content":"Hello.","role":"assistant"}]'
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"role": "user", "content": 'Grüezi "du"\n'},
         {"role": "assistant", "content": "Hello.", "x": 1},
     ]
     assert content_id(messages) == hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
 
 
-def test_copies_are_numbered_across_files_and_formats(tmp_path):
+def test_copies_are_numbered_across_files_and_formats(tmp_path: Path) -> None:
     one = write_lines(tmp_path / "a.jsonl", [{"messages": [HI, HELLO]}, {"messages": [HI, NO]}, {"prompt": 3}])
     two = write_lines(tmp_path / "b.jsonl", [{"prompt": "Hi", "completion": "Hello."}] * 2)
     ids = [row.row_id for row in read_rows([one, two]) if isinstance(row, Row)]
@@ -263,22 +280,22 @@ def test_copies_are_numbered_across_files_and_formats(tmp_path):
 # --- files ---------------------------------------------------------------------------------------------
 
 
-def two_frames(raw):
+def two_frames(raw: bytes) -> bytes:
     half = len(raw) // 2
     return zstandard.compress(raw[:half]) + zstandard.compress(raw[half:])
 
 
-def parquet(records):
+def parquet(records: list[Record]) -> bytes:
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(records), sink)
     return sink.getvalue()
 
 
-def as_array(records, **layout):
+def as_array(records: object, **layout: Any) -> bytes:
     return json.dumps(records, **layout).encode()
 
 
-FILES = {
+FILES: dict[str, Callable[[list[Record]], bytes]] = {
     "custom.jsonl": plain_lines,
     "custom.ndjson": plain_lines,
     "custom.jsonl.gz": lambda records: gzip.compress(plain_lines(records)),
@@ -295,12 +312,12 @@ FILES = {
 
 
 @pytest.fixture
-def as_read(tmp_path):
+def as_read(tmp_path: Path) -> Contents:
     return contents(read_rows(write_lines(tmp_path / "custom.jsonl", RECORDS)))
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_row_is_the_same_whatever_file_it_lies_in(tmp_path, as_read, name):
+def test_a_row_is_the_same_whatever_file_it_lies_in(tmp_path: Path, as_read: Contents, name: str) -> None:
     path = tmp_path / "other" / name
     path.parent.mkdir(parents=True)
     path.write_bytes(FILES[name](RECORDS))
@@ -311,7 +328,7 @@ def test_a_row_is_the_same_whatever_file_it_lies_in(tmp_path, as_read, name):
     assert raw_files(str(path)) == [path]
 
 
-def test_a_saved_datasets_folder_reads_as_its_rows(tmp_path, as_read):
+def test_a_saved_datasets_folder_reads_as_its_rows(tmp_path: Path, as_read: Contents) -> None:
     folder = tmp_path / "custom"
     datasets.Dataset.from_list(RECORDS).with_format("numpy").save_to_disk(folder)
     rows = list(read_rows(str(folder)))
@@ -320,7 +337,7 @@ def test_a_saved_datasets_folder_reads_as_its_rows(tmp_path, as_read):
     assert folder / "state.json" in raw_files(str(folder))
 
 
-def test_a_saved_dict_of_splits_needs_one_named(tmp_path, as_read):
+def test_a_saved_dict_of_splits_needs_one_named(tmp_path: Path, as_read: Contents) -> None:
     folder = tmp_path / "custom"
     data = datasets.Dataset.from_list(RECORDS)
     datasets.DatasetDict(train=data, test=data.select([1])).save_to_disk(folder)
@@ -330,8 +347,8 @@ def test_a_saved_dict_of_splits_needs_one_named(tmp_path, as_read):
             list(read_rows(str(folder), split=split))
 
 
-def test_a_hub_id_is_streamed(monkeypatch, as_read):
-    def load_dataset(name, *, split, streaming):
+def test_a_hub_id_is_streamed(monkeypatch: pytest.MonkeyPatch, as_read: Contents) -> None:
+    def load_dataset(name: str, *, split: str, streaming: bool) -> Iterator[Record]:
         assert (name, split, streaming) == ("org/custom", "train", True)
         return iter(RECORDS)
 
@@ -342,8 +359,8 @@ def test_a_hub_id_is_streamed(monkeypatch, as_read):
     assert raw_files("org/custom") == []
 
 
-def test_a_hub_id_that_cannot_be_fetched_is_named(monkeypatch):
-    def load_dataset(name, **_):
+def test_a_hub_id_that_cannot_be_fetched_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_dataset(name: str, **_: Any) -> Any:
         raise ConnectionError("offline")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
@@ -351,23 +368,23 @@ def test_a_hub_id_that_cannot_be_fetched_is_named(monkeypatch):
         list(read_rows("org/custom", split="test"))
 
 
-def test_a_url_is_read_through_its_file_system(as_read):
+def test_a_url_is_read_through_its_file_system(as_read: Contents) -> None:
     with fsspec.open("memory://custom.jsonl.gz", "wb") as file:
         file.write(gzip.compress(plain_lines(RECORDS)))
     assert contents(read_rows("memory://custom.jsonl.gz")) == as_read
     assert raw_files("memory://custom.jsonl.gz") == []
 
 
-def test_only_a_line_feed_ends_a_line(tmp_path):
+def test_only_a_line_feed_ends_a_line(tmp_path: Path) -> None:
     # str.splitlines would cut at each of these.
     content = "a\u2028b\u2029c\u0085d\x7fe"
     records = [{"prompt": content, "completion": content}] * 2
-    rows = list(read_rows(write_lines(tmp_path / "some.jsonl", records)))
+    rows = all_good(read_rows(write_lines(tmp_path / "some.jsonl", records)))
     assert [message["content"] for row in rows for message in row.messages] == [content] * 4
     assert rows[1].origin.endswith("some.jsonl:2")
 
 
-def test_elements_of_an_array_bear_the_line_they_begin_on(tmp_path):
+def test_elements_of_an_array_bear_the_line_they_begin_on(tmp_path: Path) -> None:
     path = tmp_path / "some.json"
     path.write_text('\n[{"prompt": "a",\n "completion": "b"}, 3\n,\n\n{"prompt": "c", "completion": "d"}]\n')
     rows = list(read_rows(str(path)))
@@ -375,25 +392,28 @@ def test_elements_of_an_array_bear_the_line_they_begin_on(tmp_path):
     assert isinstance(rows[1], BadRow)
 
 
-def test_a_byte_that_is_not_utf8_spoils_one_element_of_an_array(tmp_path):
+def test_a_byte_that_is_not_utf8_spoils_one_element_of_an_array(tmp_path: Path) -> None:
     path = tmp_path / "some.json"
     path.write_bytes(b'[{"prompt": "caf\xe9", "completion": "b"},\n{"prompt": "caf\xc3\xa9", "completion": "b"}]')
     bad, good = read_rows(str(path))
+    assert isinstance(bad, BadRow)
+    assert isinstance(good, Row)
     assert (bad.origin, bad.reason) == (f"{path}:1", "the row has bytes that are not UTF-8")
     assert good.messages[0]["content"] == "café"
 
 
-def test_a_text_that_is_not_utf8_spoils_one_row_of_parquet(tmp_path):
+def test_a_text_that_is_not_utf8_spoils_one_row_of_parquet(tmp_path: Path) -> None:
     path = tmp_path / "some.parquet"
     prompts = pa.array([b"caf\xe9", "café".encode()]).cast(pa.binary()).view(pa.string())
     pq.write_table(pa.table({"prompt": prompts, "completion": ["a", "b"]}), path)
     bad, good = read_rows(str(path))
     assert isinstance(bad, BadRow)
+    assert isinstance(good, Row)
     assert (bad.origin, good.origin) == (f"{path}:1", f"{path}:2")
     assert good.messages[0]["content"] == "café"
 
 
-def test_in_a_json_file_of_lines_even_the_first_may_be_broken(tmp_path):
+def test_in_a_json_file_of_lines_even_the_first_may_be_broken(tmp_path: Path) -> None:
     path = tmp_path / "some.json"
     path.write_bytes(b'{"messages": [\n' + plain_lines(RECORDS))
     bad, *good = read_rows(str(path))
@@ -403,9 +423,9 @@ def test_in_a_json_file_of_lines_even_the_first_may_be_broken(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.jsonl.gz", "a.jsonl.zst"])
 @pytest.mark.parametrize("raw", [b"", b"\xef\xbb\xbf", b" \r\n\n"])
-def test_a_file_without_rows_has_no_rows(tmp_path, name, raw):
-    pack = {".gz": gzip.compress, ".zst": zstandard.compress}.get(Path(name).suffix, bytes)
-    (tmp_path / name).write_bytes(pack(raw))
+def test_a_file_without_rows_has_no_rows(tmp_path: Path, name: str, raw: bytes) -> None:
+    packers: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".zst": zstandard.compress}
+    (tmp_path / name).write_bytes(packers.get(Path(name).suffix, bytes)(raw))
     assert list(read_rows(str(tmp_path / name))) == []
 
 
@@ -433,7 +453,7 @@ LINES = plain_lines([{"prompt": str(number) * 50, "completion": "a"} for number 
         ("a.pkl", b"", "unknown extension"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path, name, raw, message):
+def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path: Path, name: str, raw: bytes, message: str) -> None:
     path = tmp_path / name
     path.write_bytes(raw)
     with pytest.raises(InputError, match=message) as refusal:
@@ -442,17 +462,17 @@ def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path, name, raw, mess
 
 
 @pytest.mark.parametrize("name", ["missing.jsonl", "data/missing.jsonl.gz", "some/long/path", "word"])
-def test_a_missing_file_is_refused_before_the_first_row(name):
+def test_a_missing_file_is_refused_before_the_first_row(name: str) -> None:
     with pytest.raises(InputError, match=f"{name}: no such file"):
         read_rows(name)
 
 
-def test_a_folder_of_something_else_is_refused(tmp_path):
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not one saved by"):
         read_rows(str(tmp_path))
 
 
-def test_options_that_do_not_fit_are_refused_at_once():
+def test_options_that_do_not_fit_are_refused_at_once() -> None:
     with pytest.raises(InputError, match="unknown row format 'chatml'"):
         read_rows([], format="chatml")
     with pytest.raises(InputError, match="field 'text' with format 'messages'"):
@@ -467,7 +487,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str
 
 
 @st.composite
-def conversations(draw):
+def conversations(draw: st.DrawFn) -> Messages:
     asked = draw(st.lists(st.tuples(texts, texts), min_size=1, max_size=3))
     messages = [{"role": "system", "content": draw(texts)}] if draw(st.booleans()) else []
     for question, answer in asked:
@@ -477,12 +497,12 @@ def conversations(draw):
 
 @settings(deadline=None)  # the first example may wait for a busy machine
 @given(st.lists(conversations(), max_size=5), st.booleans())
-def test_any_conversation_is_read_back_as_it_was_written(written, ascii_only):
+def test_any_conversation_is_read_back_as_it_was_written(written: list[Messages], ascii_only: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "some.jsonl")
         lines = [json.dumps({"messages": messages}, ensure_ascii=ascii_only) for messages in written]
         path.write_bytes("\n".join(lines).encode())
-        rows = list(read_rows(str(path)))
+        rows = all_good(read_rows(str(path)))
     assert [row.messages for row in rows] == written
     assert len({row.row_id for row in rows}) == len(rows)
 
@@ -496,7 +516,9 @@ values = st.recursive(
 
 @settings(deadline=None)  # the first example may wait for a busy machine
 @given(st.lists(values), st.integers(1, 20), st.sampled_from([None, 0, 2]), st.booleans())
-def test_an_array_cut_into_blocks_anywhere_reads_as_a_whole(elements, block, indent, ascii_only):
+def test_an_array_cut_into_blocks_anywhere_reads_as_a_whole(
+    elements: list[Any], block: int, indent: int | None, ascii_only: bool
+) -> None:
     # Lone surrogates are left out where they are written as such: UTF-8 has no bytes for them.
     text = json.dumps(elements, indent=indent, ensure_ascii=ascii_only)
     whole = json_stream.BLOCK
@@ -510,14 +532,14 @@ def test_an_array_cut_into_blocks_anywhere_reads_as_a_whole(elements, block, ind
         json_stream.BLOCK = whole
 
 
-def test_one_broken_element_does_not_pull_in_the_rest_of_the_file():
+def test_one_broken_element_does_not_pull_in_the_rest_of_the_file() -> None:
     stream = io.BytesIO(b'[{"a" 1}' + b" " * 10_000_000 + b"]")
     with pytest.raises(InputError, match="Expecting ':'"):
         list(json_stream.JsonStream(stream, "some.json").elements())
     assert stream.tell() < 1_000_000
 
 
-def peak_bytes_of_reading(path, count):
+def peak_bytes_of_reading(path: Path, count: int) -> int:
     tracemalloc.start()
     try:
         assert sum(isinstance(row, Row) for row in read_rows(str(path))) == count
@@ -527,7 +549,7 @@ def peak_bytes_of_reading(path, count):
 
 
 @pytest.mark.parametrize("name", ["big.jsonl", "big.json", "wrapped/big.json", "big.jsonl.zst", "big.parquet"])
-def test_long_rows_are_read_one_by_one(tmp_path, name):
+def test_long_rows_are_read_one_by_one(tmp_path: Path, name: str) -> None:
     path, count = tmp_path / name, 2000
     path.parent.mkdir(exist_ok=True)
     records = [{"prompt": str(number) * 5000, "completion": "a"} for number in range(count)]
@@ -537,7 +559,7 @@ def test_long_rows_are_read_one_by_one(tmp_path, name):
     assert peak_bytes_of_reading(path, count) < 9e6
 
 
-def test_of_short_rows_only_a_number_each_is_kept(tmp_path):
+def test_of_short_rows_only_a_number_each_is_kept(tmp_path: Path) -> None:
     path, count = tmp_path / "big.jsonl", 20_000
     with path.open("w") as file:
         file.writelines(f'{{"prompt": "{number}", "completion": "a"}}\n' for number in range(count))

@@ -4,11 +4,15 @@ The templates are those of real model families. Their tokenizers are small ones 
 special tokens, so that no download is needed; SmolLM2's is the real one.
 """
 
+from __future__ import annotations
+
 import functools
 import itertools
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import trl
@@ -26,7 +30,7 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
-from tosslm.data.tokenize import RowTokenizer, tokenize_rows
+from tosslm.data.tokenize import RowTokenizer, TokenizedRow, tokenize_rows
 from tosslm.errors import InputError, RowError
 
 CORPUS = [
@@ -177,9 +181,10 @@ def conversation(*contents: str, system: str | None = None) -> list[dict[str, st
     return messages if system is None else [{"role": "system", "content": system}, *messages]
 
 
-def decoded_turns(tokenizer, row) -> list[str]:
+def decoded_turns(tokenizer: Any, row: TokenizedRow) -> list[str]:
     """The text of each contiguous run of response tokens."""
-    runs, previous = [], False
+    runs: list[list[int]] = []
+    previous = False
     for token_id, is_response in zip(row.input_ids, row.response_mask, strict=True):
         if is_response:
             if not previous:
@@ -189,9 +194,10 @@ def decoded_turns(tokenizer, row) -> list[str]:
     return [tokenizer.decode(run, skip_special_tokens=False) for run in runs]
 
 
-def covered_text(row, messages, index: int) -> str:
+def covered_text(row: TokenizedRow, messages: Sequence[Mapping[str, str]], index: int) -> str:
     """The pieces of one message in token order, each character once."""
-    text, end = "", None
+    text = ""
+    end: int | None = None
     for message, low, high in row.offsets:
         if message == index:
             assert 0 <= low < high <= len(messages[index]["content"])
@@ -202,7 +208,15 @@ def covered_text(row, messages, index: int) -> str:
     return text
 
 
-def check(tokenizer, messages, *, end_of_turn: str, thinking: str = "", strip: bool = True, decode: bool = True):
+def check(
+    tokenizer: Any,
+    messages: Sequence[Mapping[str, str]],
+    *,
+    end_of_turn: str,
+    thinking: str = "",
+    strip: bool = True,
+    decode: bool = True,
+) -> TokenizedRow:
     """Ids as the chat template's, responses exactly the answers, spans that give each answer back."""
     tokenize = RowTokenizer(tokenizer)
     row = tokenize(messages)
@@ -229,10 +243,10 @@ ANSWERS = ("Hello! How are you?", "Take two eggs,\n\nand stir.\nThen wait")
 
 @pytest.mark.parametrize("trim_offsets", [False, True])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_ids_responses_and_spans_of_each_family(name, trim_offsets):
+def test_ids_responses_and_spans_of_each_family(name: str, trim_offsets: bool) -> None:
     family, tokenizer = FAMILIES[name], build(name, trim_offsets)
     assert RowTokenizer(tokenizer).method == family.method
-    expected = {"end_of_turn": family.end_of_turn, "thinking": family.thinking}
+    expected: dict[str, Any] = {"end_of_turn": family.end_of_turn, "thinking": family.thinking}
     check(tokenizer, conversation("Hi", ANSWERS[0]), **expected)
     check(tokenizer, conversation("Hi", ANSWERS[0], "What to cook?", ANSWERS[1], "Thanks", "ok"), **expected)
     if family.system:
@@ -242,14 +256,14 @@ def test_ids_responses_and_spans_of_each_family(name, trim_offsets):
             RowTokenizer(tokenizer)(conversation("Hi", "Hello", system="Be brief."))
 
 
-def test_smollm2(smollm2_tokenizer):
+def test_smollm2(smollm2_tokenizer: Any) -> None:
     assert RowTokenizer(smollm2_tokenizer).method == "prefix differences"
     for system in (None, "Be brief."):
         messages = conversation("Hi", ANSWERS[0], "What to cook?", ANSWERS[1], system=system)
         check(smollm2_tokenizer, messages, end_of_turn="<|im_end|>", strip=False)
 
 
-def test_offsets_are_those_of_the_documented_example(smollm2_tokenizer):
+def test_offsets_are_those_of_the_documented_example(smollm2_tokenizer: Any) -> None:
     row = RowTokenizer(smollm2_tokenizer)(conversation("Hi", "Hello!"))
     assert row.offsets == [[1, 0, 5], [1, 5, 6], [-1, -1, -1]]
     assert row.response_mask[-4:] == [True, True, True, False]
@@ -271,7 +285,7 @@ ODD_TEXTS = {
 
 @pytest.mark.parametrize("text", ODD_TEXTS.values(), ids=ODD_TEXTS)
 @pytest.mark.parametrize("name", FAMILIES)
-def test_unicode_and_whitespace(name, text):
+def test_unicode_and_whitespace(name: str, text: str) -> None:
     family = FAMILIES[name]
     # Metaspace tokenizers decode "▁" to a space that may not have been there, so only spans are compared.
     check(
@@ -285,7 +299,7 @@ def test_unicode_and_whitespace(name, text):
 
 @pytest.mark.parametrize("text", ODD_TEXTS.values(), ids=ODD_TEXTS)
 @pytest.mark.parametrize("around", ["{}", "  {}", "\n\n {}\n", "{}  "])
-def test_smollm2_does_not_strip_so_spans_cover_all(smollm2_tokenizer, text, around):
+def test_smollm2_does_not_strip_so_spans_cover_all(smollm2_tokenizer: Any, text: str, around: str) -> None:
     content = around.format(text)
     decode = content == content.strip()
     check(smollm2_tokenizer, conversation("Hi", content), end_of_turn="<|im_end|>", strip=False, decode=decode)
@@ -294,7 +308,7 @@ def test_smollm2_does_not_strip_so_spans_cover_all(smollm2_tokenizer, text, arou
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("trim_offsets", [False, True])
 @pytest.mark.parametrize("around", ["  {}", "\n\n {}\n", "{}  ", "\t{} \n"])
-def test_whitespace_around_the_answer(name, trim_offsets, around):
+def test_whitespace_around_the_answer(name: str, trim_offsets: bool, around: str) -> None:
     content = around.format("The river is calm")
     row = check(build(name, trim_offsets), conversation("Hi", content, "Hi", "ok"), end_of_turn="", decode=False)
     last_token_of_first_turn = next(
@@ -304,7 +318,7 @@ def test_whitespace_around_the_answer(name, trim_offsets, around):
     assert ends == FAMILIES[name].end_of_turn
 
 
-def test_pieces_of_one_emoji_share_its_span(smollm2_tokenizer):
+def test_pieces_of_one_emoji_share_its_span(smollm2_tokenizer: Any) -> None:
     row = RowTokenizer(smollm2_tokenizer)(conversation("Hi", "👍"))
     assert row.offsets[:-1] == [[1, 0, 1]] * (len(row.offsets) - 1)
     assert len(row.offsets) > 2
@@ -312,7 +326,7 @@ def test_pieces_of_one_emoji_share_its_span(smollm2_tokenizer):
 
 @pytest.mark.parametrize("trim_offsets", [False, True])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_content_that_quotes_the_template(name, trim_offsets):
+def test_content_that_quotes_the_template(name: str, trim_offsets: bool) -> None:
     """Quoted special tokens open and close nothing; the template's own end of turn does."""
     family, tokenizer = FAMILIES[name], build(name, trim_offsets)
     # Qwen3 would read a thinking block in the quote as the answer's own.
@@ -326,7 +340,7 @@ def test_content_that_quotes_the_template(name, trim_offsets):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_prompt_that_ends_like_the_generation_prompt(name):
+def test_prompt_that_ends_like_the_generation_prompt(name: str) -> None:
     """A user cannot move the start of the answer by closing with the assistant's header."""
     family, tokenizer = FAMILIES[name], build(name)
     prompt = tokenizer.apply_chat_template(
@@ -339,7 +353,7 @@ def test_prompt_that_ends_like_the_generation_prompt(name):
 
 
 @pytest.mark.parametrize("content", ["think", "</", "\n", "<think>", "im", "<|im_end|>", "assistant\n"])
-def test_short_answers_are_not_mistaken_for_the_thinking_block(content):
+def test_short_answers_are_not_mistaken_for_the_thinking_block(content: str) -> None:
     messages = conversation("Hi", content)
     row = check(build("qwen3"), messages, end_of_turn="<|im_end|>", thinking=EMPTY_THINKING, decode=False)
     thinking = build("qwen3").encode(EMPTY_THINKING)
@@ -347,14 +361,14 @@ def test_short_answers_are_not_mistaken_for_the_thinking_block(content):
 
 
 @pytest.mark.parametrize("content", ["<think>\nYes.\n</think>\n\nYes.", "<think>Yes.</think>Yes."])
-def test_thinking_in_the_content(content):
+def test_thinking_in_the_content(content: str) -> None:
     tokenizer, messages = build("qwen3"), conversation("Hi", content)
     row = RowTokenizer(tokenizer)(messages)
     assert decoded_turns(tokenizer, row) == ["<think>\nYes.\n</think>\n\nYes.<|im_end|>"]
     assert row.offsets[-2][2] == len(content)
 
 
-def test_answer_that_the_template_leaves_out_has_no_spans():
+def test_answer_that_the_template_leaves_out_has_no_spans() -> None:
     tokenizer = build("llama3.1")
     shouting = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, eos_token="<|eot_id|>")
     shouting.chat_template = (
@@ -367,7 +381,7 @@ def test_answer_that_the_template_leaves_out_has_no_spans():
     assert set(map(tuple, row.offsets)) == {(-1, -1, -1)}
 
 
-def test_template_without_an_end_of_turn_ends_with_the_content():
+def test_template_without_an_end_of_turn_ends_with_the_content() -> None:
     plain = PreTrainedTokenizerFast(tokenizer_object=build("llama3.1").backend_tokenizer)
     plain.chat_template = (
         "{% for m in messages %}{{ '### ' + m['role'] + ':\n' + m['content'] + '\n\n' }}{% endfor %}"
@@ -378,18 +392,18 @@ def test_template_without_an_end_of_turn_ends_with_the_content():
 
 
 @pytest.mark.parametrize("name", ["llama3", "qwen2.5", "llama3.1", "zephyr"])
-def test_conversation_that_opens_with_the_assistant(name):
+def test_conversation_that_opens_with_the_assistant(name: str) -> None:
     messages = [{"role": "assistant", "content": "Welcome!"}, *conversation("Hi", "Hello")]
     check(build(name), messages, end_of_turn=FAMILIES[name].end_of_turn)
 
 
-def test_smollm2_conversation_that_opens_with_the_assistant(smollm2_tokenizer):
+def test_smollm2_conversation_that_opens_with_the_assistant(smollm2_tokenizer: Any) -> None:
     messages = [{"role": "assistant", "content": "Welcome!"}, *conversation("Hi", "Hello")]
     check(smollm2_tokenizer, messages, end_of_turn="<|im_end|>")
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_last_turn_only(name):
+def test_last_turn_only(name: str) -> None:
     family, tokenizer = FAMILIES[name], build(name)
     messages = conversation("Hi", "Hello", "More", "The end.")
     every, last = RowTokenizer(tokenizer)(messages), RowTokenizer(tokenizer, turns="last")(messages)
@@ -400,7 +414,7 @@ def test_last_turn_only(name):
 
 
 @pytest.mark.parametrize("turns", ["all", "last"])
-def test_truncation_keeps_a_prefix_of_everything(smollm2_tokenizer, turns):
+def test_truncation_keeps_a_prefix_of_everything(smollm2_tokenizer: Any, turns: Literal["all", "last"]) -> None:
     messages = conversation("Hi", "Hello there", "More", "The river is calm.")
     whole = RowTokenizer(smollm2_tokenizer, turns=turns)(messages)
     assert not whole.truncated
@@ -418,14 +432,14 @@ def test_truncation_keeps_a_prefix_of_everything(smollm2_tokenizer, turns):
         assert row.truncated == (length < len(whole.input_ids))
 
 
-def test_first_token_is_never_a_response_token():
+def test_first_token_is_never_a_response_token() -> None:
     bare = PreTrainedTokenizerFast(tokenizer_object=build("llama3.1").backend_tokenizer)
     bare.chat_template = "{% for m in messages %}{% generation %}{{ m['content'] }}{% endgeneration %}{% endfor %}"
     row = RowTokenizer(bare)([{"role": "assistant", "content": "The river"}])
     assert row.response_mask == [False] + [True] * (len(row.input_ids) - 1)
 
 
-def test_unstable_template_without_markers_is_refused():
+def test_unstable_template_without_markers_is_refused() -> None:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=build("llama3").backend_tokenizer)
     tokenizer.chat_template = UNSTABLE
     with pytest.raises(RowError, match="prefix-stable") as caught:
@@ -433,7 +447,7 @@ def test_unstable_template_without_markers_is_refused():
     assert "{% generation %}" in caught.value.remedy
 
 
-def test_markers_that_do_not_match_the_turns_are_refused():
+def test_markers_that_do_not_match_the_turns_are_refused() -> None:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=build("llama3").backend_tokenizer)
     tokenizer.chat_template = (
         "{% for m in messages %}{% if loop.last %}{% generation %}{{ m['content'] }}{% endgeneration %}"
@@ -443,7 +457,7 @@ def test_markers_that_do_not_match_the_turns_are_refused():
         RowTokenizer(tokenizer)(conversation("Hi", "Hello", "More", "Bye"))
 
 
-def test_named_templates_use_the_default_one():
+def test_named_templates_use_the_default_one() -> None:
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=build("llama3").backend_tokenizer,
         bos_token="<|begin_of_text|>",
@@ -456,14 +470,14 @@ def test_named_templates_use_the_default_one():
         RowTokenizer(tokenizer)
 
 
-def test_template_that_leaves_out_text_is_refused():
+def test_template_that_leaves_out_text_is_refused() -> None:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=build("llama3").backend_tokenizer)
     tokenizer.chat_template = trl_template("smolvlm")
     with pytest.raises(InputError, match="leaves out an assistant message"):
         RowTokenizer(tokenizer)
 
 
-def test_tokenizers_that_cannot_be_used_are_refused():
+def test_tokenizers_that_cannot_be_used_are_refused() -> None:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=build("llama3").backend_tokenizer)
     with pytest.raises(InputError, match=r"no chat template; .*instruct"):
         RowTokenizer(tokenizer)
@@ -480,7 +494,7 @@ def test_tokenizers_that_cannot_be_used_are_refused():
 
 
 @pytest.mark.parametrize("options", [{"max_length": 1}, {"turns": "first"}])
-def test_options_out_of_range_are_refused(smollm2_tokenizer, options):
+def test_options_out_of_range_are_refused(smollm2_tokenizer: Any, options: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"set data\."):
         RowTokenizer(smollm2_tokenizer, **options)
 
@@ -495,24 +509,24 @@ def test_options_out_of_range_are_refused(smollm2_tokenizer, options):
         ([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "a\ud800"}], "surrogate"),
     ],
 )
-def test_bad_rows_are_refused(smollm2_tokenizer, messages, reason):
+def test_bad_rows_are_refused(smollm2_tokenizer: Any, messages: list[dict[str, Any]], reason: str) -> None:
     with pytest.raises(RowError, match=reason):
         RowTokenizer(smollm2_tokenizer)(messages)
 
 
-def test_roles_that_do_not_alternate_give_the_templates_own_message():
+def test_roles_that_do_not_alternate_give_the_templates_own_message() -> None:
     with pytest.raises(RowError, match="roles must alternate"):
         RowTokenizer(build("gemma"))([*conversation("Hi", "Hello"), {"role": "assistant", "content": "Again"}])
 
 
-def test_keys_other_than_role_and_content_are_left_out():
+def test_keys_other_than_role_and_content_are_left_out() -> None:
     messages = conversation("Hi", "Hello")
     extra = [{**message, "reasoning_content": "hm", "tool_calls": None} for message in messages]
     tokenize = RowTokenizer(build("qwen3"))
     assert tokenize(extra) == tokenize(messages)
 
 
-def test_tokenize_rows_gives_a_typed_dataset_in_order(smollm2_tokenizer):
+def test_tokenize_rows_gives_a_typed_dataset_in_order(smollm2_tokenizer: Any) -> None:
     conversations = [conversation("Hi", f"Number {i}") for i in range(1005)]  # more than one chunk
     dataset = tokenize_rows(({"messages": m} for m in conversations), smollm2_tokenizer)
     assert dataset.column_names == ["input_ids", "response_mask", "offsets"]
@@ -529,7 +543,7 @@ def test_tokenize_rows_gives_a_typed_dataset_in_order(smollm2_tokenizer):
     assert len(tokenize_rows([], smollm2_tokenizer)) == 0
 
 
-def test_tokenize_rows_says_which_row_is_bad(smollm2_tokenizer):
+def test_tokenize_rows_says_which_row_is_bad(smollm2_tokenizer: Any) -> None:
     rows = [{"messages": conversation("Hi", "Hello")}, {"messages": conversation("Hi")}]
     with pytest.raises(RowError, match="row 1: the conversation has no assistant turn"):
         tokenize_rows(rows, smollm2_tokenizer)
@@ -547,7 +561,7 @@ TEXTS = st.text(
     name=st.sampled_from(["llama3", "llama3.1", "qwen2.5", "qwen3", "zephyr"]),
     trim_offsets=st.booleans(),
 )
-def test_spans_are_ordered_and_cover_the_content(contents, name, trim_offsets):
+def test_spans_are_ordered_and_cover_the_content(contents: list[str], name: str, trim_offsets: bool) -> None:
     messages = conversation(*contents)
     row = RowTokenizer(build(name, trim_offsets), max_length=100_000)(messages)
     assert len(row.offsets) == sum(row.response_mask)
@@ -561,7 +575,10 @@ def test_spans_are_ordered_and_cover_the_content(contents, name, trim_offsets):
         assert covered >= set(range(leading, leading + len(text.strip())))
 
 
-def test_tokenize_rows_reads_other_row_formats(smollm2_tokenizer):
-    formats = [{"prompt": "Hi", "completion": "Hello"}, {"messages": conversation("Hi", "Hello")}]
+def test_tokenize_rows_reads_other_row_formats(smollm2_tokenizer: Any) -> None:
+    formats: list[dict[str, Any]] = [
+        {"prompt": "Hi", "completion": "Hello"},
+        {"messages": conversation("Hi", "Hello")},
+    ]
     first, second = tokenize_rows(formats, smollm2_tokenizer)
     assert first == second

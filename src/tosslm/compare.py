@@ -14,6 +14,7 @@ from typing import Any
 from tosslm.config import Config
 from tosslm.diagnosis.curves import diagnosis_means
 from tosslm.diagnosis.divergence import DEGRADED
+from tosslm.door import check_places
 from tosslm.errors import InputError, TosslmError
 from tosslm.evaluation.checks import check_evaluation
 from tosslm.evaluation.measures import Samples, read_samples
@@ -103,6 +104,7 @@ def compare(
         raise InputError("compare: nothing to measure; name prompts under evaluation in the config")
     check_evaluation(config.evaluation)
     check_trackers(config.report_to)
+    check_places(config)
     comparison = Comparison(config, open_base(config.model), reporter or SilentReporter())
     for method in chosen:
         settled(comparison.of_method(method, config.seed))

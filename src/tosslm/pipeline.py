@@ -10,6 +10,7 @@ from typing import Any
 
 from tosslm.config import Config, load_config
 from tosslm.data.tokenize import RowTokenizer
+from tosslm.door import check_places, check_rows
 from tosslm.errors import InputError
 from tosslm.evaluation.checks import check_evaluation
 from tosslm.findings.warnings import run_warnings
@@ -81,10 +82,13 @@ def run(
         raise InputError(f"stage {until!r} is unknown; choose one of {', '.join(STAGES)}")
     config, method = settled(config if isinstance(config, Config) else load_config(config))
     check_trackers(config.report_to)
+    check_places(config)
     every = steps(config, method)
     wanted = upto(every, until)
     if any(step.stage == "evaluate" for step in wanted):
         check_evaluation(config.evaluation)
+    if fresh:
+        check_rows(config)
     carry_out(wanted, workbench(config, reporter or SilentReporter(), fresh=fresh), every=every)
     return Run(config.run_dir)
 

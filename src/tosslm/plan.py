@@ -15,6 +15,7 @@ from tosslm.config import Config, TrainingConfig
 from tosslm.data.rows import BadRow
 from tosslm.data.sets import SetCounts, prepared_rows
 from tosslm.data.tokenize import RowTokenizer
+from tosslm.door import check_places
 from tosslm.errors import InputError
 from tosslm.evaluation.workload import evaluation_tokens
 from tosslm.methods import method_of
@@ -64,6 +65,7 @@ def make_plan(config: Config, *, measure: bool, reporter: Reporter) -> dict[str,
         InputError: a file or the model cannot be read, or a tracker is missing.
     """
     check_trackers(config.report_to)
+    check_places(config)
     left_out = _left_out(method_of(config))
     base = open_base(config.model)
     tokenizer = RowTokenizer(base.tokenizer, max_length=config.data.max_length, turns=config.data.turns)

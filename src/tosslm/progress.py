@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -123,10 +124,17 @@ class SilentReporter:
 @contextmanager
 def logged(reporter: Reporter, path: Path) -> Iterator[Reporter]:
     """A reporter that also writes to a file, line by line, what it is told; the file grows from run to run."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8", buffering=1) as file:
+    with _appended(path) as file:
         dated = cast(TextIO, _Dated(file))
         yield _Logged(reporter, Console(file=dated, soft_wrap=True, width=1000, force_terminal=False))
+
+
+def _appended(path: Path) -> TextIO:
+    """The end of a file, which no link leads elsewhere."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_symlink():
+        path.unlink()
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "w", buffering=1, encoding="utf-8")
 
 
 class _Logged:

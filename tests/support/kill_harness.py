@@ -14,13 +14,14 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import tosslm.model.base
 import tosslm.pipeline
 import tosslm.training.train
 
 
-def start(config: dict) -> int:
+def start(config: dict[str, Any]) -> int:
     child = os.fork()
     if child:
         return child
@@ -40,20 +41,20 @@ def ended(child: int) -> bool:
     return bool(done)
 
 
-def steps(run_dir: Path) -> dict:
+def steps(run_dir: Path) -> dict[str, Any]:
     try:
         return json.loads((run_dir / "manifest.json").read_text())["stages"]
     except FileNotFoundError:
         return {}
 
 
-def run_to_the_end(config: dict) -> None:
+def run_to_the_end(config: dict[str, Any]) -> None:
     child = start(config)
     while not ended(child):
         time.sleep(0.02)
 
 
-def kill_in(config: dict, number: int, delay: float) -> bool:
+def kill_in(config: dict[str, Any], number: int, delay: float) -> bool:
     """Kill a run ``delay`` seconds after it began step ``number``; whether it was still there to be killed."""
     child = start(config)
     while len(steps(Path(config["run_dir"]))) < number:

@@ -28,8 +28,10 @@ def add_sections(run: tosslm.Run) -> tosslm.Run:
     step = {"fingerprint": "1" * 16, "inputs": {}, "files": {}, "seconds": 2.0}
     losses = [[i + 1, 3 - i / 40] for i in range(30)]
     names = ("references/utility", "references/degraded/round-0", "model")
-    manifest["stages"] |= {name: step | {"losses": losses} for name in names}
-    manifest["stages"] |= dict.fromkeys(("scores/round-1", "refinement/round-1", "diagnosis"), step)
+    trained = {"steps": 30, "first_loss": 3.0, "last_loss": 2.3, "tokens_per_second": 100.0, "losses": losses}
+    manifest["stages"] |= dict.fromkeys(names, step | trained)
+    manifest["stages"] |= dict.fromkeys(("scores/round-1", "diagnosis"), step)
+    manifest["stages"]["refinement/round-1"] = step | {"joined": 2, "samples": 2}
     manifest["config"]["refinement"]["rounds"] = 1
     shutil.copytree(path / "scores/round-0", path / "scores/round-1")
     write_json(path / "refinement/round-1.json", {"row_ids": run.rows["row_id"][:2]})

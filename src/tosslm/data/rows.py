@@ -55,7 +55,7 @@ class BadRow:
     remedy: str
 
 
-def content_id(messages: Sequence[Mapping[str, str]]) -> str:
+def content_id(messages: Sequence[Mapping[str, object]]) -> str:
     """The first 16 hex digits of SHA-256 over the messages as compact JSON, ``role`` and ``content`` only."""
     bare = [{"role": message["role"], "content": message["content"]} for message in messages]
     text = json.dumps(bare, sort_keys=True, ensure_ascii=False, separators=(",", ":"))

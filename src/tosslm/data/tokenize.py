@@ -106,7 +106,7 @@ class RowTokenizer:
         self.chat_template = self._template.source
         self._control_ids = _control_ids(tokenizer)
 
-    def __call__(self, messages: Sequence[Mapping[str, str]]) -> TokenizedRow:
+    def __call__(self, messages: Sequence[Mapping[str, object]]) -> TokenizedRow:
         """Tokenise one conversation.
 
         Args:
@@ -211,7 +211,7 @@ def _messages_of(record: Mapping[str, Any]) -> Messages:
     return parsed
 
 
-def _checked(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+def _checked(messages: Sequence[Mapping[str, object]]) -> list[dict[str, str]]:
     conversation = []
     for index, message in enumerate(messages):
         role, content = message.get("role"), message.get("content")

@@ -47,6 +47,8 @@ def evaluate_external(
     base = open_base(chosen)
     tokenizer = RowTokenizer(base.tokenizer, max_length=config.data.max_length, turns=config.data.turns)
     out = RunFolder(folder)
+    if others := [name for name in out.stages if name != EVALUATION]:
+        raise InputError(f"--out: {folder} is a run folder of its own (it holds {others[0]}); name another folder")
     sources = {name: source_checksums(getattr(config.data, name)) for name in ("harmful", "utility")}
     parts = [
         config.evaluation.model_dump(),

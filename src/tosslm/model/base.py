@@ -121,6 +121,11 @@ def choose_device(device: str) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
+def multiplies_bfloat16_fast() -> bool:
+    """Whether this machine's CPU multiplies bfloat16 matrices in hardware, as PyTorch sees it."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     """``auto`` is bfloat16 where the processor multiplies it fast, else float32.
 
@@ -129,7 +134,7 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     if dtype != "auto":
         return getattr(torch, dtype)
     if device.type == "cpu":
-        fast = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        fast = multiplies_bfloat16_fast()
     else:
         fast = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if fast else torch.float32

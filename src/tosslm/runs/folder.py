@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
@@ -18,10 +17,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from tosslm.errors import InputError, TosslmError
-from tosslm.files import atomic_path, fingerprint, remove_unfinished, sha256, write_json
+from tosslm.files import atomic_path, fingerprint, remove_unfinished, sha256, write_json, write_text
 from tosslm.runs.layout import STEP_FOLDERS, Layout
+from tosslm.runs.manifest import MANIFEST_FORMAT, read_manifest
 
-MANIFEST_FORMAT = 1
 _PACKAGES = ("tosslm", "torch", "transformers", "peft", "trl", "tokenizers", "numpy", "pyarrow", "datasets")
 
 
@@ -64,25 +63,8 @@ class RunFolder:
         self.manifest: dict[str, Any] = self._read_manifest()
 
     def _read_manifest(self) -> dict[str, Any]:
-        path = self.layout.manifest
-        empty: dict[str, Any] = {"format": MANIFEST_FORMAT, "stages": {}}
-        if self._fresh:
-            return empty
-        try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(manifest["stages"], dict):
-                raise TypeError("its stages are no mapping")
-        except FileNotFoundError:
-            return empty
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise TosslmError(f"{path}: not readable ({error}); `toss run CONFIG --fresh` starts over") from None
-        if manifest.get("format") != MANIFEST_FORMAT:
-            raise InputError(
-                f"{path}: format {manifest.get('format')!r} is not {MANIFEST_FORMAT}, the one that this version "
-                "reads; use the version that wrote it, or start over with --fresh"
-            )
-        _upgrade(manifest)
-        return manifest
+        empty: dict[str, Any] = {"format": MANIFEST_FORMAT, "stages": {}, "begun": {}}
+        return (None if self._fresh else read_manifest(self.layout.manifest)) or empty
 
     @property
     def stages(self) -> dict[str, Any]:
@@ -98,12 +80,15 @@ class RunFolder:
         Raises:
             TosslmError: another process writes here.
         """
+        self._refuse_what_is_not_ours()
         self.path.mkdir(parents=True, exist_ok=True)
         holder = self.layout.writer
         try:
             with FileLock(self.layout.lock, timeout=0):
-                holder.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
-                remove_unfinished(self.path)
+                write_text(holder, f"process {os.getpid()} on {platform.node()}")
+                remove_unfinished(self.path, deep=False)
+                for folder in map(self.layout.of, STEP_FOLDERS):
+                    remove_unfinished(folder)
                 if self._fresh:
                     self._clear()
                 self.manifest = self._read_manifest()
@@ -121,13 +106,44 @@ class RunFolder:
         self.manifest |= {"config": dict(config), "seed": seed, "versions": versions, "machine": dict(machine)}
         self._write()
 
+    def _refuse_what_is_not_ours(self) -> None:
+        """A folder without our manifest that holds a name that steps write belongs to somebody else.
+
+        Raises:
+            InputError: names what stands there.
+        """
+        if self.layout.manifest.exists():
+            read_manifest(self.layout.manifest)  # which refuses what is no manifest of ours
+            return
+        names = (*STEP_FOLDERS, self.layout.report.name, self.layout.comparison.name)
+        if found := [name for name in names if os.path.lexists(self.path / name)]:
+            raise InputError(
+                f"run_dir: {self.path} is no run folder (it has no manifest.json) and holds {', '.join(found)}, which "
+                "a run would replace; name a new folder"
+            )
+
     def _clear(self) -> None:
-        """Remove every step's output, and nothing that the user put beside them."""
-        for file in (self.layout.manifest, self.layout.report):
-            file.unlink(missing_ok=True)
-        for folder in (*map(self.layout.of, STEP_FOLDERS), self.layout.work):
-            shutil.rmtree(folder, ignore_errors=True)
+        """Remove what the manifest says that steps wrote, and nothing that the user put beside it."""
+        manifest = read_manifest(self.layout.manifest)
         self._fresh = False
+        if manifest is None:
+            return
+        for name in manifest["stages"]:
+            self._forget(manifest, name)
+        for outputs in manifest.get("begun", {}).values():
+            for output in outputs:
+                _remove(self.path / output)
+        shutil.rmtree(self.layout.work, ignore_errors=True)
+        self.layout.manifest.unlink()
+
+    def _forget(self, manifest: dict[str, Any], name: str) -> None:
+        """Remove the files of a recorded step, and the folders that are empty without them."""
+        for file in manifest["stages"][name]["files"]:
+            path = self.path / file
+            path.unlink(missing_ok=True)
+            for folder in path.relative_to(self.path).parents:
+                if folder != Path() and (self.path / folder).is_dir() and not any((self.path / folder).iterdir()):
+                    (self.path / folder).rmdir()
 
     def adopt(self, other: RunFolder, *, skip: tuple[str, ...]) -> None:
         """Take over the finished steps of another run whose files are not here, as links where the disk allows.
@@ -139,6 +155,7 @@ class RunFolder:
             skip: beginnings of the names of steps that are not taken over.
         """
         with self.lock():
+            self._write()
             for name, entry in other.stages.items():
                 if name.startswith(skip) or not other.is_current(name) or self.stages.get(name) == entry:
                     continue
@@ -186,10 +203,18 @@ class RunFolder:
 
     def is_current(self, name: str) -> bool:
         """Whether a step is recorded, and everything it was made from is still what it was."""
-        entry = self.stages.get(name)
-        return entry is not None and all(
-            self.is_current(source) and self.print_of(source) == known for source, known in entry["inputs"].items()
-        )
+        seen, left = {name}, [name]
+        while left:
+            entry = self.stages.get(left.pop())
+            if entry is None:
+                return False
+            for source, known in entry["inputs"].items():
+                if source not in self.stages or self.print_of(source) != known:
+                    return False
+                if source not in seen:
+                    seen.add(source)
+                    left.append(source)
+        return True
 
     def do(self, mark: Mark, work: Callable[[], Mapping[str, Any]]) -> bool:
         """Do a step's work and record it, unless it is done.
@@ -206,6 +231,7 @@ class RunFolder:
             shutil.rmtree(mark.work, ignore_errors=True)
             return False
         start = time.monotonic()
+        self._claim(mark)
         _prepare(mark)
         facts = dict(work())
         files = {file: sha256(self.path / file) for file in self._files(mark.outputs)}
@@ -217,9 +243,29 @@ class RunFolder:
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             **facts,
         }
+        self.manifest.get("begun", {}).pop(mark.name, None)
         self._write()
         shutil.rmtree(mark.work, ignore_errors=True)
         return True
+
+    def _claim(self, mark: Mark) -> None:
+        """Write down that a step is about to write its outputs, unless they are somebody else's.
+
+        Raises:
+            InputError: something stands there that no step of this run wrote.
+        """
+        begun = self.manifest.get("begun")
+        if begun is None or mark.name in begun:  # version 0.1 wrote no such list
+            return
+        known = {file for entry in self.stages.values() for file in entry["files"]}
+        for file in self._files(mark.outputs):
+            if file not in known:
+                raise InputError(
+                    f"{self.path / file}: stands there and is not of this run, which would replace it; move it away, "
+                    "or name another run_dir"
+                )
+        begun[mark.name] = list(mark.outputs)
+        self._write()
 
     def warn(self, warnings: Sequence[str]) -> None:
         """Write down what a reader should know before trusting the run."""
@@ -246,6 +292,20 @@ class RunFolder:
         write_json(self.layout.manifest, self.manifest)
 
 
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one that knows no links
+        shutil.copyfile(source, target)
+
+
 def _prepare(mark: Mark) -> None:
     """Make the step's private folder; what a different step left there is removed."""
     known = mark.work / "fingerprint"
@@ -254,20 +314,3 @@ def _prepare(mark: Mark) -> None:
         mark.work.mkdir(parents=True)
         mark.work.chmod(0o700)
         known.write_text(mark.fingerprint, encoding="utf-8")
-
-
-def _upgrade(manifest: dict[str, Any]) -> None:
-    """Say in the config what version 0.1 wrote beside it: which method of a comparison made the folder."""
-    config, stages = manifest.get("config"), manifest["stages"]
-    if not isinstance(config, dict) or "method" in config:
-        return
-    config["method"] = stages.get("selection", {}).get("method")
-    if "evaluation/model" in stages and "evaluation/base" not in stages:
-        config.setdefault("compare", {})["part_of"] = "../.."
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another disk, or one that knows no links
-        shutil.copyfile(source, target)

@@ -31,22 +31,24 @@ def evaluation_steps(config: Config, method: Method) -> list[Step]:
     """
     if not config.evaluation.asks:
         return []
-    base, model = _step(BASE, ()), _step(MODEL, (evaluation(BASE),))
     if not method.trains:
-        return [base]
-    return [_step(MODEL, ())] if config.compare.part_of else [base, model]
+        return [_step(BASE, last=True)]
+    if config.compare.part_of:
+        return [_step(MODEL, last=True)]
+    return [_step(BASE, last=False), _step(MODEL, (evaluation(BASE),), last=True)]
 
 
-def _step(name: str, beside: tuple[str, ...]) -> Step:
+def _step(name: str, beside: tuple[str, ...] = (), *, last: bool) -> Step:
+    """One model; the last of them writes the records of all."""
     trained = name == MODEL
     return Step(
         evaluation(name),
         "evaluate",
         1,
         (DATA, *((MODEL,) if trained else ()), *beside),
-        lambda bench, mark: _evaluate(bench, mark, name, [BASE] if beside else []),
+        lambda bench, mark: _evaluate(bench, mark, name, ([BASE] if beside else []) if last else None),
         lambda bench: _covers(bench, _rival(bench) if trained else None),
-        (evaluation(name), *((f"{EVALUATION}/{RESULTS}",) if trained else ())),
+        (evaluation(name), *((f"{EVALUATION}/{RESULTS}",) if last else ())),
     )
 
 
@@ -71,7 +73,7 @@ def _rival(bench: Workbench) -> Path | None:
     return Layout(comparison / STANDARD / f"seed-{config.seed}").of(evaluation(MODEL))
 
 
-def _evaluate(bench: Workbench, mark: Mark, name: str, earlier: list[str]) -> Facts:
+def _evaluate(bench: Workbench, mark: Mark, name: str, earlier: list[str] | None) -> Facts:
     config, layout, trained = bench.config, bench.layout, name == MODEL
     folder = layout.of(EVALUATION)
     with _measured(bench, trained) as adapted:
@@ -88,7 +90,8 @@ def _evaluate(bench: Workbench, mark: Mark, name: str, earlier: list[str]) -> Fa
             seed=config.seed,
             reporter=bench.reporter,
         )
-    write_results(layout.results, [*(read_record(folder / one) for one in earlier), record])
+    if earlier is not None:
+        write_results(layout.results, [*(read_record(folder / one) for one in earlier), record])
     return {}
 
 

@@ -1,0 +1,53 @@
+"""What is refused before anything is done, by a run as by its plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from tosslm.config import Config, SourceConfig
+from tosslm.data.rows import BadRow, raw_files, read_rows
+from tosslm.errors import InputError
+from tosslm.runs.layout import SETS
+
+
+def check_places(config: Config) -> None:
+    """Refuse a run folder that holds what the run reads: a step may replace what stands there.
+
+    Raises:
+        InputError: names the key and the path.
+    """
+    folder = Path(config.run_dir).resolve()
+    for key, path in _inputs(config):
+        if path.resolve().is_relative_to(folder):
+            raise InputError(
+                f"{key}: {path} lies in the run folder {config.run_dir}, where a run writes; name another run_dir, "
+                "or move it"
+            )
+
+
+def check_rows(config: Config) -> None:
+    """Read the three sets to their ends, before something is removed for their sake.
+
+    Raises:
+        InputError: a file cannot be read, a set has no row, or a row is bad and ``on_bad_row`` is ``error``.
+    """
+    for name in SETS:
+        source: SourceConfig = getattr(config.data, name)
+        good = False
+        for row in read_rows(source.path, format=source.format, field=source.field, split=source.split):
+            if not isinstance(row, BadRow):
+                good = True
+            elif config.data.on_bad_row == "error":
+                raise InputError(f"data.{name}: {row.origin}: {row.reason}; {row.remedy}")
+        if not good:
+            raise InputError(f"data.{name}: {source.path} has no usable row; name a file with rows in it")
+
+
+def _inputs(config: Config) -> Iterator[tuple[str, Path]]:
+    for name in SETS:
+        source: SourceConfig = getattr(config.data, name)
+        yield from ((f"data.{name}.path", file) for file in raw_files(source.path))
+    for key, named in (("model.name", config.model.name), ("model.adapter", config.model.adapter)):
+        if named and Path(named).exists():
+            yield key, Path(named)

@@ -1,0 +1,177 @@
+"""Where everything of a run lies: every path, once.
+
+A step is named as what it writes, so that ``scores/round-0`` is a key of the manifest and a folder of the run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+DATA = "data"
+UTILITY = "references/utility"
+SELECTION = "selection"
+MODEL = "model"
+EVALUATION = "evaluation"
+DIAGNOSIS = "diagnosis"
+REPORT = "report"
+SETS = ("custom", "harmful", "utility")
+STEP_FOLDERS = ("data", "references", "scores", "refinement", "selection", "model", "evaluation", "diagnosis")
+"""Folders of a run that steps write; beside them lie what `toss compare` made, logs, and the user's own."""
+RESULTS = "results.json"
+HELDOUT = "heldout.parquet"
+
+
+def degraded(round_: int) -> str:
+    """The degraded reference of a round of TOSS-Pro; 0 is plain TOSS."""
+    return f"references/degraded/round-{round_}"
+
+
+def scores(round_: int) -> str:
+    """The scores of a round."""
+    return f"scores/round-{round_}"
+
+
+def refinement(round_: int) -> str:
+    """The choice of the rows that join in a round, from 1."""
+    return f"refinement/round-{round_}"
+
+
+def evaluation(name: str) -> str:
+    """The evaluation of ``base`` or ``model``."""
+    return f"{EVALUATION}/{name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The files of one run folder.
+
+    Args:
+        root: the folder.
+    """
+
+    root: Path
+
+    def of(self, step: str) -> Path:
+        """What a step writes: a folder, most often."""
+        return self.root / step
+
+    @property
+    def manifest(self) -> Path:
+        """What was done, with what, and the checksum of every file."""
+        return self.root / "manifest.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the folder's one writer."""
+        return self.root / ".lock"
+
+    @property
+    def writer(self) -> Path:
+        """Says who the writer is."""
+        return self.root / ".writer"
+
+    @property
+    def work(self) -> Path:
+        """Unfinished work of running steps."""
+        return self.root / ".work"
+
+    @property
+    def log(self) -> Path:
+        """What a run said while it worked."""
+        return self.root / "run.log"
+
+    @property
+    def tracker_logs(self) -> Path:
+        """Files of trackers that write some."""
+        return self.root / "logs"
+
+    @property
+    def data(self) -> Path:
+        """Folder of the three sets."""
+        return self.of(DATA)
+
+    def rows(self, name: str) -> Path:
+        """The tokenised rows of a set, one of ``SETS``."""
+        return self.data / f"{name}.parquet"
+
+    @property
+    def bad_rows(self) -> Path:
+        """Rows that were left out, with reasons."""
+        return self.data / "bad_rows.jsonl"
+
+    def heldout(self, round_: int) -> Path:
+        """Losses of the held-out reference rows."""
+        return self.of(scores(round_)) / HELDOUT
+
+    def joined(self, round_: int) -> Path:
+        """Which rows joined the harmful set in a round."""
+        return self.root / f"{refinement(round_)}.json"
+
+    @property
+    def keep(self) -> Path:
+        """The keep mask."""
+        return self.of(SELECTION) / "keep.parquet"
+
+    @property
+    def evidence(self) -> Path:
+        """What selection ranked, where that is not the scores themselves."""
+        return self.of(SELECTION) / "evidence.parquet"
+
+    @property
+    def evidence_facts(self) -> Path:
+        """What was learnt for it, and from what."""
+        return self.of(SELECTION) / "evidence.json"
+
+    @property
+    def selection_facts(self) -> Path:
+        """How many tokens were dropped, of which source, from which threshold on."""
+        return self.of(SELECTION) / "selection.json"
+
+    @property
+    def model(self) -> Path:
+        """The fine-tuned adapter."""
+        return self.of(MODEL)
+
+    @property
+    def diagnosis(self) -> Path:
+        """Where safety went: figures by position."""
+        return self.of(DIAGNOSIS)
+
+    @property
+    def results(self) -> Path:
+        """One record of each model that was evaluated."""
+        return self.of(EVALUATION) / RESULTS
+
+    @property
+    def verdicts(self) -> Path:
+        """What a judge said, so that it is not asked twice."""
+        return self.root / "verdicts.jsonl"
+
+    @property
+    def comparison(self) -> Path:
+        """Folder of `toss compare`: a run folder for each method and seed."""
+        return self.root / "compare"
+
+    @property
+    def compared(self) -> Path:
+        """One record of each method and seed that was compared."""
+        return self.comparison / RESULTS
+
+    @property
+    def compared_curves(self) -> Path:
+        """Diagnosis of standard SFT, on the rows and against the degraded reference of the run."""
+        return self.comparison / "diagnosis"
+
+    def method(self, name: str, seed: int | None) -> Path:
+        """Run folder of a compared method; None is the seed of one that trains nothing."""
+        return self.comparison / name / ("untrained" if seed is None else f"seed-{seed}")
+
+    def shared(self, seed: int) -> Path:
+        """Run folder of what a comparison's methods share, for a seed that is not the config's own."""
+        return self.comparison / "shared" / f"seed-{seed}"
+
+    @property
+    def report(self) -> Path:
+        """All of it in one page."""
+        return self.root / "report.html"

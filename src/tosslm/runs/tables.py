@@ -1,0 +1,162 @@
+"""The tables of a run folder: what their columns are, and how they are read, as streams.
+
+Everything goes through ``files.read_tables``, which checks the checksum of every page.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tosslm.data.rows import base_id, held_out
+from tosslm.errors import TosslmError
+from tosslm.files import read_batches, read_tables
+from tosslm.ragged import split_rows
+
+_TEXT, _INT, _FLOAT = pa.string(), pa.int64(), pa.float64()
+_INTS, _FLOATS, _BOOLS = pa.list_(pa.int32()), pa.list_(pa.float32()), pa.list_(pa.bool_())
+_SPANS = pa.list_(_INTS)
+DATA_SCHEMA = pa.schema(
+    {"row_id": _TEXT, "origin": _TEXT, "source": _TEXT, "messages": _TEXT}
+    | {"input_ids": _INTS, "response_mask": _BOOLS, "offsets": _SPANS, "unsafe_spans": _SPANS}
+)
+SCORE_SCHEMA = pa.schema({"row_id": _TEXT, "position": _INTS, "loss_degraded": _FLOATS, "loss_utility": _FLOATS})
+HELDOUT_SCHEMA = SCORE_SCHEMA.append(pa.field("set", _TEXT))
+KEEP_SCHEMA = pa.schema({"row_id": _TEXT, "keep": _BOOLS})
+EVIDENCE_SCHEMA = pa.schema({"row_id": _TEXT, "evidence": _FLOATS})
+MEASURES = ("kl", "shift", "loss")
+"""Of the diagnosis, at each position; ``diagnosis/divergence.py`` says what they are."""
+DIAGNOSED_ROWS_SCHEMA = pa.schema({"row_id": _TEXT, "set": _TEXT, "model": _TEXT} | dict.fromkeys(MEASURES, _FLOATS))
+POSITIONS_SCHEMA = pa.schema(
+    {"set": _TEXT, "model": _TEXT, "measure": _TEXT, "position": _INT}
+    | {"mean": _FLOAT, "low": _FLOAT, "high": _FLOAT, "n": _INT}
+)
+DROPPED_SCHEMA = pa.schema({"by": _TEXT, "key": _TEXT, "tokens": _INT, "dropped": _INT, "mean_score": _FLOAT})
+
+Parts = Iterator[tuple[list[str], np.ndarray, np.ndarray]]
+"""Row ids; the response tokens of each row, int64 ``[R]``; and a value for each token, ``[N]``, rows in turn."""
+_TRAINED_COLUMNS = ("row_id", "input_ids", "response_mask")
+
+
+def stored_rows(path: Path, columns: Iterable[str] | None = None) -> Iterator[dict[str, Any]]:
+    """The records of a set, of a part, or of the diagnosis, one by one."""
+    for batch in read_batches(path, columns):
+        yield from batch
+
+
+def row_ids(path: Path) -> list[str]:
+    """Row ids of a set, in order."""
+    return [row["row_id"] for row in stored_rows(path, ["row_id"])]
+
+
+def reference_rows(
+    path: Path, share: float, *, want_held_out: bool, columns: Collection[str] = _TRAINED_COLUMNS
+) -> Iterator[dict[str, Any]]:
+    """The records of a reference set that are trained on, or those held out.
+
+    Args:
+        path: the set's file.
+        share: ``references.holdout``.
+        want_held_out: which of the two.
+        columns: what of each record, ``row_id`` among it.
+    """
+    apart = held_out(row_ids(path), share)
+    for row in stored_rows(path, columns):
+        if (base_id(row["row_id"]) in apart) == want_held_out:
+            yield row
+
+
+def held_out_rows(path: Path, share: float) -> list[dict[str, Any]]:
+    """The held-out records of a reference set, their messages as lists."""
+    records = reference_rows(path, share, want_held_out=True, columns=(*_TRAINED_COLUMNS, "messages"))
+    return [record | {"messages": json.loads(record["messages"])} for record in records]
+
+
+def part_files(folder: Path) -> list[Path]:
+    """The parts of a round's scores, in the order of the custom set."""
+    return sorted(folder.glob("part-*.parquet"), key=lambda path: int(path.stem.removeprefix("part-")))
+
+
+def read_losses(folder: Path) -> Iterator[tuple[list[str], np.ndarray, np.ndarray, np.ndarray]]:
+    """Stream a round's losses, one part at a time.
+
+    Yields:
+        The part's row ids; the response tokens of each row, int64 ``[R]``; and ``loss_utility`` and
+        ``loss_degraded`` of all its tokens, float32 ``[N]``, rows one after the other.
+    """
+    for path in part_files(folder):
+        table = pa.concat_tables(read_tables(path, ["row_id", "loss_degraded", "loss_utility"]))
+        losses = (_flat(table[name]) for name in ("loss_utility", "loss_degraded"))
+        yield table["row_id"].to_pylist(), _lengths(table["loss_utility"]), *losses
+
+
+def read_scores(folder: Path) -> Parts:
+    """Stream a round's scores, ``loss_utility - loss_degraded``, float32, one part at a time."""
+    for ids, lengths, utility, degraded in read_losses(folder):
+        yield ids, lengths, utility - degraded
+
+
+def finite_scores(folder: Path) -> Parts:
+    """As ``read_scores``, but refuses a score that is no number.
+
+    Raises:
+        TosslmError: names row and response token.
+    """
+    for ids, lengths, part in read_scores(folder):
+        finite = np.isfinite(part)
+        if not finite.all():
+            token = int(np.argmin(finite))
+            row = int(np.searchsorted(np.cumsum(lengths), token, side="right"))
+            place = token - int(lengths[:row].sum())
+            raise TosslmError(
+                f"row {ids[row]}, response token {place}: the score is {part[token]}; a reference computes no "
+                "number there: train it with a lower learning_rate, or use model.dtype float32"
+            )
+        yield ids, lengths, part
+
+
+def held_out_scores(path: Path) -> dict[str, list[np.ndarray]]:
+    """Scores of the held-out rows, float32, one array a row, under ``harmful`` and ``utility``."""
+    scores: dict[str, list[np.ndarray]] = {"harmful": [], "utility": []}
+    for row in stored_rows(path, ["set", "loss_degraded", "loss_utility"]):
+        utility, degraded = (np.asarray(row[f"loss_{name}"], dtype=np.float32) for name in ("utility", "degraded"))
+        scores[row["set"]].append(utility - degraded)
+    return scores
+
+
+def read_evidence(path: Path) -> Parts:
+    """Stream evidence in context, float32, as ``read_scores`` streams scores."""
+    for table in read_tables(path):
+        yield table["row_id"].to_pylist(), _lengths(table["evidence"]), _flat(table["evidence"])
+
+
+def read_keep(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """Stream a keep mask: row id and bool ``[N]``, one value a response token."""
+    for row in stored_rows(path):
+        yield row["row_id"], np.asarray(row["keep"], dtype=bool)
+
+
+def by_row(parts: Parts) -> Iterator[np.ndarray]:
+    """The values of parts, one array a row."""
+    for _, lengths, values in parts:
+        yield from split_rows(values, lengths)
+
+
+def read_joined(path: Path) -> list[str]:
+    """Ids of the custom rows that joined the harmful set in a round, in the order they were met."""
+    found: list[str] = json.loads(path.read_text(encoding="utf-8"))["row_ids"]
+    return found
+
+
+def _lengths(column: pa.ChunkedArray) -> np.ndarray:
+    return pc.list_value_length(column).to_numpy().astype(np.int64)
+
+
+def _flat(column: pa.ChunkedArray) -> np.ndarray:
+    return pc.list_flatten(column).to_numpy()
