@@ -128,7 +128,21 @@ def test_a_killed_run_ends_with_the_same_answers(
     assert (tmp_path / "killed.jsonl").read_bytes() == data
     by_id = {answer.prompt_id: answer for answer in read_answers(tmp_path / "killed.jsonl")}
     assert [by_id[prompt.prompt_id] for prompt in prompts] == whole
-    assert set(json.loads(data.splitlines()[0])) == {"prompt_id", "prompt", "answer", "finished"}
+    assert set(json.loads(data.splitlines()[0])) == {"prompt_id", "prompt", "answer", "finished", "crc"}
+
+
+def test_a_kept_answer_that_is_not_what_was_written_is_given_anew(
+    model: Any, smollm2_tokenizer: Any, prompts: list[Prompt], tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {"max_new_tokens": 6, "batch_size": 4}
+    whole = generate_answers(model, smollm2_tokenizer, prompts, out=tmp_path / "whole.jsonl", **settings)
+    lines = (tmp_path / "whole.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    for damaged in (lines[5].replace('"answer": "', '"answer": "!'), "{", "[]\n", lines[5].replace('"crc"', '"cra"')):
+        (tmp_path / "damaged.jsonl").write_text("".join([*lines[:5], damaged, *lines[6:]]), encoding="utf-8")
+        assert (
+            generate_answers(model, smollm2_tokenizer, prompts, out=tmp_path / "damaged.jsonl", **settings) == whole
+        )
+        assert (tmp_path / "damaged.jsonl").read_text(encoding="utf-8") == "".join(lines)
 
 
 def test_answers_to_other_prompts_are_refused(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -160,6 +161,38 @@ def test_a_half_written_checkpoint_is_not_used(tiny_model_folder: Path, tmp_path
     (half / "trainer_state.json").write_text("{")
     facts, _ = train(base, rows, tmp_path)
     assert len(facts["losses"]) == facts["steps"]
+
+
+def flip(path: Path) -> None:
+    """Change one bit in the middle of a file."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "optimizer.pt").unlink(),
+        lambda folder: flip(folder / "optimizer.pt"),
+        lambda folder: flip(folder / "adapter_model.safetensors"),
+        lambda folder: flip(folder / "rng_state.pth"),
+        lambda folder: (folder / "trainer_state.json").write_text("{"),
+        lambda folder: (folder / "complete").write_text(""),
+    ],
+)
+def test_a_damaged_checkpoint_is_dropped_for_the_one_before(
+    tiny_model_folder: Path, tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
+    base, rows = base_of(tiny_model_folder), make_rows(12)
+    _, whole = train(base, rows, tmp_path / "whole", epochs=2)
+    with pytest.raises(KilledError):
+        train(base, rows, tmp_path / "killed", reporter=DyingReporter(5), epochs=2)
+    folders = sorted((tmp_path / "killed/checkpoints").glob("checkpoint-*"))
+    assert [folder.name for folder in folders] == ["checkpoint-2", "checkpoint-4"]
+    damage(folders[-1])
+    _, made = train(base, rows, tmp_path / "killed", epochs=2)
+    assert all(np.array_equal(made[name], value) for name, value in whole.items())
 
 
 def test_what_lies_in_an_adapter_folder(tiny_model_folder: Path, tmp_path: Path) -> None:

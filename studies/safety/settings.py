@@ -103,7 +103,7 @@ def run_folder(cell: str, seed: int) -> str:
 
 def sets_folder(cell: str, seed: int) -> str:
     """Where a setting's rows of one seed lie: with the headline's, where they are the same rows."""
-    return f"{run_folder(HEADLINE if CELLS[cell].headline_rows else cell, seed)}/sets"
+    return f"{run_folder(HEADLINE if CELLS[cell].headline_rows else cell, seed)}-sets"
 
 
 def config(cell: str, seed: int) -> dict[str, Any]:

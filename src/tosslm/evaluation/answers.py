@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 
@@ -27,4 +27,5 @@ class Answer:
 def read_answers(path: Path) -> list[Answer]:
     """The answers of a JSONL file, in its order; a last line that a kill cut off is left out."""
     lines = path.read_bytes().split(b"\n")[:-1]
-    return [Answer(**json.loads(line)) for line in lines]
+    records = (json.loads(line) for line in lines)
+    return [Answer(**{field.name: record[field.name] for field in fields(Answer)}) for record in records]

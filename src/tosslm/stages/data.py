@@ -13,7 +13,7 @@ import pyarrow as pa
 from tosslm.config import DataConfig, SourceConfig
 from tosslm.data.rows import BadRow, raw_files
 from tosslm.data.sets import SetCounts, prepared_rows, source_checksums
-from tosslm.errors import InputError
+from tosslm.errors import InputError, TosslmError
 from tosslm.files import atomic_path, parquet_writer
 from tosslm.runs.folder import Mark
 from tosslm.runs.layout import DATA, SETS
@@ -37,11 +37,11 @@ def _source(config: DataConfig, name: str) -> SourceConfig:
 
 def _covers(bench: Workbench) -> list[Any]:
     config = bench.config.data
-    return [
-        config.model_dump(),
-        {name: source_checksums(_source(config, name)) for name in SETS},
-        bench.base.identity,
-    ]
+    return [config.model_dump(), _checksums(config), bench.base.identity]
+
+
+def _checksums(config: DataConfig) -> dict[str, list[str]]:
+    return {name: source_checksums(_source(config, name)) for name in SETS}
 
 
 def _prepare(bench: Workbench, mark: Mark) -> Facts:
@@ -64,6 +64,8 @@ def _prepare(bench: Workbench, mark: Mark) -> Facts:
     if not any(one.bad for one in counts.values()):
         layout.bad_rows.unlink()
     checksums: dict[str, list[str]] = mark.covered[1]
+    if checksums != _checksums(config):  # the fingerprint is of the bytes that were read
+        raise TosslmError("data: a file changed while it was read; run again when nobody writes to it")
     files = {name: map(str, raw_files(_source(config, name).path)) for name in SETS}
     return {
         "sets": {name: asdict(one) for name, one in counts.items()},

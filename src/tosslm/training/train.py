@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
@@ -21,6 +22,7 @@ from trl import SFTConfig
 
 from tosslm.config import TrainingConfig
 from tosslm.errors import InputError, TosslmError
+from tosslm.files import sha256, write_json
 from tosslm.model.base import Base, fresh_adapter, save_adapter
 from tosslm.progress import Reporter, Task
 from tosslm.tracking import Trackers
@@ -238,7 +240,8 @@ class _Follow(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         (folder / "training_args.bin").unlink(missing_ok=True)
-        (folder / _COMPLETE).touch()
+        files = {file.relative_to(folder).as_posix(): sha256(file) for file in folder.rglob("*") if file.is_file()}
+        write_json(folder / _COMPLETE, files)
 
 
 def _arguments(
@@ -290,10 +293,18 @@ def scheduler_name(settings: TrainingConfig) -> str:
 
 
 def _last_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that was written to its end; what a kill left half written is removed."""
+    """The newest checkpoint that is whole, to the bit; what is half written or damaged is removed."""
     found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
     for checkpoint in reversed(found):
-        if (checkpoint / _COMPLETE).exists():
+        if _is_whole(checkpoint):
             return str(checkpoint)
         shutil.rmtree(checkpoint)
     return None
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        files = json.loads((checkpoint / _COMPLETE).read_text(encoding="utf-8"))
+        return bool(files) and all(sha256(checkpoint / file) == known for file, known in files.items())
+    except (OSError, ValueError, AttributeError):
+        return False
