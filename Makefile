@@ -1,7 +1,9 @@
 # make demo   sets everything up and runs TOSS-Pro on a real chat model
 #             EVIDENCE=posterior ranks tokens by their evidence in context, DROPPED=anchor holds dropped tokens to the
 #             base; with one of them the demo also compares with plain TOSS-Pro
-# make test   sets everything up and runs the tests
+# make test   sets everything up and runs the tests, all of them
+# make check  what to run while working: lint, types, and the quick tests
+# make quick  the quick tests alone: nothing trains, no browser, no further processes
 # TORCH       which PyTorch to install; by default the CPU build, where the package index has one
 PYTHON ?= python3
 TORCH_VERSION := 2.13.0
@@ -13,7 +15,7 @@ PROMPTS = {path: examples/demo/data/prompts.jsonl, where: {label: $(1)}}
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: venv demo test lint types lock benchmarks browser docs clean
+.PHONY: venv demo test check quick lint types lock benchmarks browser docs clean
 
 venv: $(VENV)/.installed
 
@@ -39,6 +41,11 @@ endif
 
 test: venv
 	$(BIN)/python -m pytest
+
+check: lint types quick
+
+quick: venv
+	$(BIN)/python -m pytest -m "not slow and not browser"
 
 lint: venv
 	$(BIN)/ruff check .

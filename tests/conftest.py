@@ -16,7 +16,19 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from support.browser import NEEDED, find_chromium, headless
 from tosslm.model.builtin import SMOLLM2, builtin_folder
 
+SLOW = {"tiny_model_folder", "tiny_adapter_folder", "tiny_config", "installed"}
+"""Who asks for one of these loads a model, and most often trains one, or starts processes."""
 DEMO = Path(__file__).parents[1] / "examples" / "demo"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    """What `make quick` leaves out is told by what a test asks for; others that are slow bear the mark themselves."""
+    for item in items:
+        if SLOW & set(item.fixturenames):
+            item.add_marker("slow")
+        if "browser" in item.fixturenames:
+            item.add_marker("browser")
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ import pytest
 from support.made_run import answers, made_run
 from support.made_sections import add_sections
 
+pytestmark = pytest.mark.slow  # a process a test
 HEAVY = ("torch", "transformers", "trl", "peft", "datasets", "sklearn")
 CALL = """
 import json, sys

@@ -49,6 +49,7 @@ def test_a_damaged_cache_is_noticed(smollm2_folder: Path, tmp_path: Path, monkey
     assert not [path for path in tmp_path.iterdir() if "unfinished" in path.name]
 
 
+@pytest.mark.slow
 def test_two_processes_convert_once(tmp_path: Path) -> None:
     script = (
         "import time; from tosslm.model import builtin\n"

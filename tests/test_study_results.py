@@ -80,6 +80,7 @@ def test_two_lines_of_one_method_and_seed_are_named(tmp_path: Path) -> None:
         read_results(file)
 
 
+@pytest.mark.slow
 def test_processes_that_share_a_file_write_every_line_once(tmp_path: Path) -> None:
     """Four at a time, each all of the same forty methods, with lines longer than one write of a buffer."""
     file = tmp_path / "headline.jsonl"
