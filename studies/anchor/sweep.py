@@ -107,7 +107,8 @@ def anchors(variant: Variant, keep: list[np.ndarray], distance: list[np.ndarray]
     """
     if variant.first is None:
         return None
-    anchored = [anchored_tokens(row, variant.first) for row in keep]
+    # Rows of this study have one answer each.
+    anchored = [anchored_tokens(row, np.arange(len(row)), variant.first) for row in keep]
     if variant.share is not None and distance is not None:
         far = ~select_tokens(np.concatenate(distance), variant.share)
         parts = split_rows(far, [len(row) for row in keep])

@@ -49,9 +49,9 @@ from tosslm.evaluation.measures import Sample, answer_samples, read_samples
 from tosslm.evaluation.prompts import read_prompts
 from tosslm.files import fingerprint
 from tosslm.methods import registry
-from tosslm.methods.material import answer_positions
 from tosslm.model.base import attached_adapters, open_base
 from tosslm.progress import ConsoleReporter
+from tosslm.ragged import answer_positions
 from tosslm.runs.folder import RunFolder
 from tosslm.runs.layout import MODEL, UTILITY, Layout, degraded, evaluation
 
