@@ -278,3 +278,10 @@ def test_the_whole_of_it_on_a_very_small_model(
     assert "| d 0.1 | toss |" in page.split("## When it works")[1]
     assert all(name in page.split("## Not measured yet")[1] for name in OURS if name != "toss")
     assert (tmp_path / "docs/results-harm.svg").read_text().startswith("<svg")
+
+
+def test_the_results_that_are_kept_make_the_page_that_is_kept(tmp_path: Path) -> None:
+    write_page(study.RESULTS, tmp_path)
+    docs = Path(__file__).parents[1] / "docs"
+    for name in ("results.md", "results-harm.svg", "results-refusals.svg"):
+        assert (tmp_path / name).read_text() == (docs / name).read_text(), "python -m studies.safety.study --page"

@@ -35,6 +35,7 @@ from studies.safety.settings import (
     REFERENCES,
     UNTRAINED,
     config,
+    methods_of,
     run_folder,
     sets_folder,
 )
@@ -215,7 +216,7 @@ def main() -> None:
     quiet_libraries()
     if not arguments.page:
         for cell, seed in _runs(arguments.only, arguments.ladder):
-            measure(cell, seed, arguments.methods or CELLS[cell].methods, arguments.results)
+            measure(cell, seed, arguments.methods or methods_of(cell, seed), arguments.results)
     if not arguments.only:
         write_page(arguments.results, Path("docs") if arguments.results == RESULTS else arguments.results)
 
