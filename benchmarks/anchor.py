@@ -45,7 +45,7 @@ def train(kind: str, count: int) -> dict[str, float]:
     rng, rows = np.random.default_rng(0), []
     for row in tosslm.tokenize_rows(messages, base.tokenizer):
         keep = rng.random(sum(row["response_mask"])) >= DISCARD
-        anchored = None if first is None else anchored_tokens(keep, first)
+        anchored = None if first is None else anchored_tokens(keep, np.arange(len(keep)), first)
         rows.append(training_row(row["input_ids"], row["response_mask"], keep, anchored))
     _ = base.model
     recipe = Recipe(TrainingConfig.model_validate(SETTINGS), seed=0, anchor_weight=0.0 if first is None else 1.0)

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM
 
 import tosslm
+from conftest import write_rows
 from support.dying import DyingReporter, KilledError
 from test_training import base_of
 from tosslm.config import TrainingConfig, load_config
@@ -20,6 +21,7 @@ from tosslm.errors import InputError
 from tosslm.model.head import SplitHead
 from tosslm.progress import Reporter, SilentReporter
 from tosslm.training.labels import anchored_tokens, training_row, write_training_rows
+from tosslm.training.masked import selective_rows
 from tosslm.training.train import Recipe, train_adapter
 
 WEIGHT = 20.0  # the very small model is nearly uniform, and its divergences are a hundredth of a nat
@@ -33,7 +35,11 @@ def anchored_rows(count: int = 8) -> list[dict[str, Any]]:
         mask = rng.random(length) < 0.7
         mask[0], mask[1] = False, True
         keep = rng.random(int(mask.sum())) < 0.6
-        anchored = anchored_tokens(keep, first=2) if number < count - 1 else np.zeros(len(keep), dtype=bool)
+        anchored = (
+            anchored_tokens(keep, np.arange(len(keep)), first=2)
+            if number < count - 1
+            else np.zeros(len(keep), dtype=bool)
+        )
         rows.append(training_row(rng.integers(0, 500, length).tolist(), mask.tolist(), keep.tolist(), anchored))
     return rows
 
@@ -89,15 +95,17 @@ def independent_loss(adapter: Path, model_folder: Path, rows: list[dict[str, Any
 
 def test_dropped_and_first_tokens_are_anchored_and_have_no_label() -> None:
     keep = np.array([True, True, False, True])
-    row = training_row([9, 1, 2, 3, 4], [False, True, True, True, True], keep, anchored_tokens(keep, first=1))
+    row = training_row(
+        [9, 1, 2, 3, 4], [False, True, True, True, True], keep, anchored_tokens(keep, np.arange(len(keep)), first=1)
+    )
     assert row["anchored"] == [False, True, False, True, False]
     assert row["labels"] == [-100, -100, 2, -100, 4]
     assert row["response_tokens"] == 4
 
 
 def test_more_first_tokens_than_a_row_has_anchor_all_of_it() -> None:
-    assert anchored_tokens(np.array([True, False]), first=5).tolist() == [True, True]
-    assert anchored_tokens(np.array([True, False]), first=0).tolist() == [False, True]
+    assert anchored_tokens(np.array([True, False]), np.arange(2), first=5).tolist() == [True, True]
+    assert anchored_tokens(np.array([True, False]), np.arange(2), first=0).tolist() == [False, True]
 
 
 def test_the_loss_is_exact_after_steps_that_moved_the_model(tiny_model_folder: Path, tmp_path: Path) -> None:
@@ -185,3 +193,21 @@ def test_options_that_do_not_go_together_are_refused(tiny_config: dict[str, Any]
         load_config(wrong)
     wrong["finetune"]["anchor_weight"] = 0.0
     load_config(wrong)
+
+
+def test_every_answer_of_a_conversation_is_anchored_at_its_beginning(tiny_config: dict[str, Any]) -> None:
+    """The labels of a run's training rows, against the turns of the conversation."""
+    turns = [{"role": role, "content": f"{role} says this and that"} for role in ("user", "assistant") * 3]
+    write_rows(Path(tiny_config["data"]["custom"]["path"]), [{"messages": turns}])
+    config = {**tiny_config, "selection": {"discard_fraction": 0.0}, "refinement": {"rounds": 0}}
+    run = tosslm.run(config, until="select")
+    (row,) = selective_rows(run.layout, anchor_first=2)
+    offsets = run.rows["offsets"][0]
+    places = [place for place, responds in enumerate(run.rows["response_mask"][0]) if responds]
+    expected = [False] * len(row["input_ids"])
+    for message in (1, 3, 5):
+        for place in [p for p, offset in zip(places, offsets, strict=True) if offset[0] == message][:2]:
+            expected[place] = True
+    assert sum(expected) == 6
+    assert row["anchored"] == expected
+    assert all(row["labels"][place] == -100 for place, held in enumerate(expected) if held)

@@ -18,7 +18,7 @@ from tosslm.errors import InputError
 from tosslm.methods import find_methods, registry, seal, star_dss
 from tosslm.methods.constrained import constrained_loss
 from tosslm.methods.dsir import log_importance, ngram_counts
-from tosslm.methods.material import Material, answer_positions
+from tosslm.methods.material import Material
 from tosslm.methods.method import drop_rows_in_order
 from tosslm.methods.safeinstr import drawn_safety_rows
 from tosslm.methods.seal import add_gradients, relative_weights, selector_loss, train_selector, upper_weight
@@ -27,6 +27,7 @@ from tosslm.model import head
 from tosslm.model.base import Base, fresh_adapter, open_base
 from tosslm.model.head import SplitHead
 from tosslm.progress import SilentReporter
+from tosslm.ragged import answer_positions
 from tosslm.training.trainer import run_positions
 
 CONFIG = {"data": {name: {"path": "x.jsonl"} for name in ("custom", "harmful", "utility")}}

@@ -18,7 +18,7 @@ from studies.safety.ladder import findings
 from studies.safety.ledger import Results, read_results
 from studies.safety.page import as_good, harm_learnt, write_page
 from studies.safety.quality import Split, dropped_positions, dropped_shares
-from studies.safety.settings import OURS, config
+from studies.safety.settings import OURS, config, sets_folder
 from studies.safety.verdict import choose, criteria
 
 from conftest import demo_rows
@@ -220,11 +220,16 @@ def test_the_whole_of_it_on_a_very_small_model(
     def folder(cell: str, seed: int) -> str:
         return str(tmp_path / cell)
 
-    run = Path(folder("headline", 0))
+    monkeypatch.setattr(study, "COMMON", common)
+    monkeypatch.setattr("studies.safety.settings.COMMON", common)
+    monkeypatch.setattr("studies.safety.settings.run_folder", folder)
+    monkeypatch.setattr(study, "run_folder", folder)
+    monkeypatch.setattr(study, "make_base", lambda: None)
+    monkeypatch.setattr(study, "write_sets", lambda *_: pytest.fail("the sets are there"))
     custom = [row | {"source": "harmful" if i % 4 == 0 else "gsm8k"} for i, row in enumerate(demo_rows("custom", 12))]
     sets = {"custom": custom, "harmful": demo_rows("harmful", 8), "utility": demo_rows("utility", 8)}
     for name, rows in sets.items():
-        write_jsonl(run / "sets" / f"{name}.jsonl", rows)
+        write_jsonl(Path(sets_folder("headline", 0)) / f"{name}.jsonl", rows)
     for split, first in (("validation", 8), ("test", 12)):
         for name, set_name in (("harmful", "harmful"), ("utility", "utility")):
             write_jsonl(common / f"{name}_{split}.jsonl", demo_rows(set_name, first + 3)[first:])
@@ -232,11 +237,6 @@ def test_the_whole_of_it_on_a_very_small_model(
             asked = [row["prompt"] for row in demo_rows("prompts") if row["label"] == label]
             prompts = [{"messages": [{"role": "user", "content": prompt}]} for prompt in asked]
             write_jsonl(common / f"{name}_{split}.jsonl", prompts[first : first + 3])
-    monkeypatch.setattr(study, "COMMON", common)
-    monkeypatch.setattr("studies.safety.settings.COMMON", common)
-    monkeypatch.setattr("studies.safety.settings.run_folder", folder)
-    monkeypatch.setattr(study, "run_folder", folder)
-    monkeypatch.setattr(study, "make_base", lambda: None)
 
     def tiny(cell: str, seed: int) -> dict[str, Any]:
         model = {"name": str(tiny_model_folder), "dtype": "float32", "device": "cpu"}
@@ -278,3 +278,10 @@ def test_the_whole_of_it_on_a_very_small_model(
     assert "| d 0.1 | toss |" in page.split("## When it works")[1]
     assert all(name in page.split("## Not measured yet")[1] for name in OURS if name != "toss")
     assert (tmp_path / "docs/results-harm.svg").read_text().startswith("<svg")
+
+
+def test_the_results_that_are_kept_make_the_page_that_is_kept(tmp_path: Path) -> None:
+    write_page(study.RESULTS, tmp_path)
+    docs = Path(__file__).parents[1] / "docs"
+    for name in ("results.md", "results-harm.svg", "results-refusals.svg"):
+        assert (tmp_path / name).read_text() == (docs / name).read_text(), "python -m studies.safety.study --page"

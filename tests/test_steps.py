@@ -22,7 +22,11 @@ from tosslm.workbench import Workbench
 GOLDEN: dict[str, dict[str, str]] = json.loads(
     (Path(__file__).parent / "golden" / "fingerprints.json").read_text(encoding="utf-8")
 )
-"""Fingerprints that version 0.1.0 gave this config, by method; "" is a run that names none."""
+"""Fingerprints that version 0.1.0 gave this config, by method; "" is a run that names none.
+
+Of the anchored methods ``model`` and ``evaluation/model`` are newer: 0.1.0 anchored only the first answer of a
+conversation, so what it trained is to be done again.
+"""
 CONFIG = {
     "run_dir": "run",
     "seed": 7,

@@ -15,9 +15,9 @@ from transformers import AutoModelForCausalLM
 
 import tosslm.training.train
 from support.dying import DyingReporter, KilledError
-from tosslm.config import ModelConfig, TrainingConfig
+from tosslm.config import ModelConfig, TrainingConfig, covered
 from tosslm.errors import InputError, TosslmError
-from tosslm.model.base import Base, open_base
+from tosslm.model.base import Base, fresh_adapter, open_base
 from tosslm.progress import Reporter, SilentReporter
 from tosslm.training.fine_tune import fine_tune
 from tosslm.training.labels import training_row, write_training_rows
@@ -43,7 +43,7 @@ def train(
     base: Base,
     rows: list[dict[str, Any]],
     folder: Path,
-    normalize: Literal["kept", "all"] = "kept",
+    normalize: Literal["kept", "all", "row"] = "kept",
     reporter: Reporter | None = None,
     **settings: Any,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -66,26 +66,61 @@ def test_labels_are_the_kept_response_tokens() -> None:
     assert row == {"input_ids": [1, 2, 3, 4, 5], "labels": [-100, -100, 3, -100, 5], "response_tokens": 3}
 
 
-@pytest.mark.parametrize("normalize", ["kept", "all"])
+@pytest.mark.parametrize("normalize", ["kept", "all", "row"])
 def test_the_loss_of_a_step_is_exact(
-    tiny_model_folder: Path, tmp_path: Path, normalize: Literal["kept", "all"]
+    tiny_model_folder: Path, tmp_path: Path, normalize: Literal["kept", "all", "row"]
 ) -> None:
     """One optimizer batch of unequal rows over several forward passes, against a loop with a full softmax."""
-    rows = make_rows(8)
+    rows = [*make_rows(7), training_row([1, 2, 3], [False, True, True], [False, False])]  # the last keeps nothing
     model = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.float32)
-    total = kept = everything = 0.0
+    losses: list[list[float]] = []
     for row in rows:
         with torch.no_grad():
             log_p = torch.log_softmax(model(torch.tensor([row["input_ids"]])).logits[0].double(), -1)
-        for t, label in enumerate(row["labels"]):
-            if label != -100:
-                total -= log_p[t - 1, label].item()
-                kept += 1
-        everything += row["response_tokens"]
+        losses.append([-log_p[t - 1, label].item() for t, label in enumerate(row["labels"]) if label != -100])
+    total, kept = sum(map(sum, losses)), sum(map(len, losses))
+    expected = {
+        "kept": total / kept,
+        "all": total / sum(row["response_tokens"] for row in rows),
+        "row": float(np.mean([np.mean(own) for own in losses if own])),
+    }
     facts, _ = train(base_of(tiny_model_folder), rows, tmp_path, normalize, batch_size=8, micro_batch_size=2)
     assert facts["steps"] == 1
     assert facts["trained_tokens"] == kept
-    assert facts["first_loss"] == pytest.approx(total / (kept if normalize == "kept" else everything), abs=1e-4)
+    assert facts["first_loss"] == pytest.approx(expected[normalize], abs=1e-4)
+
+
+def test_the_mean_over_rows_is_the_authors_loop_of_one_row_at_a_time(tiny_model_folder: Path, tmp_path: Path) -> None:
+    """Their trainer takes the mean over each row's own labels, and means over rows by accumulating them."""
+    rows = [row for row in make_rows(4) if any(label != -100 for label in row["labels"])]
+    base = base_of(tiny_model_folder)
+    _, made = train(base, rows, tmp_path, "row", batch_size=4, micro_batch_size=2)
+    with fresh_adapter(base, TrainingConfig.model_validate({}).lora, 3) as model:
+        learnt = [weight for weight in model.parameters() if weight.requires_grad]
+        for row in rows:
+            labels = torch.tensor([row["labels"]])
+            (model(input_ids=torch.tensor([row["input_ids"]]), labels=labels).loss / len(rows)).backward()
+        torch.nn.utils.clip_grad_norm_(learnt, 1.0)
+        torch.optim.AdamW(learnt, lr=0.01, weight_decay=0.0).step()
+        expected = {
+            name.replace(".default", ""): weight.detach().numpy().copy()
+            for name, weight in model.named_parameters()
+            if weight.requires_grad
+        }
+    for name, value in expected.items():
+        np.testing.assert_allclose(made[name], value, atol=2e-3)
+
+
+def test_adamws_betas_are_the_ones_that_are_asked_for(tiny_model_folder: Path, tmp_path: Path) -> None:
+    base, rows = base_of(tiny_model_folder), make_rows(12)
+    _, usual = train(base, rows, tmp_path / "usual")
+    _, same = train(base, rows, tmp_path / "same", betas=[0.9, 0.999])
+    _, theirs = train(base, rows, tmp_path / "theirs", betas=[0.9, 0.95])
+    assert all(np.array_equal(usual[name], same[name]) for name in usual)
+    assert any(not np.array_equal(usual[name], theirs[name]) for name in usual)
+    settings = TrainingConfig.model_validate({})
+    assert "betas" not in covered(settings)  # what was trained before there was a key is found done
+    assert covered(TrainingConfig.model_validate({"betas": [0.9, 0.95]}))["betas"] == (0.9, 0.95)
 
 
 def test_the_update_does_not_depend_on_the_micro_batch(tiny_model_folder: Path, tmp_path: Path) -> None:

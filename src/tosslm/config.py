@@ -95,6 +95,9 @@ class LoraConfig(Section):
     )
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class TrainingConfig(Section):
     """What the trainings of references and of the model have in common."""
 
@@ -107,6 +110,7 @@ class TrainingConfig(Section):
     )
     warmup_steps: int = Field(0, ge=0, description="Steps of linear warm-up.")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay.")
+    betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="AdamW's betas; the authors' code has [0.9, 0.95].")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
     epochs: int = Field(2, ge=1, description="Passes over the rows.")
     batch_size: int = Field(64, ge=1, description="Rows in an optimizer step, over all forward passes.")
@@ -181,10 +185,11 @@ class RefinementConfig(Section):
 class FinetuneConfig(TrainingConfig):
     """How the base is fine-tuned on the tokens kept."""
 
-    normalize: Literal["kept", "all"] = Field(
+    normalize: Literal["kept", "all", "row"] = Field(
         "kept",
-        description="kept divides the loss by the kept tokens of the optimizer batch (the authors' code), "
-        "all by all its response tokens (the paper's formula).",
+        description="kept divides the loss by the kept tokens of the optimizer batch; all by all its response tokens "
+        "(the paper's formula); row takes the mean over each row's kept tokens, then over the rows that keep any "
+        "(the authors' code, which reads one row at a time).",
     )
     dropped: Literal["ignore", "anchor"] = Field(
         "ignore",
@@ -197,7 +202,7 @@ class FinetuneConfig(TrainingConfig):
     anchor_first: int = Field(
         3,
         ge=0,
-        description="For dropped: anchor. The first so many response tokens of each row are anchored too, kept or "
+        description="For dropped: anchor. The first so many response tokens of each answer are anchored too, kept or "
         "not: it is there that refusing is forgotten.",
     )
 
@@ -208,10 +213,10 @@ class FinetuneConfig(TrainingConfig):
 
     @model_validator(mode="after")
     def _anchored_means(self) -> FinetuneConfig:
-        if self.anchors and self.normalize == "all":
+        if self.anchors and self.normalize != "kept":
             raise ValueError(
-                "normalize: all does not go with dropped: anchor, whose loss is two means, each over its own tokens; "
-                "set normalize: kept, or dropped: ignore"
+                f"normalize: {self.normalize} does not go with dropped: anchor, whose loss is two means, each over "
+                "its own tokens; set normalize: kept, or dropped: ignore"
             )
         return self
 
@@ -433,6 +438,17 @@ def load_config(
         return Config.model_validate(tree)
     except ValidationError as error:
         raise InputError(_explain(error, where)) from None
+
+
+def covered(settings: TrainingConfig) -> dict[str, Any]:
+    """What a fingerprint covers of a training's settings.
+
+    A key that came later is left out while it has the value that was meant before there was one, so that what was
+    trained then is known to be the same now.
+    """
+    later = {"betas": (0.9, 0.999)}
+    values = settings.model_dump()
+    return {key: value for key, value in values.items() if key not in later or value != later[key]}
 
 
 def explicit_value(config: BaseModel, key: str) -> tuple[bool, Any]:

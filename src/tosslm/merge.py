@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from peft import PeftModel
+from transformers import AutoTokenizer
 
 from tosslm.errors import InputError, TosslmError
 from tosslm.files import atomic_folder
 from tosslm.model.base import HAZARD_MARK, Base, check_adapter, load_model, open_base
+from tosslm.model.fit import check_adapter_fits
 from tosslm.runs.reader import Run
 from tosslm.stages.finetune import model_readme
 
@@ -58,13 +60,18 @@ def save_merged(base: Base, adapter: Path, folder: Path) -> None:
     """
     _check_merge(adapter, folder)
     check_adapter(adapter)
+    plain = load_model(base)
+    check_adapter_fits(plain, adapter, str(adapter))
     try:
-        model = PeftModel.from_pretrained(load_model(base), adapter).merge_and_unload()
+        model = PeftModel.from_pretrained(plain, adapter).merge_and_unload()
     except (RuntimeError, ValueError) as error:
         raise InputError(f"{adapter}: does not fit {base.config.name} ({error})") from error
     with atomic_folder(folder) as beside:
         model.save_pretrained(beside)
-        base.tokenizer.save_pretrained(beside)
+        # Anew from its files: the one in use has been given a padding token, which a trainer after us may mask.
+        AutoTokenizer.from_pretrained(base.folder, trust_remote_code=base.config.trust_remote_code).save_pretrained(
+            beside
+        )
 
 
 def _check_merge(adapter: Path, out: Path) -> None:

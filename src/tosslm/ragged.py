@@ -32,3 +32,16 @@ def row_starts(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
 def row_numbers(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
     """The row of each value: int64 ``[N]``."""
     return np.repeat(np.arange(len(lengths)), lengths)
+
+
+def answer_positions(response_mask: np.ndarray) -> np.ndarray:
+    """How many response tokens of the same answer stand before each, int64 ``[n]``, of a row's mask, bool ``[T]``.
+
+    Examples:
+        >>> answer_positions(np.array([False, True, True, False, True])).tolist()
+        [0, 1, 0]
+    """
+    places = np.flatnonzero(response_mask)
+    starts = np.flatnonzero(np.diff(places, prepend=-2) > 1)
+    lengths = np.diff(starts, append=len(places))
+    return np.arange(len(places)) - np.repeat(starts, lengths)

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks.anchor import COST
 from studies.anchor.data import ROWS
+from studies.safety.ledger import check_bases
 
 from tosslm.files import write_text
 from tosslm.statistics import Interval, mean_interval, paired_difference
 
+COST = Path("runs/anchor/cost.json")  # written by benchmarks/anchor.py
 _HEAD = """# What an anchor keeps, and what it costs
 
 Written by `python -m studies.anchor.sweep`; the settings stand in `studies/anchor/`.
@@ -43,6 +44,7 @@ def write_page(results: Path, page: Path) -> None:
     """Write the table of all variants that have been measured."""
     found = [json.loads(path.read_text(encoding="utf-8")) for path in results.glob("*.json")]
     by_name = {result["name"]: result for result in found}
+    check_bases({name: {result.get("seed", 0): result} for name, result in by_name.items()})
     base, sft = by_name["base"], by_name.get("standard SFT")
     head = _HEAD.format(
         advbench=len(base["advbench"]), xstest=len(base["xstest"]), custom=sum(ROWS["custom"].values())

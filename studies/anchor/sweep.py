@@ -18,21 +18,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from studies.anchor.data import write_sets
 from studies.anchor.page import write_page
+from studies.provenance import code_version
 
 import tosslm
 from tosslm.cli import quiet_libraries
 from tosslm.config import TrainingConfig
 from tosslm.data.rows import BadRow, read_rows
+from tosslm.diagnosis.divergence import DEGRADED, row_divergences
 from tosslm.evaluation.generate import generate_answers
 from tosslm.evaluation.prompts import read_prompts
 from tosslm.evaluation.refusals import classify
 from tosslm.evaluation.utility import row_losses
 from tosslm.files import write_json
 from tosslm.model.base import Base, attached_adapters, open_base
-from tosslm.model.head import SplitHead, divergences
 from tosslm.progress import ConsoleReporter
 from tosslm.ragged import split_rows
 from tosslm.runs.layout import degraded
@@ -107,7 +107,8 @@ def anchors(variant: Variant, keep: list[np.ndarray], distance: list[np.ndarray]
     """
     if variant.first is None:
         return None
-    anchored = [anchored_tokens(row, variant.first) for row in keep]
+    # Rows of this study have one answer each.
+    anchored = [anchored_tokens(row, np.arange(len(row)), variant.first) for row in keep]
     if variant.share is not None and distance is not None:
         far = ~select_tokens(np.concatenate(distance), variant.share)
         parts = split_rows(far, [len(row) for row in keep])
@@ -117,23 +118,14 @@ def anchors(variant: Variant, keep: list[np.ndarray], distance: list[np.ndarray]
 
 def distances(base: Base, run: tosslm.Run) -> list[np.ndarray]:
     """``KL(base || degraded reference)`` of every response token of the custom set, one array a row."""
-    found = []
+    rows = list(run.rows)
+    longest = max(len(row["input_ids"]) for row in rows)
     with (
-        attached_adapters(base, {"degraded": run.layout.of(degraded(0))}) as model,
-        ConsoleReporter().task("distance to the degraded reference", len(run.rows)) as task,
-        torch.inference_mode(),
+        attached_adapters(base, {DEGRADED: run.layout.of(degraded(0))}) as model,
+        ConsoleReporter().task("distance to the degraded reference", len(rows)) as task,
     ):
-        split = SplitHead(model)
-        for row in run.rows:
-            ids = torch.tensor([row["input_ids"]])
-            before = torch.as_tensor(row["response_mask"])[1:]
-            harmed = split.hidden_states(ids, torch.ones_like(ids))[0, :-1][before]
-            with model.disable_adapter():
-                aligned = split.hidden_states(ids, torch.ones_like(ids))[0, :-1][before]
-                logits = split.logits(aligned)
-            found.append(divergences(logits, split.logits(harmed)).numpy())
-            task.advance(1, 2 * len(row["input_ids"]))
-    return found
+        found = row_divergences(model, rows, [DEGRADED], positions=longest, batch_tokens=16384, task=task)
+    return [row[DEGRADED]["kl"] for row in found]
 
 
 def train(base: Base, run: tosslm.Run, name: str, distance: list[np.ndarray] | None) -> Path:
@@ -197,6 +189,7 @@ def main() -> None:
     if not arguments.page:
         if not (ROOT / "sets/xstest.jsonl").exists():
             write_sets(ROOT / "sets", SEED)
+        code_version()  # asked once a process: of the code that runs from here on
         run = tosslm.run(CONFIG, until="select", reporter=ConsoleReporter())
         sweep(run, arguments.only or ["base", *VARIANTS])
     if not arguments.only:
@@ -206,6 +199,12 @@ def main() -> None:
 def sweep(run: tosslm.Run, names: list[str]) -> None:
     """Train and measure every one of these variants that has no result yet."""
     base = open_base(run.config.model)
+    made_from = {
+        "seed": SEED,
+        "base": base.identity,
+        "code": code_version(),
+        "versions": run.manifest["versions"],
+    }
 
     def tokenizer(messages: list[dict[str, str]]) -> dict[str, Any]:
         return dict(tosslm.tokenize_rows([{"messages": messages}], base.tokenizer)[0])
@@ -222,7 +221,7 @@ def sweep(run: tosslm.Run, names: list[str]) -> None:
                 distance = distances(base, run)
             with attached_adapters(base, {"model": train(base, run, name, distance)}) as model:
                 result = measure(base, model, tokenizer, name)
-        write_json(out, {"name": name, **result})
+        write_json(out, {"name": name} | made_from | result)
 
 
 if __name__ == "__main__":

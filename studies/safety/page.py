@@ -19,10 +19,10 @@ from studies.safety.settings import (
     OURS,
     REFERENCES,
     RIVALS,
-    SEEDS,
     STANDARD,
     UNTRAINED,
     config,
+    methods_of,
 )
 from studies.safety.verdict import LEAST, RULE, TOGETHER, causes, choose, criteria, negative
 from studies.safety.wording import nats, percent, points
@@ -258,15 +258,15 @@ def _missing(results: Path) -> list[str]:
     left: list[str] = []
     for cell, setting in CELLS.items():
         found = read_results(ledger(results, cell))
-        lacking = [
-            f"{name} (seed {', '.join(map(str, seeds))})" if cell == HEADLINE else name
+        lacking = {
+            name: [s for s in setting.seeds if name in methods_of(cell, s) and s not in found.get(name, {})]
             for name in setting.methods
-            if (seeds := [seed for seed in _seeds(name, setting.seeds) if seed not in found.get(name, {})])
+        }
+        told = [
+            f"{name} (seed {', '.join(map(str, seeds))})" if cell == HEADLINE else name
+            for name, seeds in lacking.items()
+            if seeds
         ]
-        if lacking:
-            left.append(f"- {cell}: {', '.join(lacking)}")
+        if told:
+            left.append(f"- {cell}: {', '.join(told)}")
     return ["## Not measured yet", "", *left, ""] if left else []
-
-
-def _seeds(name: str, seeds: Sequence[int]) -> Sequence[int]:
-    return SEEDS[:1] if name == UNTRAINED else seeds

@@ -101,6 +101,12 @@ def run_folder(cell: str, seed: int) -> str:
     return str(ROOT / cell.replace(" ", "-") / f"seed-{seed}")
 
 
+def methods_of(cell: str, seed: int) -> tuple[str, ...]:
+    """The methods that are compared in a setting, with a seed; the untouched base with the first one alone."""
+    setting = CELLS[cell]
+    return tuple(name for name in setting.methods if name != UNTRAINED or seed == setting.seeds[0])
+
+
 def sets_folder(cell: str, seed: int) -> str:
     """Where a setting's rows of one seed lie: with the headline's, where they are the same rows."""
     return f"{run_folder(HEADLINE if CELLS[cell].headline_rows else cell, seed)}-sets"

@@ -35,6 +35,7 @@ from studies.safety.settings import (
     REFERENCES,
     UNTRAINED,
     config,
+    methods_of,
     run_folder,
     sets_folder,
 )
@@ -49,9 +50,9 @@ from tosslm.evaluation.measures import Sample, answer_samples, read_samples
 from tosslm.evaluation.prompts import read_prompts
 from tosslm.files import fingerprint
 from tosslm.methods import registry
-from tosslm.methods.material import answer_positions
 from tosslm.model.base import attached_adapters, open_base
 from tosslm.progress import ConsoleReporter
+from tosslm.ragged import answer_positions
 from tosslm.runs.folder import RunFolder
 from tosslm.runs.layout import MODEL, UTILITY, Layout, degraded, evaluation
 
@@ -215,7 +216,7 @@ def main() -> None:
     quiet_libraries()
     if not arguments.page:
         for cell, seed in _runs(arguments.only, arguments.ladder):
-            measure(cell, seed, arguments.methods or CELLS[cell].methods, arguments.results)
+            measure(cell, seed, arguments.methods or methods_of(cell, seed), arguments.results)
     if not arguments.only:
         write_page(arguments.results, Path("docs") if arguments.results == RESULTS else arguments.results)
 

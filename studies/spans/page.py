@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from studies.safety.ledger import check_bases
 from studies.spans.settings import CORPORA, ROOT, SEEDS
 
 from tosslm.files import write_text
@@ -53,6 +54,7 @@ def write_page(page: Path, root: Path = ROOT) -> None:
         runs = [root / name / f"seed-{seed}" for seed in SEEDS if (root / name / f"seed-{seed}/quality.npz").exists()]
         if runs:
             facts = [json.loads((run / "facts.json").read_text(encoding="utf-8")) for run in runs]
+            check_bases({name: dict(enumerate(facts))})
             curves = [dict(np.load(run / "quality.npz", allow_pickle=False)) for run in runs]
             parts.append(_section(corpus.title, facts, curves))
             parts.append(_why(runs, facts, curves))

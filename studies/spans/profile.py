@@ -10,12 +10,11 @@ import json
 from typing import Any
 
 import numpy as np
-from studies.spans.quality import Ranking
 from studies.spans.settings import CORPORA, ROOT
 
 import tosslm
 from tosslm.files import write_json
-from tosslm.findings.spans import unsafe_tokens
+from tosslm.findings.spans import ranking_quality, unsafe_tokens
 from tosslm.selection.chain import Chain, passes
 
 RUN_LENGTHS = (1.1, 1.4, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0)
@@ -46,6 +45,5 @@ def profile(corpus: str, seed: int) -> None:
     for length in RUN_LENGTHS:
         leave = min(1 / length, 0.999 * (1 - share) / share)  # both probabilities stay below 1
         filtered, ahead = passes(evidence, lengths, Chain(leave * share / (1 - share), leave))
-        ranking = Ranking(unsafe[judged], (filtered + ahead)[judged], np.zeros(int(judged.sum()), dtype=int))
-        found[str(length)] = ranking.quality(np.ones(1))[1]
+        found[str(length)] = ranking_quality(unsafe[judged], (filtered + ahead)[judged])["average_precision"]
     write_json(out, found)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from studies.provenance import code_version
 from studies.spans.page import write_page
 from studies.spans.profile import judged_tokens, profile
 from studies.spans.quality import Ranking, Resamples
@@ -67,6 +68,7 @@ def measure(corpus: str, seed: int) -> None:
     out = ROOT / corpus / f"seed-{seed}" / "quality.npz"
     if out.exists():
         return
+    code = code_version()
     run = tosslm.run(run_config(corpus, seed), until="select", reporter=ConsoleReporter())
     found = signals(run, losses_of_base(corpus, run))
     rows = run.rows
@@ -77,6 +79,10 @@ def measure(corpus: str, seed: int) -> None:
     draws = Resamples.draw(judged_rows)
     curves = {name: draws.of(Ranking(unsafe, values[inside], row_numbers)) for name, values in found.items()}
     facts = {
+        "seed": seed,
+        "base": open_base(run.config.model).identity,
+        "code": code,
+        "versions": run.manifest["versions"],
         "rows": judged_rows,
         "tokens": len(unsafe),
         "unsafe_share": float(unsafe.mean()),

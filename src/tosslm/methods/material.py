@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tosslm.ragged import answer_positions
 from tosslm.runs.layout import scores
 from tosslm.runs.tables import read_losses, reference_rows, stored_rows
 
@@ -86,19 +87,6 @@ def load_material(bench: Workbench, *, with_scores: bool, signals: Mapping[str, 
         loss_utility=np.concatenate(utility) if utility else _NONE,
         signals=signals,
     )
-
-
-def answer_positions(response_mask: np.ndarray) -> np.ndarray:
-    """How many response tokens of the same answer stand before each, int64 ``[n]``, of a row's mask, bool ``[T]``.
-
-    Examples:
-        >>> answer_positions(np.array([False, True, True, False, True])).tolist()
-        [0, 1, 0]
-    """
-    places = np.flatnonzero(response_mask)
-    starts = np.flatnonzero(np.diff(places, prepend=-2) > 1)
-    lengths = np.diff(starts, append=len(places))
-    return np.arange(len(places)) - np.repeat(starts, lengths)
 
 
 def _text(messages: str) -> str:

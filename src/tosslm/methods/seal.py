@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tosslm.config import TrainingConfig
+from tosslm.config import TrainingConfig, covered
 from tosslm.errors import InputError, TosslmError
 from tosslm.methods.material import Material
 from tosslm.methods.method import Method, drop_rows_in_order, keep_rows
@@ -133,7 +133,9 @@ def train_selector(
     with _learning(base, settings, seed) as model, reporter.task("seal's selector", steps) as task:
         split, micro = SplitHead(model), settings.micro_batch_size
         learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(learnt, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        optimizer = torch.optim.AdamW(
+            learnt, lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay
+        )
         scheduler = get_scheduler(scheduler_name(settings), optimizer, settings.warmup_steps, steps)
         for step, read, shown in zip(range(steps), custom_batches, safe_batches, strict=False):
             upper = upper_weight(step // epoch_steps)
@@ -222,7 +224,7 @@ def _learning(base: Base, settings: TrainingConfig, seed: int) -> Iterator[Any]:
 
 
 def _choice_parts(bench: Workbench) -> list[Any]:
-    return [bench.config.references.model_dump(), bench.base.identity, *safety_parts(bench)]
+    return [covered(bench.config.references), bench.base.identity, *safety_parts(bench)]
 
 
 SEAL = Method(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from tosslm.config import Config, TrainingConfig
+from tosslm.config import Config, TrainingConfig, covered
 from tosslm.runs.folder import Mark
 from tosslm.stages.step import Facts, Step
 from tosslm.tracking import Trackers
@@ -43,7 +43,7 @@ def training_step(name: str, stage: str, reads: tuple[str, ...], training: Train
 
     def covers(bench: Workbench) -> list[Any]:
         settings = training.settings(bench.config)
-        return [settings.model_dump(), bench.config.seed, bench.base.identity, *training.covers(bench)]
+        return [covered(settings), bench.config.seed, bench.base.identity, *training.covers(bench)]
 
     def train(bench: Workbench, mark: Mark) -> Facts:
         recipe = training.recipe(bench)

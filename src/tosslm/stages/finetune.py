@@ -62,7 +62,9 @@ def _rows(bench: Workbench, method: Method) -> Iterator[dict[str, Any]]:
 
 
 def _covers(bench: Workbench, method: Method) -> list[Any]:
-    own = [method.name, method.version] if method.changes_training else []
+    own: list[Any] = [method.name, method.version] if method.changes_training else []
+    if bench.config.finetune.anchors and bench.config.finetune.anchor_first:
+        own.append("every answer is anchored")  # version 0.1 anchored the first one of a row
     return [*own, *method.training_covers(bench)]
 
 

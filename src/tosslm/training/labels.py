@@ -57,23 +57,23 @@ def training_row(
     return row | {"anchored": places}
 
 
-def anchored_tokens(keep: np.ndarray, first: int) -> np.ndarray:
-    """Where a row is anchored: its dropped tokens and its first ones.
+def anchored_tokens(keep: np.ndarray, positions: np.ndarray, first: int) -> np.ndarray:
+    """Where a row is anchored: its dropped tokens, and the first ones of each of its answers.
 
     Args:
         keep: bool ``[N]``, one value a response token.
-        first: how many response tokens at the row's beginning are anchored, kept or not.
+        positions: int ``[N]``, how many response tokens of the same answer stand before each.
+        first: how many response tokens at an answer's beginning are anchored, kept or not.
 
     Returns:
         bool ``[N]``.
 
     Examples:
-        >>> anchored_tokens(np.array([True, True, False, True]), first=1).tolist()
-        [True, False, True, False]
+        >>> keep = np.array([True, True, False, True, True])
+        >>> anchored_tokens(keep, np.array([0, 1, 2, 0, 1]), first=1).tolist()
+        [True, False, True, True, False]
     """
-    anchored = ~keep
-    anchored[:first] = True
-    return anchored
+    return ~keep | (positions < first)
 
 
 def write_training_rows(path: Path, rows: Iterable[Mapping[str, Any]], *, anchored: bool = False) -> Dataset:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from datasets import Dataset
 
 from tosslm.errors import InputError, TosslmError
+from tosslm.ragged import answer_positions
 from tosslm.runs.layout import SELECTION, Layout
 from tosslm.runs.reader import Run
 from tosslm.runs.tables import read_keep, stored_rows
@@ -28,7 +30,8 @@ def selective_rows(layout: Layout, anchor_first: int | None = None) -> Iterator[
 
     Args:
         layout: of the run.
-        anchor_first: dropped tokens, and so many at a row's beginning, are anchored to the base; None anchors none.
+        anchor_first: dropped tokens, and so many at each answer's beginning, are anchored to the base; None anchors
+            none.
 
     Raises:
         TosslmError: the mask does not belong to these rows.
@@ -38,7 +41,10 @@ def selective_rows(layout: Layout, anchor_first: int | None = None) -> Iterator[
         row_id, keep = next(masks, (None, None))
         if row_id != row["row_id"] or keep is None or len(keep) != sum(row["response_mask"]):
             raise TosslmError(f"{layout.keep}: the keep mask does not fit row {row['row_id']}; run `toss select`")
-        anchored = None if anchor_first is None else anchored_tokens(keep, anchor_first)
+        anchored = None
+        if anchor_first is not None:
+            positions = answer_positions(np.asarray(row["response_mask"], dtype=bool))
+            anchored = anchored_tokens(keep, positions, anchor_first)
         yield training_row(row["input_ids"], row["response_mask"], keep, anchored)
 
 

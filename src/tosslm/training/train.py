@@ -69,7 +69,8 @@ class Recipe:
     Attributes:
         settings: learning rate, batch sizes and the like.
         seed: of the adapter's start, the order of rows, and dropout.
-        normalize: divide an optimizer batch's summed loss by its ``kept`` tokens or by ``all`` its response tokens.
+        normalize: divide an optimizer batch's summed loss by its ``kept`` tokens or by ``all`` its response tokens;
+            or take the mean over each ``row``'s kept tokens, then over the rows that keep any.
         anchor_weight: weight of the mean KL to the base over an optimizer batch's anchored tokens.
         token_loss: what takes the place of a kept token's cross-entropy.
         hook: what a method does around each step.
@@ -78,7 +79,7 @@ class Recipe:
 
     settings: TrainingConfig
     seed: int
-    normalize: Literal["kept", "all"] = "kept"
+    normalize: Literal["kept", "all", "row"] = "kept"
     anchor_weight: float = 0.0
     token_loss: TokenLoss | None = None
     hook: TrainingHook | None = None
@@ -256,6 +257,8 @@ def _arguments(
         lr_scheduler_type=scheduler_name(settings),
         warmup_steps=settings.warmup_steps,
         weight_decay=settings.weight_decay,
+        adam_beta1=settings.betas[0],
+        adam_beta2=settings.betas[1],
         max_grad_norm=settings.max_grad_norm,
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=micro,

@@ -22,7 +22,7 @@ class SelectiveTrainer(SFTTrainer):
 
     Args:
         args: as for ``SFTTrainer``.
-        normalize: what the summed loss of an optimizer batch is divided by.
+        normalize: what the summed loss of an optimizer batch is divided by, see ``Recipe``.
         anchor_weight: weight of the mean ``KL(base || model)`` over an optimizer batch's anchored tokens.
         token_loss: what takes the place of a kept token's cross-entropy; None is the cross-entropy itself.
         kwargs: as for ``SFTTrainer``.
@@ -31,7 +31,7 @@ class SelectiveTrainer(SFTTrainer):
     def __init__(
         self,
         *args: Any,
-        normalize: Literal["kept", "all"],
+        normalize: Literal["kept", "all", "row"],
         anchor_weight: float = 0.0,
         token_loss: TokenLoss | None = None,
         **kwargs: Any,
@@ -57,6 +57,8 @@ class SelectiveTrainer(SFTTrainer):
         self._anchored_in_step = sum(int(batch["anchored"].sum()) for batch in batches if "anchored" in batch)
         if self._normalize == "all":
             return batches, sum(batch["response_tokens"].sum() for batch in batches)
+        if self._normalize == "row":
+            return batches, sum((batch["labels"][:, 1:] != IGNORED).any(1).sum() for batch in batches)
         return batches, sum((batch["labels"][:, 1:] != IGNORED).sum() for batch in batches)
 
     def compute_loss(
@@ -71,25 +73,32 @@ class SelectiveTrainer(SFTTrainer):
         hidden = self._split.hidden_states(inputs["input_ids"], inputs["attention_mask"])[:, :-1]
         self.tokens_seen += int(inputs["attention_mask"].sum())
         count = torch.as_tensor(num_items_in_batch, device=hidden.device).clamp(min=1)
-        if self._token_loss is None:
+        if self._token_loss is None and self._normalize != "row":
             loss = self._split.summed_loss(hidden[kept], labels[kept]) / count
         else:
-            loss = self._summed_token_loss(hidden[kept], labels[kept], kept, inputs) / count
+            losses = self._token_losses(hidden[kept], labels[kept], kept, inputs)
+            loss = (losses * self._weights(kept)).sum() / count
         if self._anchored_in_step:
             loss = loss + self._anchor_weight / self._anchored_in_step * self._summed_divergence(hidden, inputs)
         return loss
 
-    def _summed_token_loss(
+    def _weights(self, kept: torch.Tensor) -> torch.Tensor:
+        """What each kept token counts, float32 ``[N]``: one, or its share of its row."""
+        counts = kept.sum(1, keepdim=True).clamp(min=1).expand_as(kept)[kept]
+        return 1 / counts.float() if self._normalize == "row" else torch.ones_like(counts, dtype=torch.float32)
+
+    def _token_losses(
         self, hidden: torch.Tensor, targets: torch.Tensor, kept: torch.Tensor, inputs: dict[str, Any]
     ) -> torch.Tensor:
-        """Sum of ``token_loss`` over this micro-batch's kept tokens."""
-        assert self._token_loss is not None
+        """Losses of this micro-batch's kept tokens, float32 ``[N]``, or what ``token_loss`` makes of them."""
+        # A sum over no positions still belongs to the graph.
+        own = self._split.losses(hidden, targets) + hidden.float().sum() * 0.0
+        if self._token_loss is None:
+            return own
         with torch.no_grad(), self._as_base():
             base = self._split.hidden_states(inputs["input_ids"], inputs["attention_mask"])[:, :-1][kept]
             base_losses = self._split.losses(base, targets)
-        # A sum over no positions still belongs to the graph.
-        losses = self._split.losses(hidden, targets) + hidden.float().sum() * 0.0
-        return self._token_loss(losses, base_losses, run_positions(kept)[kept]).sum()
+        return self._token_loss(own, base_losses, run_positions(kept)[kept])
 
     def _summed_divergence(self, hidden: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
         """Sum of ``KL(base || model)`` over this micro-batch's anchored tokens.
