@@ -14,7 +14,7 @@ from tosslm.data.sets import SetCounts, prepared_rows, source_checksums
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.errors import InputError
 from tosslm.evaluation.checks import check_evaluation, prompt_checksums
-from tosslm.evaluation.measurement import Subject, evaluate_model
+from tosslm.evaluation.measurement import Places, Subject, evaluate_model
 from tosslm.model.base import Base, attached_adapters, folder_checksums, open_base, where_it_runs
 from tosslm.progress import Reporter
 from tosslm.runs.folder import RunFolder
@@ -65,12 +65,8 @@ def evaluate_external(
             record = evaluate_model(
                 Subject(subject, tokenizer, "model", None),
                 config.evaluation,
-                harmful_rows=_held_out_rows(config, "harmful", tokenizer),
-                utility_rows=_held_out_rows(config, "utility", tokenizer),
-                folder=folder / "evaluation" / "model",
-                work=mark.work,
-                verdicts=folder / "verdicts.jsonl",
-                rival=None,
+                {name: _held_out_rows(config, name, tokenizer) for name in ("harmful", "utility")},
+                Places(out.layout.of(EVALUATION) / "model", mark.work, out.layout.verdicts),
                 seed=config.seed,
                 reporter=reporter,
             )

@@ -46,16 +46,29 @@ class Subject:
     seed: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where an evaluation writes and reads.
+
+    Attributes:
+        folder: where the results go.
+        work: a private folder for answers of a killed evaluation.
+        verdicts: file that keeps what a judge said.
+        rival: folder of the answers that the judge compares with; None for none.
+    """
+
+    folder: Path
+    work: Path
+    verdicts: Path
+    rival: Path | None = None
+
+
 def evaluate_model(
     subject: Subject,
     settings: EvaluationConfig,
+    held_out: Mapping[str, Rows],
+    places: Places,
     *,
-    harmful_rows: Rows,
-    utility_rows: Rows,
-    folder: Path,
-    work: Path,
-    verdicts: Path,
-    rival: Path | None,
     seed: int,
     reporter: Reporter,
 ) -> dict[str, Any]:
@@ -64,13 +77,9 @@ def evaluate_model(
     Args:
         subject: the model.
         settings: what is measured.
-        harmful_rows: harmful rows to measure losses on, where the settings name none: ``row_id``, ``messages``
-            (a list), ``input_ids``, ``response_mask``; may be empty.
-        utility_rows: likewise utility rows.
-        folder: where the results go.
-        work: a private folder for answers of a killed evaluation.
-        verdicts: file that keeps what a judge said.
-        rival: folder of the model that the judge compares with.
+        held_out: rows to measure losses on where the settings name none, under ``harmful`` and ``utility``:
+            ``row_id``, ``messages`` (a list), ``input_ids``, ``response_mask``; may be empty.
+        places: where it writes and reads.
         seed: of intervals and sampling.
         reporter: where progress goes.
 
@@ -78,14 +87,14 @@ def evaluate_model(
         The record: ``method``, ``seed``, ``metrics``.
     """
     harmful_rows, utility_rows = (
-        given if (own := own_rows(settings, kind, subject.tokenizer)) is None else own
-        for kind, given in zip(ROW_KINDS, (harmful_rows, utility_rows), strict=True)
+        held_out[kind.removesuffix("_rows")] if (own := own_rows(settings, kind, subject.tokenizer)) is None else own
+        for kind in ROW_KINDS
     )
     asked = {kind: named_prompts(kind, chosen) for kind in KINDS if (chosen := getattr(settings, kind))}
     if settings.utility_prompts and utility_rows:
         conversations = [row["messages"] for row in utility_rows]
         asked["utility"] = prompts_from(conversations[: settings.utility_prompts])
-    samples, answers = _ask(subject, settings, asked, work, seed, reporter)
+    samples, answers = _ask(subject, settings, asked, places.work, seed, reporter)
     if settings.losses:
         samples |= _loss_samples(subject, settings, harmful_rows, utility_rows)
     metrics = metrics_of(samples, seed)
@@ -99,15 +108,15 @@ def evaluate_model(
             seed=seed,
         )
         metrics |= {name: interval.as_dict() for name, interval in found.items()}
-    judged = _judged_samples(answers, settings, verdicts, rival, reporter)
+    judged = _judged_samples(answers, settings, places, reporter)
     samples |= judged
     metrics |= metrics_of(judged, seed)
     record = {"method": subject.method, "seed": subject.seed, "metrics": metrics}
     for kind, said in answers.items():
         lines = (json.dumps(asdict(answer), ensure_ascii=False) + "\n" for answer in said)
-        write_text(folder / f"{kind}.jsonl", "".join(lines))
-    write_json(folder / "samples.json", {name: sample.as_dict() for name, sample in samples.items()})
-    write_json(folder / "record.json", record)
+        write_text(places.folder / f"{kind}.jsonl", "".join(lines))
+    write_json(places.folder / "samples.json", {name: sample.as_dict() for name, sample in samples.items()})
+    write_json(places.folder / "record.json", record)
     return record
 
 
@@ -161,13 +170,12 @@ def _loss_samples(subject: Subject, settings: EvaluationConfig, harmful_rows: Ro
 def _judged_samples(
     answers: Mapping[str, Sequence[Answer]],
     settings: EvaluationConfig,
-    verdicts: Path,
-    rival: Path | None,
+    places: Places,
     reporter: Reporter,
 ) -> Samples:
     samples: Samples = {}
     harmful = answers.get("harmful", [])
-    judge = Judge(settings.judge, verdicts) if settings.judge and answers else None
+    judge = Judge(settings.judge, places.verdicts) if settings.judge and answers else None
     if judge and judge.config.attack_prompt and harmful:
         samples |= attack_samples(harmful, judge_attacks(judge, harmful, reporter))
     elif settings.classifier and harmful:
@@ -177,10 +185,10 @@ def _judged_samples(
         samples |= attack_samples(
             harmful, classify_attacks(found.model, found.tokenizer, harmful, settings.classifier)
         )
-    if judge and rival is not None:
+    if judge and places.rival is not None:
         samples |= pair_samples(
             {
-                metric: judge_pairs(judge, answers[kind], read_answers(rival / f"{kind}.jsonl"), reporter)
+                metric: judge_pairs(judge, answers[kind], read_answers(places.rival / f"{kind}.jsonl"), reporter)
                 for metric, kind in (("win_rate", "harmful"), ("win_rate_safe", "safe"))
                 if kind in answers
             }

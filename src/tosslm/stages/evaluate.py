@@ -8,7 +8,7 @@ from typing import Any
 
 from tosslm.config import Config
 from tosslm.evaluation.checks import prompt_checksums
-from tosslm.evaluation.measurement import Subject, evaluate_model
+from tosslm.evaluation.measurement import Places, Subject, evaluate_model
 from tosslm.files import sha256
 from tosslm.methods.method import Method
 from tosslm.model.base import attached_adapters
@@ -81,12 +81,8 @@ def _evaluate(bench: Workbench, mark: Mark, name: str, earlier: list[str] | None
         record = evaluate_model(
             Subject(model, bench.tokenizer, name, config.seed if trained else None),
             config.evaluation,
-            harmful_rows=held_out_rows(layout.rows("harmful"), config.references.holdout),
-            utility_rows=held_out_rows(layout.rows("utility"), config.references.holdout),
-            folder=folder / name,
-            work=mark.work,
-            verdicts=layout.verdicts,
-            rival=_rival(bench) if trained else None,
+            {one: held_out_rows(layout.rows(one), config.references.holdout) for one in ("harmful", "utility")},
+            Places(folder / name, mark.work, layout.verdicts, _rival(bench) if trained else None),
             seed=config.seed,
             reporter=bench.reporter,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -17,21 +16,20 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 from peft import PeftModel
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback
 from trl import SFTConfig
 
 from tosslm.config import TrainingConfig
 from tosslm.errors import InputError, TosslmError
-from tosslm.files import sha256, write_json
 from tosslm.model.base import Base, fresh_adapter, save_adapter
-from tosslm.progress import Reporter, Task
+from tosslm.progress import Reporter
 from tosslm.tracking import Trackers
+from tosslm.training.callbacks import Around, Follow, last_checkpoint
 from tosslm.training.hooks import After, TrainingHook
 from tosslm.training.labels import count_tokens
 from tosslm.training.trainer import SelectiveTrainer, TokenLoss, TrainingCollator
 
 Notes = dict[Literal["README.md", "HAZARDOUS.md"], str]
-_COMPLETE = "complete"
 _CURVE_POINTS = 1000
 
 
@@ -136,9 +134,9 @@ def train_adapter(
         reporter.task(name, steps) as task,
         tensorboard_folder(trackers.folder),
     ):
-        callbacks: list[_Follow | _Around] = [_Follow(task)]
+        callbacks: list[Follow | Around] = [Follow(task)]
         if recipe.hook:
-            callbacks.append(_Around(recipe.hook))
+            callbacks.append(Around(recipe.hook))
         trainer = SelectiveTrainer(
             model,
             args=_arguments(recipe, steps, checkpoints, trackers.names, base, name),
@@ -154,7 +152,7 @@ def train_adapter(
             callback.trainer = trainer
         trainer.remove_callback(PrinterCallback)
         start = time.monotonic()
-        trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
+        trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
         seconds = time.monotonic() - start
         if recipe.after:
             _replace_weights(model, recipe.after, name)
@@ -188,61 +186,6 @@ def tensorboard_folder(folder: Path | None) -> Iterator[None]:
         yield
     finally:
         del os.environ[variable]
-
-
-class _Around(TrainerCallback):
-    """Calls a method's hook at the trainer's events."""
-
-    def __init__(self, hook: TrainingHook) -> None:
-        self._hook = hook
-        self.trainer: SelectiveTrainer | None = None
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._hook.begin(self.trainer)
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._hook.before_step(self.trainer, state.global_step + 1)
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._hook.before_update(self.trainer, state.global_step + 1)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._hook.after_step(self.trainer, state.global_step)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._hook.end(self.trainer)
-
-
-class _Follow(TrainerCallback):
-    """Shows steps and loss, refuses a loss that is no number, and marks checkpoints that are whole."""
-
-    def __init__(self, task: Task) -> None:
-        self._task, self._step, self._tokens, self._loss = task, 0, 0, ""
-        self.trainer: SelectiveTrainer | None = None
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._task.advance(state.global_step, 0)
-        self._step = state.global_step
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        if logs and "loss" in logs:
-            if not math.isfinite(float(logs["loss"])):
-                raise TosslmError(
-                    f"step {state.global_step}: the training loss is {logs['loss']}; lower the learning_rate, or "
-                    "use model.dtype float32"
-                )
-            self._loss = f"loss {float(logs['loss']):.3f}"
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        seen = self.trainer.tokens_seen if self.trainer else 0
-        self._task.advance(state.global_step - self._step, seen - self._tokens, self._loss)
-        self._step, self._tokens = state.global_step, seen
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        (folder / "training_args.bin").unlink(missing_ok=True)
-        files = {file.relative_to(folder).as_posix(): sha256(file) for file in folder.rglob("*") if file.is_file()}
-        write_json(folder / _COMPLETE, files)
 
 
 def _arguments(
@@ -293,21 +236,3 @@ def scheduler_name(settings: TrainingConfig) -> str:
     # "constant" takes no notice of warm-up steps.
     warm = settings.lr_scheduler == "constant" and settings.warmup_steps > 0
     return "constant_with_warmup" if warm else settings.lr_scheduler
-
-
-def _last_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that is whole, to the bit; what is half written or damaged is removed."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    for checkpoint in reversed(found):
-        if _is_whole(checkpoint):
-            return str(checkpoint)
-        shutil.rmtree(checkpoint)
-    return None
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    try:
-        files = json.loads((checkpoint / _COMPLETE).read_text(encoding="utf-8"))
-        return bool(files) and all(sha256(checkpoint / file) == known for file, known in files.items())
-    except (OSError, ValueError, AttributeError):
-        return False
