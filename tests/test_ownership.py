@@ -17,7 +17,7 @@ from tosslm.evaluation.external import evaluate_external
 from tosslm.plan import make_plan
 from tosslm.progress import SilentReporter
 from tosslm.runs.folder import RunFolder
-from tosslm.runs.layout import STEP_FOLDERS
+from tosslm.runs.layout import STEP_OUTPUTS
 
 
 def done(folder: RunFolder, name: str, text: str = "ours") -> None:
@@ -35,7 +35,7 @@ def done(folder: RunFolder, name: str, text: str = "ours") -> None:
         folder.do(mark, work)
 
 
-@pytest.mark.parametrize("name", [*STEP_FOLDERS, "report.html", "compare"])
+@pytest.mark.parametrize("name", [*STEP_OUTPUTS, "compare"])
 def test_a_folder_that_is_no_run_and_holds_a_name_of_ours_is_refused(tmp_path: Path, name: str) -> None:
     theirs = tmp_path / name / "weights"
     theirs.parent.mkdir()

@@ -16,7 +16,7 @@ from tosslm.methods import registry, settled, with_values
 from tosslm.pipeline import steps, upto
 from tosslm.progress import SilentReporter
 from tosslm.runs.folder import RunFolder
-from tosslm.stages import STAGES
+from tosslm.runs.layout import STAGES
 from tosslm.workbench import Workbench
 
 GOLDEN: dict[str, dict[str, str]] = json.loads(

@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from tosslm.errors import InputError, TosslmError
-from tosslm.stages import STAGES
+from tosslm.runs.layout import STAGES
 
 if TYPE_CHECKING:
     from tosslm.config import Config
@@ -185,9 +185,9 @@ def _stage(name: str, help_text: str) -> None:
     app.command(name, help=f"{help_text} Does first what earlier stages still miss.")(command)
 
 
-for _name, _help in STAGES.items():
+for _name, _known in STAGES.items():
     if _name not in ("data", "evaluate"):  # the first is no command; the other has options of its own
-        _stage(_name, _help)
+        _stage(_name, _known.purpose)
 
 
 @app.command()

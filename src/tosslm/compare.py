@@ -33,12 +33,12 @@ from tosslm.runs.layout import (
     MODEL,
     REPORT,
     SELECTION,
+    STAGES,
     Layout,
     degraded,
     evaluation,
 )
 from tosslm.runs.results import RESULTS_FORMAT, read_record
-from tosslm.stages import STAGES
 from tosslm.stages.diagnose import measure, measured_rows, write_measured
 from tosslm.stages.evaluate import BASE, STANDARD
 from tosslm.statistics import Interval

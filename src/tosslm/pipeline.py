@@ -19,9 +19,9 @@ from tosslm.methods.method import Method
 from tosslm.model.base import Base, open_base, where_it_runs
 from tosslm.progress import Reporter, SilentReporter, logged
 from tosslm.runs.folder import RunFolder
+from tosslm.runs.layout import STAGES
 from tosslm.runs.reader import Run
 from tosslm.runs.results import read_results
-from tosslm.stages import STAGES
 from tosslm.stages.data import data_step
 from tosslm.stages.diagnose import diagnosis_step
 from tosslm.stages.evaluate import evaluation_steps

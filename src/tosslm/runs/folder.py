@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from tosslm.errors import InputError, TosslmError
 from tosslm.files import atomic_path, fingerprint, remove_unfinished, sha256, write_json, write_text
-from tosslm.runs.layout import STEP_FOLDERS, Layout
+from tosslm.runs.layout import STEP_OUTPUTS, Layout
 from tosslm.runs.manifest import MANIFEST_FORMAT, read_manifest
 
 _PACKAGES = ("tosslm", "torch", "transformers", "peft", "trl", "tokenizers", "numpy", "pyarrow", "datasets")
@@ -87,7 +87,7 @@ class RunFolder:
             with FileLock(self.layout.lock, timeout=0):
                 write_text(holder, f"process {os.getpid()} on {platform.node()}")
                 remove_unfinished(self.path, deep=False)
-                for folder in map(self.layout.of, STEP_FOLDERS):
+                for folder in map(self.layout.of, STEP_OUTPUTS):
                     remove_unfinished(folder)
                 if self._fresh:
                     self._clear()
@@ -115,7 +115,7 @@ class RunFolder:
         if self.layout.manifest.exists():
             read_manifest(self.layout.manifest)  # which refuses what is no manifest of ours
             return
-        names = (*STEP_FOLDERS, self.layout.report.name, self.layout.comparison.name)
+        names = (*STEP_OUTPUTS, self.layout.comparison.name)
         if found := [name for name in names if os.path.lexists(self.path / name)]:
             raise InputError(
                 f"run_dir: {self.path} is no run folder (it has no manifest.json) and holds {', '.join(found)}, "

@@ -1,14 +1,1 @@
 """The stages of a run, one file a command: what each reads, covers and writes, and the thin edge that does it."""
-
-STAGES = {
-    "data": "Read and tokenise the three sets.",
-    "references": "Train the degraded and the utility reference.",
-    "score": "Score every response token of the custom set.",
-    "refine": "TOSS-Pro: refine the degraded reference, and score again.",
-    "select": "Choose the tokens to leave out.",
-    "finetune": "Fine-tune the base on the tokens kept.",
-    "evaluate": "Measure safety and utility of base and fine-tuned model.",
-    "diagnose": "Measure where safety goes: position by position, and by which cause.",
-    "report": "Write the report: one HTML file, for any browser, without network.",
-}
-"""The stages in their order, the names that `--until` and the commands know; what each is for."""

@@ -22,7 +22,7 @@ class Step:
 
     Attributes:
         name: the key in the manifest, and what it writes in the run folder unless ``writes`` says otherwise.
-        stage: the stage it belongs to, one of ``tosslm.stages.STAGES``.
+        stage: the stage it belongs to, one of ``runs.layout.STAGES``.
         version: raised when what it computes or writes changes, so that older folders do it anew.
         reads: the steps whose output it reads.
         work: does it, and gives facts for the manifest.
