@@ -84,25 +84,28 @@ def check_adapter_fits(model: Any, folder: Path, key: str) -> None:
         module_name, _, part = name.removeprefix(_PREFIX).partition(".lora_")
         module = modules.get(module_name)
         if part and (module is None or not hasattr(module, "weight")):
-            raise InputError(f"{key}: {folder} has weights for {module_name}, which the model has not; {_ELSEWHERE}")
+            raise InputError(
+                f"{key}: {folder} {_MISFIT} it has weights for {module_name}, which is no layer; {_ELSEWHERE}"
+            )
         if not part or module is None:
             continue
         found.add(module_name)
         out_size, in_size = _sizes(module)
         if (part.startswith("A.") and shape[1] != in_size) or (part.startswith("B.") and shape[0] != out_size):
-            raise InputError(f"{key}: {folder}: {name} is of shape {shape}, its layer of another; {_ELSEWHERE}")
+            raise InputError(f"{key}: {folder} {_MISFIT} {name} is of shape {shape}, not its layer's; {_ELSEWHERE}")
     wanted = {
         name for name, module in modules.items() if name and hasattr(module, "weight") and _targeted(config, name)
     }
     if missing := sorted(wanted - found):
         raise InputError(
-            f"{key}: {folder} has no weights for {_listed(missing)}, which its config names; it would do nothing "
+            f"{key}: {folder} {_MISFIT} no weights for {_listed(missing)}, which its config names; it would do nothing "
             f"there: {_ELSEWHERE}"
         )
     if not found:
-        raise InputError(f"{key}: {folder} has no weights that fit the model; {_ELSEWHERE}")
+        raise InputError(f"{key}: {folder} {_MISFIT} no weights of it have a place; {_ELSEWHERE}")
 
 
+_MISFIT = "does not fit the model:"
 _ELSEWHERE = "name the adapter of this base, saved whole"
 
 
