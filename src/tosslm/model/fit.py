@@ -98,8 +98,8 @@ def check_adapter_fits(model: Any, folder: Path, key: str) -> None:
     }
     if missing := sorted(wanted - found):
         raise InputError(
-            f"{key}: {folder} {_MISFIT} no weights for {_listed(missing)}, which its config names; it would do nothing "
-            f"there: {_ELSEWHERE}"
+            f"{key}: {folder} {_MISFIT} no weights for {_listed(missing)}, which its config names; it would do "
+            f"nothing there: {_ELSEWHERE}"
         )
     if not found:
         raise InputError(f"{key}: {folder} {_MISFIT} no weights of it have a place; {_ELSEWHERE}")
