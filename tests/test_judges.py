@@ -45,7 +45,7 @@ class Endpoint:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()  # seconds between looks
 
     def answer(self, handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
         question = body["messages"][0]["content"]
