@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -238,3 +239,20 @@ def test_the_home_folder_is_meant_by_its_sign_everywhere(monkeypatch: pytest.Mon
     assert (config.data.harmful.path, config.data.utility.path) == (str(tmp_path / "h.jsonl"), "u~.jsonl")
     assert config.diagnosis.adapters == {"sft": str(tmp_path / "sft")}
     assert load_config(config.model_dump(), run_dir="~/other").run_dir == str(tmp_path / "other")
+
+
+def test_work_behind_a_link_is_removed_only_if_a_step_made_it(tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs" / "thesis"
+    theirs.mkdir(parents=True)
+    run = tmp_path / "run"
+    done(RunFolder(run), "scores/round-1")
+    left = tmp_path / "theirs" / "scores-round-9"
+    left.mkdir()
+    (left / "fingerprint").write_text("f")
+    shutil.rmtree(run / ".work", ignore_errors=True)
+    (run / ".work").symlink_to(tmp_path / "theirs")
+    folder = RunFolder(run)
+    with folder.lock():
+        folder.forget_work(["scores/round-1"])
+    assert theirs.is_dir()
+    assert not left.exists()

@@ -125,6 +125,7 @@ def test_a_private_work_folder_is_gone_when_the_run_is(finished: tuple[dict[str,
     config, _ = finished
     left = Path(config["run_dir"]) / ".work" / "references-degraded-round-9"
     left.mkdir(parents=True)
+    (left / "fingerprint").write_text("as a step leaves it")
     tosslm.run(config)
     assert not list(left.parent.iterdir())
 

@@ -22,6 +22,7 @@ from tosslm.runs.layout import STEP_OUTPUTS, Layout
 from tosslm.runs.manifest import MANIFEST_FORMAT, read_manifest
 
 _PACKAGES = ("tosslm", "torch", "transformers", "peft", "trl", "tokenizers", "numpy", "pyarrow", "datasets")
+_KNOWN_BY = "fingerprint"
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +278,7 @@ class RunFolder:
         """Remove the unfinished work of steps that are not to be done any more."""
         wanted = {name.replace("/", "-") for name in known}
         for folder in self.layout.work.glob("*"):
-            if folder.name not in wanted:
+            if folder.name not in wanted and (folder / _KNOWN_BY).is_file():  # else a step did not make it
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _files(self, outputs: Sequence[str]) -> list[str]:
@@ -308,7 +309,7 @@ def _link(source: Path, target: Path) -> None:
 
 def _prepare(mark: Mark) -> None:
     """Make the step's private folder; what a different step left there is removed."""
-    known = mark.work / "fingerprint"
+    known = mark.work / _KNOWN_BY
     if not known.exists() or known.read_text(encoding="utf-8") != mark.fingerprint:
         shutil.rmtree(mark.work, ignore_errors=True)
         mark.work.mkdir(parents=True)
