@@ -23,6 +23,7 @@ from tosslm.report.sections import SECTIONS, read_page
 from tosslm.runs.ranking import find_unsafe
 from tosslm.runs.tables import SCORE_SCHEMA
 from tosslm.selection.cut import select_tokens
+from tosslm.terminal.plan import print_plan
 from tosslm.terminal.summary import print_summary
 
 CLEAN = [{"answer": "a b c d e f g h i", "scores": np.linspace(-2, -1, 10)} for _ in range(12)]
@@ -142,6 +143,23 @@ def test_the_same_is_told_at_the_end_in_the_report_and_before_the_next_run(tmp_p
     assert before == {"discard_fraction": 0.1, "unsafe_found": found, "warnings": [warning]}
     closer = before_run(load_config(run.manifest["config"], ["selection.discard_fraction=0.2"]))
     assert (closer["unsafe_found"], closer["warnings"]) == (found, [])
+
+
+def test_a_plan_tells_it_too() -> None:
+    speed = {"measured": False, "reading": 9.0, "training": 4.0}
+    model = {"name": "m", "parameters": 9, "dtype": "float32", "device": "cpu"}
+    plan = {"sets": {}, "bad_rows": [], "model": model, "speed": speed, "stages": [], "discard_fraction": 0.1}
+    written = io.StringIO()
+    print_plan(plan | {"unsafe_found": None, "warnings": []}, Console(file=written, width=100))
+    assert "Found" not in written.getvalue()
+    found = {"share": 0.0, "chain_share": 0.00002}
+    print_plan(
+        plan | {"unsafe_found": found, "warnings": far_from_found(found, 0.1)}, Console(file=written, width=100)
+    )
+    told = " ".join(written.getvalue().split())
+    assert "Found: The posterior finds 0.0% of the response tokens more likely unsafe than not" in told
+    assert "less than 0.1% in the long run); 10.0% are dropped." in told
+    assert "Warning: Useful tokens go: 10.0% of the response tokens are dropped" in told
 
 
 def test_before_a_run_only_scores_of_what_it_names_tell_something(tmp_path: Path) -> None:
