@@ -69,7 +69,6 @@ def test_evidence_is_learnt_although_harmful_rows_are_not_unsafe_throughout() ->
     assert evidence.chain.unsafe_share == pytest.approx(0.2, abs=0.05)
     assert evidence.useful.sum() == pytest.approx(1)
     assert evidence.unsafe.sum() == pytest.approx(1)
-    assert not evidence.is_flat
     # A ratio of the two sets' histograms calls every token of a harmful row unsafe, and is far too flat.
     edges = [-0.5, 0.5, 1.5, 2.5]
     blunt = np.log(np.histogram(harmful, edges)[0]) - np.log(np.histogram(useful, edges)[0])
@@ -84,12 +83,6 @@ def test_evidence_never_falls_with_the_score(seed: int, shift: float) -> None:
     assert (np.diff(evidence.ratios) >= 0).all()
     assert (np.diff(evidence.knots) > 0).all()
     assert (np.diff(evidence(np.linspace(-9, 9, 200))) >= 0).all()
-
-
-def test_scores_that_tell_nothing_are_flat() -> None:
-    rng = np.random.default_rng(2)
-    assert learn_evidence(rng.normal(size=2000), rng.normal(size=2000), np.full(50, 40)).is_flat
-    assert learn_evidence(np.zeros(100), np.zeros(100), np.full(5, 20)).is_flat
 
 
 def write_scores(

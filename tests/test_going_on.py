@@ -55,7 +55,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) 
     )
     with pytest.MonkeyPatch.context() as patch:
         # References of random weights tell nothing; here they may be learnt from all the same.
-        patch.setattr("tosslm.selection.evidence.LEAST_GAIN", -1.0)
+        patch.setattr("tosslm.selection.gate.LEVEL", 1.0)
         assert compare(config, list(registry()))["failed"] == []
     return folder / "run" / "compare"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,7 +73,7 @@ def test_f1_of_a_post() -> None:
 
 def test_the_page_of_runs_made_by_hand(tmp_path: Path) -> None:
     """Posterior evidence is better by 0.1 in every draw of every seed: the interval of the difference is a point."""
-    evidence = {"enter": 0.1, "leave": 0.25, "unsafe_share": 0.3, "held_out": {"gain": 7.0}}
+    evidence: dict[str, Any] = {"enter": 0.1, "leave": 0.25, "unsafe_share": 0.3, "held_out": {"gain": 7.0}}
     task = {"token score": [0.5, 0.5], "posterior": [1.0, 1.0]}
     facts = {"rows": 9, "tokens": 90, "unsafe_share": 0.1, "mean_span": 2.0, "evidence": evidence, "task": task}
     for seed in range(3):
@@ -89,3 +90,9 @@ def test_the_page_of_runs_made_by_hand(tmp_path: Path) -> None:
     assert "Posterior evidence beats token evidence here" in page
     assert "| token score | 0.500 [0.500, 0.500] |" in page
     assert "## Spliced" not in page
+    assert "These runs passed an earlier gate" in page
+    evidence["held_out"] = {"gain": 7.0, "chance": {"p": 0.005}}
+    for seed in range(3):
+        (tmp_path / f"runs/toxic/seed-{seed}/facts.json").write_text(json.dumps(facts))
+    write_page(tmp_path / "spans.md", tmp_path / "runs")
+    assert "p = 0.005, 0.005, 0.005, seed by seed." in (tmp_path / "spans.md").read_text()

@@ -19,6 +19,7 @@ from tosslm.data.tokenize import RowTokenizer
 from tosslm.door import check_places
 from tosslm.errors import InputError
 from tosslm.evaluation.workload import evaluation_tokens
+from tosslm.findings.found import before_run
 from tosslm.methods import method_of
 from tosslm.methods.method import Method
 from tosslm.model.base import Base, check_adapter, choose_device, choose_dtype, open_base
@@ -61,7 +62,8 @@ def make_plan(config: Config, *, measure: bool, reporter: Reporter) -> dict[str,
         reporter: where progress goes.
 
     Returns:
-        ``sets`` (counts), ``bad_rows``, ``model``, ``speed`` (tokens a second), ``stages`` (seconds, bytes).
+        ``sets`` (counts), ``bad_rows``, ``model``, ``speed`` (tokens a second), ``stages`` (seconds, bytes),
+        and what ``before_run`` tells.
 
     Raises:
         InputError: a file or the model cannot be read, or a tracker is missing.
@@ -110,6 +112,7 @@ def make_plan(config: Config, *, measure: bool, reporter: Reporter) -> dict[str,
             for stage in _stages(config, sets, shape, speed, evaluation_tokens(config, tokenizer, sets))
             if stage["stage"] not in left_out
         ],
+        **before_run(config),
     }
 
 

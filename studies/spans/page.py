@@ -114,7 +114,19 @@ def _learnt(facts: list[dict[str, Any]]) -> str:
             f"| {seed} | {found['enter']:.3f} | {found['leave']:.3f} | {found['unsafe_share']:.1%} | "
             f"{1 / found['leave']:.1f} | {found['held_out']['gain']:.0f} |"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, "", _tested([run["evidence"]["held_out"] for run in facts])])
+
+
+def _tested(held_out: list[dict[str, Any]]) -> str:
+    """Whether chance explains the gains."""
+    if not all("chance" in one for one in held_out):
+        return (
+            "These runs passed an earlier gate, a fixed bound of 15 nats for independent tokens. Scores of one row "
+            "go together, and chance can pass that bound; what permuted labels of these held-out rows gain "
+            "([the gate](method.md#evidence-in-context) of today) was not measured."
+        )
+    values = ", ".join(f"{one['chance']['p']:.3f}" for one in held_out)
+    return f"With permuted labels of the held-out rows gains are as large with p = {values}, seed by seed."
 
 
 def _why(runs: list[Path], facts: list[dict[str, Any]], curves: list[dict[str, np.ndarray]]) -> str:

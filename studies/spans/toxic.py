@@ -27,7 +27,7 @@ def write_sets(folder: Path, seed: int) -> None:
     seen = {post["text"] for post in records("toxic_spans_test") + validation}
     rest = [post for post in rest if post["text"] not in seen]
     random.Random(seed + 1).shuffle(rest)
-    toxic, clean = _labelled_sentences(rest)
+    toxic, clean = labelled_sentences(rest)
     custom = [_row(post["text"], "test", post["spans"]) for post in records("toxic_spans_test")]
     custom += [_row(post["text"], "validation", post["spans"]) for post in validation]
     write_jsonl(folder / "custom.jsonl", custom)
@@ -35,7 +35,7 @@ def write_sets(folder: Path, seed: int) -> None:
     write_jsonl(folder / "utility.jsonl", [_row(text, "sentence") for text in clean[:SENTENCES]])
 
 
-def _labelled_sentences(posts: list[dict[str, Any]]) -> tuple[list[str], list[str]]:
+def labelled_sentences(posts: list[dict[str, Any]]) -> tuple[list[str], list[str]]:
     """Distinct sentences that hold a marked span, and those that hold none."""
     labelled: dict[str, bool] = {}
     for post in posts:

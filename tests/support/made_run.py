@@ -70,7 +70,7 @@ def made_run(
     write_parquet(folder / "data/custom.parquet", columns, DATA_SCHEMA, "made")
     lengths = [len(row["offsets"]) for row in data]
     scores = [np.asarray(row.get("scores", rng.normal(size=n)), "f4") for row, n in zip(rows, lengths, strict=True)]
-    _write_scores(folder, columns["row_id"], scores, 40 if telling else 3)
+    _write_scores(folder, columns["row_id"], scores, *((6, 40) if telling else (2, 3)))
     facts = select_in(folder, seed=seed, fingerprint="made", discard_fraction=discard_fraction, scope=scope)
     if log_odds is not None:
         evidence = {"row_id": columns["row_id"], "evidence": list(log_odds)}
@@ -105,7 +105,9 @@ def _data_row(number: int, row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _write_scores(folder: Path, row_ids: list[str], scores: list[np.ndarray], held_out_tokens: int) -> None:
+def _write_scores(
+    folder: Path, row_ids: list[str], scores: list[np.ndarray], held_out_rows: int, held_out_tokens: int
+) -> None:
     def columns(ids: list[str], values: list[np.ndarray]) -> dict[str, Any]:
         return {
             "row_id": ids,
@@ -115,8 +117,10 @@ def _write_scores(folder: Path, row_ids: list[str], scores: list[np.ndarray], he
         }
 
     write_parquet(folder / "scores/round-0/part-00000.parquet", columns(row_ids, scores), SCORE_SCHEMA, "made")
-    held_out = columns(["h1", "h2", "u1", "u2"], [np.full(held_out_tokens, value, "f4") for value in (2, 1, -1, -2)])
-    sets = ["harmful", "harmful", "utility", "utility"]
+    ids = [f"{name}{i}" for name in "hu" for i in range(1, held_out_rows + 1)]
+    levels = [(1, 2)[i % 2] * sign for sign in (1, -1) for i in range(1, held_out_rows + 1)]
+    held_out = columns(ids, [np.full(held_out_tokens, level, "f4") for level in levels])
+    sets = ["harmful"] * held_out_rows + ["utility"] * held_out_rows
     write_parquet(folder / "scores/round-0/heldout.parquet", held_out | {"set": sets}, HELDOUT_SCHEMA, "made")
 
 

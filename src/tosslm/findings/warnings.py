@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tosslm.runs.layout import HELDOUT
+from tosslm.findings.found import far_from_found, found_by
+from tosslm.runs.layout import HELDOUT, SELECTION
 from tosslm.runs.reader import Run
 from tosslm.runs.tables import stored_rows
 
@@ -19,6 +20,8 @@ def run_warnings(run: Run) -> list[str]:
             found.append(f"{counts['truncated']:,} of {counts['rows']:,} {name} rows were cut to data.max_length.")
         if name == "custom" and counts["repeated"]:
             found.append(f"{counts['repeated']:,} custom rows repeat another one's content.")
+    if (unsafe := found_by(run)) is not None:
+        found += far_from_found(unsafe, run.stages[SELECTION]["discard_fraction"])
     return found + (_weak_references(run) if run.scored else [])
 
 

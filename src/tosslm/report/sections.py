@@ -14,6 +14,7 @@ import yaml
 
 from tosslm.findings import story
 from tosslm.findings.diagnosed import curve_records, read_diagnosis
+from tosslm.findings.found import found_by, found_told
 from tosslm.findings.measured import Measured, read_measured
 from tosslm.findings.warnings import run_warnings
 from tosslm.report import figures
@@ -76,11 +77,13 @@ def read_page(run: Run) -> Page:
 def _answer(page: Page) -> dict[str, Any]:
     tokens = page.tokens
     in_marked = np.repeat(tokens.marked, tokens.lengths)
+    found = found_by(page.run)
     return {
         "answer": [
             ("Safety", story.safety(page.diagnosis, page.measured)),
             ("Utility", story.utility(page.diagnosis, page.measured)),
             ("Tokens", story.left_out(tokens.gone, tokens.unsafe, in_marked)),
+            *([("Found", found_told(found, page.discard_fraction))] if found is not None else []),
         ],
         "warnings": run_warnings(page.run),
     }

@@ -15,7 +15,7 @@ from tosslm.errors import TosslmError
 from tosslm.findings.spans import unsafe_tokens
 from tosslm.findings.story import own_choice
 from tosslm.ragged import row_starts
-from tosslm.runs.ranking import learn_ranking
+from tosslm.runs.ranking import QUICK_TOKENS, learn_ranking
 from tosslm.runs.reader import Run
 from tosslm.runs.tables import read_losses, stored_rows
 from tosslm.selection.cut import discard_count
@@ -23,8 +23,6 @@ from tosslm.selection.kinds import KINDS
 
 LISTED_SOURCES = 50
 """A set with more sources has its largest ones named; a line for each of thousands would be read by nobody."""
-_LEARNING_TOKENS = 200_000
-"""What a posterior that selection did not need is learnt on: seconds, where all of a large set take minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +163,7 @@ def _posterior(run: Run, scores: np.ndarray, lengths: np.ndarray) -> np.ndarray 
     """The posterior log-odds that selection could have gone by: float32 ``[N]``; None where it would refuse to."""
     try:
         _, log_odds = learn_ranking(
-            KINDS["posterior"], run.scores_folder(), seed=run.manifest["seed"], learning_tokens=_LEARNING_TOKENS
+            KINDS["posterior"], run.scores_folder(), seed=run.manifest["seed"], learning_tokens=QUICK_TOKENS
         )
     except (TosslmError, ValueError):  # ValueError: a held-out score is no number
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import numpy as np
 from tosslm.errors import TosslmError
 from tosslm.runs.layout import HELDOUT
 from tosslm.runs.tables import finite_scores, held_out_scores
-from tosslm.selection.kinds import InContext, Kind, Known
+from tosslm.selection.kinds import KINDS, InContext, Kind, Known
 
 LEARNING_TOKENS = 2_000_000
 """Evidence for a larger custom set is learnt on about this many tokens of it, in rows drawn at random."""
+QUICK_TOKENS = 200_000
+"""What a posterior that selection does not need is learnt on: seconds, where all of a large set take minutes."""
 
 
 def learn_ranking(
@@ -26,7 +29,8 @@ def learn_ranking(
         scores: folder of a round's parts, with its held-out rows.
         seed: of the rows that are learnt on, where not all are taken.
         window: tokens in a window.
-        learning_tokens: about how many tokens of the custom set are learnt on; None for ``LEARNING_TOKENS``.
+        learning_tokens: about how many tokens of the custom set, and at most about how many held-out ones of each
+            reference set, are learnt on; None for ``LEARNING_TOKENS`` and all held-out ones.
 
     Returns:
         What was learnt, for ``evidence.json``; and a function that takes the scores ``[N]`` of some rows and their
@@ -40,11 +44,51 @@ def learn_ranking(
     known = Known({}, np.zeros(0), np.zeros(0, dtype=np.int64), seed, window)
     if kind.from_rows:
         sample, lengths = _sample(scores, seed, learning_tokens or LEARNING_TOKENS)
-        known = Known(held_out_scores(scores / HELDOUT), sample, lengths, seed, window)
+        held_out = held_out_scores(scores / HELDOUT)
+        if learning_tokens is not None:
+            held_out = {name: _thinned(rows, seed, learning_tokens) for name, rows in held_out.items()}
+        known = Known(held_out, sample, lengths, seed, window)
     try:
         return kind.learn(known)
     except ValueError as error:
         raise TosslmError(str(error)) from None
+
+
+def find_unsafe(scores: Path, *, seed: int) -> dict[str, float] | None:
+    """How much of the custom set the posterior finds unsafe, whatever selection goes by.
+
+    Args:
+        scores: folder of a round's parts, with its held-out rows.
+        seed: of the rows that are learnt on, where not all are taken.
+
+    Returns:
+        As of ``found_in``; None where no posterior can be learnt.
+    """
+    try:
+        facts, log_odds = learn_ranking(KINDS["posterior"], scores, seed=seed, learning_tokens=QUICK_TOKENS)
+    except (TosslmError, ValueError):  # ValueError: a held-out score is no number
+        return None
+    return found_in((log_odds(part, lengths) for _, lengths, part in finite_scores(scores)), facts["unsafe_share"])
+
+
+def found_in(parts: Iterable[np.ndarray], chain_share: float) -> dict[str, float]:
+    """Share of tokens that are more likely unsafe than not, and of unsafe ones in the chain's long run.
+
+    Args:
+        parts: posterior log-odds of the whole set, float ``[N]`` each.
+        chain_share: ``Chain.unsafe_share``.
+    """
+    tokens = unsafe = 0
+    for part in parts:
+        tokens += len(part)
+        unsafe += int(np.count_nonzero(part > 0))
+    return {"share": unsafe / max(tokens, 1), "chain_share": chain_share}
+
+
+def _thinned(rows: list[np.ndarray], seed: int, learning_tokens: int) -> list[np.ndarray]:
+    total = sum(len(row) for row in rows)
+    chosen = np.random.default_rng(seed).random(len(rows)) * total < learning_tokens
+    return [row for row, one in zip(rows, chosen, strict=True) if one]
 
 
 def _sample(scores: Path, seed: int, learning_tokens: int) -> tuple[np.ndarray, np.ndarray]:

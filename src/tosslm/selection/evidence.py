@@ -28,8 +28,6 @@ ITERATIONS = 500
 TOLERANCE = 1e-7
 """EM ends when a step raises the log-likelihood by less than this, in nats a token."""
 _PSEUDO = 0.5  # tokens added to each bin, so that a bin that one of the sets lacks has a finite ratio
-LEAST_GAIN = 15.0
-"""In nats over all held-out harmful tokens; chance alone gives less (``studies/spans/flat.py``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +52,6 @@ class Evidence:
     chain: Chain
     log_likelihoods: list[float]
     gain: float
-
-    @property
-    def is_flat(self) -> bool:
-        """Whether scores say next to nothing: unsafe tokens explain the harmful rows no better than chance would."""
-        return self.gain < LEAST_GAIN
 
     def __call__(self, scores: np.ndarray) -> np.ndarray:
         """Evidence of scores ``[N]``, float64 ``[N]``, in nats: linear between knots, level beyond the outer ones."""
@@ -104,17 +97,17 @@ def learn_evidence(useful_scores: np.ndarray, harmful_scores: np.ndarray, harmfu
     Raises:
         ValueError: one of the sets has no token, or a score is not finite.
     """
-    useful_scores = _finite(useful_scores, "useful_scores")
-    harmful_scores = _finite(harmful_scores, "harmful_scores")
+    useful_scores = finite_scores(useful_scores, "useful_scores")
+    harmful_scores = finite_scores(harmful_scores, "harmful_scores")
     pooled = np.concatenate([useful_scores, harmful_scores])
-    edges = np.unique(np.quantile(pooled, LEVELS))
+    edges = bin_edges(pooled)
     of_useful, of_harmful = (np.searchsorted(edges, s, side="right") for s in (useful_scores, harmful_scores))
     size = len(edges) + 1
     counts = np.bincount(np.concatenate([of_useful, of_harmful]), minlength=size)
     sums = np.bincount(np.concatenate([of_useful, of_harmful]), weights=pooled, minlength=size)
-    useful = _shares(np.bincount(of_useful, minlength=size))
+    useful = shares(np.bincount(of_useful, minlength=size))
     lengths = np.asarray(harmful_lengths, dtype=np.int64)
-    ratio = _ordered_ratio(useful, np.bincount(of_harmful, minlength=size))
+    ratio = ordered_ratio(useful, np.bincount(of_harmful, minlength=size))
     chain, curve = START, []
     for _ in range(ITERATIONS):
         evidence = np.log(ratio)[of_harmful]
@@ -123,24 +116,31 @@ def learn_evidence(useful_scores: np.ndarray, harmful_scores: np.ndarray, harmfu
         if len(curve) > 1 and curve[-1] - curve[-2] < TOLERANCE:
             break
         unsafe = 1 / (1 + np.exp(-np.clip(filtered + ahead, -500, 500)))
-        ratio = _ordered_ratio(useful, np.bincount(of_harmful, weights=unsafe, minlength=size))
+        ratio = ordered_ratio(useful, np.bincount(of_harmful, weights=unsafe, minlength=size))
         chain = improve_chain(chain, evidence, lengths, filtered, ahead)
     gain = curve[-1] * len(harmful_scores)
     return Evidence(sums / np.maximum(counts, 1), np.log(ratio), useful, useful * ratio, chain, curve, gain)
 
 
-def _ordered_ratio(useful: np.ndarray, unsafe_counts: np.ndarray) -> np.ndarray:
+def bin_edges(scores: np.ndarray) -> np.ndarray:
+    """Edges between bins, from all held-out scores ``[N]``, whichever set they are of."""
+    return np.unique(np.quantile(scores, LEVELS))
+
+
+def ordered_ratio(useful: np.ndarray, unsafe_counts: np.ndarray) -> np.ndarray:
     """``f_unsafe / f_useful`` of each bin, non-decreasing; ``f_unsafe`` sums to 1."""
     from sklearn.isotonic import isotonic_regression  # a second, which those who only print a kind's name do not need
 
-    return isotonic_regression(_shares(unsafe_counts) / useful, sample_weight=useful)
+    return isotonic_regression(shares(unsafe_counts) / useful, sample_weight=useful)
 
 
-def _shares(counts: np.ndarray) -> np.ndarray:
+def shares(counts: np.ndarray) -> np.ndarray:
+    """Share of each bin, none of them 0."""
     return (counts + _PSEUDO) / (counts + _PSEUDO).sum()
 
 
-def _finite(scores: np.ndarray, name: str) -> np.ndarray:
+def finite_scores(scores: np.ndarray, name: str) -> np.ndarray:
+    """Scores in float64; refuses none at all, and one that is no number."""
     scores = np.asarray(scores, dtype=np.float64)
     if not len(scores):
         raise ValueError(f"{name} is empty; evidence is learnt from held-out rows: raise references.holdout")

@@ -15,13 +15,13 @@ import numpy as np
 from tosslm.selection.chain import BOUNDS, learn_chain, passes
 from tosslm.selection.evidence import (
     ITERATIONS,
-    LEAST_GAIN,
     START,
     TOLERANCE,
     Evidence,
     learn_evidence,
     window_means,
 )
+from tosslm.selection.gate import LEAST_ROWS, LEVEL, SEED, Chance, against_chance
 
 InContext = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Scores ``[N]`` of some rows and their lengths ``[R]`` to evidence, float ``[N]``."""
@@ -75,7 +75,7 @@ def _window(known: Known) -> tuple[dict[str, Any], InContext]:
 
 def _posterior(known: Known) -> tuple[dict[str, Any], InContext]:
     """Evidence from the held-out rows, and the chain from the custom set."""
-    evidence = _held_out_evidence(known.held_out)
+    evidence, chance = _held_out_evidence(known.held_out)
     fit = learn_chain(evidence(known.scores), known.lengths, START, iterations=ITERATIONS, tolerance=TOLERANCE)
     chain = fit.chain
 
@@ -99,6 +99,7 @@ def _posterior(known: Known) -> tuple[dict[str, Any], InContext]:
             "iterations": len(evidence.log_likelihoods),
             "log_likelihood_per_token": evidence.log_likelihoods[-1],
             "gain": evidence.gain,
+            "chance": {**asdict(chance), "level": LEVEL, "seed": SEED},
         },
         "start": asdict(START),
         "bounds": list(BOUNDS),
@@ -108,7 +109,7 @@ def _posterior(known: Known) -> tuple[dict[str, Any], InContext]:
     return facts, log_odds
 
 
-def _held_out_evidence(held_out: Mapping[str, Sequence[np.ndarray]]) -> Evidence:
+def _held_out_evidence(held_out: Mapping[str, Sequence[np.ndarray]]) -> tuple[Evidence, Chance]:
     for name, rows in held_out.items():
         if not rows:
             raise ValueError(
@@ -116,15 +117,28 @@ def _held_out_evidence(held_out: Mapping[str, Sequence[np.ndarray]]) -> Evidence
                 "references.holdout, or choose token or window"
             )
     harmful = held_out["harmful"]
+    chance = against_chance(held_out["utility"], harmful)
+    if chance.explains:
+        raise ValueError(f"selection.evidence: {_told(chance)}")
     lengths = np.array([len(row) for row in harmful])
-    evidence = learn_evidence(np.concatenate(held_out["utility"]), np.concatenate(harmful), lengths)
-    if evidence.is_flat:
-        raise ValueError(
-            f"selection.evidence: the references do not tell harm from use: on held-out rows their scores gain "
-            f"{evidence.gain:.1f} nats, and chance alone may give {LEAST_GAIN:.0f}; train the references on more "
-            "rows or with another learning_rate, raise references.holdout, or choose evidence token"
+    return learn_evidence(np.concatenate(held_out["utility"]), np.concatenate(harmful), lengths), chance
+
+
+def _told(chance: Chance) -> str:
+    """Why nothing may be learnt, and what to do about it."""
+    rows = f"{chance.harmful_rows:,} held-out harmful and {chance.utility_rows:,} utility rows"
+    if chance.quantile is None:
+        return (
+            f"it cannot be ruled out that the references do not tell harm from use: there are {rows}, and with fewer "
+            f"than {LEAST_ROWS} of a set chance alone explains any gain; raise references.holdout, name more harmful "
+            "and utility rows, or choose evidence token or window"
         )
-    return evidence
+    return (
+        f"the references do not tell harm from use: on {rows} their scores gain {chance.gain:.1f} nats, and with the "
+        f"rows dealt to the two sets at random {chance.p:.0%} gain as much (chance alone gives up to "
+        f"{chance.quantile:.1f} at a level of {LEVEL:.0%}); train the references on more rows or with another "
+        "learning_rate, raise references.holdout, or choose evidence token or window"
+    )
 
 
 KINDS = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -16,7 +17,7 @@ from tosslm.methods.method import Method
 from tosslm.ragged import split_rows
 from tosslm.runs.folder import Mark
 from tosslm.runs.layout import DATA, SELECTION, Layout, scores
-from tosslm.runs.ranking import learn_ranking
+from tosslm.runs.ranking import find_unsafe, found_in, learn_ranking
 from tosslm.runs.tables import (
     EVIDENCE_SCHEMA,
     KEEP_SCHEMA,
@@ -70,8 +71,8 @@ def select(bench: Workbench, mark: Mark) -> Facts:
     """The highest evidence is dropped: over the whole set, or inside each row.
 
     Returns:
-        Facts for the manifest: those of ``selection.json``, and how many tokens' choice differs from the mask that
-        stood there before.
+        Facts for the manifest: those of ``selection.json``, how many tokens' choice differs from the mask that
+        stood there before, and how much the posterior finds unsafe.
 
     Raises:
         TosslmError: a score is not finite (names row and position), or evidence cannot be learnt.
@@ -99,7 +100,7 @@ def select(bench: Workbench, mark: Mark) -> Facts:
         **counts.facts(),
     }
     write_json(layout.selection_facts, facts)
-    return facts | counts.changes()
+    return facts | counts.changes() | {"unsafe_found": _unsafe_found(bench)}
 
 
 def choose(bench: Workbench, mark: Mark, method: Method) -> Facts:
@@ -142,6 +143,15 @@ def _ranked_values(bench: Workbench, mark: Mark) -> Callable[[], Parts]:
             writer.write_table(pa.table(columns, schema=writer.schema))
     write_json(layout.evidence_facts, facts)
     return lambda: read_evidence(layout.evidence)
+
+
+def _unsafe_found(bench: Workbench) -> dict[str, float] | None:
+    """How much the posterior finds unsafe: by what is stored where it was ranked, else learnt for this alone."""
+    layout = bench.layout
+    if bench.config.selection.evidence == "posterior":
+        learnt = json.loads(layout.evidence_facts.read_text(encoding="utf-8"))
+        return found_in((part for _, _, part in read_evidence(layout.evidence)), learnt["unsafe_share"])
+    return find_unsafe(layout.of(scores(bench.config.refinement.rounds)), seed=bench.config.seed)
 
 
 def _forget_evidence(layout: Layout) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 from rich.console import Console
 
-from tosslm.terminal.tables import table_of
+from tosslm.findings.found import found_told
+from tosslm.terminal.tables import table_of, told
 from tosslm.text import mask_hidden
 
 SHOWN_BAD_ROWS = 20
@@ -50,6 +51,10 @@ def print_plan(plan: Mapping[str, Any], console: Console) -> None:
     total = _duration(sum(stage["seconds"] for stage in plan["stages"]))
     table.add_row("all", "", "", total, "", _size(sum(stage["disk_bytes"] for stage in plan["stages"])))
     console.print(table)
+    if (found := plan["unsafe_found"]) is not None:
+        console.print(told("Found", "bold", found_told(found, plan["discard_fraction"])))
+    for warning in plan["warnings"]:
+        console.print(told("Warning", "bold yellow", warning))
 
 
 def _duration(seconds: float) -> str:

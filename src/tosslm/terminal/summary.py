@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from tosslm.findings.found import found_told
 from tosslm.selection.kinds import KINDS
 from tosslm.terminal.results import print_results
 from tosslm.terminal.tables import WIDE, table_of, told
@@ -93,6 +94,8 @@ def _print_selection(selection: Mapping[str, Any], console: Console) -> None:
         console.print(
             f"Threshold: tokens that {kind.dropped_if} {selection['threshold']:.3f}{unit} and more are dropped."
         )
+    if (found := selection.get("unsafe_found")) is not None:
+        console.print(told("Found", "bold", found_told(found, selection["discard_fraction"])))
     if selection.get("changed_from_previous"):
         console.print(f"{selection['changed_from_previous']:,} tokens changed sides since the last selection.")
 

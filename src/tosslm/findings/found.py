@@ -1,0 +1,78 @@
+"""How much of the custom set the posterior finds unsafe, beside how much is dropped: of a run, and before one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tosslm.config import Config
+from tosslm.errors import InputError
+from tosslm.findings.sentence import Sentence, Strong
+from tosslm.methods import method_of
+from tosslm.runs.layout import SELECTION, scores
+from tosslm.runs.ranking import find_unsafe
+from tosslm.runs.reader import Run
+
+FAR_TIMES = 2.0
+FAR_POINTS = 0.02
+"""The dropped and the found share are far apart where one is more than ``FAR_TIMES`` the other and they differ by at
+least this: so that neither 10% against 7%, nor 1% against a thousandth, is called far."""
+_SCORED_BY = ("model", "data", "references", "refinement", "seed")
+
+
+def found_by(run: Run) -> Mapping[str, float] | None:
+    """What selection recorded; None where no posterior could be learnt, or an earlier version selected."""
+    found: Mapping[str, float] | None = run.stages[SELECTION].get("unsafe_found") if run.has(SELECTION) else None
+    return found
+
+
+def before_run(config: Config) -> dict[str, Any]:
+    """What the run folder of a config tells before the config is carried out.
+
+    Returns:
+        ``discard_fraction``; ``unsafe_found``, as recorded of selection, None where that folder has no scores of the
+        model, data and references that the config names; ``warnings``.
+    """
+    found, d = _found_before(config), config.selection.discard_fraction
+    return {"discard_fraction": d, "unsafe_found": found, "warnings": far_from_found(found, d)}
+
+
+def _found_before(config: Config) -> Mapping[str, float] | None:
+    try:
+        run = Run(config.run_dir)
+        same = all(getattr(run.config, name) == getattr(config, name) for name in _SCORED_BY)
+    except InputError:
+        return None
+    last = config.refinement.rounds
+    if method_of(config).choose is not None or not same or not run.has(scores(last)):
+        return None
+    return found_by(run) or find_unsafe(run.scores_folder(last), seed=config.seed)
+
+
+def found_told(found: Mapping[str, float], discard_fraction: float) -> Sentence:
+    """How much is found, beside how much is dropped."""
+    return Sentence(
+        "The posterior finds ",
+        Strong(_percent(found["share"])),
+        f" of the response tokens more likely unsafe than not (its chain, {_percent(found['chain_share'])} in the "
+        "long run); ",
+        Strong(_percent(discard_fraction)),
+        " are dropped.",
+    )
+
+
+def far_from_found(found: Mapping[str, float] | None, discard_fraction: float) -> list[str]:
+    """A warning where much more, or much less, is dropped than is found."""
+    if found is None:
+        return []
+    share, d = found["share"], discard_fraction
+    if abs(share - d) < FAR_POINTS or max(share, d) <= FAR_TIMES * min(share, d):
+        return []
+    told = f"{_percent(d)} of the response tokens are dropped, and the posterior finds {_percent(share)} unsafe"
+    if d > share:
+        return [f"Useful tokens go: {told}. Lower selection.discard_fraction, or look at what is dropped."]
+    return [f"Unsafe tokens stay: {told}. Raise selection.discard_fraction, or look at what is kept."]
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}" if share >= 0.001 or share == 0 else "less than 0.1%"
