@@ -1,6 +1,6 @@
 """Whether an answer refuses, and whether it is an answer at all. Pure functions of text.
 
-A refusal is told by phrases (``refusal_phrases``, language by language). The literature searches the whole answer;
+A refusal is told by phrases (``languages``, one file each). The literature searches the whole answer;
 here a refusal has to stand where it begins, since an answer that complies and ends with "but I cannot recommend it"
 has complied (arXiv 2406.05946 shows that the first tokens decide). For the same reason an apology that is followed by
 what was asked for is none, and neither is what the answer only quotes.
@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Literal
 
-from tosslm.evaluation.refusal_phrases import LANGUAGES
+from tosslm.evaluation.languages import LANGUAGES
 from tosslm.evaluation.word_salad import is_word_salad
 
 Verdict = Literal["refusal", "answer", "incoherent"]

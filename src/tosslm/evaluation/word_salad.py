@@ -11,11 +11,11 @@ import re
 import unicodedata
 from itertools import pairwise
 
-from tosslm.evaluation.refusal_phrases import LANGUAGES
+from tosslm.evaluation.languages import LANGUAGES
 
 MIN_CLASHES = 3
 """A sentence with a typing error, or one that names "the for loop", has fewer impossible pairs of words."""
-CLASH_SHARE = 0.1
+CLASH_SHARE = 0.05
 """Of all pairs of words, so many have to be impossible; an essay on operators stays far below."""
 MIN_SCRIPTS = 4
 """Japanese counts as one script, and a lesson needs two or three."""
@@ -26,6 +26,10 @@ DEBRIS_SHARE = 0.25
 ODD_WORDS = 0.6
 """Share of words that cannot be spoken, or are glued together out of pieces."""
 MIN_ODD_WORDS = 6
+MIN_BARE_WORDS = 20
+"""So many words with nothing but spaces between them are no list."""
+FUNCTION_SHARE = 0.05
+"""Share of function words that a sentence has at least; in those of these languages it is about 0.4."""
 _MIN_HAN = 20
 
 _FENCED = re.compile(r"```.*?(?:```|$)|`[^`\n]*`|https?://\S+", re.DOTALL)
@@ -35,6 +39,16 @@ _CLASHES = tuple(
     for language in LANGUAGES
     if language.clashes
 )
+# Sentences in other languages than ours have to be told from random words, though nothing else is known of them.
+_OTHER_FUNCTION_WORDS = (
+    "il di che per non una gli dei da si o os um uma do em com não por het een van en op met voor te niet dat "
+    "att som och det på är av för med og til af er ikke w na z i nie to jest się przez lub v a se je že pro ve "
+    "bir bu ile için de olarak veya yang dan untuk dengan dari ini itu atau la și cu pe din sau este az és "
+    "hogy egy nem vagy ja on ei tai että joka kun của và là các cho một không u za ili kao sa ang ng mga ut et "
+    "est ad cum ir su kad yra ar un no ka els amb dels ha ta sea oder ke "
+)
+_FUNCTION_WORDS = frozenset(" ".join([_OTHER_FUNCTION_WORDS, *(x.function_words for x in LANGUAGES)]).split())
+_BARE_WORDS = re.compile(rf"[a-zA-ZÀ-ɏ'-]+(?: +[a-zA-ZÀ-ɏ'-]+){{{MIN_BARE_WORDS - 1},}}")
 _UNSPOKEN = re.compile(r"[b-df-hj-np-tv-xz]{4,}")
 _VOWEL = re.compile("[aeiouyäöüàâéèêëîïôûùáíóúœæ]")
 _GLUED = re.compile(r"[^\W_]*[a-zà-ÿ]{2}(?:[A-ZÀ-Þ]|##)[^\W\d]{2}[\w#]*")
@@ -55,7 +69,15 @@ def is_word_salad(text: str) -> bool:
         (True, False)
     """
     prose = _FENCED.sub(" ", text)
-    tests = (_is_debris, _has_clashes, _mixes_scripts, _is_unspoken, _is_glued, _lacks_common_han)
+    tests = (
+        _is_debris,
+        _has_clashes,
+        _mixes_scripts,
+        _is_unspoken,
+        _is_glued,
+        _lacks_common_han,
+        _lacks_function_words,
+    )
     return any(test(prose) for test in tests)
 
 
@@ -128,3 +150,11 @@ def _is_glued(text: str) -> bool:
 def _lacks_common_han(text: str) -> bool:
     runs = _HAN_RUN.findall(text)
     return any(len(run) >= _MIN_HAN and not _COMMON_HAN.intersection(run) for run in runs)
+
+
+def _lacks_function_words(text: str) -> bool:
+    return any(
+        sum(word in _FUNCTION_WORDS for word in words) < FUNCTION_SHARE * len(words)
+        for run in _BARE_WORDS.findall(text)
+        if (words := run.casefold().split())
+    )
