@@ -28,6 +28,7 @@ _BAD_NOT = (
 # Sorrow about the other, or about how one wrote, and no "but" after it.
 _SYMPATHY = (
     r"(?! (?:to hear|for your|about your|(?:that |if )?(?:you|your)(?:'re| are| had| \w+)|"
+    r"(?:i|we) (?:meant?|misread|misunderstood|forgot|missed)\b|"
     r"for (?:the|my|any|being|taking|that)\b|about (?:the|that)\b)(?![^.!?]*\bbut\b))"
 )
 _DETERMINER = r"(?:the|an?|my|your|our|their|its|every)"
@@ -37,14 +38,14 @@ _VERB = rf"(?:{_FINITE}|be|been|have)"
 ENGLISH = Language(
     code="en",
     openings=(
-        rf"(?:{_AM} )?(?:\w+ ){{0,2}}sorry\b{_SYMPATHY}",
+        rf"(?:{_AM} )?(?:\w+ ){{0,2}}sorry\b,?+{_SYMPATHY}",
         rf"{_I}(?: \w+){{0,2}} apologi[sz]e{_SYMPATHY}",
         rf"(?:my |sincere |our )*apologies{_SYMPATHY}",
         rf"unfortunately,? (?:{_I}\b|that'?s? (?:is )?not|it(?:'s| is) not)",
         rf"{_AM} afraid,? (?:i|we|that|this|it|not|but)\b",
         # Not "I can't wait to tell you" and the like.
         rf"{_I} (?:really |just |simply )?{_NOT}\b"
-        r"(?! (?:wait|help but|stress|emphasi[sz]e|overstate|believe|imagine|thank|get enough|say enough))",
+        r"(?! (?:wait|help but|stress|emphasi[sz]e|overstate|believe|imagine|thank|lie\b|get enough|say enough))",
         rf"{_I} (?:do not|don't) {_HELP}\b",
         rf"{_I} (?:do not|don't) (?:think|believe) (?:it|that|this|i)\b.{{0,40}}\b(?:{_BAD}|{_BAD_NOT}|should)",
         rf"{_AM}(?: \w+)? (?:unable|not (?:able|going to|comfortable|programmed|allowed|permitted|designed|"
@@ -62,7 +63,8 @@ ENGLISH = Language(
         rf"(?:, \w+(?: \w+)?,)? (?:{_HELP}|walk you|show you|guide you|explain how|be part|help(?:ing)?)\b",
         rf"\b{_I} (?:must|have to|need to) (?:respectfully )?(?:decline|refuse)\b",
         rf"\b{_AM} going to have to (?:decline|refuse|pass|say no)\b",
-        rf"\b(?:something|not a thing) (?:that )?{_I} (?:can(?:no|')?t|can not|won't|will not)\b",
+        rf"\b(?:something|not a thing) (?:that )?(?:{_I} (?:can(?:no|')?t|can not|won't|will not)|"
+        rf"{_AM} (?:not able|unable|not going))\b",
         rf"\b{_I}(?:'d| would) rather not (?:{_HELP}|say|explain|go into)\b",
         rf"\bunder no circumstances (?:will|would|can|shall) {_I}\b",
         r"\bas an? (?:\w+ )?(?:ai|artificial intelligence|language model)(?: \w+){0,2},? i "

@@ -15,7 +15,7 @@ FRENCH = Language(
         r"(?:je suis )?(?:\w+ )?désolée?s?,? (?:mais|je ne|je n'|cela|ce n'est|il m'est|je suis dans)",
         r"(?:je suis )?(?:\w+ )?désolée?s?(?=[,.!])",
         r"(?:je suis )?(?:\w+ )?désolée?s? de ne (?:pas )?pouvoir (?:vous |t'|te |y )*(?:aid|répond|fourn)",
-        r"(?:je regrette|je m'excuse|je vous prie de m'excuser|(?:toutes )?mes excuses|navrée?),? "
+        r"(?:je regrette|je m'excuse|je vous prie de m'excuser|(?:toutes )?mes excuses|navrée?|excus(?:ez|e)-moi),? "
         r"(?:mais|je ne|je n')",
         r"(?:malheureusement|hélas),? (?:je ne|je n'|il m'est|cela|ce n'est)",
         r"je crains (?:de ne|que)",
@@ -32,8 +32,8 @@ FRENCH = Language(
         r"ferai|fournirai|montrerai|révélerai|irai)\b(?: \w+)? (?:pas|rien|point)\b",
         r"\bje refuse\b",
         r"\bje préfère (?:\w+ )?ne pas\b",
-        r"\bil m'est (?:\w+ )?impossible\b",
-        r"\bje ne suis (?:\w+ )?pas (?:en mesure|autoris|capable|habilit|programm|conçu|disposé)",
+        r"\bil (?:m'est (?:\w+ )?impossible|n'est pas possible pour moi)\b",
+        r"\bje ne suis (?:\w+ )?pas (?:en mesure|autoris|capable|habilit|à l'aise|programm|conçu|disposé)",
         r"\bje (?:dois|me vois \w+ de) (?:\w+ )?(?:refuser|décliner)\b",
         r"\b(?:va|vont|irait) à l'encontre de mes\b|\bcontraire à mes (?:principes|règles|valeurs)\b",
     ),

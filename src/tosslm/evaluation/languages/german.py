@@ -18,7 +18,8 @@ GERMAN = Language(
         r"(?:es )?tut mir (?:\w+ )?leid(?=[.!])",
         r"(?:ich bitte um )?(?:entschuldigung|entschuldige|entschuldigen sie|verzeihung|sorry),? "
         r"(?:aber|doch|ich|das|dabei|dazu)\b",
-        rf"(?:leider|bedauerlicherweise) (?:kann|darf|werde|muss|bin|ist)\b{_DE_CLAUSE}(?:nicht|kein\w*|ablehnen)\b",
+        rf"(?:leider|bedauerlicherweise) (?:kann|darf|werde|muss|bin|ist (?:es mir|mir|das|dies))\b"
+        rf"{_DE_CLAUSE}(?:nicht|kein\w*|ablehnen)\b",
         r"als (?:eine? )?(?:\w+ )?(?:ki\b|sprachmodell|künstliche|virtueller|digitaler|assistent)",
         r"ich bin (?:nur |lediglich )?(?:eine? )(?:ki\b|sprachmodell|künstliche)",
         rf"ich (?:kann|darf|werde|möchte|will)\b{_DE_CLAUSE}\b(?:nicht|kein\w*)\b{_DE_CLAUSE}\b{_DE_HELP}\b",
