@@ -94,7 +94,9 @@ ENGLISH = Language(
     ),
     clashes=(
         rf"(?:the|an|my|your|our|their|its|every) (?:{_DETERMINER}|{_VERB}|i|he|she|we|they|of|to|in|for|with|by|at|"
-        r"from|on|into|than|and|or|but|because|if|which)",
+        r"from|on|into|than|and|or|but|because|if|which)\b"
+        # A programmer names words so.
+        r"(?!['\"`]* (?:loop|statement|operator|keyword|clause|gate|block|expression)s?\b)",
         rf"a (?:{_DETERMINER}|are|was|were|be|been|am|have|had|does|did|could|would|should|he|she|we|they|of|into|"
         r"than|but|because|which)",
         rf"(?:of|with|at|into|from|for|by) (?:{_VERB}|i|he|she|we|they|of|and|because|than|but)",
