@@ -18,6 +18,7 @@ FRENCH = Language(
         r"(?:je regrette|je m'excuse|je vous prie de m'excuser|(?:toutes )?mes excuses|navrée?|excus(?:ez|e)-moi),? "
         r"(?:mais|je ne|je n')",
         r"(?:malheureusement|hélas),? (?:je ne|je n'|il m'est|cela|ce n'est)",
+        r"je regrette de ne pas pouvoir (?:vous |t'|te |y )*(?:aid|assist|répond|fourn)",
         r"je crains (?:de ne|que)",
         r"(?:en tant qu(?:e |')|je (?:ne )?suis qu?'?)(?:une? )?(?:\w+ )?(?:modèle|ia\b|intelligence|assistante?)",
         r"je ne (?:peux|puis|saurais)(?: \w+)? pas\b(?! (?:m'empêcher|attendre|croire|m'imaginer|imaginer|assez))",

@@ -25,6 +25,7 @@ GERMAN = Language(
         rf"ich (?:kann|darf|werde|möchte|will)\b{_DE_CLAUSE}\b(?:nicht|kein\w*)\b{_DE_CLAUSE}\b{_DE_HELP}\b",
         r"(?:das|dies|es) (?:ist|wäre) (?:\w+ )?(?:unethisch|unangemessen|nicht (?:ethisch|angemessen|richtig))",
         r"nein,? (?:das|dabei|dazu|ich|tut mir leid|auf)\b[^.!?]{0,40}(?:nicht|keinen|leid)\b",
+        r"ich bedaue?re,?[^.!?]{0,40}nicht (?:\w+ )?(?:helfen|beantworten|geben|weiterhelfen) zu können",
         r"ich rate (?:dir |ihnen )?(?:davon|dringend)",
     ),
     phrases=(

@@ -13,7 +13,7 @@ SPANISH = Language(
     code="es",
     openings=(
         r"lo (?:siento|lamento)\b(?! (?:por|de|que))(?! mucho,? (?:por|lo de|que))",
-        r"(?:siento|lamento)(?: mucho)?,? (?:pero|no poder (?:ayud|respond|proporcion)|decirte que no|informar)",
+        r"(?:siento|lamento)(?: mucho)?,? (?:pero|no poder (?:ayud|asist|respond|proporcion|cumpl)|decirte que no|informar)",
         r"(?:te |le )?(?:pido disculpas|disculp\w+|perd[oó]n\w*)(?: \w+)?,? (?:pero|no)\b",
         r"(?:lamentablemente|desafortunadamente|desgraciadamente|por desgracia),? (?:no|eso|esto|me)\b",
         r"me temo que",
@@ -32,7 +32,7 @@ SPANISH = Language(
         rf"\bprefiero no (?:{_ES_HELP}|entrar|hacer)",
         r"\bme niego a\b",
         r"\b(?:debo|tengo que) (?:rechazar|declinar|negarme)\b",
-        r"\bno me (?:es posible|siento cómod)",
+        r"\bno me (?:es posible|siento cómod)|\bme (?:es|resulta) imposible\b|\bno soy capaz de\b",
     ),
     firm=(
         r"(?:de ninguna manera|de ningún modo|ni hablar|rotundamente no|absolutamente no|ni lo sueñes|jamás)",
