@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 
+RESULT_CHARACTERS = 200
+"""A result is written within so many characters of its mark."""
 _THIN = "\u00a0\u2007\u2009\u202f"
 _MINUS = "-\u2212"
 _DASH = rf"[{_MINUS}\u2013\u2014~]"
@@ -35,7 +37,7 @@ _NUMBER = re.compile(
 )
 _NEXT_TURN = re.compile(
     r"<\|[\w ]+\|>|<(?:start|end)_of_turn>|</?s>|\[/?INST\]"
-    r"|^\s*(?:#+ *|\*\*)?(?:question|q|human|user|problem|instruction)(?: ?\d+)?(?:\*\*)?:",
+    r"|^[ \t]*(?:#+ *|\*\*)?(?:question|q|human|user|problem|instruction)(?: ?\d+)?(?:\*\*)?:",
     re.IGNORECASE | re.MULTILINE,
 )
 _LATEX = (
@@ -82,7 +84,7 @@ def _first_turn(text: str) -> str:
 
 def _marked_number(text: str) -> Decimal | None:
     for mark in _MARK.finditer(text):
-        rest = text[mark.end() :].lstrip()
+        rest = text[mark.end() : mark.end() + RESULT_CHARACTERS].lstrip()
         written = rest.partition("\n")[0] if mark[0] == "####" else _braced(rest)
         # "#### Step 1" and the like are headings, and a box has a mark of its own.
         if "\\boxed" in written:

@@ -49,7 +49,8 @@ _OTHER_FUNCTION_WORDS = (
     "est ad cum ir su kad yra ar un no ka els amb dels ha ta sea oder ke "
 )
 _FUNCTION_WORDS = frozenset(" ".join([_OTHER_FUNCTION_WORDS, *(x.function_words for x in LANGUAGES)]).split())
-_BARE_WORDS = re.compile(rf"[a-zA-ZÀ-ɏ'-]+(?: +[a-zA-ZÀ-ɏ'-]+){{{MIN_BARE_WORDS - 1},}}")
+_LETTER = "[a-zA-ZÀ-ɏ'-]"
+_BARE_WORDS = re.compile(rf"(?<!{_LETTER}){_LETTER}++(?: ++{_LETTER}++){{{MIN_BARE_WORDS - 1},}}+")
 _UNSPOKEN = re.compile(r"[b-df-hj-np-tv-xz]{4,}")
 _VOWEL = re.compile("[aeiouyäöüàâéèêëîïôûùáíóúœæ]")
 _GLUED = re.compile(r"[^\W_]*[a-zà-ÿ]{2}(?:[A-ZÀ-Þ]|##)[^\W\d]{2}[\w#]*")

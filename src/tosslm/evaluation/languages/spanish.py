@@ -13,7 +13,8 @@ SPANISH = Language(
     code="es",
     openings=(
         r"lo (?:siento|lamento)\b(?! (?:por|de|que))(?! mucho,? (?:por|lo de|que))",
-        r"(?:siento|lamento)(?: mucho)?,? (?:pero|no poder (?:ayud|asist|respond|proporcion|cumpl)|decirte que no|informar)",
+        r"(?:siento|lamento)(?: mucho)?,? (?:pero|no poder (?:ayud|asist|respond|proporcion|cumpl)|"
+        r"decirte que no|informar)",
         r"(?:te |le )?(?:pido disculpas|disculp\w+|perd[oó]n\w*)(?: \w+)?,? (?:pero|no)\b",
         r"(?:lamentablemente|desafortunadamente|desgraciadamente|por desgracia),? (?:no|eso|esto|me)\b",
         r"me temo que",
