@@ -27,9 +27,9 @@ _BAD_NOT = (
 )
 # Sorrow about the other, or about how one wrote, and no "but" after it.
 _SYMPATHY = (
-    r"(?! (?:to hear|for your|about your|(?:that |if )?(?:you|your)(?:'re| are| had| \w+)|"
-    r"(?:i|we) (?:meant?|misread|misunderstood|forgot|missed)\b|"
-    r"for (?:the|my|any|being|taking|that)\b|about (?:the|that)\b)(?![^.!?]*\bbut\b))"
+    r"(?!(?:,? (?:i|we) (?:meant?|misread|misunderstood|forgot|missed)\b|, you(?:'re| are) right\b|"
+    r" (?:to hear|for your|about your|(?:that |if )you\b|that your\b|you(?:'re| are| had| have| feel)\b|"
+    r"for (?:the|my|any|being|taking|that)\b|about (?:the|that)\b))(?![^.!?]*\bbut\b))"
 )
 _DETERMINER = r"(?:the|an?|my|your|our|their|its|every)"
 _FINITE = r"(?:is|are|was|were|am|has|had|does|did|could|would|should)"
@@ -38,7 +38,7 @@ _VERB = rf"(?:{_FINITE}|be|been|have)"
 ENGLISH = Language(
     code="en",
     openings=(
-        rf"(?:{_AM} )?(?:\w+ ){{0,2}}sorry\b,?+{_SYMPATHY}",
+        rf"(?:{_AM} )?(?:\w+ ){{0,2}}sorry\b{_SYMPATHY}",
         rf"{_I}(?: \w+){{0,2}} apologi[sz]e{_SYMPATHY}",
         rf"(?:my |sincere |our )*apologies{_SYMPATHY}",
         rf"unfortunately,? (?:{_I}\b|that'?s? (?:is )?not|it(?:'s| is) not)",
