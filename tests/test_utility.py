@@ -15,8 +15,9 @@ from transformers import AutoModelForCausalLM
 from conftest import demo_rows
 from tosslm.data.tokenize import RowTokenizer, tokenize_rows
 from tosslm.errors import InputError
+from tosslm.evaluation.gsm8k import final_number
 from tosslm.evaluation.measures import perplexity
-from tosslm.evaluation.utility import exact_matches, final_number, likelihood_margins, row_losses
+from tosslm.evaluation.utility import exact_matches, likelihood_margins, row_losses
 
 
 @pytest.fixture(scope="module")

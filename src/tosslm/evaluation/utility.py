@@ -5,10 +5,8 @@ A loss per token needs few rows to be exact, and moves before answers do.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import numpy as np
@@ -16,11 +14,9 @@ import numpy as np
 from tosslm.config import REFUSAL_TEXTS
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.errors import InputError
+from tosslm.evaluation.gsm8k import final_number
 from tosslm.model.losses import response_losses
 from tosslm.statistics import Interval, mean_interval
-
-_MARKED = re.compile(r"####\s*([-+]?\$?[\d,]*\.?\d+)")
-_NUMBER = re.compile(r"[-+]?\$?\d[\d,]*(?:\.\d+)?|[-+]?\.\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,37 +91,13 @@ def likelihood_margins(
     return means[:, 1:].mean(axis=1) - means[:, 0]
 
 
-def final_number(text: str, *, marked: bool = True) -> Decimal | None:
-    """The result of an answer to a GSM8K question (Cobbe et al. 2021, arXiv 2110.14168).
-
-    Args:
-        text: the answer.
-        marked: take the number after ``####``, as the data write it; else the last number of the text.
-
-    Returns:
-        The number, None where there is none.
-
-    Examples:
-        >>> final_number("She has 3 + 1,200 = 1,203 eggs. #### 1,203")
-        Decimal('1203')
-    """
-    found = _MARKED.findall(text) if marked else _NUMBER.findall(text)
-    if not found:
-        return None
-    try:
-        # The first marked one: what a model writes after its result is another question that it made up.
-        return Decimal((found[0] if marked else found[-1]).replace(",", "").replace("$", ""))
-    except InvalidOperation:
-        return None
-
-
 def exact_matches(answers: Sequence[str], solutions: Sequence[str], *, marked: bool = True) -> np.ndarray:
     """Whether each answer's result is the solution's, bool ``[N]``.
 
     Args:
         answers: what a model wrote.
         solutions: GSM8K's answers, which end with ``#### n``.
-        marked: whether a model has to mark its result with ``####`` too; else its last number counts.
+        marked: whether a model has to mark its result too, as ``final_number`` reads it; else its last number counts.
 
     Raises:
         InputError: a solution has no ``#### n``.
