@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tosslm.data.formats import check_format, check_text, parse_record
+from tosslm.data.formats import check_format, check_text, parse_conversation, parse_record
 from tosslm.data.records import Place, locate, records
 from tosslm.errors import InputError, RowError
 
@@ -31,6 +31,7 @@ class Row:
         messages: ``role`` and ``content`` of each turn.
         unsafe_spans: triples ``[message index, start, end]`` in code points; None where the data do not
             mark them, ``[]`` where they mark that nothing is unsafe.
+        context: indices of the assistant turns that the data keep from being trained and scored.
     """
 
     row_id: str
@@ -38,6 +39,7 @@ class Row:
     source: str
     messages: list[dict[str, str]]
     unsafe_spans: list[list[int]] | None
+    context: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +119,13 @@ def _rows(places: list[Place], format: str, field: str | None, split: str | None
             try:
                 if isinstance(record, RowError):
                     raise record
-                messages, spans = parse_record(record, format, field)
+                parsed = parse_conversation(record, format, field)
                 source = _source(record, place.stem)
             except RowError as error:
                 yield BadRow(origin, error.reason, error.remedy)
                 continue
-            yield Row(_row_id(messages, copies), origin, source, messages, spans)
+            row_id = _row_id(parsed.messages, copies)
+            yield Row(row_id, origin, source, parsed.messages, parsed.unsafe_spans, parsed.context)
 
 
 def _row_id(messages: list[dict[str, str]], copies: Counter[int]) -> str:

@@ -55,7 +55,7 @@ def prepared_rows(
             yield row
             continue
         try:
-            tokens = tokenizer(row.messages)
+            tokens = tokenizer(row.messages, context=row.context)
         except RowError as error:
             counts.bad += 1
             yield BadRow(row.origin, error.reason, error.remedy)

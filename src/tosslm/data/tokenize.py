@@ -6,7 +6,7 @@ then say which tokens are response tokens and which piece of the answer each of 
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Literal
@@ -145,11 +145,12 @@ class RowTokenizer:
         self.chat_template = self._template.source
         self._control_ids = _control_ids(tokenizer)
 
-    def __call__(self, messages: Sequence[Mapping[str, object]]) -> TokenizedRow:
+    def __call__(self, messages: Sequence[Mapping[str, object]], *, context: Collection[int] = ()) -> TokenizedRow:
         """Tokenise one conversation.
 
         Args:
             messages: mappings with ``role`` and ``content``, both text; other keys are left out.
+            context: indices of assistant messages that are no responses, whatever ``turns`` says.
 
         Returns:
             The row's tokens, at most ``max_length`` of them.
@@ -170,7 +171,15 @@ class RowTokenizer:
         offsets: list[list[int]] = []
         # A row's first token has no context to be predicted from, and a token belongs to one turn only.
         free = 1
-        for turn in turns if self.turns == "all" else turns[-1:]:
+        chosen = turns if self.turns == "all" else turns[-1:]
+        chosen = [turn for turn in chosen if turn.message not in context]
+        if not chosen:
+            raise RowError(
+                "no answer of the row is to be trained" if self.turns == "all" else "the last answer is not trained",
+                "remove the row, or train one of its answers"
+                + (" (data.turns: all)" if self.turns == "last" else ""),
+            )
+        for turn in chosen:
             placed = locate_content(text, turn, conversation[turn.message]["content"])
             first = max(free, bisect_right(ends, turn.start))
             stop = bisect_left(starts, self._response_end(text, turn, placed, ids, starts, ends))
