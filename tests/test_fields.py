@@ -49,7 +49,7 @@ OF_RECORDS: list[tuple[str, Any]] = [
     ("mask", True),
     ("label", False),
 ]
-NEUTRAL = [None, [], {}, "", 1, 1.0, True]
+NEUTRAL: list[Any] = [None, [], {}, "", 1, 1.0, True]
 
 
 @pytest.mark.parametrize("format", RECORDS)

@@ -24,6 +24,8 @@ class SetCounts:
         response_tokens: response tokens in them.
         longest: tokens of the longest row.
         truncated: rows cut to ``max_length``.
+        rewritten: rows with an answer that the chat template does not write as it stands.
+        first_rewritten: where the first of these stands, ``file:line``.
         repeated: rows whose content stood in the set before.
         marked: rows whose unsafe text is marked.
         bad: rows left out.
@@ -35,6 +37,8 @@ class SetCounts:
     response_tokens: int = 0
     longest: int = 0
     truncated: int = 0
+    rewritten: int = 0
+    first_rewritten: str | None = None
     repeated: int = 0
     marked: int = 0
     bad: int = 0
@@ -56,6 +60,7 @@ def prepared_rows(
             continue
         try:
             tokens = tokenizer(row.messages, context=row.context)
+            tokens.check_marked(row.unsafe_spans)
         except RowError as error:
             counts.bad += 1
             yield BadRow(row.origin, error.reason, error.remedy)
@@ -65,6 +70,9 @@ def prepared_rows(
         counts.response_tokens += sum(tokens.response_mask)
         counts.longest = max(counts.longest, len(tokens.input_ids))
         counts.truncated += tokens.truncated
+        if tokens.lost:
+            counts.rewritten += 1
+            counts.first_rewritten = counts.first_rewritten or row.origin
         counts.repeated += "-" in row.row_id
         counts.marked += row.unsafe_spans is not None
         counts.sources[row.source] = counts.sources.get(row.source, 0) + 1

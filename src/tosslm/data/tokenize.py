@@ -7,13 +7,14 @@ then say which tokens are response tokens and which piece of the answer each of 
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, Literal
 
 import datasets
 
-from tosslm.data.template import ChatTemplate, Messages, Placed, Turn, locate_content
+from tosslm.data.formats import check_format, parse_conversation
+from tosslm.data.template import ChatTemplate, Placed, Turn, locate_content
 from tosslm.errors import InputError, RowError
 
 FEATURES = datasets.Features(
@@ -39,12 +40,29 @@ class TokenizedRow:
             content; ``[-1, -1, -1]`` where a token has no text of it (an end of turn, a thinking block that
             the template writes).
         truncated: whether tokens were cut off at the end.
+        lost: ``[message index, start, end]`` of each part of a response's content, white space around it aside,
+            that the chat template does not write as it stands.
     """
 
     input_ids: list[int]
     response_mask: list[bool]
     offsets: list[list[int]]
     truncated: bool
+    lost: list[list[int]] = field(default_factory=list)
+
+    def check_marked(self, unsafe_spans: Iterable[Sequence[int]] | None) -> None:
+        """Refuse marks on text that the model never gets to see.
+
+        Raises:
+            RowError: a span has text of ``lost`` in it.
+        """
+        for index, start, end in unsafe_spans or ():
+            if any(message == index and start < high and low < end for message, low, high in self.lost):
+                raise RowError(
+                    f"unsafe_spans mark {start} to {end} of message {index}, where the chat template drops or "
+                    "rewrites text",
+                    "write the answer as the template does, or move the mark off that text",
+                )
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +187,7 @@ class RowTokenizer:
         kept = min(len(ids), self.max_length)
         mask = [False] * kept
         offsets: list[list[int]] = []
+        lost: list[list[int]] = []
         # A row's first token has no context to be predicted from, and a token belongs to one turn only.
         free = 1
         chosen = turns if self.turns == "all" else turns[-1:]
@@ -181,6 +200,7 @@ class RowTokenizer:
             )
         for turn in chosen:
             placed = locate_content(text, turn, conversation[turn.message]["content"])
+            lost += _lost(conversation[turn.message]["content"], turn.message, placed)
             first = max(free, bisect_right(ends, turn.start))
             stop = bisect_left(starts, self._response_end(text, turn, placed, ids, starts, ends))
             spans = _spans(starts, ends, first, stop, turn.message, placed)
@@ -191,7 +211,7 @@ class RowTokenizer:
         if not offsets:
             raise _no_response_left(len(ids), self.max_length)
         self.limits.check(ids[:kept])
-        return TokenizedRow(ids[:kept], mask, offsets, truncated=len(ids) > kept)
+        return TokenizedRow(ids[:kept], mask, offsets, truncated=len(ids) > kept, lost=lost)
 
     def _response_end(
         self, text: str, turn: Turn, placed: Placed | None, ids: list[int], starts: list[int], ends: list[int]
@@ -215,14 +235,20 @@ def tokenize_rows(
     *,
     max_length: int = 2048,
     turns: Literal["all", "last"] = "all",
+    format: str = "auto",
+    field: str | None = None,
 ) -> datasets.Dataset:
     """Tokenise rows in any of the known formats.
+
+    What the commands refuse in a row is refused here.
 
     Args:
         rows: mappings with ``messages``, or in another row format that ``tosslm.data.rows`` reads.
         tokenizer: a fast Hugging Face tokenizer with a chat template.
         max_length: tokens of a row to keep, from its start.
         turns: ``"all"`` assistant turns are responses, or the ``"last"`` one only.
+        format: the row format, see ``tosslm.data.rows.parse_record``.
+        field: the field of HH text.
 
     Returns:
         One row each, in order: ``input_ids`` (int32), ``response_mask`` (bool) and ``offsets`` (lists of
@@ -232,12 +258,15 @@ def tokenize_rows(
         InputError: the tokenizer cannot be used; see :class:`RowTokenizer`.
         RowError: a row is bad; the message counts rows from 0.
     """
+    check_format(format, field)
     tokenize = RowTokenizer(tokenizer, max_length=max_length, turns=turns)
     chunks: list[datasets.Dataset] = []
     columns: dict[str, list[Any]] = {name: [] for name in FEATURES}
     for number, record in enumerate(rows):
         try:
-            row = tokenize(_messages_of(record))
+            parsed = parse_conversation(record, format, field)
+            row = tokenize(parsed.messages, context=parsed.context)
+            row.check_marked(parsed.unsafe_spans)
         except RowError as error:
             raise RowError(f"row {number}: {error.reason}", error.remedy) from error
         for name, values in columns.items():
@@ -248,16 +277,6 @@ def tokenize_rows(
     if columns["input_ids"] or not chunks:
         chunks.append(datasets.Dataset.from_dict(columns, features=FEATURES))
     return datasets.concatenate_datasets(chunks)
-
-
-def _messages_of(record: Mapping[str, Any]) -> Messages:
-    messages = record.get("messages")
-    if isinstance(messages, Sequence) and not isinstance(messages, str):
-        return messages
-    from tosslm.data.rows import parse_record  # the tokeniser works without the row formats
-
-    parsed: Messages = parse_record(record)[0]
-    return parsed
 
 
 def _checked(messages: Sequence[Mapping[str, object]]) -> list[dict[str, str]]:
@@ -304,6 +323,16 @@ def _spans(
     if last is not None:
         last[2] = placed.end + placed.shift
     return spans
+
+
+def _lost(content: str, message: int, placed: Placed | None) -> list[list[int]]:
+    """The parts of a content beside the one that was found, as ``[message, start, end]``."""
+    low = len(content) - len(content.lstrip())
+    high = len(content.rstrip())
+    start = end = high  # nothing of it was found
+    if placed is not None:
+        start, end = placed.start + placed.shift, placed.end + placed.shift
+    return [[message, a, b] for a, b in ((low, min(start, high)), (max(end, low), high)) if a < b]
 
 
 def _no_response_left(num_tokens: int, max_length: int) -> RowError:
