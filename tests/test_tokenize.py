@@ -629,7 +629,7 @@ THOUGHT = "<think>\nThey greet me.\n</think>\n\nHello"
 
 
 def dropping(where: str) -> PreTrainedTokenizerFast:
-    """A tokenizer whose template writes an answer from the end of its thinking on, as DeepSeek-R1's and Qwen3's do."""
+    """A tokenizer whose template writes an answer from the end of its thinking on, as DeepSeek-R1's does."""
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=build("qwen2.5").backend_tokenizer, eos_token="<|im_end|>")
     tokenizer.chat_template = (
         "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' }}{% if m['role'] == 'assistant' %}"
@@ -677,7 +677,8 @@ def test_what_is_lost_of_an_answer_that_is_context_is_nobodys_loss() -> None:
 def test_an_answer_that_the_template_changes_throughout_is_lost_as_a_whole() -> None:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=build("llama3.1").backend_tokenizer, eos_token="<|eot_id|>")
     tokenizer.chat_template = (
-        "{% for m in messages %}{{ m['role'] }}:{{ m['content'] | upper if m['role'] == 'assistant' else m['content'] }}"
+        "{% for m in messages %}{{ m['role'] }}:"
+        "{{ m['content'] | upper if m['role'] == 'assistant' else m['content'] }}"
         "{{ eos_token }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
     )
     assert RowTokenizer(tokenizer)(conversation("Hi", " quiet")).lost == [[1, 1, 6]]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tosslm.config import SourceConfig
+from tosslm.data.records import MAX_ROW_BYTES
 from tosslm.data.rows import BadRow, Row, raw_files, read_rows
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.errors import RowError
@@ -45,15 +46,22 @@ class SetCounts:
     sources: dict[str, int] = field(default_factory=dict)
 
 
+def source_rows(source: SourceConfig, max_row_bytes: int = MAX_ROW_BYTES) -> Iterator[Row | BadRow]:
+    """The rows of one set, as ``read_rows`` gives them."""
+    return read_rows(
+        source.path, format=source.format, field=source.field, split=source.split, max_row_bytes=max_row_bytes
+    )
+
+
 def prepared_rows(
-    source: SourceConfig, tokenizer: RowTokenizer, counts: SetCounts
+    source: SourceConfig, tokenizer: RowTokenizer, counts: SetCounts, *, max_row_bytes: int = MAX_ROW_BYTES
 ) -> Iterator[dict[str, Any] | BadRow]:
     """Read and tokenise one set, row by row, counting as it goes.
 
     Yields:
         A record of ``DATA_SCHEMA``, or the reason why a row cannot be used.
     """
-    for row in read_rows(source.path, format=source.format, field=source.field, split=source.split):
+    for row in source_rows(source, max_row_bytes):
         if isinstance(row, BadRow):
             counts.bad += 1
             yield row

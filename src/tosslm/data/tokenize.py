@@ -26,6 +26,11 @@ FEATURES = datasets.Features(
 )
 
 _NO_TEXT = -1
+_CHARACTERS_A_TOKEN = 32
+"""A row of fewer characters for each token that is kept is encoded as a whole."""
+_REACH = 2000
+_MARGIN_WORDS = 16
+"""With so many words, of so many characters and more, between them, no end of a text bears on a token."""
 _ROWS_PER_CHUNK = 1000  # Arrow is some ten times smaller than lists of Python integers
 
 
@@ -179,27 +184,17 @@ class RowTokenizer:
         """
         conversation = _checked(messages)
         text, turns = self._template.render_turns(conversation)
-        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        ids: list[int] = encoded["input_ids"]
-        # Bisection needs sorted bounds; a token that a normaliser made of nothing may bear (0, 0).
-        starts = list(accumulate((start for start, _ in encoded["offset_mapping"]), max))
-        ends = list(accumulate((end for _, end in encoded["offset_mapping"]), max))
+        chosen = self._trained(turns, context)
+        places = [locate_content(text, turn, conversation[turn.message]["content"]) for turn in chosen]
+        # Where a content is not found, its turn's end is, by the last control token before the next turn.
+        ids, starts, ends = self._encode(text, whole=None in places)
         kept = min(len(ids), self.max_length)
         mask = [False] * kept
         offsets: list[list[int]] = []
         lost: list[list[int]] = []
         # A row's first token has no context to be predicted from, and a token belongs to one turn only.
         free = 1
-        chosen = turns if self.turns == "all" else turns[-1:]
-        chosen = [turn for turn in chosen if turn.message not in context]
-        if not chosen:
-            raise RowError(
-                "no answer of the row is to be trained" if self.turns == "all" else "the last answer is not trained",
-                "remove the row, or train one of its answers"
-                + (" (data.turns: all)" if self.turns == "last" else ""),
-            )
-        for turn in chosen:
-            placed = locate_content(text, turn, conversation[turn.message]["content"])
+        for turn, placed in zip(chosen, places, strict=True):
             lost += _lost(conversation[turn.message]["content"], turn.message, placed)
             first = max(free, bisect_right(ends, turn.start))
             stop = bisect_left(starts, self._response_end(text, turn, placed, ids, starts, ends))
@@ -212,6 +207,34 @@ class RowTokenizer:
             raise _no_response_left(len(ids), self.max_length)
         self.limits.check(ids[:kept])
         return TokenizedRow(ids[:kept], mask, offsets, truncated=len(ids) > kept, lost=lost)
+
+    def _trained(self, turns: list[Turn], context: Collection[int]) -> list[Turn]:
+        chosen = turns if self.turns == "all" else turns[-1:]
+        chosen = [turn for turn in chosen if turn.message not in context]
+        if not chosen and self.turns == "last":
+            raise RowError("the last answer is not trained", "remove the row, or set data.turns: all")
+        if not chosen:
+            raise RowError("no answer of the row is to be trained", "remove the row, or train one of its answers")
+        return chosen
+
+    def _encode(self, text: str, *, whole: bool) -> tuple[list[int], list[int], list[int]]:
+        """Token ids, and the first character and the end of each, in order.
+
+        Of a text much longer than its row is cut to, only as much is encoded, unless it is wanted `whole`, as surely
+        holds the tokens that are kept and one more.
+        """
+        length = len(text) if whole else _CHARACTERS_A_TOKEN * self.max_length + _REACH
+        while True:
+            length = min(length, len(text))
+            encoded = self.tokenizer(
+                text[:length], add_special_tokens=False, return_offsets_mapping=True, verbose=False
+            )
+            # Bisection needs sorted bounds; a token that a normaliser made of nothing may bear (0, 0).
+            starts = list(accumulate((start for start, _ in encoded["offset_mapping"]), max))
+            ends = list(accumulate((end for _, end in encoded["offset_mapping"]), max))
+            if length == len(text) or bisect_right(ends, _sure_end(text, length)) > self.max_length:
+                return encoded["input_ids"], starts, ends
+            length *= 4
 
     def _response_end(
         self, text: str, turn: Turn, placed: Placed | None, ids: list[int], starts: list[int], ends: list[int]
@@ -333,6 +356,20 @@ def _lost(content: str, message: int, placed: Placed | None) -> list[list[int]]:
     if placed is not None:
         start, end = placed.start + placed.shift, placed.end + placed.shift
     return [[message, a, b] for a, b in ((low, min(start, high)), (max(end, low), high)) if a < b]
+
+
+def _sure_end(text: str, length: int) -> int:
+    """Where the tokens of ``text[:length]`` are surely those of the whole text; 0 where nothing is sure.
+
+    Tokenizers cut at white space before they merge characters, and look ahead past one run of it or one group of
+    digits; a margin of many words is more than any of them takes.
+    """
+    at = max(length - _REACH, 0)
+    for _ in range(_MARGIN_WORDS):
+        while at > 0 and (text[at].isspace() or not text[at - 1].isspace()):
+            at -= 1
+        at = max(at - 1, 0)
+    return at
 
 
 def _no_response_left(num_tokens: int, max_length: int) -> RowError:

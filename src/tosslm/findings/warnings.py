@@ -32,8 +32,8 @@ def rewritten(name: str, counts: Mapping[str, Any]) -> str | None:
     if not counts.get("rewritten"):
         return None
     return (
-        f"{counts['rewritten']:,} of {counts['rows']:,} {name} rows have an answer of which the chat template drops or "
-        f"rewrites text (a thinking block, say), the first at {counts['first_rewritten']}: the model is not "
+        f"{counts['rewritten']:,} of {counts['rows']:,} {name} rows have an answer of which the chat template drops "
+        f"or rewrites text (a thinking block, say), the first at {counts['first_rewritten']}: the model is not "
         "trained on that text as the file has it."
     )
 
