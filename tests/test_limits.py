@@ -22,6 +22,7 @@ import zstandard
 from test_tokenize import FAMILIES, build, conversation
 from tosslm.config import DataConfig, covered, load_config
 from tosslm.data import json_stream
+from tosslm.data import template as template_module
 from tosslm.data import tokenize as tokenize_module
 from tosslm.data.rows import BadRow, Row, read_rows
 from tosslm.data.tokenize import RowTokenizer
@@ -277,6 +278,36 @@ def test_a_long_row_is_not_encoded_to_its_end(smollm2_tokenizer: Any) -> None:
     assert row.truncated
     whole = smollm2_tokenizer.apply_chat_template(messages, return_dict=False)
     assert row.input_ids == whole[:128]
+
+
+@pytest.mark.parametrize("turns", ["all", "last"])
+def test_of_a_row_of_thousands_of_turns_only_the_kept_ones_are_rendered(
+    smollm2_tokenizer: Any, monkeypatch: pytest.MonkeyPatch, turns: Any
+) -> None:
+    rendered: list[int] = []
+    real = template_module.render_jinja_template
+
+    def watched(*, conversations: Any, **options: Any) -> Any:
+        rendered.append(len(conversations[0]))
+        return real(conversations=conversations, **options)
+
+    messages = conversation(*["Take two eggs and stir them. " * 3] * 10_000)
+    tokenize = RowTokenizer(smollm2_tokenizer, max_length=128, turns=turns)
+    monkeypatch.setattr(template_module, "render_jinja_template", watched)
+    if turns == "last":
+        with pytest.raises(InputError, match="after truncation"):
+            tokenize(messages)
+    else:
+        row = tokenize(messages)
+        monkeypatch.undo()
+        assert row.truncated
+        short = RowTokenizer(smollm2_tokenizer, max_length=128)(messages[:40])
+        assert (row.input_ids, row.response_mask, row.offsets) == (
+            short.input_ids,
+            short.response_mask,
+            short.offsets,
+        )
+    assert sum(rendered) < 50_000
 
 
 # --- the config ----------------------------------------------------------------------------------------

@@ -183,18 +183,26 @@ class RowTokenizer:
                 is not prefix-stable, truncation leaves no response token, or the model has no room for the row.
         """
         conversation = _checked(messages)
-        text, turns = self._template.render_turns(conversation)
-        chosen = self._trained(turns, context)
-        places = [locate_content(text, turn, conversation[turn.message]["content"]) for turn in chosen]
-        # Where a content is not found, its turn's end is, by the last control token before the next turn.
-        ids, starts, ends = self._encode(text, whole=None in places)
+        trained = self._trained(conversation, context)
+        # Of a text that is much longer than what is kept, its head alone is read.
+        length = _CHARACTERS_A_TOKEN * self.max_length + _REACH
+        while True:
+            text, turns = self._template.render_turns(conversation, trained, within=length)
+            ids, starts, ends = self._encode(text[:length])
+            places = [locate_content(text, turn, conversation[turn.message]["content"]) for turn in turns]
+            if length >= len(text):
+                break
+            # A turn whose content is not found ends with its last control token, wherever that is.
+            if None not in places and bisect_right(ends, _sure_end(text, length)) > self.max_length:
+                break
+            length *= 4
         kept = min(len(ids), self.max_length)
         mask = [False] * kept
         offsets: list[list[int]] = []
         lost: list[list[int]] = []
         # A row's first token has no context to be predicted from, and a token belongs to one turn only.
         free = 1
-        for turn, placed in zip(chosen, places, strict=True):
+        for turn, placed in zip(turns, places, strict=True):
             lost += _lost(conversation[turn.message]["content"], turn.message, placed)
             first = max(free, bisect_right(ends, turn.start))
             stop = bisect_left(starts, self._response_end(text, turn, placed, ids, starts, ends))
@@ -208,33 +216,22 @@ class RowTokenizer:
         self.limits.check(ids[:kept])
         return TokenizedRow(ids[:kept], mask, offsets, truncated=len(ids) > kept, lost=lost)
 
-    def _trained(self, turns: list[Turn], context: Collection[int]) -> list[Turn]:
-        chosen = turns if self.turns == "all" else turns[-1:]
-        chosen = [turn for turn in chosen if turn.message not in context]
-        if not chosen and self.turns == "last":
+    def _trained(self, conversation: Sequence[Mapping[str, str]], context: Collection[int]) -> list[int]:
+        answers = [index for index, message in enumerate(conversation) if message["role"] == "assistant"]
+        trained = [index for index in (answers if self.turns == "all" else answers[-1:]) if index not in context]
+        if not trained and self.turns == "last":
             raise RowError("the last answer is not trained", "remove the row, or set data.turns: all")
-        if not chosen:
+        if not trained:
             raise RowError("no answer of the row is to be trained", "remove the row, or train one of its answers")
-        return chosen
+        return trained
 
-    def _encode(self, text: str, *, whole: bool) -> tuple[list[int], list[int], list[int]]:
-        """Token ids, and the first character and the end of each, in order.
-
-        Of a text much longer than its row is cut to, only as much is encoded, unless it is wanted `whole`, as surely
-        holds the tokens that are kept and one more.
-        """
-        length = len(text) if whole else _CHARACTERS_A_TOKEN * self.max_length + _REACH
-        while True:
-            length = min(length, len(text))
-            encoded = self.tokenizer(
-                text[:length], add_special_tokens=False, return_offsets_mapping=True, verbose=False
-            )
-            # Bisection needs sorted bounds; a token that a normaliser made of nothing may bear (0, 0).
-            starts = list(accumulate((start for start, _ in encoded["offset_mapping"]), max))
-            ends = list(accumulate((end for _, end in encoded["offset_mapping"]), max))
-            if length == len(text) or bisect_right(ends, _sure_end(text, length)) > self.max_length:
-                return encoded["input_ids"], starts, ends
-            length *= 4
+    def _encode(self, text: str) -> tuple[list[int], list[int], list[int]]:
+        """Token ids, and the first character and the end of each, in order."""
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        # Bisection needs sorted bounds; a token that a normaliser made of nothing may bear (0, 0).
+        starts = list(accumulate((start for start, _ in encoded["offset_mapping"]), max))
+        ends = list(accumulate((end for _, end in encoded["offset_mapping"]), max))
+        return encoded["input_ids"], starts, ends
 
     def _response_end(
         self, text: str, turn: Turn, placed: Placed | None, ids: list[int], starts: list[int], ends: list[int]
