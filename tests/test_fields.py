@@ -14,6 +14,7 @@ from tosslm.data.rows import BadRow, Row, content_id, read_rows
 from tosslm.data.sets import SetCounts, prepared_rows
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.errors import RowError
+from tosslm.evaluation.measurement import last_is_response
 
 Record = dict[str, Any]
 
@@ -156,6 +157,13 @@ def test_where_only_the_last_answer_counts_it_has_to_be_trained(smollm2_tokenize
     with pytest.raises(RowError, match=r"the last answer is not trained.*data\.turns: all"):
         tokenize([HI, HELLO, MORE, NO], context={3})
     assert tokenize([HI, HELLO, MORE, NO], context={1}) == tokenize([HI, HELLO, MORE, NO])
+
+
+def test_an_answer_that_is_context_is_no_answer_to_measure(smollm2_tokenizer: Any) -> None:
+    messages = [HI, HELLO, MORE, NO]
+    for context, measured in (((), True), ((1,), True), ((3,), False)):
+        offsets = RowTokenizer(smollm2_tokenizer)(messages, context=context).offsets
+        assert last_is_response({"messages": messages, "offsets": offsets}) == measured
 
 
 def test_answers_in_a_prompt_of_messages_are_context() -> None:

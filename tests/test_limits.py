@@ -285,7 +285,7 @@ def test_of_a_row_of_thousands_of_turns_only_the_kept_ones_are_rendered(
     smollm2_tokenizer: Any, monkeypatch: pytest.MonkeyPatch, turns: Any
 ) -> None:
     rendered: list[int] = []
-    real = template_module.render_jinja_template
+    real = template_module.render_jinja_template  # type: ignore[attr-defined]
 
     def watched(*, conversations: Any, **options: Any) -> Any:
         rendered.append(len(conversations[0]))
