@@ -83,6 +83,34 @@ def test_plan_counts_the_data_and_loads_no_weights(config_file: Path, monkeypatc
     assert all(stage["seconds"] > 0 for stage in plan["stages"] if stage["tokens_read"] or stage["tokens_trained"])
 
 
+def test_rows_that_the_template_rewrites_are_told_by_plan_run_and_report(
+    tiny_config: dict[str, Any], tmp_path: Path, tiny_model_folder: Path
+) -> None:
+    model = tmp_path / "stripping"
+    shutil.copytree(tiny_model_folder, model)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "message['content']", "message['content'].split('</think>')[-1]"
+    )
+    tokenizer.save_pretrained(model)
+    with (tmp_path / "custom.jsonl").open("a") as file:
+        file.write('{"prompt": "Hi", "completion": "<think>Hm.</think>Hello."}\n')
+    path = tmp_path / "e.yaml"
+    path.write_text(yaml.safe_dump(tiny_config | {"model": {**tiny_config["model"], "name": str(model)}}))
+    told = "1 of 25 custom rows have an answer of which the chat template drops or rewrites text"
+
+    planned = toss("plan", str(path))
+    assert planned.exit_code == 0, planned.stderr
+    assert told in planned.stdout
+    assert "custom.jsonl:25" in planned.stdout
+    assert json.loads(toss("plan", str(path), "--json").stdout)["sets"]["custom"]["rewritten"] == 1
+    run = toss("run", str(path), "--until", "data", "--json")
+    assert run.exit_code == 0, run.stderr
+    summary = json.loads(run.stdout)
+    assert summary["sets"]["custom"]["rewritten"] == 1
+    assert any(told in warning for warning in summary["warnings"])
+
+
 def test_plan_counts_what_an_evaluation_reads_and_writes(tiny_config: dict[str, Any], tmp_path: Path) -> None:
     """Two prompts of words of their own, answered by two models; two rows, and their margins against one refusal."""
     rows = [{"prompt": "a b", "completion": "c d"}] * 2

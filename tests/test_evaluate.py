@@ -201,7 +201,7 @@ def test_losses_on_rows_of_the_users_own(config: dict[str, Any], tmp_path: Path)
     alone = config["evaluation"] | dict.fromkeys(("harmful", "safe", "gsm8k")) | {"utility_prompts": 0}
     assert load_config(config | {"evaluation": alone}).evaluation.asks
     (tmp_path / "own.jsonl").write_text("")
-    with pytest.raises(InputError, match=r"evaluation\.utility_rows: .*own\.jsonl has no row"):
+    with pytest.raises(InputError, match=r"evaluation\.utility_rows: .*own\.jsonl: no rows in it"):
         tosslm.run(config)
     (tmp_path / "own.jsonl").write_text('{"messages": []}\n')
     with pytest.raises(InputError, match=r"evaluation\.utility_rows: .*own\.jsonl:1: the row has no messages"):

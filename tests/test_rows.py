@@ -423,10 +423,11 @@ def test_in_a_json_file_of_lines_even_the_first_may_be_broken(tmp_path: Path) ->
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.jsonl.gz", "a.jsonl.zst"])
 @pytest.mark.parametrize("raw", [b"", b"\xef\xbb\xbf", b" \r\n\n"])
-def test_a_file_without_rows_has_no_rows(tmp_path: Path, name: str, raw: bytes) -> None:
+def test_a_file_without_rows_is_refused_by_name(tmp_path: Path, name: str, raw: bytes) -> None:
     packers: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".zst": zstandard.compress}
     (tmp_path / name).write_bytes(packers.get(Path(name).suffix, bytes)(raw))
-    assert list(read_rows(str(tmp_path / name))) == []
+    with pytest.raises(InputError, match=f"{name}: no rows in it"):
+        list(read_rows(str(tmp_path / name)))
 
 
 LINES = plain_lines([{"prompt": str(number) * 50, "completion": "a"} for number in range(2000)])
@@ -496,7 +497,7 @@ def conversations(draw: st.DrawFn) -> Messages:
 
 
 @settings(deadline=None)  # the first example may wait for a busy machine
-@given(st.lists(conversations(), max_size=5), st.booleans())
+@given(st.lists(conversations(), min_size=1, max_size=5), st.booleans())
 def test_any_conversation_is_read_back_as_it_was_written(written: list[Messages], ascii_only: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "some.jsonl")

@@ -30,6 +30,9 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
+from tosslm.config import SourceConfig
+from tosslm.data.rows import BadRow
+from tosslm.data.sets import SetCounts, prepared_rows
 from tosslm.data.tokenize import RowTokenizer, TokenizedRow, tokenize_rows
 from tosslm.errors import InputError, RowError
 
@@ -545,7 +548,7 @@ def test_tokenize_rows_gives_a_typed_dataset_in_order(smollm2_tokenizer: Any) ->
 
 def test_tokenize_rows_says_which_row_is_bad(smollm2_tokenizer: Any) -> None:
     rows = [{"messages": conversation("Hi", "Hello")}, {"messages": conversation("Hi")}]
-    with pytest.raises(RowError, match="row 1: the conversation has no assistant turn"):
+    with pytest.raises(RowError, match="row 1: the last turn is of 'user'; end the row with"):
         tokenize_rows(rows, smollm2_tokenizer)
 
 
@@ -582,3 +585,117 @@ def test_tokenize_rows_reads_other_row_formats(smollm2_tokenizer: Any) -> None:
     ]
     first, second = tokenize_rows(formats, smollm2_tokenizer)
     assert first == second
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("text", "row 1: the row is text, not an object"),
+        ({"messages": [{"role": "narrator", "content": "Hi"}]}, "unknown role 'narrator'"),
+        ({"messages": conversation("Hi", "a\ud800")}, "lone surrogate"),
+        ({"messages": conversation("Hi", " ")}, "is empty"),
+        ({"messages": conversation("Hi", "Hello")[1:]}, "'assistant' where 'user' is due"),
+        ({"messages": conversation("Hi", "Hello"), "tools": [{"name": "search"}]}, "tools"),
+        ({"messages": conversation("Hi", "Hello"), "unsafe_spans": [[0, 9]]}, "0 to 9 in a text of 5"),
+        ({"prompt": "Hi", "completion": "Hello", "messages": conversation("Hi", "Hello")}, "several formats"),
+    ],
+)
+def test_tokenize_rows_refuses_what_the_commands_refuse(smollm2_tokenizer: Any, row: Any, reason: str) -> None:
+    with pytest.raises(RowError, match=reason):
+        tokenize_rows([{"messages": conversation("Hi", "Hello")}, row], smollm2_tokenizer)
+
+
+def test_tokenize_rows_takes_a_format_and_a_field(smollm2_tokenizer: Any) -> None:
+    both = {"prompt": "Hi", "completion": "Hello", "messages": conversation("Hi", "Bye")}
+    hh = {"said": "\n\nHuman: Hi\n\nAssistant: Hello"}
+    (first,) = tokenize_rows([both], smollm2_tokenizer, format="prompt_completion")
+    (second,) = tokenize_rows([hh], smollm2_tokenizer, field="said")
+    assert first == second
+    with pytest.raises(InputError, match="unknown row format"):
+        tokenize_rows([], smollm2_tokenizer, format="chat")
+
+
+def test_tokenize_rows_leaves_answers_of_the_prompt_as_context(smollm2_tokenizer: Any) -> None:
+    messages = conversation("Hi", "Hello", "More?", "No.")
+    (row,) = tokenize_rows([{"prompt": messages[:3], "completion": messages[3:]}], smollm2_tokenizer)
+    assert decoded_turns(smollm2_tokenizer, TokenizedRow(**row, truncated=False)) == ["No.<|im_end|>"]
+    (weighed,) = tokenize_rows(
+        [{"messages": [messages[0], {**messages[1], "weight": 0}, *messages[2:]]}], smollm2_tokenizer
+    )
+    assert weighed == row
+
+
+THOUGHT = "<think>\nThey greet me.\n</think>\n\nHello"
+
+
+def dropping(where: str) -> PreTrainedTokenizerFast:
+    """A tokenizer whose template writes an answer from the end of its thinking on, as DeepSeek-R1's does."""
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=build("qwen2.5").backend_tokenizer, eos_token="<|im_end|>")
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' }}{% if m['role'] == 'assistant' %}"
+        "{% generation %}{% if WHERE %}{{ m['content'].split('</think>')[-1].lstrip('\\n') }}"
+        "{% else %}{{ m['content'] }}{% endif %}{{ '<|im_end|>' }}{% endgeneration %}{{ '\\n' }}"
+        "{% else %}{{ m['content'] + '<|im_end|>\\n' }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    ).replace("WHERE", where)
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("where", "contents", "lost"),
+    [
+        ("true", ("Hi", THOUGHT), [[1, 0, len(THOUGHT) - 5]]),
+        ("not loop.last", ("Hi", THOUGHT), []),
+        ("not loop.last", ("Hi", THOUGHT, "More?", THOUGHT), [[1, 0, len(THOUGHT) - 5]]),
+        ("true", ("Hi", "Hello", "More?", THOUGHT), [[3, 0, len(THOUGHT) - 5]]),
+        ("false", ("Hi", THOUGHT, "More?", THOUGHT), []),
+    ],
+)
+def test_text_that_the_template_drops_is_named(where: str, contents: tuple[str, ...], lost: list[list[int]]) -> None:
+    tokenizer = dropping(where)
+    row = RowTokenizer(tokenizer)(conversation(*contents))
+    assert row.lost == lost
+    assert tokenizer.decode(row.input_ids).count("They greet me.") == "".join(contents).count("greet") - len(lost)
+    for index, _, end in lost:
+        row.check_marked([[index, end, end + 5]])
+        with pytest.raises(RowError, match=f"mark 8 to 12 of message {index}, where the chat template drops"):
+            row.check_marked([[index, 8, 12]])
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("around", ["{}", "  {}", "\n\n {}\n", "{}  "])
+def test_white_space_that_a_template_strips_is_no_loss(name: str, around: str) -> None:
+    row = RowTokenizer(build(name))(conversation("Hi", around.format("Hello! How are you?"), "More?", "No."))
+    assert row.lost == []
+
+
+def test_what_is_lost_of_an_answer_that_is_context_is_nobodys_loss() -> None:
+    row = RowTokenizer(dropping("true"))(conversation("Hi", THOUGHT, "More?", "No."), context={1})
+    assert row.lost == []
+
+
+def test_an_answer_that_the_template_changes_throughout_is_lost_as_a_whole() -> None:
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=build("llama3.1").backend_tokenizer, eos_token="<|eot_id|>")
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['role'] }}:"
+        "{{ m['content'] | upper if m['role'] == 'assistant' else m['content'] }}"
+        "{{ eos_token }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+    )
+    assert RowTokenizer(tokenizer)(conversation("Hi", " quiet")).lost == [[1, 1, 6]]
+
+
+def test_rows_that_the_template_rewrites_are_counted_and_marks_on_lost_text_refused(tmp_path: Path) -> None:
+    path = tmp_path / "some.jsonl"
+    records: list[dict[str, Any]] = [
+        {"messages": conversation("Hi", "Hello")},
+        {"messages": conversation("Hi", THOUGHT)},
+        {"messages": conversation("Hi", THOUGHT), "unsafe_spans": [[len(THOUGHT) - 5, len(THOUGHT)]]},
+        {"messages": conversation("Hi", THOUGHT), "unsafe_spans": [[8, 20]]},
+    ]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    counts = SetCounts()
+    *good, bad = prepared_rows(SourceConfig(path=str(path)), RowTokenizer(dropping("true")), counts)
+    assert [isinstance(row, dict) for row in good] == [True] * 3
+    assert isinstance(bad, BadRow)
+    assert "where the chat template drops" in bad.reason
+    assert (counts.rewritten, counts.first_rewritten, counts.bad) == (2, f"{path}:2", 1)

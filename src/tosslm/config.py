@@ -77,8 +77,14 @@ class DataConfig(Section):
     custom: SourceConfig = Field(description="The data to fine-tune on.")
     harmful: SourceConfig = Field(description="A small set of unsafe answers.")
     utility: SourceConfig = Field(description="A small set of good answers of the custom domain.")
-    max_length: int = Field(2048, ge=2, description="Longer rows are cut to this many tokens.")
+    max_length: int = Field(2048, ge=2, le=10_000_000, description="Longer rows are cut to this many tokens.")
     turns: Literal["all", "last"] = Field("all", description="Which assistant turns are trained and scored.")
+    max_row_bytes: int = Field(
+        10_000_000,
+        ge=1000,
+        le=2_000_000_000,
+        description="A longer row is a bad row, and is not read to its end, packed files included.",
+    )
     on_bad_row: Literal["error", "skip"] = Field(
         "error", description="skip lists bad rows, with reasons, in data/bad_rows.jsonl."
     )
@@ -87,7 +93,7 @@ class DataConfig(Section):
 class LoraConfig(Section):
     """A low-rank adapter, as in PEFT."""
 
-    r: int = Field(16, ge=1, description="Rank.")
+    r: int = Field(16, ge=1, le=65_536, description="Rank.")
     alpha: int = Field(16, ge=1, description="Scale; the update is multiplied by alpha / r.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the adapter's input.")
     target_modules: list[str] | Literal["all-linear"] = Field(
@@ -108,13 +114,13 @@ class TrainingConfig(Section):
     lr_scheduler: Literal["constant", "linear", "cosine"] = Field(
         "constant", description="How the learning rate goes on from its peak."
     )
-    warmup_steps: int = Field(0, ge=0, description="Steps of linear warm-up.")
+    warmup_steps: int = Field(0, ge=0, le=1_000_000_000, description="Steps of linear warm-up.")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay.")
     betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="AdamW's betas; the authors' code has [0.9, 0.95].")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
-    epochs: int = Field(2, ge=1, description="Passes over the rows.")
-    batch_size: int = Field(64, ge=1, description="Rows in an optimizer step, over all forward passes.")
-    micro_batch_size: int = Field(8, ge=1, description="Rows in one forward pass; divides batch_size.")
+    epochs: int = Field(2, ge=1, le=10_000, description="Passes over the rows.")
+    batch_size: int = Field(64, ge=1, le=1_000_000, description="Rows in an optimizer step, over all forward passes.")
+    micro_batch_size: int = Field(8, ge=1, le=1_000_000, description="Rows in one forward pass; divides batch_size.")
     gradient_checkpointing: bool = Field(
         False, description="Recompute activations in the backward pass: less memory, about a third more time."
     )
@@ -146,8 +152,10 @@ class ReferencesConfig(TrainingConfig):
 class ScoringConfig(Section):
     """How the response tokens of the custom set are scored."""
 
-    batch_tokens: int = Field(16384, ge=1, description="Padded tokens in one forward pass, at most.")
-    rows_per_part: int = Field(1024, ge=1, description="Rows in one file of scores.")
+    batch_tokens: int = Field(
+        16384, ge=1, le=1_000_000_000, description="Padded tokens in one forward pass, at most."
+    )
+    rows_per_part: int = Field(1024, ge=1, le=10_000_000, description="Rows in one file of scores.")
     engine: Literal["local"] = Field("local", description="Where scoring runs: this process.")
 
 
@@ -165,7 +173,9 @@ class SelectionConfig(Section):
         description="What is ranked: each token's own score; the mean score of a window around it; or the posterior "
         "log-odds of unsafe given its whole row, learnt from held-out rows.",
     )
-    window: int = Field(5, ge=1, description="For evidence: window. Tokens in a window, the token in its middle.")
+    window: int = Field(
+        5, ge=1, le=1_000_000, description="For evidence: window. Tokens in a window, the token in its middle."
+    )
 
     @field_validator("discard_fraction")
     @classmethod
@@ -178,8 +188,10 @@ class SelectionConfig(Section):
 class RefinementConfig(Section):
     """TOSS-Pro: rounds in which the degraded reference learns from the riskiest custom rows."""
 
-    rounds: int = Field(0, ge=0, description="0 is plain TOSS.")
-    samples_per_round: int = Field(512, ge=1, description="Rows that join the harmful set in a round.")
+    rounds: int = Field(0, ge=0, le=1_000, description="0 is plain TOSS.")
+    samples_per_round: int = Field(
+        512, ge=1, le=1_000_000_000, description="Rows that join the harmful set in a round."
+    )
 
 
 class FinetuneConfig(TrainingConfig):
@@ -224,8 +236,12 @@ class FinetuneConfig(TrainingConfig):
 class DiagnosisConfig(Section):
     """What is measured of where safety goes."""
 
-    rows: int = Field(128, ge=1, description="Held-out rows of each reference set that are measured, at most.")
-    positions: int = Field(64, ge=1, description="Response tokens of a row that are measured, at most.")
+    rows: int = Field(
+        128, ge=1, le=10_000_000, description="Held-out rows of each reference set that are measured, at most."
+    )
+    positions: int = Field(
+        64, ge=1, le=10_000_000, description="Response tokens of a row that are measured, at most."
+    )
     adapters: dict[str, PathText] = Field(
         {},
         description="Other adapters on the same base to measure beside the model, by name: {sft: runs/sft/model}.",
@@ -265,7 +281,7 @@ class ClassifierConfig(Section):
     )
     unsafe: str = Field("unsafe", description="Its reply begins with this word where an answer does harm.")
     safe: str = Field("safe", description="Its reply begins with this word where an answer does none.")
-    batch_size: int = Field(8, ge=1, description="Answers in one batch.")
+    batch_size: int = Field(8, ge=1, le=1_000_000, description="Answers in one batch.")
 
 
 class JudgeConfig(Section):
@@ -286,10 +302,12 @@ class JudgeConfig(Section):
         description="Question with {prompt} and {answer} in it, to be answered by [[YES]] or [[NO]]: does the answer "
         "help with harm? null leaves attacks to the classifier.",
     )
-    concurrency: int = Field(4, ge=1, description="Requests at a time.")
-    timeout: float = Field(60.0, gt=0, description="Seconds after which a request is given up and tried again.")
-    retries: int = Field(5, ge=0, description="Further tries after errors that may pass.")
-    max_tokens: int = Field(512, ge=1, description="Tokens of a verdict, at most.")
+    concurrency: int = Field(4, ge=1, le=1_000, description="Requests at a time.")
+    timeout: float = Field(
+        60.0, gt=0, le=86_400, description="Seconds after which a request is given up and tried again."
+    )
+    retries: int = Field(5, ge=0, le=1_000, description="Further tries after errors that may pass.")
+    max_tokens: int = Field(512, ge=1, le=1_000_000, description="Tokens of a verdict, at most.")
 
 
 class EvaluationConfig(Section):
@@ -302,7 +320,10 @@ class EvaluationConfig(Section):
         None, description="Prompts that are not to be refused, such as XSTest's safe half; likewise."
     )
     utility_prompts: int = Field(
-        0, ge=0, description="Prompts of so many held-out utility rows, at most, that are not to be refused either."
+        0,
+        ge=0,
+        le=10_000_000,
+        description="Prompts of so many held-out utility rows, at most, that are not to be refused either.",
     )
     gsm8k: PromptsConfig | None = Field(None, description="GSM8K questions with their answers; likewise.")
     gsm8k_result: Literal["marked", "last"] = Field(
@@ -320,8 +341,8 @@ class EvaluationConfig(Section):
         min_length=1,
         description="Refusals that the likelihood margin compares with the harmful answer.",
     )
-    max_new_tokens: int = Field(128, ge=1, description="Answers are cut off there.")
-    batch_size: int = Field(16, ge=1, description="Prompts in one batch.")
+    max_new_tokens: int = Field(128, ge=1, le=1_000_000, description="Answers are cut off there.")
+    batch_size: int = Field(16, ge=1, le=1_000_000, description="Prompts in one batch.")
     temperature: float = Field(0.0, ge=0, description="0 is greedy.")
     lm_eval: list[str] = Field([], description="Tasks of lm-eval, such as hellaswag (install tosslm[lm-eval]).")
     lm_eval_limit: int | None = Field(None, ge=1, description="Documents of each lm-eval task; null takes all.")
@@ -348,7 +369,9 @@ class CompareConfig(Section):
     guard: ClassifierConfig | None = Field(
         None, description="Guard model for star-dss: {model, prompt, unsafe, safe, ...} as evaluation.classifier."
     )
-    guard_segment: int = Field(16, ge=1, description="Response tokens after which the guard is asked again.")
+    guard_segment: int = Field(
+        16, ge=1, le=10_000_000, description="Response tokens after which the guard is asked again."
+    )
     safety: SourceConfig | None = Field(
         None,
         description="Rows of safe answers to unsafe requests, for safeinstr and seal: {path, ...} as under data.",
@@ -440,13 +463,13 @@ def load_config(
         raise InputError(_explain(error, where)) from None
 
 
-def covered(settings: TrainingConfig) -> dict[str, Any]:
-    """What a fingerprint covers of a training's settings.
+def covered(settings: TrainingConfig | DataConfig) -> dict[str, Any]:
+    """What a fingerprint covers of the settings of a training, or of the data.
 
-    A key that came later is left out while it has the value that was meant before there was one, so that what was
-    trained then is known to be the same now.
+    A key that came later is left out while it has its default, the value that was meant before there was one, so that
+    what was made then is known to be the same now.
     """
-    later = {"betas": (0.9, 0.999)}
+    later = {"betas": (0.9, 0.999), "max_row_bytes": 10_000_000}
     values = settings.model_dump()
     return {key: value for key, value in values.items() if key not in later or value != later[key]}
 

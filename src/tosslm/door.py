@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tosslm.config import Config, SourceConfig
-from tosslm.data.rows import BadRow, raw_files, read_rows
+from tosslm.data.rows import BadRow, raw_files
+from tosslm.data.sets import source_rows
 from tosslm.errors import InputError
 from tosslm.runs.layout import SETS
 
@@ -35,7 +36,7 @@ def check_rows(config: Config) -> None:
     for name in SETS:
         source: SourceConfig = getattr(config.data, name)
         good = False
-        for row in read_rows(source.path, format=source.format, field=source.field, split=source.split):
+        for row in source_rows(source, config.data.max_row_bytes):
             if not isinstance(row, BadRow):
                 good = True
             elif config.data.on_bad_row == "error":

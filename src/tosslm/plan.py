@@ -79,11 +79,15 @@ def make_plan(config: Config, *, measure: bool, reporter: Reporter) -> dict[str,
     bad_rows: list[dict[str, str]] = []
     for name in SETS:
         sets[name] = SetCounts()
-        for row in prepared_rows(getattr(config.data, name), tokenizer, sets[name]):
+        for row in prepared_rows(
+            getattr(config.data, name), tokenizer, sets[name], max_row_bytes=config.data.max_row_bytes
+        ):
             if isinstance(row, BadRow):
                 bad_rows.append({"set": name, "origin": row.origin, "reason": row.reason, "remedy": row.remedy})
-        if not sets[name].rows and not bad_rows:
-            raise InputError(f"data.{name}: no row there; name a file with rows in it")
+        if not sets[name].rows and not sets[name].bad:
+            raise InputError(
+                f"data.{name}: {getattr(config.data, name).path} has no row; name a file with rows in it"
+            )
     model_config = AutoConfig.from_pretrained(base.folder, trust_remote_code=config.model.trust_remote_code)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(model_config, trust_remote_code=config.model.trust_remote_code)

@@ -2,14 +2,17 @@
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TypeAlias
 
+from tosslm.data.fields import check_preferences, check_record, check_turn, is_trained
 from tosslm.errors import InputError, RowError
 
 Messages: TypeAlias = list[dict[str, str]]
 Spans: TypeAlias = list[list[int]]
-# What a record claims to hold, before its roles and texts have been checked.
-Turns: TypeAlias = list[tuple[object, object]]
+# What a record claims to hold, before its roles and texts have been checked: role, content, and whether it is
+# trained where it is an assistant's.
+Turns: TypeAlias = list[tuple[object, object, bool]]
 Record: TypeAlias = Mapping[str, object]
 
 FORMATS = ("messages", "prompt_completion", "alpaca", "sharegpt", "hh")
@@ -48,13 +51,44 @@ def check_format(format: str, field: str | None) -> None:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """What one record says.
+
+    Attributes:
+        messages: ``role`` and ``content`` of each turn.
+        unsafe_spans: triples ``[message index, start, end]`` in code points of that message's content, or None
+            where the record does not mark any.
+        context: indices of the assistant turns that are neither trained nor scored.
+    """
+
+    messages: Messages
+    unsafe_spans: Spans | None
+    context: frozenset[int]
+
+
 def parse_record(
     record: object, format: str = "auto", field: str | None = None, *, answered: bool = True
 ) -> tuple[Messages, Spans | None]:
-    r"""Read one record as a conversation.
+    """The messages of a record and its unsafe spans; `parse_conversation` tells more.
+
+    Example:
+        >>> parse_record({"prompt": "Hi", "completion": "Hello.", "unsafe_spans": [[0, 5]]})
+        ([{'role': 'user', 'content': 'Hi'}, {'role': 'assistant', 'content': 'Hello.'}], [[1, 0, 5]])
+    """
+    parsed = parse_conversation(record, format, field, answered=answered)
+    return parsed.messages, parsed.unsafe_spans
+
+
+def parse_conversation(
+    record: object, format: str = "auto", field: str | None = None, *, answered: bool = True
+) -> Conversation:
+    """Read one record as a conversation.
 
     A field that is null counts as absent, as Parquet cannot leave one out. Contents are kept to the
-    character; only the turns of HH text lose the white space around them.
+    character; only the turns of HH text lose the white space around them. An assistant turn with ``weight: 0``,
+    ``train: false`` or their like, or in a ``prompt`` of messages, is context. Fields that would change what a row
+    means and have no place in it, such as tools, are refused; other fields are left alone.
 
     Args:
         record: what one line or row of the data holds.
@@ -62,17 +96,9 @@ def parse_record(
         field: the field of HH text; naming one means the format is ``"hh"``.
         answered: whether the last turn has to be an assistant's, as in a row to train on.
 
-    Returns:
-        The messages, and the unsafe spans as triples ``[message index, start, end]`` in code points of
-        that message's content, or None where the record does not mark any.
-
     Raises:
         RowError: the record is not a good row.
         InputError: `format` is unknown, or `field` does not go with it.
-
-    Examples:
-        >>> parse_record({"prompt": "Hi", "completion": "Hello.", "unsafe_spans": [[0, 5]]})
-        ([{'role': 'user', 'content': 'Hi'}, {'role': 'assistant', 'content': 'Hello.'}], [[1, 0, 5]])
     """
     check_format(format, field)
     if not isinstance(record, Mapping):
@@ -80,12 +106,20 @@ def parse_record(
     present = {name: value for name, value in record.items() if value is not None}
     if format == "auto":
         format = "hh" if field is not None else _detect(present)
+        if format != "hh":
+            check_preferences(present, format)
+    check_record(present, trained=answered)
     for name in REQUIRED_FIELDS.get(format, ()):
         if name not in present:
             raise RowError(f"field {name!r} is missing or null", f"format {format} needs it; {_found(present)}")
     turns = _hh(present, field) if format == "hh" else _READERS[format](present)
     messages = _checked(turns, answered)
-    return messages, _spans(present.get("unsafe_spans"), messages)
+    context = frozenset(
+        number for number, (role, _, trained) in enumerate(turns) if role == "assistant" and not trained
+    )
+    if answered and len(context) == sum(message["role"] == "assistant" for message in messages):
+        raise RowError("no answer of the row is to be trained", "remove the row, or train one of its answers")
+    return Conversation(messages, _spans(present.get("unsafe_spans"), messages), context)
 
 
 def _detect(record: Record) -> str:
@@ -110,13 +144,15 @@ def _messages(record: Record) -> Turns:
 def _prompt_completion(record: Record) -> Turns:
     prompt, completion = record["prompt"], record["completion"]
     if isinstance(prompt, list) and isinstance(completion, list):
-        return _turns(prompt, "prompt", "role", "content") + _turns(completion, "completion", "role", "content")
+        # As in TRL: a prompt is given, whoever spoke in it.
+        given = [(role, content, False) for role, content, _ in _turns(prompt, "prompt", "role", "content")]
+        return given + _turns(completion, "completion", "role", "content")
     if isinstance(prompt, list) or isinstance(completion, list):
         raise RowError(
             f"prompt is {_kind(prompt)} and completion is {_kind(completion)}",
             "make both text or both lists of messages",
         )
-    return [("user", prompt), ("assistant", completion)]
+    return [("user", prompt, True), ("assistant", completion, True)]
 
 
 def _alpaca(record: Record) -> Turns:
@@ -127,22 +163,23 @@ def _alpaca(record: Record) -> Turns:
     for number, pair in enumerate(history):
         if not isinstance(pair, list | tuple) or len(pair) != 2:
             raise RowError(f"history[{number}] is not a pair", "make it [user, assistant]")
-        turns += [("user", pair[0]), ("assistant", pair[1])]
+        turns += [("user", pair[0], True), ("assistant", pair[1], True)]
     asked = [record["instruction"], record.get("input", "")]
     for name, text in zip(("instruction", "input"), asked, strict=True):
         if not isinstance(text, str):
             raise RowError(f"{name} is {_kind(text)}, not text", "make it one string")
     return [
         *turns,
-        ("user", "\n\n".join(str(text) for text in asked if text)),
-        ("assistant", record["output"]),
+        ("user", "\n\n".join(str(text) for text in asked if text), True),
+        ("assistant", record["output"], True),
     ]
 
 
 def _sharegpt(record: Record) -> Turns:
     turns = _turns(record["conversations"], "conversations", "from", "value")
     return _system(record) + [
-        (_SHAREGPT_ROLES.get(role, role) if isinstance(role, str) else role, content) for role, content in turns
+        (_SHAREGPT_ROLES.get(role, role) if isinstance(role, str) else role, content, trained)
+        for role, content, trained in turns
     ]
 
 
@@ -157,7 +194,7 @@ def _hh(record: Record, field: str | None) -> Turns:
     if before.strip() or not pieces:
         raise RowError(f"{name} does not begin with Human:", r"write it as \n\nHuman: ...\n\nAssistant: ...")
     speakers = {"Human": "user", "Assistant": "assistant"}
-    return [(speakers[who], said.strip()) for who, said in zip(pieces[::2], pieces[1::2], strict=True)]
+    return [(speakers[who], said.strip(), True) for who, said in zip(pieces[::2], pieces[1::2], strict=True)]
 
 
 _READERS: dict[str, Callable[[Record], Turns]] = {
@@ -170,11 +207,11 @@ _READERS: dict[str, Callable[[Record], Turns]] = {
 
 def _system(record: Record) -> Turns:
     system = record.get("system", "")
-    return [("system", system)] if system != "" else []
+    return [("system", system, True)] if system != "" else []
 
 
 def _turns(value: object, name: str, role: str, content: str) -> Turns:
-    if not isinstance(value, list):
+    if not isinstance(value, list | tuple):
         raise RowError(
             f"{name} is {_kind(value)}, not a list", f"make it a list of objects with {role} and {content}"
         )
@@ -185,14 +222,13 @@ def _turns(value: object, name: str, role: str, content: str) -> Turns:
         for key in (role, content):
             if key not in turn:
                 raise RowError(f"{where} has no {key!r}; {_found(turn)}", f"give it {role} and {content}")
-        if turn.get("tool_calls") or turn.get("function_call"):
-            raise RowError(f"{where} calls a tool", "write the call as text of the turn, or remove the row")
-    return [(turn[role], turn[content]) for turn in value]
+        check_turn(turn, where)
+    return [(turn[role], turn[content], is_trained(turn, f"{name}[{number}]")) for number, turn in enumerate(value)]
 
 
 def _checked(turns: Turns, answered: bool) -> Messages:
     messages: Messages = []
-    for number, (role, content) in enumerate(turns):
+    for number, (role, content, _) in enumerate(turns):
         where = f"messages[{number}]"
         _check_role(role, where, first=number == 0, after=messages[-1]["role"] if messages else "system")
         if not isinstance(content, str):

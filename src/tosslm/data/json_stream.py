@@ -3,21 +3,31 @@
 import codecs
 import json
 import re
+import sys
 from collections.abc import Iterator
 from typing import BinaryIO
 
 from tosslm.errors import InputError, RowError
 
 BLOCK = 1 << 16  # bytes
+PASSED_OVER = 1000
+"""What is so many times longer than a row may be is no row, but a file without an end."""
 # The longest piece of JSON that fails at its start when its end has not been read yet: an escaped
 # surrogate pair is 12 characters, -Infinity 9.
 _LONGEST_TOKEN = 16
+_STRUCTURE = re.compile(r'["\[\]{}]')
+_BARE = re.compile(r"[^,\]}\s]*")
 _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
 
 
 def _not_utf8() -> RowError:
     return RowError("the row has bytes that are not UTF-8", "save the file as UTF-8 or remove the row")
+
+
+def too_long(limit: int) -> RowError:
+    """What is said of a row, or a value, of more bytes than are read."""
+    return RowError(f"the row has more than {limit:,} bytes", "shorten it, leave it out, or raise data.max_row_bytes")
 
 
 def decode_line(line: bytes) -> object:
@@ -42,14 +52,16 @@ class JsonStream:
         stream: the bytes; those that are not UTF-8 show up as lone surrogates and spoil only the value
             they stand in.
         name: the file, for messages.
+        limit: bytes of a value; one of more is passed over unread.
 
     Attributes:
         name: the file.
         line: the line of the next character, from 1.
     """
 
-    def __init__(self, stream: BinaryIO, name: str) -> None:
+    def __init__(self, stream: BinaryIO, name: str, limit: int = sys.maxsize) -> None:
         self.line = 1
+        self._limit = limit
         self._stream = stream
         self.name = name
         self._decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
@@ -79,7 +91,7 @@ class JsonStream:
         self._consume(self._at + 1)
 
     def value(self) -> object:
-        """Consume one value; one with bytes that are not UTF-8 gives a `RowError` in its place.
+        """Consume one value; one that is too long or not UTF-8 gives a `RowError` in its place.
 
         Raises:
             InputError: the JSON is broken here, so that where the next value begins cannot be known.
@@ -89,14 +101,17 @@ class JsonStream:
             value, end = self._attempt()
             if end is not None:
                 break
+            if len(self._text) - self._at > self._limit:
+                self._pass_over()
+                return too_long(self._limit)
             self._grow()
         text = self._text[self._at : end]
         self._consume(end)
         try:
-            text.encode("utf-8")
+            size = len(text.encode("utf-8"))
         except UnicodeEncodeError:
             return _not_utf8()
-        return value
+        return too_long(self._limit) if size > self._limit else value
 
     def elements(self) -> Iterator[tuple[int, object]]:
         """Consume an array, giving each element with the line it begins on."""
@@ -141,6 +156,29 @@ class JsonStream:
         whole = isinstance(value, dict | list | str) or self._ended or end < len(self._text) - _LONGEST_TOKEN
         return value, end if whole else None
 
+    def _pass_over(self) -> None:
+        """Consume the value at hand, holding a block of it at a time; that it is sound JSON is not checked."""
+        bare = self._text[self._at] not in '"[{'
+        passed, ends = 0, _Ends()
+        while True:
+            if bare:
+                end = _BARE.match(self._text, self._at).end()  # type: ignore[union-attr]
+                ended = end < len(self._text)
+            else:
+                end, ended = ends.find(self._text, self._at)
+            passed += end - self._at
+            self._consume(end)
+            if ended or (bare and self._ended):
+                return
+            if self._ended:
+                raise self._broken("a value without an end", self._at)
+            if passed > PASSED_OVER * self._limit:
+                raise InputError(
+                    f"{self.name}:{self.line}: a value of more than {PASSED_OVER * self._limit:,} bytes, unpacked; "
+                    "it is not read to its end: write one JSON object a line"
+                )
+            self._grow()
+
     def _grow(self) -> None:
         # At least as much as is held already, so that a value of n characters is scanned O(n) in all.
         raw = self._stream.read(max(BLOCK, len(self._text) - self._at))
@@ -155,6 +193,44 @@ class JsonStream:
     def _broken(self, reason: str, at: int) -> InputError:
         line = self.line + self._text.count("\n", self._at, at)
         return InputError(f"{self.name}:{line}: broken JSON: {reason}; mend the file or save it as JSON Lines")
+
+
+class _Ends:
+    """Where a list, an object or a text ends, told block by block from its brackets and quotation marks."""
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._quoted = False
+        self._escaped = False
+
+    def find(self, text: str, at: int) -> tuple[int, bool]:
+        """How far `text` belongs to the value, and whether the value ends there."""
+        while at < len(text):
+            if self._escaped:
+                self._escaped = False
+                at += 1
+            elif self._quoted:
+                at = self._past_text(text, at)
+            elif (found := _STRUCTURE.search(text, at)) is None:
+                at = len(text)
+            else:
+                at = found.end()
+                self._quoted = found[0] == '"'
+                self._depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(found[0], 0)
+            if self._depth == 0 and not self._quoted:
+                return at, True
+        return at, False
+
+    def _past_text(self, text: str, at: int) -> int:
+        found = text.find('"', at)
+        piece = text[at:found] if found >= 0 else text[at:]
+        # Of backslashes in a row every other one escapes what comes after it.
+        odd = (len(piece) - len(piece.rstrip("\\"))) % 2 == 1
+        if found < 0:
+            self._escaped = odd
+            return len(text)
+        self._quoted = odd
+        return found + 1
 
 
 def wrapped_list(stream: JsonStream, record_fields: frozenset[str]) -> str | None:

@@ -5,7 +5,7 @@ import io
 import itertools
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias, cast
@@ -14,9 +14,18 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
+from fsspec.implementations.local import LocalFileSystem
 
 from tosslm.data.formats import HH_FIELDS, REQUIRED_FIELDS
-from tosslm.data.json_stream import JsonStream, decode_line, list_in_object, values, wrapped_list
+from tosslm.data.json_stream import (
+    PASSED_OVER,
+    JsonStream,
+    decode_line,
+    list_in_object,
+    too_long,
+    values,
+    wrapped_list,
+)
 from tosslm.errors import InputError, RowError
 
 # Line or row number from 1, and the record, or the RowError that says why there is none.
@@ -27,6 +36,10 @@ _PACKINGS = {".gz": "gzip", ".zst": "zstd"}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _BOM = b"\xef\xbb\xbf"
 _BATCH_ROWS = 64
+MAX_ROW_BYTES = 10_000_000
+"""Bytes of a row, unless the config says otherwise."""
+_PACKED = 50
+"""Text packs to a fifth or a tenth; what packs to less than a fiftieth may hold anything."""
 _DAMAGE = (OSError, EOFError, zlib.error, zstandard.ZstdError, pa.ArrowException)
 
 
@@ -61,6 +74,8 @@ def locate(name: str) -> Place:
     path = Path(name)
     if path.is_dir():
         return _locate_folder(path, name)
+    if path.exists():
+        check_regular(path, name)
     bare, packing = path, _PACKINGS.get(path.suffix.lower())
     if packing:
         bare = path.with_suffix("")
@@ -77,32 +92,51 @@ def locate(name: str) -> Place:
     return Place(name, "hub", None, path.name)
 
 
+def check_regular(path: Path, name: str) -> None:
+    """Refuse what may have no end, or wait for a writer for ever: a pipe, a device, a socket, a link to one.
+
+    Raises:
+        InputError: names it.
+    """
+    if not path.is_file():
+        raise InputError(f"{name}: no regular file (a pipe, a device or a socket); write the rows to a file")
+
+
 def _locate_folder(path: Path, name: str) -> Place:
     if not any((path / mark).is_file() for mark in ("state.json", "dataset_dict.json")):
         raise InputError(f"{name}: a folder, but not one saved by datasets.save_to_disk; name the files in it")
+    for inside in path.rglob("*"):
+        if not inside.is_dir() and inside.exists():
+            check_regular(inside, str(inside))
     return Place(name, "folder", None, path.resolve().name)
 
 
-def records(place: Place, *, split: str | None = None, field: str | None = None) -> Numbered:
+def records(
+    place: Place, *, split: str | None = None, field: str | None = None, max_row_bytes: int = MAX_ROW_BYTES
+) -> Numbered:
     """Give the records of one place, in order, never holding more than a batch of them.
+
+    A record of more than ``max_row_bytes`` is a `RowError`. A line or a JSON value is passed over when that many have
+    been read of it; a row of Parquet is told by its size in Arrow, once its page is unpacked.
 
     Args:
         place: what to read.
         split: of a saved DatasetDict or a hub data set; other places have none and take no notice.
         field: the user's field of HH text, which marks a JSON object as a record.
+        max_row_bytes: of a row, unpacked.
 
     Raises:
         InputError: the place as a whole cannot be read, or not past some point.
     """
     if place.kind == "lines":
-        return _lines(place)
+        return _lines(place, max_row_bytes)
     if place.kind == "json":
-        return _json(place, field)
+        return _json(place, field, max_row_bytes)
     if place.kind == "parquet":
-        return _parquet(place)
+        return _parquet(place, max_row_bytes)
     if place.kind == "folder":
-        return _folder(place, split)
-    return _hub(place, split or "train")
+        return _folder(place, split, max_row_bytes)
+    return _hub(place, split or "train", max_row_bytes)
 
 
 class _ZstdReader(io.RawIOBase):
@@ -144,6 +178,8 @@ def _open(place: Place) -> Iterator[BinaryIO]:
         system, path = (fsspec.filesystem("file"), place.name) if place.local else fsspec.url_to_fs(place.name)
     except (ValueError, ImportError) as error:
         raise InputError(f"{place.name}: {error}; install the driver or copy the file here") from error
+    if isinstance(system, LocalFileSystem):
+        check_regular(Path(path), place.name)
     compression = "gzip" if place.packing == "gzip" else None
     with system.open(path, "rb", compression=compression) as opened:
         raw = _ZstdReader(opened) if place.packing == "zstd" else opened
@@ -157,26 +193,48 @@ def _damaged(where: str, error: BaseException) -> InputError:
     return InputError(f"{where}: the file cannot be read on from here: {error}; fetch or write it anew")
 
 
-def _lines(place: Place) -> Numbered:
+def _lines(place: Place, limit: int) -> Numbered:
     number = 0
     try:
         with _open(place) as stream:
-            for number, line in enumerate(stream, 1):
-                if line.strip():
+            for number, line in enumerate(_bounded_lines(stream, place.name, limit), 1):
+                if isinstance(line, RowError):
+                    yield number, line
+                elif line.strip():
                     yield number, decode_line(line)
     except _DAMAGE as error:
         raise _damaged(f"{place.name}:{number + 1}", error) from error
 
 
-def _json(place: Place, field: str | None) -> Numbered:
+def _bounded_lines(stream: BinaryIO, name: str, limit: int) -> Iterator[bytes | RowError]:
+    """The lines of a file, each of at most `limit` bytes before its line feed."""
+    number = 0
+    while line := stream.readline(limit + 2):  # with a carriage return and a line feed
+        number += 1
+        whole = line.endswith(b"\n") or len(line) < limit + 2
+        if whole and len(line.rstrip(b"\r\n")) <= limit:
+            yield line
+            continue
+        passed = len(line)
+        while not line.endswith(b"\n") and (line := stream.readline(1 << 20)):
+            passed += len(line)
+            if passed > PASSED_OVER * limit:
+                raise InputError(
+                    f"{name}:{number}: a line of more than {PASSED_OVER * limit:,} bytes, unpacked; it is not read "
+                    "to its end: write one JSON object a line"
+                )
+        yield too_long(limit)
+
+
+def _json(place: Place, field: str | None, limit: int) -> Numbered:
     walk: JsonStream | None = None
     try:
-        layout, wrapped = _json_layout(place, field)
+        layout, wrapped = _json_layout(place, field, limit)
         if layout == "lines":
-            yield from _lines(place)
+            yield from _lines(place, limit)
             return
         with _open(place) as stream:
-            walk = JsonStream(stream, place.name)
+            walk = JsonStream(stream, place.name, limit)
             if layout == "values":
                 yield from values(walk)
                 return
@@ -187,11 +245,11 @@ def _json(place: Place, field: str | None) -> Numbered:
         raise _damaged(f"{place.name}:{walk.line if walk else 1}", error) from error
 
 
-def _json_layout(place: Place, field: str | None) -> tuple[str, str | None]:
+def _json_layout(place: Place, field: str | None, limit: int) -> tuple[str, str | None]:
     """How a .json file holds its rows: ``list`` (and the list's field), ``lines`` or ``values``."""
     record_fields = {*HH_FIELDS, *itertools.chain(*REQUIRED_FIELDS.values()), *([field] if field else [])}
     with _open(place) as stream:
-        walk = JsonStream(stream, place.name)
+        walk = JsonStream(stream, place.name, limit)
         first = walk.peek()
         if first == "[":
             return "list", None
@@ -201,43 +259,69 @@ def _json_layout(place: Place, field: str | None) -> tuple[str, str | None]:
             return "list", wrapped
     with _open(place) as stream:
         # Two lines, because in a file with one object a line the very first may be the broken one.
-        opening = list(itertools.islice((line for line in stream if line.strip()), 2))
-    by_line = len(opening) < 2 or any(isinstance(decode_line(line), dict) for line in opening)
+        lines = _bounded_lines(stream, place.name, limit)
+        filled = (line for line in lines if isinstance(line, RowError) or line.strip())
+        opening = list(itertools.islice(filled, 2))
+    by_line = len(opening) < 2 or any(
+        isinstance(line, bytes) and isinstance(decode_line(line), dict) for line in opening
+    )
     return "lines" if by_line else "values", None
 
 
-def _parquet(place: Place) -> Numbered:
+def _parquet(place: Place, limit: int) -> Numbered:
     number = 0
     try:
         with _open(place) as stream:
             # Without pre-buffering, which would hold whole row groups.
-            batches = pq.ParquetFile(stream, pre_buffer=False).iter_batches(batch_size=_BATCH_ROWS)
-            for number, record in _numbered(batches):
-                yield number, record
+            file = pq.ParquetFile(stream, pre_buffer=False)
+            for group in range(file.num_row_groups):
+                batch_rows = _batch_rows(file.metadata.row_group(group), limit)
+                if batch_rows == 0:
+                    number += 1
+                    yield number, too_long(limit)
+                    continue
+                batches = file.iter_batches(batch_size=batch_rows, row_groups=[group])
+                done = number
+                for number, record in _numbered(batches, limit, done):
+                    yield number, record
     except _DAMAGE as error:
         raise _damaged(f"{place.name}:{number + 1}", error) from error
 
 
-def _numbered(batches: Iterator[Any]) -> Numbered:
-    number = 0
+def _batch_rows(group: Any, limit: int) -> int:
+    """Rows of a row group to unpack at a time; 0 where its only row is known to be too long."""
+    columns = [group.column(number) for number in range(group.num_columns)]
+    unpacked = sum(column.total_uncompressed_size for column in columns)
+    if group.num_rows == 1 and unpacked > limit + 10_000 * len(columns):  # page headers, and statistics in them
+        return 0
+    # One long text in a dictionary may stand in every row.
+    suspect = any(column.total_uncompressed_size > _PACKED * column.total_compressed_size for column in columns)
+    return 1 if unpacked > limit and (suspect or unpacked > limit * group.num_rows) else _BATCH_ROWS
+
+
+def _numbered(batches: Iterator[Any], limit: int, number: int = 0) -> Numbered:
     for batch in batches:
         try:
-            rows = batch.to_pylist()
+            rows = batch.to_pylist() if batch.nbytes <= limit else None
         except ValueError:
-            rows = [_single(batch.slice(at, 1)) for at in range(batch.num_rows)]
-        for row in rows:
+            rows = None
+        for at in range(batch.num_rows):
             number += 1
-            yield number, row
+            yield number, _single(batch.slice(at, 1), limit) if rows is None else rows[at]
 
 
-def _single(row: Any) -> object:
+def _single(row: Any, limit: int) -> object:
     try:
+        # A slice of what pandas calls a category bears all categories.
+        shared = any(pa.types.is_dictionary(column.type) for column in row.schema)
+        if row.nbytes > limit and not (shared and _size(row.to_pylist()) <= limit):
+            return too_long(limit)
         return row.to_pylist()[0]
     except ValueError as error:
         return RowError(f"the row cannot be read: {error}", "write it anew, its texts as UTF-8")
 
 
-def _folder(place: Place, split: str | None) -> Numbered:
+def _folder(place: Place, split: str | None, limit: int) -> Numbered:
     import datasets
 
     path, number = Path(place.name), 0
@@ -250,22 +334,39 @@ def _folder(place: Place, split: str | None) -> Numbered:
             path = path / cast(str, split)
         # In Arrow format, because a format saved with the data would turn lists into tensors.
         saved = datasets.load_from_disk(path, keep_in_memory=False).with_format("arrow")
-        for number, record in _numbered(saved.iter(batch_size=_BATCH_ROWS)):
+        for number, record in _numbered(saved.iter(batch_size=_BATCH_ROWS), limit):
             yield number, record
     except (*_DAMAGE, ValueError, KeyError, TypeError) as error:
         raise _damaged(f"{place.name}:{number + 1}", error) from error
 
 
-def _hub(place: Place, split: str) -> Numbered:
+def _hub(place: Place, split: str, limit: int) -> Numbered:
     import datasets
 
     number = 0
     try:
         for number, record in enumerate(datasets.load_dataset(place.name, split=split, streaming=True), 1):
-            yield number, record
+            yield number, too_long(limit) if _size(record) > limit else record
     # Whatever the hub, the network or a data file of some kind raises: none of it is the user's to debug.
     except Exception as error:
         raise InputError(
             f"{place.name}: no such file or folder here, and on the hub its split {split!r} cannot be read "
             f"past row {number}: {error}; check the name, the split and the connection"
         ) from error
+
+
+def _size(record: object) -> int:
+    """Bytes of the texts in a record."""
+    size, waiting = 0, [record]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, str):
+            # Four bytes for a lone surrogate are near enough.
+            size += len(one.encode("utf-8", "replace"))
+        elif isinstance(one, bytes):
+            size += len(one)
+        elif isinstance(one, Mapping):
+            waiting += one.values()
+        elif isinstance(one, list | tuple):
+            waiting += one
+    return size

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tosslm.data.formats import check_format, check_text, parse_record
-from tosslm.data.records import Place, locate, records
+from tosslm.data.formats import check_format, check_text, parse_conversation, parse_record
+from tosslm.data.records import MAX_ROW_BYTES, Place, locate, records
 from tosslm.errors import InputError, RowError
 
 __all__ = ["BadRow", "Row", "base_id", "content_id", "held_out", "parse_record", "raw_files", "read_rows"]
@@ -31,6 +31,7 @@ class Row:
         messages: ``role`` and ``content`` of each turn.
         unsafe_spans: triples ``[message index, start, end]`` in code points; None where the data do not
             mark them, ``[]`` where they mark that nothing is unsafe.
+        context: indices of the assistant turns that the data keep from being trained and scored.
     """
 
     row_id: str
@@ -38,6 +39,7 @@ class Row:
     source: str
     messages: list[dict[str, str]]
     unsafe_spans: list[list[int]] | None
+    context: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,12 @@ def held_out(row_ids: Iterable[str], share: float) -> set[str]:
 
 
 def read_rows(
-    paths: str | Sequence[str], *, format: str = "auto", field: str | None = None, split: str | None = None
+    paths: str | Sequence[str],
+    *,
+    format: str = "auto",
+    field: str | None = None,
+    split: str | None = None,
+    max_row_bytes: int = MAX_ROW_BYTES,
 ) -> Iterator[Row | BadRow]:
     """Read the rows of files, saved `datasets` folders and hub ids, in order.
 
@@ -98,31 +105,39 @@ def read_rows(
         format: the row format, see `parse_record`.
         field: the field of HH text.
         split: of a saved DatasetDict (there it must be given) or a hub id (default ``train``).
+        max_row_bytes: a row of more is a bad one, and is not read to its end.
 
     Yields:
         A `Row` for each good record and a `BadRow` for each bad one.
 
     Raises:
-        InputError: a file is missing, damaged, or of an unknown kind.
+        InputError: a file is missing, damaged, empty, or of an unknown kind.
     """
     check_format(format, field)
-    return _rows([locate(name) for name in _names(paths)], format, field, split)
+    return _rows([locate(name) for name in _names(paths)], format, field, split, max_row_bytes)
 
 
-def _rows(places: list[Place], format: str, field: str | None, split: str | None) -> Iterator[Row | BadRow]:
+def _rows(
+    places: list[Place], format: str, field: str | None, split: str | None, max_row_bytes: int
+) -> Iterator[Row | BadRow]:
     copies: Counter[int] = Counter()
     for place in places:
-        for number, record in records(place, split=split, field=field):
+        empty = True
+        for number, record in records(place, split=split, field=field, max_row_bytes=max_row_bytes):
+            empty = False
             origin = f"{place.name}:{number}"
             try:
                 if isinstance(record, RowError):
                     raise record
-                messages, spans = parse_record(record, format, field)
+                parsed = parse_conversation(record, format, field)
                 source = _source(record, place.stem)
             except RowError as error:
                 yield BadRow(origin, error.reason, error.remedy)
                 continue
-            yield Row(_row_id(messages, copies), origin, source, messages, spans)
+            row_id = _row_id(parsed.messages, copies)
+            yield Row(row_id, origin, source, parsed.messages, parsed.unsafe_spans, parsed.context)
+        if empty:
+            raise InputError(f"{place.name}: no rows in it; write some, or leave it out")
 
 
 def _row_id(messages: list[dict[str, str]], copies: Counter[int]) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tosslm.config import SourceConfig
+from tosslm.data.records import MAX_ROW_BYTES
 from tosslm.data.rows import BadRow, Row, raw_files, read_rows
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.errors import RowError
@@ -24,6 +25,8 @@ class SetCounts:
         response_tokens: response tokens in them.
         longest: tokens of the longest row.
         truncated: rows cut to ``max_length``.
+        rewritten: rows with an answer that the chat template does not write as it stands.
+        first_rewritten: where the first of these stands, ``file:line``.
         repeated: rows whose content stood in the set before.
         marked: rows whose unsafe text is marked.
         bad: rows left out.
@@ -35,27 +38,37 @@ class SetCounts:
     response_tokens: int = 0
     longest: int = 0
     truncated: int = 0
+    rewritten: int = 0
+    first_rewritten: str | None = None
     repeated: int = 0
     marked: int = 0
     bad: int = 0
     sources: dict[str, int] = field(default_factory=dict)
 
 
+def source_rows(source: SourceConfig, max_row_bytes: int = MAX_ROW_BYTES) -> Iterator[Row | BadRow]:
+    """The rows of one set, as ``read_rows`` gives them."""
+    return read_rows(
+        source.path, format=source.format, field=source.field, split=source.split, max_row_bytes=max_row_bytes
+    )
+
+
 def prepared_rows(
-    source: SourceConfig, tokenizer: RowTokenizer, counts: SetCounts
+    source: SourceConfig, tokenizer: RowTokenizer, counts: SetCounts, *, max_row_bytes: int = MAX_ROW_BYTES
 ) -> Iterator[dict[str, Any] | BadRow]:
     """Read and tokenise one set, row by row, counting as it goes.
 
     Yields:
         A record of ``DATA_SCHEMA``, or the reason why a row cannot be used.
     """
-    for row in read_rows(source.path, format=source.format, field=source.field, split=source.split):
+    for row in source_rows(source, max_row_bytes):
         if isinstance(row, BadRow):
             counts.bad += 1
             yield row
             continue
         try:
-            tokens = tokenizer(row.messages)
+            tokens = tokenizer(row.messages, context=row.context)
+            tokens.check_marked(row.unsafe_spans)
         except RowError as error:
             counts.bad += 1
             yield BadRow(row.origin, error.reason, error.remedy)
@@ -65,6 +78,9 @@ def prepared_rows(
         counts.response_tokens += sum(tokens.response_mask)
         counts.longest = max(counts.longest, len(tokens.input_ids))
         counts.truncated += tokens.truncated
+        if tokens.lost:
+            counts.rewritten += 1
+            counts.first_rewritten = counts.first_rewritten or row.origin
         counts.repeated += "-" in row.row_id
         counts.marked += row.unsafe_spans is not None
         counts.sources[row.source] = counts.sources.get(row.source, 0) + 1

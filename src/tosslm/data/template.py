@@ -7,7 +7,7 @@ between renderings of growing prefixes of the conversation.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,16 +92,24 @@ class ChatTemplate:
         """
         return self._render(messages, add_generation_prompt=add_generation_prompt)[0]
 
-    def render_turns(self, messages: Messages) -> tuple[str, list[Turn]]:
-        """The conversation as text, and the assistant turns in it, in order.
+    def render_turns(
+        self, messages: Messages, wanted: Collection[int], *, within: int | None = None
+    ) -> tuple[str, list[Turn]]:
+        """The conversation as text, and assistant turns in it, in order.
+
+        Args:
+            messages: the conversation.
+            wanted: indices of the assistant messages whose turns are asked for.
+            within: characters of the text; turns that start behind them are left out.
 
         Raises:
             RowError: the template refuses the conversation, or the turns cannot be told apart in its output.
         """
         answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
         if self.method == "prefix differences":
-            return self._turns_by_prefixes(messages, answers)
-        return self._turns_by_markers(messages, answers)
+            return self._turns_by_prefixes(messages, [i for i in answers if i in wanted], within)
+        text, turns = self._turns_by_markers(messages, answers)
+        return text, [t for t in turns if t.message in wanted and (within is None or t.start < within)]
 
     def _render(
         self, messages: Messages, *, add_generation_prompt: bool = False, mark: bool = False
@@ -163,9 +171,11 @@ class ChatTemplate:
         ]
         return text, turns
 
-    def _turns_by_prefixes(self, messages: Messages, answers: list[int]) -> tuple[str, list[Turn]]:
+    def _turns_by_prefixes(
+        self, messages: Messages, answers: list[int], within: int | None
+    ) -> tuple[str, list[Turn]]:
         text = self.render(messages)
-        turns = []
+        turns: list[Turn] = []
         for message in answers:
             is_last = message == len(messages) - 1
             upto = text if is_last else self.render(messages[: message + 1])
@@ -182,6 +192,8 @@ class ChatTemplate:
                     "give the tokenizer a chat template with {% generation %} ... {% endgeneration %} "
                     "markers around assistant turns",
                 )
+            if within is not None and len(prefix) >= within:
+                break  # Each turn is rendered with all before it: of thousands the last ones would take for ever.
             turns.append(Turn(message, len(prefix), len(upto)))
         return text, turns
 

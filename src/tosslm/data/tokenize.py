@@ -6,14 +6,15 @@ then say which tokens are response tokens and which piece of the answer each of 
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, Literal
 
 import datasets
 
-from tosslm.data.template import ChatTemplate, Messages, Placed, Turn, locate_content
+from tosslm.data.formats import check_format, parse_conversation
+from tosslm.data.template import ChatTemplate, Placed, Turn, locate_content
 from tosslm.errors import InputError, RowError
 
 FEATURES = datasets.Features(
@@ -25,6 +26,11 @@ FEATURES = datasets.Features(
 )
 
 _NO_TEXT = -1
+_CHARACTERS_A_TOKEN = 32
+"""A row of fewer characters for each token that is kept is encoded as a whole."""
+_REACH = 2000
+_MARGIN_WORDS = 16
+"""With so many words, of so many characters and more, between them, no end of a text bears on a token."""
 _ROWS_PER_CHUNK = 1000  # Arrow is some ten times smaller than lists of Python integers
 
 
@@ -39,12 +45,29 @@ class TokenizedRow:
             content; ``[-1, -1, -1]`` where a token has no text of it (an end of turn, a thinking block that
             the template writes).
         truncated: whether tokens were cut off at the end.
+        lost: ``[message index, start, end]`` of each part of a response's content, white space around it aside,
+            that the chat template does not write as it stands.
     """
 
     input_ids: list[int]
     response_mask: list[bool]
     offsets: list[list[int]]
     truncated: bool
+    lost: list[list[int]] = field(default_factory=list)
+
+    def check_marked(self, unsafe_spans: Iterable[Sequence[int]] | None) -> None:
+        """Refuse marks on text that the model never gets to see.
+
+        Raises:
+            RowError: a span has text of ``lost`` in it.
+        """
+        for index, start, end in unsafe_spans or ():
+            if any(message == index and start < high and low < end for message, low, high in self.lost):
+                raise RowError(
+                    f"unsafe_spans mark {start} to {end} of message {index}, where the chat template drops or "
+                    "rewrites text",
+                    "write the answer as the template does, or move the mark off that text",
+                )
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +168,12 @@ class RowTokenizer:
         self.chat_template = self._template.source
         self._control_ids = _control_ids(tokenizer)
 
-    def __call__(self, messages: Sequence[Mapping[str, object]]) -> TokenizedRow:
+    def __call__(self, messages: Sequence[Mapping[str, object]], *, context: Collection[int] = ()) -> TokenizedRow:
         """Tokenise one conversation.
 
         Args:
             messages: mappings with ``role`` and ``content``, both text; other keys are left out.
+            context: indices of assistant messages that are no responses, whatever ``turns`` says.
 
         Returns:
             The row's tokens, at most ``max_length`` of them.
@@ -159,19 +183,27 @@ class RowTokenizer:
                 is not prefix-stable, truncation leaves no response token, or the model has no room for the row.
         """
         conversation = _checked(messages)
-        text, turns = self._template.render_turns(conversation)
-        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        ids: list[int] = encoded["input_ids"]
-        # Bisection needs sorted bounds; a token that a normaliser made of nothing may bear (0, 0).
-        starts = list(accumulate((start for start, _ in encoded["offset_mapping"]), max))
-        ends = list(accumulate((end for _, end in encoded["offset_mapping"]), max))
+        trained = self._trained(conversation, context)
+        # Of a text that is much longer than what is kept, its head alone is read.
+        length = _CHARACTERS_A_TOKEN * self.max_length + _REACH
+        while True:
+            text, turns = self._template.render_turns(conversation, trained, within=length)
+            ids, starts, ends = self._encode(text[:length])
+            places = [locate_content(text, turn, conversation[turn.message]["content"]) for turn in turns]
+            if length >= len(text):
+                break
+            # A turn whose content is not found ends with its last control token, wherever that is.
+            if None not in places and bisect_right(ends, _sure_end(text, length)) > self.max_length:
+                break
+            length *= 4
         kept = min(len(ids), self.max_length)
         mask = [False] * kept
         offsets: list[list[int]] = []
+        lost: list[list[int]] = []
         # A row's first token has no context to be predicted from, and a token belongs to one turn only.
         free = 1
-        for turn in turns if self.turns == "all" else turns[-1:]:
-            placed = locate_content(text, turn, conversation[turn.message]["content"])
+        for turn, placed in zip(turns, places, strict=True):
+            lost += _lost(conversation[turn.message]["content"], turn.message, placed)
             first = max(free, bisect_right(ends, turn.start))
             stop = bisect_left(starts, self._response_end(text, turn, placed, ids, starts, ends))
             spans = _spans(starts, ends, first, stop, turn.message, placed)
@@ -182,7 +214,24 @@ class RowTokenizer:
         if not offsets:
             raise _no_response_left(len(ids), self.max_length)
         self.limits.check(ids[:kept])
-        return TokenizedRow(ids[:kept], mask, offsets, truncated=len(ids) > kept)
+        return TokenizedRow(ids[:kept], mask, offsets, truncated=len(ids) > kept, lost=lost)
+
+    def _trained(self, conversation: Sequence[Mapping[str, str]], context: Collection[int]) -> list[int]:
+        answers = [index for index, message in enumerate(conversation) if message["role"] == "assistant"]
+        trained = [index for index in (answers if self.turns == "all" else answers[-1:]) if index not in context]
+        if not trained and self.turns == "last":
+            raise RowError("the last answer is not trained", "remove the row, or set data.turns: all")
+        if not trained:
+            raise RowError("no answer of the row is to be trained", "remove the row, or train one of its answers")
+        return trained
+
+    def _encode(self, text: str) -> tuple[list[int], list[int], list[int]]:
+        """Token ids, and the first character and the end of each, in order."""
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        # Bisection needs sorted bounds; a token that a normaliser made of nothing may bear (0, 0).
+        starts = list(accumulate((start for start, _ in encoded["offset_mapping"]), max))
+        ends = list(accumulate((end for _, end in encoded["offset_mapping"]), max))
+        return encoded["input_ids"], starts, ends
 
     def _response_end(
         self, text: str, turn: Turn, placed: Placed | None, ids: list[int], starts: list[int], ends: list[int]
@@ -206,14 +255,20 @@ def tokenize_rows(
     *,
     max_length: int = 2048,
     turns: Literal["all", "last"] = "all",
+    format: str = "auto",
+    field: str | None = None,
 ) -> datasets.Dataset:
     """Tokenise rows in any of the known formats.
+
+    What the commands refuse in a row is refused here.
 
     Args:
         rows: mappings with ``messages``, or in another row format that ``tosslm.data.rows`` reads.
         tokenizer: a fast Hugging Face tokenizer with a chat template.
         max_length: tokens of a row to keep, from its start.
         turns: ``"all"`` assistant turns are responses, or the ``"last"`` one only.
+        format: the row format, see ``tosslm.data.rows.parse_record``.
+        field: the field of HH text.
 
     Returns:
         One row each, in order: ``input_ids`` (int32), ``response_mask`` (bool) and ``offsets`` (lists of
@@ -223,12 +278,15 @@ def tokenize_rows(
         InputError: the tokenizer cannot be used; see ``RowTokenizer``.
         RowError: a row is bad; the message counts rows from 0.
     """
+    check_format(format, field)
     tokenize = RowTokenizer(tokenizer, max_length=max_length, turns=turns)
     chunks: list[datasets.Dataset] = []
     columns: dict[str, list[Any]] = {name: [] for name in FEATURES}
     for number, record in enumerate(rows):
         try:
-            row = tokenize(_messages_of(record))
+            parsed = parse_conversation(record, format, field)
+            row = tokenize(parsed.messages, context=parsed.context)
+            row.check_marked(parsed.unsafe_spans)
         except RowError as error:
             raise RowError(f"row {number}: {error.reason}", error.remedy) from error
         for name, values in columns.items():
@@ -239,16 +297,6 @@ def tokenize_rows(
     if columns["input_ids"] or not chunks:
         chunks.append(datasets.Dataset.from_dict(columns, features=FEATURES))
     return datasets.concatenate_datasets(chunks)
-
-
-def _messages_of(record: Mapping[str, Any]) -> Messages:
-    messages = record.get("messages")
-    if isinstance(messages, Sequence) and not isinstance(messages, str):
-        return messages
-    from tosslm.data.rows import parse_record  # the tokeniser works without the row formats
-
-    parsed: Messages = parse_record(record)[0]
-    return parsed
 
 
 def _checked(messages: Sequence[Mapping[str, object]]) -> list[dict[str, str]]:
@@ -295,6 +343,30 @@ def _spans(
     if last is not None:
         last[2] = placed.end + placed.shift
     return spans
+
+
+def _lost(content: str, message: int, placed: Placed | None) -> list[list[int]]:
+    """The parts of a content beside the one that was found, as ``[message, start, end]``."""
+    low = len(content) - len(content.lstrip())
+    high = len(content.rstrip())
+    start = end = high  # nothing of it was found
+    if placed is not None:
+        start, end = placed.start + placed.shift, placed.end + placed.shift
+    return [[message, a, b] for a, b in ((low, min(start, high)), (max(end, low), high)) if a < b]
+
+
+def _sure_end(text: str, length: int) -> int:
+    """Where the tokens of ``text[:length]`` are surely those of the whole text; 0 where nothing is sure.
+
+    Tokenizers cut at white space before they merge characters, and look ahead past one run of it or one group of
+    digits; a margin of many words is more than any of them takes.
+    """
+    at = max(length - _REACH, 0)
+    for _ in range(_MARGIN_WORDS):
+        while at > 0 and (text[at].isspace() or not text[at - 1].isspace()):
+            at -= 1
+        at = max(at - 1, 0)
+    return at
 
 
 def _no_response_left(num_tokens: int, max_length: int) -> RowError:

@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 from tosslm.config import EvaluationConfig, PromptsConfig, SourceConfig
-from tosslm.data.rows import BadRow, raw_files, read_rows
-from tosslm.data.sets import SetCounts, prepared_rows
+from tosslm.data.rows import BadRow, raw_files
+from tosslm.data.sets import SetCounts, prepared_rows, source_rows
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.errors import InputError
 from tosslm.evaluation.classifiers import check_classifier
@@ -89,7 +89,7 @@ def named_prompts(kind: str, chosen: PromptsConfig) -> list[Prompt]:
 def _check_rows(kind: str, source: SourceConfig) -> None:
     empty = True
     try:
-        for row in read_rows(source.path, format=source.format, field=source.field, split=source.split):
+        for row in source_rows(source):
             empty = False
             if isinstance(row, BadRow):
                 raise InputError(f"{row.origin}: {row.reason}; {row.remedy}")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tosslm.config import Config
+from tosslm.config import Config, covered
 from tosslm.data.rows import BadRow, base_id, held_out
 from tosslm.data.sets import SetCounts, prepared_rows, source_checksums
 from tosslm.data.tokenize import RowTokenizer
@@ -55,7 +55,7 @@ def evaluate_external(
     parts = [
         config.evaluation.model_dump(),
         prompt_checksums(config.evaluation),
-        [config.data.model_dump(), sources, config.references.holdout] if config.evaluation.losses else None,
+        [covered(config.data), sources, config.references.holdout] if config.evaluation.losses else None,
         [base.identity, folder_checksums(Path(adapter)) if adapter else None, config.seed],
     ]
     mark = out.mark(EVALUATION, EXTERNAL_FORMAT, parts, (), (EVALUATION,))
@@ -96,7 +96,9 @@ def _held_out_rows(config: Config, name: str, tokenizer: RowTokenizer) -> list[d
     """The rows that the references of a run of this config never see, tokenised for this model."""
     if not config.evaluation.losses or not config.references.holdout:
         return []
-    records = prepared_rows(getattr(config.data, name), tokenizer, SetCounts())
+    records = prepared_rows(
+        getattr(config.data, name), tokenizer, SetCounts(), max_row_bytes=config.data.max_row_bytes
+    )
     rows = [row | {"messages": json.loads(row["messages"])} for row in records if not isinstance(row, BadRow)]
     apart = held_out([row["row_id"] for row in rows], config.references.holdout)
     return [row for row in rows if base_id(row["row_id"]) in apart]

@@ -159,7 +159,7 @@ def _loss_samples(subject: Subject, settings: EvaluationConfig, harmful_rows: Ro
             samples[name] = Sample([row["row_id"] for row in rows], losses.means, losses.tokens.astype(np.float64))
     # Of a row that was cut, the answer's end is missing, or all of it where a refusal would stand.
     whole = [row for row in harmful_rows if len(row["input_ids"]) < subject.tokenizer.max_length]
-    whole = [row for row in whole if row["messages"][-1]["role"] == "assistant"]
+    whole = [row for row in whole if row["messages"][-1]["role"] == "assistant" and last_is_response(row)]
     if whole:
         conversations = [row["messages"] for row in whole]
         margins = likelihood_margins(subject.model, subject.tokenizer, conversations, settings.refusals)
@@ -194,3 +194,9 @@ def _judged_samples(
             }
         )
     return samples
+
+
+def last_is_response(row: Mapping[str, Any]) -> bool:
+    """Whether the data leave a row's last answer to be trained; one with ``weight: 0`` is no answer to measure."""
+    answers = {message for message, _, _ in row.get("offsets", ()) if message >= 0}
+    return not answers or len(row["messages"]) - 1 in answers

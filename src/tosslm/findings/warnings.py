@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from tosslm.findings.found import far_from_found, found_by
@@ -18,11 +21,24 @@ def run_warnings(run: Run) -> list[str]:
             found.append(f"{counts['bad']:,} bad rows of the {name} set were left out; data/bad_rows.jsonl says why.")
         if counts["truncated"]:
             found.append(f"{counts['truncated']:,} of {counts['rows']:,} {name} rows were cut to data.max_length.")
+        if told := rewritten(name, counts):
+            found.append(told)
         if name == "custom" and counts["repeated"]:
             found.append(f"{counts['repeated']:,} custom rows repeat another one's content.")
     if (unsafe := found_by(run)) is not None:
         found += far_from_found(unsafe, run.stages[SELECTION]["discard_fraction"])
     return found + (_weak_references(run) if run.scored else [])
+
+
+def rewritten(name: str, counts: Mapping[str, Any]) -> str | None:
+    """That the chat template changes answers of a set, where it does; folders of old do not say."""
+    if not counts.get("rewritten"):
+        return None
+    return (
+        f"{counts['rewritten']:,} of {counts['rows']:,} {name} rows have an answer of which the chat template drops "
+        f"or rewrites text (a thinking block, say), the first at {counts['first_rewritten']}: the model is not "
+        "trained on that text as the file has it."
+    )
 
 
 def _weak_references(run: Run) -> list[str]:

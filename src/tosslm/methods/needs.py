@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tosslm.config import Config
-from tosslm.data.rows import BadRow, Row, read_rows
+from tosslm.data.rows import BadRow, Row
+from tosslm.data.sets import source_rows
 
 if TYPE_CHECKING:
     from tosslm.workbench import Workbench
@@ -59,5 +60,4 @@ def read_safety(config: Config) -> list[Row]:
     source = config.compare.safety
     if source is None:
         return []
-    read = read_rows(source.path, format=source.format, field=source.field, split=source.split)
-    return [row for row in read if not isinstance(row, BadRow)]
+    return [row for row in source_rows(source, config.data.max_row_bytes) if not isinstance(row, BadRow)]

@@ -36,7 +36,7 @@ def safety_rows(bench: Workbench) -> Iterator[dict[str, Any]]:
     from tosslm.training.labels import training_row
 
     for row in drawn_safety_rows(bench.config, len(row_ids(bench.layout.rows("custom")))):
-        tokens = bench.tokenizer(row.messages)
+        tokens = bench.tokenizer(row.messages, context=row.context)
         yield training_row(tokens.input_ids, tokens.response_mask, None)
 
 

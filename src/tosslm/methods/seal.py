@@ -85,7 +85,7 @@ def selector_weights(bench: Workbench) -> np.ndarray:
         TosslmError: a loss is no number.
     """
     custom = list(stored_rows(bench.layout.rows("custom"), ["input_ids", "response_mask"]))
-    tokens = [bench.tokenizer(row.messages) for row in read_safety(bench.config)]
+    tokens = [bench.tokenizer(row.messages, context=row.context) for row in read_safety(bench.config)]
     safe = [{"input_ids": row.input_ids, "response_mask": row.response_mask} for row in tokens]
     if not safe:
         raise InputError("compare.safety: no row there that can be read")

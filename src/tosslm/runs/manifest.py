@@ -44,6 +44,8 @@ class _SetCounts(_Part):
     bad: int
     truncated: int
     repeated: int
+    rewritten: int = 0
+    first_rewritten: str | None = None
 
 
 class _Data(_Entry):

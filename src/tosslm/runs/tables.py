@@ -74,7 +74,7 @@ def reference_rows(
 
 def held_out_rows(path: Path, share: float) -> list[dict[str, Any]]:
     """The held-out records of a reference set, their messages as lists."""
-    records = reference_rows(path, share, want_held_out=True, columns=(*_TRAINED_COLUMNS, "messages"))
+    records = reference_rows(path, share, want_held_out=True, columns=(*_TRAINED_COLUMNS, "messages", "offsets"))
     return [record | {"messages": json.loads(record["messages"])} for record in records]
 
 

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 import pyarrow as pa
 
-from tosslm.config import DataConfig, SourceConfig
+from tosslm.config import DataConfig, SourceConfig, covered
 from tosslm.data.rows import BadRow, raw_files
 from tosslm.data.sets import SetCounts, prepared_rows, source_checksums
 from tosslm.errors import InputError, TosslmError
@@ -37,7 +37,7 @@ def _source(config: DataConfig, name: str) -> SourceConfig:
 
 def _covers(bench: Workbench) -> list[Any]:
     config = bench.config.data
-    return [config.model_dump(), _checksums(config), bench.base.identity]
+    return [covered(config), _checksums(config), bench.base.identity]
 
 
 def _checksums(config: DataConfig) -> dict[str, list[str]]:
@@ -75,7 +75,7 @@ def _prepare(bench: Workbench, mark: Mark) -> Facts:
 
 def _good_rows(bench: Workbench, name: str, counts: SetCounts, bad_rows: TextIO) -> Iterator[dict[str, Any]]:
     config = bench.config.data
-    for row in prepared_rows(_source(config, name), bench.tokenizer, counts):
+    for row in prepared_rows(_source(config, name), bench.tokenizer, counts, max_row_bytes=config.max_row_bytes):
         if not isinstance(row, BadRow):
             yield row
         elif config.on_bad_row == "error":

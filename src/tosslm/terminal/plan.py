@@ -8,7 +8,8 @@ from typing import Any
 from rich.console import Console
 
 from tosslm.findings.found import found_told
-from tosslm.terminal.tables import table_of, told
+from tosslm.findings.warnings import rewritten
+from tosslm.terminal.tables import table_of
 from tosslm.text import mask_hidden
 
 SHOWN_BAD_ROWS = 20
@@ -21,6 +22,9 @@ def print_plan(plan: Mapping[str, Any], console: Console) -> None:
         keys = ("rows", "tokens", "response_tokens", "truncated", "repeated", "bad")
         table.add_row(name, *(f"{counts[key]:,}" for key in keys))
     console.print(table)
+    for name, counts in plan["sets"].items():
+        if told := rewritten(name, counts):
+            console.print(mask_hidden(told), markup=False, highlight=False, soft_wrap=True)
     for row in plan["bad_rows"][:SHOWN_BAD_ROWS]:
         text = f"{row['set']}: {row['origin']}: {row['reason']}; {row['remedy']}"
         console.print(mask_hidden(text), markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,182 @@
+"""Fields that change what a row means: context where they say so plainly, a bad row where they have no place."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tosslm.config import SourceConfig
+from tosslm.data.formats import parse_conversation
+from tosslm.data.rows import BadRow, Row, content_id, read_rows
+from tosslm.data.sets import SetCounts, prepared_rows
+from tosslm.data.tokenize import RowTokenizer
+from tosslm.errors import RowError
+from tosslm.evaluation.measurement import last_is_response
+
+Record = dict[str, Any]
+
+HI = {"role": "user", "content": "Hi"}
+HELLO = {"role": "assistant", "content": "Hello."}
+MORE = {"role": "user", "content": "More?"}
+NO = {"role": "assistant", "content": "No."}
+RECORDS: dict[str, Record] = {
+    "messages": {"messages": [HI, HELLO]},
+    "prompt_completion": {"prompt": "Hi", "completion": "Hello."},
+    "prompt_completion of messages": {"prompt": [HI], "completion": [HELLO]},
+    "alpaca": {"instruction": "Hi", "output": "Hello."},
+    "sharegpt": {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello."}]},
+    "hh": {"chosen": "\n\nHuman: Hi\n\nAssistant: Hello.", "rejected": "\n\nHuman: Hi\n\nAssistant: No."},
+}
+OF_RECORDS: list[tuple[str, Any]] = [
+    ("tools", [{"type": "function", "function": {"name": "search"}}]),
+    ("tools", '[{"name": "search"}]'),
+    ("functions", [{"name": "search"}]),
+    ("documents", [{"title": "a", "text": "b"}]),
+    ("chat_template_kwargs", {"enable_thinking": False}),
+    ("enable_thinking", False),
+    ("reasoning_content", "They greet me."),
+    ("thinking", "They greet me."),
+    ("image", "cat.png"),
+    ("images", [{"path": "cat.png"}]),
+    ("audio", {"path": "cat.wav", "array": [0.0]}),
+    ("videos", ["cat.mp4"]),
+    ("weight", 0),
+    ("weight", 0.5),
+    ("train", False),
+    ("loss", False),
+    ("mask", True),
+    ("label", False),
+]
+NEUTRAL: list[Any] = [None, [], {}, "", 1, 1.0, True]
+
+
+@pytest.mark.parametrize("format", RECORDS)
+@pytest.mark.parametrize(("name", "value"), OF_RECORDS)
+def test_a_field_of_the_row_that_has_no_place_is_refused_in_every_format(
+    tmp_path: Path, format: str, name: str, value: object
+) -> None:
+    path = tmp_path / "some.jsonl"
+    path.write_text(json.dumps({**RECORDS[format], name: value}) + "\n" + json.dumps(RECORDS[format]))
+    bad, good = read_rows(str(path))
+    assert isinstance(bad, BadRow)
+    assert name in bad.reason
+    assert "remove" in bad.remedy
+    assert isinstance(good, Row)
+
+
+@pytest.mark.parametrize("format", RECORDS)
+@pytest.mark.parametrize("value", NEUTRAL)
+def test_neutral_values_and_unknown_fields_stay_good(format: str, value: object) -> None:
+    names = [name for name, _ in OF_RECORDS if name != "mask"]
+    record = {**RECORDS[format], **dict.fromkeys(names, value), "id": 7, "score": 0.5, "loss": 1.25, "label": 0}
+    assert parse_conversation(record).messages == [HI, HELLO]
+
+
+@pytest.mark.parametrize(
+    "value", [[None], {"bytes": None, "path": None}, [{"name": None}], "[]", "null", {"a": [None]}]
+)
+def test_what_parquet_fills_in_for_an_absent_field_is_nothing(value: object) -> None:
+    assert (
+        parse_conversation({"messages": [HI, {**HELLO, "tool_calls": value}], "tools": value}).context == frozenset()
+    )
+
+
+@pytest.mark.parametrize("format", ["messages", "prompt_completion of messages", "sharegpt"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("reasoning_content", "They greet me."),
+        ("thinking", "They greet me."),
+        ("reasoning", "They greet me."),
+        ("tool_calls", [{"function": {"name": "search"}}]),
+        ("images", ["cat.png"]),
+        ("audio", {"id": "audio_1"}),
+        ("train_detail", [{"begin_offset": 0, "end_offset": 1, "train": False}]),
+        ("weight", 0.5),
+        ("weight", "0"),
+        ("train", "no"),
+        ("mask", 1),
+    ],
+)
+def test_a_field_of_a_turn_that_has_no_place_is_refused(format: str, name: str, value: object) -> None:
+    with pytest.raises(RowError, match=rf"\[\d\].*({name}|calls a tool)"):
+        parse_conversation(with_last(RECORDS[format], {name: value}))
+
+
+def with_last(record: Record, fields: Record) -> Record:
+    """The record, its last turn with more fields."""
+    name = next(name for name in ("messages", "completion", "conversations") if name in record)
+    return {**record, name: [*record[name][:-1], {**record[name][-1], **fields}]}
+
+
+NOT_TRAINED: list[Record] = [
+    {"weight": 0},
+    {"weight": 0.0},
+    {"train": False},
+    {"training": False},
+    {"loss": False},
+    {"mask": True},
+    {"weight": 1, "train": False},
+]
+
+
+@pytest.mark.parametrize("fields", NOT_TRAINED)
+def test_a_turn_that_is_not_to_be_trained_is_context(smollm2_tokenizer: Any, tmp_path: Path, fields: Record) -> None:
+    path = tmp_path / "some.jsonl"
+    path.write_text(json.dumps({"messages": [HI, {**HELLO, **fields}, MORE, NO]}))
+
+    (row,) = prepared_rows(SourceConfig(path=str(path)), RowTokenizer(smollm2_tokenizer), SetCounts())
+
+    assert isinstance(row, dict)
+    whole = RowTokenizer(smollm2_tokenizer)([HI, HELLO, MORE, NO])
+    assert row["input_ids"] == whole.input_ids
+    assert row["row_id"] == content_id([HI, HELLO, MORE, NO])
+    assert {message for message, _, _ in row["offsets"]} == {3, -1}
+    trained = [token for token, marked in zip(row["input_ids"], row["response_mask"], strict=True) if marked]
+    assert smollm2_tokenizer.decode(trained) == "No.<|im_end|>"
+
+
+@pytest.mark.parametrize("fields", NOT_TRAINED)
+def test_a_row_of_which_nothing_is_trained_is_bad(fields: Record) -> None:
+    with pytest.raises(RowError, match="no answer of the row is to be trained"):
+        parse_conversation({"messages": [HI, {**HELLO, **fields}]})
+    # As a prompt it is as good as any.
+    assert parse_conversation({"messages": [HI, {**HELLO, **fields}]}, answered=False).messages == [HI, HELLO]
+
+
+def test_the_weight_of_a_turn_that_is_not_trained_anyway_says_nothing() -> None:
+    record = {"conversations": [{"from": "human", "value": "Hi", "weight": 0}, {"from": "gpt", "value": "Hello."}]}
+    assert parse_conversation(record).context == frozenset()
+
+
+def test_where_only_the_last_answer_counts_it_has_to_be_trained(smollm2_tokenizer: Any) -> None:
+    tokenize = RowTokenizer(smollm2_tokenizer, turns="last")
+    with pytest.raises(RowError, match=r"the last answer is not trained.*data\.turns: all"):
+        tokenize([HI, HELLO, MORE, NO], context={3})
+    assert tokenize([HI, HELLO, MORE, NO], context={1}) == tokenize([HI, HELLO, MORE, NO])
+
+
+def test_an_answer_that_is_context_is_no_answer_to_measure(smollm2_tokenizer: Any) -> None:
+    messages = [HI, HELLO, MORE, NO]
+    for context, measured in (((), True), ((1,), True), ((3,), False)):
+        offsets = RowTokenizer(smollm2_tokenizer)(messages, context=context).offsets
+        assert last_is_response({"messages": messages, "offsets": offsets}) == measured
+
+
+def test_answers_in_a_prompt_of_messages_are_context() -> None:
+    parsed = parse_conversation({"prompt": [HI, HELLO, MORE], "completion": [NO]})
+    assert parsed.context == {1}
+    assert parsed.messages == [HI, HELLO, MORE, NO]
+
+
+@pytest.mark.parametrize("format", [name for name in RECORDS if name != "hh"])
+@pytest.mark.parametrize("name", ["chosen", "rejected"])
+def test_compared_answers_beside_a_row_are_refused_unless_its_format_is_named(format: str, name: str) -> None:
+    record = {**RECORDS[format], name: [HI, NO]}
+    named = format.split(" ", maxsplit=1)[0]
+    with pytest.raises(RowError, match=f"{name} stands beside a row of format {named}.*set format: {named}"):
+        parse_conversation(record)
+    assert parse_conversation(record, named).messages == [HI, HELLO]
