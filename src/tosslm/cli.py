@@ -87,8 +87,7 @@ def _config(source: Path, overrides: list[str] | None, run_dir: str | None) -> C
     from tosslm.runs.reader import load_run
 
     if source.is_dir():
-        run = load_run(source)
-        return load_config(run.manifest["config"], overrides or (), run_dir=run_dir or str(source))
+        return load_run(source).config_to_go_on(overrides or (), run_dir=run_dir or str(source))
     return load_config(source, overrides or (), run_dir=run_dir)
 
 
@@ -290,6 +289,9 @@ def _with_run(path: Path, work: Callable[[Run], Any]) -> Any:
 def merge(
     run: RunFolder,
     out: Annotated[Path, typer.Argument(help="New folder for the merged model.", show_default=False)],
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run the model's own code, where the run's config wants that.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make one ordinary model folder of base, model.adapter and the fine-tuned adapter."""
@@ -297,7 +299,7 @@ def merge(
         quiet_libraries()
         from tosslm.merge import merge as merge_run
 
-        folder = _with_run(run, lambda opened: merge_run(opened, out))
+        folder = _with_run(run, lambda opened: merge_run(opened, out, trust_remote_code=trust_remote_code))
         print(json.dumps({"model": str(folder)}) if as_json else f"Merged model: {folder}")
 
 

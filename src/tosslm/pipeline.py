@@ -90,7 +90,7 @@ def run(
     if fresh:
         check_rows(config)
     carry_out(wanted, workbench(config, reporter or SilentReporter(), fresh=fresh), every=every)
-    return Run(config.run_dir)
+    return Run(config.run_dir, trust_remote_code=config.model.trust_remote_code)
 
 
 def upto(all_steps: Sequence[Step], stage: str) -> list[Step]:
