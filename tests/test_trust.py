@@ -78,10 +78,8 @@ def test_the_user_may_trust_it(sent: tuple[Path, Path]) -> None:
     toss("run", str(run), "--until", "data", "--set", "model.trust_remote_code=true")
     assert marker.exists()
     out = run.parent / "out"
-    for call in (
-        lambda: merge(tosslm.load_run(run, trust_remote_code=True), out),
-        lambda: merge(tosslm.load_run(run), out, trust_remote_code=True),
-    ):
+    for said_by in ("reader", "merge"):
+        opened = tosslm.load_run(run, trust_remote_code=said_by == "reader")
         with pytest.raises(InputError, match="no fine-tuned model yet"):  # past the question of trust
-            call()
+            merge(opened, out, trust_remote_code=said_by == "merge")
     assert "no fine-tuned model yet" in toss("merge", str(run), str(out), "--trust-remote-code").stderr

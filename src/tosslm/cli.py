@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from tosslm.errors import InputError, TosslmError
+from tosslm.outward import outward
 from tosslm.stages import STAGES
 
 if TYPE_CHECKING:
@@ -65,7 +66,8 @@ def _reported_errors() -> Iterator[None]:
 def _fail(text: str, status: int, error: BaseException | None = None) -> None:
     if _debug and error is not None:
         raise error
-    Console(stderr=True, soft_wrap=True).print(f"toss: {text}", style="red", highlight=False, markup=False)
+    said = f"toss: {outward(text)}"
+    Console(stderr=True, soft_wrap=True).print(said, style="red", highlight=False, markup=False)
     raise typer.Exit(status)
 
 
@@ -127,7 +129,7 @@ def init(
         if path.exists():
             raise InputError(f"{path}: exists already; remove it, or name another folder")
         write_text(path, starter_config())
-        print(json.dumps({"config": str(path)}) if as_json else f"Wrote {path}. Next: toss plan {path}")
+        print(json.dumps({"config": str(path)}) if as_json else outward(f"Wrote {path}. Next: toss plan {path}"))
 
 
 @app.command()
@@ -273,7 +275,7 @@ def compare_command(
             print(json.dumps(results))
         else:
             print_comparison(results["summary"], results["causes"], _console())
-            print(f"To see it in the run's report: toss report {config.run_dir}")
+            print(outward(f"To see it in the run's report: toss report {config.run_dir}"))
         if results["failed"]:
             reasons = (f"{entry['method']}, seed {entry['seed']}: {entry['reason']}" for entry in results["failed"])
             raise TosslmError("some methods failed: " + "; ".join(reasons))
@@ -300,7 +302,7 @@ def merge(
         from tosslm.merge import merge as merge_run
 
         folder = _with_run(run, lambda opened: merge_run(opened, out, trust_remote_code=trust_remote_code))
-        print(json.dumps({"model": str(folder)}) if as_json else f"Merged model: {folder}")
+        print(json.dumps({"model": str(folder)}) if as_json else outward(f"Merged model: {folder}"))
 
 
 @app.command()
@@ -343,7 +345,7 @@ def verify(run: RunFolder, as_json: AsJson = False) -> None:
             print(json.dumps({"checked": checked, "problems": problems}))
         else:
             for finding in findings:
-                print(f"{run / finding.file}: {finding.problem} ({finding.step})")
+                print(outward(f"{run / finding.file}: {finding.problem} ({finding.step})"))
             print(f"{checked} files checked, {len(findings)} damaged")
         if findings:
             raise TosslmError(f"{len(findings)} damaged files; `toss run {run}` makes them again")

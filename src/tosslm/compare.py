@@ -23,6 +23,7 @@ from tosslm.files import fingerprint, is_whole, write_json
 from tosslm.methods import find_methods, settled, with_values
 from tosslm.methods.method import AS_CONFIGURED, Method
 from tosslm.model.base import Base, folder_checksums, open_base
+from tosslm.outward import outward
 from tosslm.pipeline import carry_out, steps, upto, workbench
 from tosslm.progress import Reporter, SilentReporter
 from tosslm.runs.folder import RunFolder
@@ -157,7 +158,7 @@ def _carry_out_seed(
         try:
             carry_out(upto(every, "evaluate"), bench, every=every)
         except TosslmError as error:
-            failed.append({"method": method.name, "seed": seed, "reason": str(error)})
+            failed.append({"method": method.name, "seed": seed, "reason": outward(error)})
             comparison.reporter.say(f"{named}: {error}")
             continue
         if method.builds_on == "refine":

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tosslm.errors import InputError
+from tosslm.outward import has_credentials, without_secrets
 
 REFUSAL_TEXTS = (
     "I'm sorry, but I can't help with that.",
@@ -435,9 +436,24 @@ def load_config(
     if run_dir is not None:
         tree["run_dir"] = run_dir
     try:
-        return Config.model_validate(tree)
+        config = Config.model_validate(tree)
     except ValidationError as error:
         raise InputError(_explain(error, where)) from None
+    _refuse_credentials(config.model_dump(mode="json", exclude_unset=True), where)
+    return config
+
+
+def _refuse_credentials(value: Any, where: str, key: str = "") -> None:
+    """What the config says is written into run folder and report, which others may read."""
+    if isinstance(value, str) and has_credentials(value):
+        raise InputError(
+            f"{where}: {key}: a URL with a password or token would be written into the run folder; leave it out "
+            "and give it through the environment (a judge's key: evaluation.judge.key_variable; a hub's: HF_TOKEN), "
+            "or fetch the file yourself"
+        )
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, one in pairs:
+        _refuse_credentials(one, where, f"{key}.{name}" if key else str(name))
 
 
 def covered(settings: TrainingConfig) -> dict[str, Any]:
@@ -527,7 +543,7 @@ def _explain(error: ValidationError, where: str) -> str:
             given = "" if problem["type"] == "value_error" else f" (given: {problem['input']!r})"
             text = problem["msg"].removeprefix("Value error, ") + given
         lines.append(f"{key}: {text}" if key else text)
-    return f"{where}: " + "; ".join(lines)
+    return without_secrets(f"{where}: " + "; ".join(lines))
 
 
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:

@@ -20,6 +20,7 @@ from typing import Any
 from tosslm.config import JudgeConfig
 from tosslm.errors import InputError, TosslmError
 from tosslm.files import fingerprint
+from tosslm.outward import holds_key, whole_text, without_secrets
 from tosslm.progress import Reporter, SilentReporter
 
 _PASSING = {408, 409, 425, 429}
@@ -95,7 +96,8 @@ class Judge:
             max_tokens=self.config.max_tokens,
         )
         content = completion.choices[0].message.content
-        return content if isinstance(content, str) else ""
+        # An endpoint may quote the request, and break an emoji in two.
+        return whole_text(without_secrets(content)) if isinstance(content, str) else ""
 
     def _key(self, question: str) -> str:
         return fingerprint(self.config.model, self.config.base_url, self.config.max_tokens, question)
@@ -131,11 +133,17 @@ def _client(config: JudgeConfig) -> Any:
         raise InputError(
             f'evaluation.judge: the package openai cannot be imported ({error}); pip install "tosslm[judge]"'
         ) from None
+    holds_key(config.key_variable)
     key = os.environ.get(config.key_variable)
     if not key:
         raise InputError(
             f"evaluation.judge: {config.key_variable} is not set; put the endpoint's key there (any text where it "
             "wants none)"
+        )
+    if not (key.isascii() and key.isprintable()):
+        raise InputError(
+            f"evaluation.judge: the key in {config.key_variable} holds a line end or another character that no "
+            "request can carry; set it again, without"
         )
     return openai.OpenAI(api_key=key, base_url=config.base_url, timeout=config.timeout, max_retries=0)
 
@@ -160,7 +168,7 @@ def _pause_after(error: Exception, pause: float) -> float | None:
 
 def _reason(error: Exception) -> str:
     status = getattr(error, "status_code", None)
-    text = str(error).strip().splitlines()
+    text = without_secrets(str(error)).strip().splitlines()
     return f"{type(error).__name__}{f' {status}' if status else ''}{f' ({text[0][:200]})' if text else ''}"
 
 

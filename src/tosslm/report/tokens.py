@@ -20,9 +20,8 @@ from tosslm.runs.reader import Run
 from tosslm.runs.tables import read_losses, stored_rows
 from tosslm.selection.cut import discard_count
 from tosslm.selection.kinds import KINDS
+from tosslm.text import LISTED_SOURCES
 
-LISTED_SOURCES = 50
-"""A set with more sources has its largest ones named; a line for each of thousands would be read by nobody."""
 _LEARNING_TOKENS = 200_000
 """What a posterior that selection did not need is learnt on: seconds, where all of a large set take minutes."""
 

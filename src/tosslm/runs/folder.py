@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from tosslm.errors import InputError, TosslmError
 from tosslm.files import atomic_path, fingerprint, remove_unfinished, sha256, write_json, write_text
+from tosslm.outward import outward
 from tosslm.runs.layout import STEP_FOLDERS, Layout
 from tosslm.runs.manifest import MANIFEST_FORMAT, read_manifest
 
@@ -269,6 +270,7 @@ class RunFolder:
 
     def warn(self, warnings: Sequence[str]) -> None:
         """Write down what a reader should know before trusting the run."""
+        warnings = [outward(warning) for warning in warnings]
         if self.manifest.get("warnings") != list(warnings):
             self.manifest["warnings"] = list(warnings)
             self._write()

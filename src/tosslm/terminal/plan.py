@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.console import Console
 
+from tosslm.outward import outward
 from tosslm.terminal.tables import table_of
-from tosslm.text import mask_hidden
 
 SHOWN_BAD_ROWS = 20
 
@@ -22,7 +22,7 @@ def print_plan(plan: Mapping[str, Any], console: Console) -> None:
     console.print(table)
     for row in plan["bad_rows"][:SHOWN_BAD_ROWS]:
         text = f"{row['set']}: {row['origin']}: {row['reason']}; {row['remedy']}"
-        console.print(mask_hidden(text), markup=False, highlight=False, soft_wrap=True)
+        console.print(outward(text), markup=False, highlight=False, soft_wrap=True)
     if len(plan["bad_rows"]) > SHOWN_BAD_ROWS:
         console.print(f"... and {len(plan['bad_rows']) - SHOWN_BAD_ROWS} more (all of them with --json)")
     model, speed = plan["model"], plan["speed"]
