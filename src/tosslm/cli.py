@@ -15,11 +15,14 @@ import typer
 from rich.console import Console
 
 from tosslm.errors import InputError, TosslmError
+from tosslm.exits import PipeConsole, reported
 from tosslm.outward import outward
 from tosslm.stages import STAGES
+from tosslm.stopping import StoppableReporter, Stopping
 
 if TYPE_CHECKING:
     from tosslm.config import Config
+    from tosslm.progress import Reporter
     from tosslm.runs.reader import Run
 
 app = typer.Typer(
@@ -29,6 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _debug = False
+_stopping = Stopping()
 
 ConfigFile = Annotated[Path, typer.Argument(help="Config file (YAML).", show_default=False)]
 RunOrConfig = Annotated[Path, typer.Argument(help="Run folder or config file.", show_default=False)]
@@ -49,26 +53,16 @@ def main() -> None:
 
 @contextmanager
 def _reported_errors() -> Iterator[None]:
-    try:
+    global _stopping
+    _stopping = Stopping()
+    with reported(_stopping, debug=_debug):
         yield
-    except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on from here", 130)
-    except InputError as error:
-        _fail(str(error), 2, error)
-    except TosslmError as error:
-        _fail(str(error), 1, error)
-    except (typer.Exit, typer.Abort):
-        raise
-    except Exception as error:
-        _fail(f"{type(error).__name__}: {error} (--debug shows where)", 1, error)
 
 
-def _fail(text: str, status: int, error: BaseException | None = None) -> None:
-    if _debug and error is not None:
-        raise error
-    said = f"toss: {outward(text)}"
-    Console(stderr=True, soft_wrap=True).print(said, style="red", highlight=False, markup=False)
-    raise typer.Exit(status)
+def _reporter() -> Reporter:
+    from tosslm.progress import ConsoleReporter
+
+    return StoppableReporter(ConsoleReporter(), _stopping)
 
 
 def quiet_libraries() -> None:
@@ -94,7 +88,7 @@ def _config(source: Path, overrides: list[str] | None, run_dir: str | None) -> C
 
 
 def _console() -> Console:
-    return Console()
+    return PipeConsole()
 
 
 def _run(
@@ -105,10 +99,9 @@ def _run(
         quiet_libraries()
         from tosslm.findings.summary import summarize
         from tosslm.pipeline import run
-        from tosslm.progress import ConsoleReporter
         from tosslm.terminal.summary import print_summary
 
-        summary = summarize(run(config, until=until, fresh=fresh, reporter=ConsoleReporter()))
+        summary = summarize(run(config, until=until, fresh=fresh, reporter=_reporter()))
         if as_json:
             print(json.dumps(summary))
         else:
@@ -150,10 +143,9 @@ def plan(
         config, _ = settled(_config(config_file, overrides, run_dir))
         quiet_libraries()
         from tosslm.plan import make_plan
-        from tosslm.progress import ConsoleReporter
         from tosslm.terminal.plan import print_plan
 
-        result = make_plan(config, measure=measure, reporter=ConsoleReporter())
+        result = make_plan(config, measure=measure, reporter=_reporter())
         if as_json:
             print(json.dumps(result))
         else:
@@ -220,16 +212,13 @@ def evaluate(
         quiet_libraries()
         from tosslm.evaluation.external import evaluate_external
         from tosslm.pipeline import evaluate as evaluate_run
-        from tosslm.progress import ConsoleReporter
         from tosslm.terminal.results import print_results
 
         if model or adapter:
             folder = out or Path(f"{config.run_dir}-evaluation")
-            records = [
-                evaluate_external(config, model=model, adapter=adapter, folder=folder, reporter=ConsoleReporter())
-            ]
+            records = [evaluate_external(config, model=model, adapter=adapter, folder=folder, reporter=_reporter())]
         else:
-            records = evaluate_run(config, reporter=ConsoleReporter())
+            records = evaluate_run(config, reporter=_reporter())
         reasons = failures(gates, records[-1]["metrics"])
         if as_json:
             print(json.dumps({"records": records, "failed": reasons}))
@@ -266,11 +255,10 @@ def compare_command(
         config = _config(config_file, overrides, run_dir)
         quiet_libraries()
         from tosslm.compare import compare, parse_seeds
-        from tosslm.progress import ConsoleReporter
         from tosslm.terminal.results import print_comparison
 
         chosen = [name.strip() for name in methods.split(",") if name.strip()]
-        results = compare(config, chosen, seeds=parse_seeds(seeds), reporter=ConsoleReporter())
+        results = compare(config, chosen, seeds=parse_seeds(seeds), reporter=_reporter())
         if as_json:
             print(json.dumps(results))
         else:
