@@ -19,7 +19,7 @@ from tosslm.errors import InputError, TosslmError
 from tosslm.evaluation.checks import check_evaluation
 from tosslm.evaluation.measures import Samples, read_samples
 from tosslm.evaluation.pooling import pool, pooled_differences, pooled_intervals
-from tosslm.files import fingerprint, is_whole, write_json
+from tosslm.files import fingerprint, is_whole, make_private, write_json
 from tosslm.methods import find_methods, settled, with_values
 from tosslm.methods.method import AS_CONFIGURED, Method
 from tosslm.model.base import Base, folder_checksums, open_base
@@ -121,6 +121,7 @@ def compare(
     write_json(comparison.layout.compared, results)
     if config.seed in done.get(STANDARD, {}):
         _diagnose_standard(comparison)
+    make_private(comparison.layout.comparison)
     return results
 
 

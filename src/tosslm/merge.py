@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from peft import PeftModel
 from transformers import AutoTokenizer
 
@@ -67,7 +68,9 @@ def save_merged(base: Base, adapter: Path, folder: Path) -> None:
     check_adapter_fits(plain, adapter, str(adapter))
     try:
         model = PeftModel.from_pretrained(plain, adapter).merge_and_unload()
-    except (RuntimeError, ValueError) as error:
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:
         raise InputError(f"{adapter}: does not fit {base.config.name} ({error})") from error
     with atomic_folder(folder) as beside:
         model.save_pretrained(beside)
@@ -75,6 +78,10 @@ def save_merged(base: Base, adapter: Path, folder: Path) -> None:
         AutoTokenizer.from_pretrained(base.folder, trust_remote_code=base.config.trust_remote_code).save_pretrained(
             beside
         )
+        # Libraries make weights their owner's alone; a model that the user asked for follows his umask.
+        usual = (beside / "config.json").stat().st_mode
+        for file in beside.iterdir():
+            file.chmod(usual)
 
 
 def _check_merge(adapter: Path, out: Path) -> None:

@@ -145,7 +145,7 @@ class Judge:
         line = json.dumps({"key": key, "reply": reply}, ensure_ascii=False) + "\n"
         with self._lock:
             self._known[key] = reply
-            with self._cache.open("ab") as file:
+            with os.fdopen(os.open(self._cache, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as file:
                 file.write(line.encode())
 
 
