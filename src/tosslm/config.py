@@ -428,7 +428,10 @@ def load_config(
         InputError: the file cannot be read, a key is unknown, or a value is wrong.
     """
     where = "the config" if isinstance(source, Mapping) else str(source)
-    tree: Any = _copy_tree(source) if isinstance(source, Mapping) else _read_yaml(Path(source))
+    try:
+        tree: Any = _copy_tree(source if isinstance(source, Mapping) else _read_yaml(Path(source)))
+    except RecursionError:
+        raise InputError(f"{where}: sections lie in each other without end; write them out") from None
     if not isinstance(tree, dict):
         raise InputError(f"{where}: a config is a mapping of keys to values; see `toss init` for an example")
     for override in overrides:
@@ -439,6 +442,8 @@ def load_config(
         config = Config.model_validate(tree)
     except ValidationError as error:
         raise InputError(_explain(error, where)) from None
+    except Exception as error:
+        raise InputError(f"{where}: cannot be read as a config ({type(error).__name__}: {error})") from error
     _refuse_credentials(config.model_dump(mode="json", exclude_unset=True), where)
     return config
 
@@ -507,7 +512,7 @@ def _read_yaml(path: Path) -> Any:
         return yaml.load(path.read_bytes(), _UniqueKeys)
     except FileNotFoundError:
         raise InputError(f"{path}: no such config file; `toss init` writes one to start from") from None
-    except (OSError, yaml.YAMLError, ValueError, TypeError, RecursionError, AttributeError) as error:
+    except Exception as error:  # of YAML's constructors, whatever a value makes them stumble over
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         reason = getattr(error, "problem", None) or error
@@ -527,7 +532,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
             raise InputError(f"--set {override!r}: {parent!r} is a value, not a section")
     try:
         tree[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except Exception:
         raise InputError(f"--set {override!r}: {text!r} is not readable as YAML") from None
 
 
