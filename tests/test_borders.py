@@ -9,6 +9,7 @@ import random
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def refused(result: Result, *said: str) -> None:
     assert "Traceback" not in result.output
 
 
-CUTS = {
+CUTS: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda data: b"",
     "cut": lambda data: data[: len(data) // 2],
     "header": lambda data: b"\xff" * 8 + data[8:],
@@ -82,7 +83,7 @@ def test_settings_of_strange_values(config_file: Path, tmp_path: Path, file: str
     settings = json.loads(path.read_text())
     draw = random.Random(0)
     for key in settings:
-        value = draw.choice(["x", -1, 0, [], {}, None, 1e300, [[]], {"a": 1}])
+        value: Any = draw.choice(["x", -1, 0, [], {}, None, 1e300, [[]], {"a": 1}])
         path.write_text(json.dumps(settings | {key: value}))
         result = toss("plan", str(config_file))
         assert result.exit_code in (0, 2), (key, value, result.stderr)
