@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,8 +19,9 @@ import pytest
 from tosslm.config import JudgeConfig
 from tosslm.errors import InputError, TosslmError
 from tosslm.evaluation.answers import Answer
-from tosslm.evaluation.judges import Judge, check_judge
+from tosslm.evaluation.judges import Judge, _pause_after, check_judge
 from tosslm.evaluation.verdicts import judge_attacks, judge_pairs, pair_samples, read_pair_verdict
+from tosslm.progress import SilentReporter
 
 pytest.importorskip("openai")
 
@@ -60,6 +64,10 @@ class Endpoint:
         finally:
             with self._lock:
                 self.at_once -= 1
+        if callable(what):
+            with contextlib.suppress(OSError):  # the client gave up
+                what(handler)
+            return
         status, text = what if isinstance(what, tuple) else (200, completion(what))
         data = text.encode()
         try:
@@ -125,6 +133,131 @@ def test_a_slow_reply_is_given_up_and_asked_for_again(endpoint: Endpoint, tmp_pa
     assert judge_of(endpoint, tmp_path, timeout=0.3).ask(["one"]) == ["[[B]]"]
     assert time.monotonic() - start < 1.4
     assert endpoint.seen["one"] == 2
+
+
+def dripping(head: bool) -> Callable[[BaseHTTPRequestHandler], None]:
+    """A whole reply, a byte at a time, which never lets a single read wait for long."""
+
+    def drip(handler: BaseHTTPRequestHandler) -> None:
+        handler.close_connection = True
+        body = completion("[[A]]").encode()
+        start = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        if not head:
+            handler.wfile.write(start)
+        for byte in start + body if head else body:
+            handler.wfile.write(bytes([byte]))
+            time.sleep(0.05)
+
+    return drip
+
+
+def huge(status: int) -> Callable[[BaseHTTPRequestHandler], None]:
+    """Forty megabytes, or as much of it as the client takes."""
+
+    def send(handler: BaseHTTPRequestHandler) -> None:
+        handler.close_connection = True
+        handler.send_response(status)
+        handler.send_header("Content-Length", str(40 * 2**20))
+        handler.end_headers()
+        for _ in range(40):
+            handler.wfile.write(b" " * 2**20)
+
+    return send
+
+
+def bomb(handler: BaseHTTPRequestHandler) -> None:
+    handler.close_connection = True
+    packer = zlib.compressobj(9, wbits=31)
+    data = b"".join(packer.compress(b" " * 2**20) for _ in range(400)) + packer.flush()  # 400 KB
+    handler.send_response(200)
+    handler.send_header("Content-Encoding", "gzip")
+    handler.send_header("Content-Length", str(len(data)))
+    handler.end_headers()
+    handler.wfile.write(data)
+
+
+@pytest.mark.parametrize("head", [False, True])
+def test_a_reply_that_drips_is_given_up(endpoint: Endpoint, tmp_path: Path, head: bool) -> None:
+    endpoint.behave = lambda question, before: dripping(head) if not before else "[[B]]"
+    start = time.monotonic()
+    assert judge_of(endpoint, tmp_path, timeout=0.5).ask(["one"]) == ["[[B]]"]
+    assert time.monotonic() - start < 2
+
+
+@pytest.mark.parametrize("send", [huge(200), huge(500), bomb], ids=["reply", "error", "bomb"])
+def test_a_huge_reply_is_not_taken_in(
+    endpoint: Endpoint, tmp_path: Path, send: Callable[[BaseHTTPRequestHandler], None]
+) -> None:
+    def peak() -> int:
+        (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+        return int(line.split()[1])
+
+    endpoint.behave = lambda question, before: send if not before else "[[B]]"
+    judge = judge_of(endpoint, tmp_path, timeout=30.0)
+    before = peak()
+    assert judge.ask(["one"]) == ["[[B]]"]
+    assert peak() - before < 30 * 1024
+
+
+def test_half_an_emoji_and_an_echoed_key_are_not_kept(endpoint: Endpoint, tmp_path: Path) -> None:
+    endpoint.behave = lambda question, before: "[[A]] \ud83d said secret-key"
+    for _ in range(2):
+        assert judge_of(endpoint, tmp_path).ask(["one"]) == ["[[A]] \ufffd said [key]"]
+    assert endpoint.seen["one"] == 1
+    assert "secret-key" not in (tmp_path / "verdicts.jsonl").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("status", [401, 500])
+def test_an_echoed_key_is_not_told(endpoint: Endpoint, tmp_path: Path, status: int) -> None:
+    endpoint.behave = lambda question, before: (status, '{"error": {"message": "no: Bearer secret-key"}}')
+    with pytest.raises(TosslmError) as caught:
+        judge_of(endpoint, tmp_path, retries=0).ask(["one"])
+    assert "no: Bearer [key]" in str(caught.value)
+
+
+@pytest.mark.parametrize("wanted", ["nan", "-5", "inf", "1e9", "-inf", "soon", "Wed, 21 Oct 2015 07:28:00 GMT"])
+def test_a_pause_that_the_endpoint_wants_is_a_sane_one(wanted: str) -> None:
+    import openai
+
+    response = SimpleNamespace(headers={"retry-after": wanted}, request=None, status_code=429)
+    pause = _pause_after(openai.APIStatusError("slow down", response=response, body=None), 2.0)
+    assert pause == (60.0 if wanted in ("inf", "1e9") else 2.0)
+
+
+def test_damaged_lines_of_the_cache_are_left_out_and_told_once(endpoint: Endpoint, tmp_path: Path) -> None:
+    judge = judge_of(endpoint, tmp_path)
+    assert judge.ask(["one", "two"]) == ["[[C]]", "[[C]]"]
+    cache = tmp_path / "verdicts.jsonl"
+    bad = [b"{no json", b"[]", b"3", b'{"key": 1, "reply": "x"}', b'{"key": "k"}', b"\xff\xfe", b"[" * 100_000, b""]
+    cache.write_bytes(b"\n".join([*bad, cache.read_bytes()]))
+    said: list[str] = []
+
+    class Saying(SilentReporter):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    judge = judge_of(endpoint, tmp_path)
+    for _ in range(2):
+        assert judge.ask(["one", "two"], Saying()) == ["[[C]]", "[[C]]"]
+    assert [text.partition(": ")[2].split(" ")[0] for text in said] == [str(len(bad))]
+    assert endpoint.seen == {"one": 1, "two": 1}
+
+
+def test_an_interrupted_judge_is_left_at_once(endpoint: Endpoint, tmp_path: Path) -> None:
+    """In the first wait for a reply, and in the pause after a failure."""
+
+    class Stopped(SilentReporter):
+        def advance(self, steps: int, tokens: int, note: str = "") -> None:
+            raise KeyboardInterrupt
+
+    for behave in (lambda question, before: late(5.0, "[[A]]"), lambda question, before: (503, "")):
+        endpoint.behave = behave
+        start = time.monotonic()
+        judge = judge_of(endpoint, tmp_path)
+        judge._first_pause = 30.0
+        with pytest.raises(KeyboardInterrupt):
+            judge.ask(["one", "two"], Stopped())
+        assert time.monotonic() - start < 2
 
 
 def test_what_cannot_pass_ends_at_once_and_tells_no_key(endpoint: Endpoint, tmp_path: Path) -> None:

@@ -15,10 +15,14 @@ import typer
 from rich.console import Console
 
 from tosslm.errors import InputError, TosslmError
+from tosslm.exits import PipeConsole, reported
+from tosslm.outward import outward
 from tosslm.runs.layout import STAGES
+from tosslm.stopping import StoppableReporter, Stopping
 
 if TYPE_CHECKING:
     from tosslm.config import Config
+    from tosslm.progress import Reporter
     from tosslm.runs.reader import Run
 
 app = typer.Typer(
@@ -28,6 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _debug = False
+_stopping = Stopping()
 
 ConfigFile = Annotated[Path, typer.Argument(help="Config file (YAML).", show_default=False)]
 RunOrConfig = Annotated[Path, typer.Argument(help="Run folder or config file.", show_default=False)]
@@ -48,25 +53,16 @@ def main() -> None:
 
 @contextmanager
 def _reported_errors() -> Iterator[None]:
-    try:
+    global _stopping
+    _stopping = Stopping()
+    with reported(_stopping, debug=_debug):
         yield
-    except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on from here", 130)
-    except InputError as error:
-        _fail(str(error), 2, error)
-    except TosslmError as error:
-        _fail(str(error), 1, error)
-    except (typer.Exit, typer.Abort):
-        raise
-    except Exception as error:
-        _fail(f"{type(error).__name__}: {error} (--debug shows where)", 1, error)
 
 
-def _fail(text: str, status: int, error: BaseException | None = None) -> None:
-    if _debug and error is not None:
-        raise error
-    Console(stderr=True, soft_wrap=True).print(f"toss: {text}", style="red", highlight=False, markup=False)
-    raise typer.Exit(status)
+def _reporter() -> Reporter:
+    from tosslm.progress import ConsoleReporter
+
+    return StoppableReporter(ConsoleReporter(), _stopping)
 
 
 def quiet_libraries() -> None:
@@ -87,13 +83,12 @@ def _config(source: Path, overrides: list[str] | None, run_dir: str | None) -> C
     from tosslm.runs.reader import load_run
 
     if source.is_dir():
-        run = load_run(source)
-        return load_config(run.manifest["config"], overrides or (), run_dir=run_dir or str(source))
+        return load_run(source).config_to_go_on(overrides or (), run_dir=run_dir or str(source))
     return load_config(source, overrides or (), run_dir=run_dir)
 
 
 def _console() -> Console:
-    return Console()
+    return PipeConsole()
 
 
 def _run(
@@ -104,10 +99,9 @@ def _run(
         quiet_libraries()
         from tosslm.findings.summary import summarize
         from tosslm.pipeline import run
-        from tosslm.progress import ConsoleReporter
         from tosslm.terminal.summary import print_summary
 
-        summary = summarize(run(config, until=until, fresh=fresh, reporter=ConsoleReporter()))
+        summary = summarize(run(config, until=until, fresh=fresh, reporter=_reporter()))
         if as_json:
             print(json.dumps(summary))
         else:
@@ -128,7 +122,7 @@ def init(
         if path.exists():
             raise InputError(f"{path}: exists already; remove it, or name another folder")
         write_text(path, starter_config())
-        print(json.dumps({"config": str(path)}) if as_json else f"Wrote {path}. Next: toss plan {path}")
+        print(json.dumps({"config": str(path)}) if as_json else outward(f"Wrote {path}. Next: toss plan {path}"))
 
 
 @app.command()
@@ -149,10 +143,9 @@ def plan(
         config, _ = settled(_config(config_file, overrides, run_dir))
         quiet_libraries()
         from tosslm.plan import make_plan
-        from tosslm.progress import ConsoleReporter
         from tosslm.terminal.plan import print_plan
 
-        result = make_plan(config, measure=measure, reporter=ConsoleReporter())
+        result = make_plan(config, measure=measure, reporter=_reporter())
         if as_json:
             print(json.dumps(result))
         else:
@@ -219,16 +212,13 @@ def evaluate(
         quiet_libraries()
         from tosslm.evaluation.external import evaluate_external
         from tosslm.pipeline import evaluate as evaluate_run
-        from tosslm.progress import ConsoleReporter
         from tosslm.terminal.results import print_results
 
         if model or adapter:
             folder = out or Path(f"{config.run_dir}-evaluation")
-            records = [
-                evaluate_external(config, model=model, adapter=adapter, folder=folder, reporter=ConsoleReporter())
-            ]
+            records = [evaluate_external(config, model=model, adapter=adapter, folder=folder, reporter=_reporter())]
         else:
-            records = evaluate_run(config, reporter=ConsoleReporter())
+            records = evaluate_run(config, reporter=_reporter())
         reasons = failures(gates, records[-1]["metrics"])
         if as_json:
             print(json.dumps({"records": records, "failed": reasons}))
@@ -265,16 +255,15 @@ def compare_command(
         config = _config(config_file, overrides, run_dir)
         quiet_libraries()
         from tosslm.compare import compare, parse_seeds
-        from tosslm.progress import ConsoleReporter
         from tosslm.terminal.results import print_comparison
 
         chosen = [name.strip() for name in methods.split(",") if name.strip()]
-        results = compare(config, chosen, seeds=parse_seeds(seeds), reporter=ConsoleReporter())
+        results = compare(config, chosen, seeds=parse_seeds(seeds), reporter=_reporter())
         if as_json:
             print(json.dumps(results))
         else:
             print_comparison(results["summary"], results["causes"], _console())
-            print(f"To see it in the run's report: toss report {config.run_dir}")
+            print(outward(f"To see it in the run's report: toss report {config.run_dir}"))
         if results["failed"]:
             reasons = (f"{entry['method']}, seed {entry['seed']}: {entry['reason']}" for entry in results["failed"])
             raise TosslmError("some methods failed: " + "; ".join(reasons))
@@ -290,6 +279,9 @@ def _with_run(path: Path, work: Callable[[Run], Any]) -> Any:
 def merge(
     run: RunFolder,
     out: Annotated[Path, typer.Argument(help="New folder for the merged model.", show_default=False)],
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run the model's own code, where the run's config wants that.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make one ordinary model folder of base, model.adapter and the fine-tuned adapter."""
@@ -297,8 +289,8 @@ def merge(
         quiet_libraries()
         from tosslm.merge import merge as merge_run
 
-        folder = _with_run(run, lambda opened: merge_run(opened, out))
-        print(json.dumps({"model": str(folder)}) if as_json else f"Merged model: {folder}")
+        folder = _with_run(run, lambda opened: merge_run(opened, out, trust_remote_code=trust_remote_code))
+        print(json.dumps({"model": str(folder)}) if as_json else outward(f"Merged model: {folder}"))
 
 
 @app.command()
@@ -341,7 +333,7 @@ def verify(run: RunFolder, as_json: AsJson = False) -> None:
             print(json.dumps({"checked": checked, "problems": problems}))
         else:
             for finding in findings:
-                print(f"{run / finding.file}: {finding.problem} ({finding.step})")
+                print(outward(f"{run / finding.file}: {finding.problem} ({finding.step})"))
             print(f"{checked} files checked, {len(findings)} damaged")
         if findings:
             raise TosslmError(f"{len(findings)} damaged files; `toss run {run}` makes them again")

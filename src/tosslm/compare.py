@@ -19,10 +19,11 @@ from tosslm.errors import InputError, TosslmError
 from tosslm.evaluation.checks import check_evaluation
 from tosslm.evaluation.measures import Samples, read_samples
 from tosslm.evaluation.pooling import pool, pooled_differences, pooled_intervals
-from tosslm.files import fingerprint, is_whole, write_json
+from tosslm.files import fingerprint, is_whole, make_private, write_json
 from tosslm.methods import find_methods, settled, with_values
 from tosslm.methods.method import AS_CONFIGURED, Method
 from tosslm.model.base import Base, folder_checksums, open_base
+from tosslm.outward import outward
 from tosslm.pipeline import carry_out, steps, upto, workbench
 from tosslm.progress import Reporter, SilentReporter
 from tosslm.runs.folder import RunFolder
@@ -120,6 +121,7 @@ def compare(
     write_json(comparison.layout.compared, results)
     if config.seed in done.get(STANDARD, {}):
         _diagnose_standard(comparison)
+    make_private(comparison.layout.comparison)
     return results
 
 
@@ -157,7 +159,7 @@ def _carry_out_seed(
         try:
             carry_out(upto(every, "evaluate"), bench, every=every)
         except TosslmError as error:
-            failed.append({"method": method.name, "seed": seed, "reason": str(error)})
+            failed.append({"method": method.name, "seed": seed, "reason": outward(error)})
             comparison.reporter.say(f"{named}: {error}")
             continue
         if method.builds_on == "refine":

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tosslm.errors import InputError
+from tosslm.outward import has_credentials, without_secrets
 
 REFUSAL_TEXTS = (
     "I'm sorry, but I can't help with that.",
@@ -450,7 +451,10 @@ def load_config(
         InputError: the file cannot be read, a key is unknown, or a value is wrong.
     """
     where = "the config" if isinstance(source, Mapping) else str(source)
-    tree: Any = _copy_tree(source) if isinstance(source, Mapping) else _read_yaml(Path(source))
+    try:
+        tree: Any = _copy_tree(source if isinstance(source, Mapping) else _read_yaml(Path(source)))
+    except RecursionError:
+        raise InputError(f"{where}: sections lie in each other without end; write them out") from None
     if not isinstance(tree, dict):
         raise InputError(f"{where}: a config is a mapping of keys to values; see `toss init` for an example")
     for override in overrides:
@@ -458,9 +462,26 @@ def load_config(
     if run_dir is not None:
         tree["run_dir"] = run_dir
     try:
-        return Config.model_validate(tree)
+        config = Config.model_validate(tree)
     except ValidationError as error:
         raise InputError(_explain(error, where)) from None
+    except Exception as error:
+        raise InputError(f"{where}: cannot be read as a config ({type(error).__name__}: {error})") from error
+    _refuse_credentials(config.model_dump(mode="json", exclude_unset=True), where)
+    return config
+
+
+def _refuse_credentials(value: Any, where: str, key: str = "") -> None:
+    """What the config says is written into run folder and report, which others may read."""
+    if isinstance(value, str) and has_credentials(value):
+        raise InputError(
+            f"{where}: {key}: a URL with a password or token would be written into the run folder; leave it out "
+            "and give it through the environment (a judge's key: evaluation.judge.key_variable; a hub's: HF_TOKEN), "
+            "or fetch the file yourself"
+        )
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, one in pairs:
+        _refuse_credentials(one, where, f"{key}.{name}" if key else str(name))
 
 
 def covered(settings: TrainingConfig | DataConfig) -> dict[str, Any]:
@@ -514,7 +535,7 @@ def _read_yaml(path: Path) -> Any:
         return yaml.load(path.read_bytes(), _UniqueKeys)
     except FileNotFoundError:
         raise InputError(f"{path}: no such config file; `toss init` writes one to start from") from None
-    except (OSError, yaml.YAMLError, ValueError, TypeError, RecursionError, AttributeError) as error:
+    except Exception as error:  # of YAML's constructors, whatever a value makes them stumble over
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         reason = getattr(error, "problem", None) or error
@@ -534,7 +555,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
             raise InputError(f"--set {override!r}: {parent!r} is a value, not a section")
     try:
         tree[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except Exception:
         raise InputError(f"--set {override!r}: {text!r} is not readable as YAML") from None
 
 
@@ -550,7 +571,7 @@ def _explain(error: ValidationError, where: str) -> str:
             given = "" if problem["type"] == "value_error" else f" (given: {problem['input']!r})"
             text = problem["msg"].removeprefix("Value error, ") + given
         lines.append(f"{key}: {text}" if key else text)
-    return f"{where}: " + "; ".join(lines)
+    return without_secrets(f"{where}: " + "; ".join(lines))
 
 
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:

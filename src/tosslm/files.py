@@ -66,6 +66,16 @@ def remove_unfinished(folder: Path, *, deep: bool = True) -> None:
         shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
 
 
+def make_private(path: Path) -> None:
+    """Leave a file, or a folder and all in it, to its owner alone; links are not followed."""
+    if path.is_symlink() or not path.exists():
+        return
+    path.chmod(0o700 if path.is_dir() else 0o600)
+    if path.is_dir():
+        for one in path.iterdir():
+            make_private(one)
+
+
 def _sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from peft import PeftModel
 from transformers import AutoTokenizer
 
@@ -15,18 +16,21 @@ from tosslm.runs.reader import Run
 from tosslm.stages.finetune import model_readme
 
 
-def merge(run: Run, out: Path) -> Path:
+def merge(run: Run, out: Path, *, trust_remote_code: bool = False) -> Path:
     """Merge base, ``model.adapter`` and the fine-tuned adapter, and save them with the tokenizer.
 
     Args:
         run: a run whose fine-tuning is done.
         out: a folder that does not exist yet.
+        trust_remote_code: as of ``load_run``.
 
     Raises:
-        InputError: fine-tuning is not done, or ``out`` exists.
+        InputError: fine-tuning is not done, ``out`` exists, or the run's config wants a trust that nobody gave.
         TosslmError: the adapter is damaged, or the base is not the one it was trained on.
     """
     adapter = run.path / "model"
+    trusted = Run(run.path, trust_remote_code=trust_remote_code or run.trust_remote_code)
+    config = trusted.config_to_go_on()
     if not run.has("model"):
         raise InputError(
             f"{run.path}: no fine-tuned model yet, or one of an earlier selection; run `toss finetune {run.path}`"
@@ -34,7 +38,7 @@ def merge(run: Run, out: Path) -> Path:
     _check_merge(adapter, out)
     if damaged := run.folder.damaged("model"):
         raise TosslmError(f"{run.path / damaged[0]}: damaged; `toss run` makes it again")
-    base = open_base(run.config.model)
+    base = open_base(config.model)
     readme = (adapter / "README.md").read_text(encoding="utf-8")
     if readme != model_readme(base):
         raise TosslmError(
@@ -64,7 +68,9 @@ def save_merged(base: Base, adapter: Path, folder: Path) -> None:
     check_adapter_fits(plain, adapter, str(adapter))
     try:
         model = PeftModel.from_pretrained(plain, adapter).merge_and_unload()
-    except (RuntimeError, ValueError) as error:
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:
         raise InputError(f"{adapter}: does not fit {base.config.name} ({error})") from error
     with atomic_folder(folder) as beside:
         model.save_pretrained(beside)
@@ -72,6 +78,10 @@ def save_merged(base: Base, adapter: Path, folder: Path) -> None:
         AutoTokenizer.from_pretrained(base.folder, trust_remote_code=base.config.trust_remote_code).save_pretrained(
             beside
         )
+        # Libraries make weights their owner's alone; a model that the user asked for follows his umask.
+        usual = (beside / "config.json").stat().st_mode
+        for file in beside.iterdir():
+            file.chmod(usual)
 
 
 def _check_merge(adapter: Path, out: Path) -> None:

@@ -13,6 +13,7 @@ from tosslm.data.tokenize import RowTokenizer
 from tosslm.door import check_places, check_rows
 from tosslm.errors import InputError
 from tosslm.evaluation.checks import check_evaluation
+from tosslm.files import make_private
 from tosslm.findings.warnings import run_warnings
 from tosslm.methods import settled
 from tosslm.methods.method import Method
@@ -90,7 +91,7 @@ def run(
     if fresh:
         check_rows(config)
     carry_out(wanted, workbench(config, reporter or SilentReporter(), fresh=fresh), every=every)
-    return Run(config.run_dir)
+    return Run(config.run_dir, trust_remote_code=config.model.trust_remote_code)
 
 
 def upto(all_steps: Sequence[Step], stage: str) -> list[Step]:
@@ -133,6 +134,7 @@ def carry_out(wanted: Sequence[Step], bench: Workbench, *, every: Sequence[Step]
             if not folder.do(mark, partial(step.work, bench, mark)):
                 reporter.say(f"{step.name}: done before")
         folder.warn(run_warnings(Run(bench.layout.root)))
+        make_private(bench.layout.tracker_logs)
 
 
 def evaluate(config: Config, *, reporter: Reporter | None = None) -> list[dict[str, Any]]:

@@ -88,9 +88,16 @@ def make_plan(config: Config, *, measure: bool, reporter: Reporter) -> dict[str,
             raise InputError(
                 f"data.{name}: {getattr(config.data, name).path} has no row; name a file with rows in it"
             )
-    model_config = AutoConfig.from_pretrained(base.folder, trust_remote_code=config.model.trust_remote_code)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(model_config, trust_remote_code=config.model.trust_remote_code)
+    trusted = config.model.trust_remote_code
+    try:
+        model_config = AutoConfig.from_pretrained(base.folder, trust_remote_code=trusted)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(model_config, trust_remote_code=trusted)
+    except Exception as error:  # whatever a model's code stumbles over
+        raise InputError(
+            f"model.name: {config.model.name}: no model can be made of its config.json ({type(error).__name__}: "
+            f"{error}); fetch it anew"
+        ) from error
     _check_fit(config, base, model)
     shape = _shape(config, model_config, model)
     lengths = [counts.tokens // counts.rows for counts in sets.values() if counts.rows]

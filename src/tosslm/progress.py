@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol, TextIO, cast
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,6 +21,8 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+
+from tosslm.outward import outward
 
 LINE_SECONDS = 15.0
 
@@ -44,11 +47,12 @@ class Reporter(Protocol):
 class _BarTask:
     def __init__(self, bar: Progress, name: str, total: int) -> None:
         self._bar, self._tokens, self._start = bar, 0, time.monotonic()
-        self._id = bar.add_task(name, total=total, speed="", note="")
+        self._id = bar.add_task(escape(outward(name)), total=total, speed="", note="")
 
     def advance(self, steps: int, tokens: int, note: str = "") -> None:
         self._tokens += tokens
-        self._bar.update(self._id, advance=steps, speed=_speed(self._tokens, self._start), note=note, refresh=True)
+        speed = _speed(self._tokens, self._start)
+        self._bar.update(self._id, advance=steps, speed=speed, note=escape(outward(note)), refresh=True)
 
 
 class _LineTask:
@@ -66,7 +70,8 @@ class _LineTask:
         self._next = now + LINE_SECONDS
         left = (now - self._start) / max(self._done, 1) * (self._total - self._done)
         parts = [f"{self._done}/{self._total}", _speed(self._tokens, self._start), note, f"{left:.0f} s left"]
-        self._console.print(f"{self._name}: " + ", ".join(part for part in parts if part), highlight=False)
+        line = f"{self._name}: " + ", ".join(part for part in parts if part)
+        self._console.print(outward(line), highlight=False, markup=False)
 
 
 def _speed(tokens: int, start: float) -> str:
@@ -103,7 +108,7 @@ class ConsoleReporter:
 
     def say(self, text: str) -> None:
         """Print a remark."""
-        self._console.print(text, highlight=False, markup=False)
+        self._console.print(outward(text), highlight=False, markup=False)
 
 
 class SilentReporter:
@@ -150,7 +155,7 @@ class _Logged:
 
     def say(self, text: str) -> None:
         self._reporter.say(text)
-        self._console.print(text, highlight=False, markup=False)
+        self._console.print(outward(text), highlight=False, markup=False)
 
 
 class _BothTasks:

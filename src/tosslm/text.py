@@ -12,6 +12,11 @@ HIDDEN = re.compile(
 letters and emoji need them."""
 
 
+LISTED_SOURCES = 50
+"""Sources with a line of their own, on the page as in the terminal: the largest; the others share one, since a line
+for each of thousands would be read by nobody."""
+
+
 def name_hidden(text: object) -> str:
     r"""The text with every such character named by its code, for a page.
 

@@ -124,9 +124,10 @@ class ChatTemplate:
             )
         except TemplateSyntaxError:
             raise
-        except (TemplateError, TypeError) as error:
+        except Exception as error:  # a template is a program: it may divide by zero, or recur without end
+            said = str(error) if isinstance(error, TemplateError | TypeError) else f"{type(error).__name__}: {error}"
             raise RowError(
-                f"the chat template refuses this conversation: {error}",
+                f"the chat template refuses this conversation: {said}",
                 "change the row's roles or their order to what the model was trained on, or leave the row "
                 "out with data.on_bad_row: skip",
             ) from error
@@ -279,6 +280,6 @@ def _choose_template(tokenizer: Any) -> tuple[str, str]:
         return own, "generation markers"
     try:
         known = get_training_chat_template(tokenizer)
-    except (ValueError, TypeError, TemplateError):
+    except Exception:  # it renders the template, which may raise whatever
         known = None  # TRL does not know this template.
     return (known, "TRL training template") if known else (own, "prefix differences")

@@ -64,4 +64,10 @@ def _rendered(tokenizer: Any, answer: Answer, template: str | None) -> str:
     if template is not None:
         return fill(template, prompt=answer.prompt, answer=answer.answer)
     turns = [{"role": "user", "content": answer.prompt}, {"role": "assistant", "content": answer.answer}]
-    return tokenizer.apply_chat_template(turns, tokenize=False)
+    try:
+        return str(tokenizer.apply_chat_template(turns, tokenize=False))
+    except Exception as error:  # a template is a program, and may do whatever
+        raise InputError(
+            f"evaluation.classifier: its chat template fails ({type(error).__name__}: {error}); give a prompt of "
+            "your own with {prompt} and {answer} in evaluation.classifier.prompt"
+        ) from error

@@ -16,6 +16,7 @@ from tosslm.errors import InputError
 from tosslm.evaluation.checks import check_evaluation, prompt_checksums
 from tosslm.evaluation.measurement import Places, Subject, evaluate_model
 from tosslm.model.base import Base, attached_adapters, folder_checksums, open_base, where_it_runs
+from tosslm.outward import has_credentials
 from tosslm.progress import Reporter
 from tosslm.runs.folder import RunFolder
 from tosslm.runs.layout import EVALUATION
@@ -43,6 +44,9 @@ def evaluate_external(
         InputError: a model, an adapter, or the evaluation's settings are wrong.
     """
     check_evaluation(config.evaluation)
+    for option, named in (("--model", model), ("--adapter", adapter)):
+        if named and has_credentials(named):
+            raise InputError(f"{option}: a URL with a password in it; leave it out, and set HF_TOKEN")
     chosen = config.model.model_copy(update={"name": model, "adapter": None, "revision": None} if model else {})
     base = open_base(chosen)
     tokenizer = RowTokenizer(

@@ -12,18 +12,24 @@ import os
 import random
 import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from tosslm.config import JudgeConfig
 from tosslm.errors import InputError, TosslmError
 from tosslm.files import fingerprint
-from tosslm.progress import Reporter, SilentReporter
+from tosslm.outward import holds_key, whole_text, without_secrets
+from tosslm.progress import Reporter, SilentReporter, Task
 
 _PASSING = {408, 409, 425, 429}
+_BROKEN = ValueError | LookupError | TypeError | AttributeError | TimeoutError | RecursionError
 _LONGEST_PAUSE = 60.0
+_LONGEST_REPLY = 4 * 2**20
+_LONGEST_PACKED = 2**15  # unpacked it may be a thousand times as long
+_TICK = 0.2
 
 
 class Judge:
@@ -42,7 +48,7 @@ class Judge:
         self.config, self._cache, self._first_pause = config, cache, first_pause
         self._client = _client(config)
         self._lock = threading.Lock()
-        self._known = _read_cache(cache)
+        self._known, self._damaged = _read_cache(cache)
 
     def ask(self, questions: Sequence[str], reporter: Reporter | None = None) -> list[str]:
         """The judge's reply to each question.
@@ -50,29 +56,62 @@ class Judge:
         Raises:
             TosslmError: the endpoint refuses, or fails more often than ``retries`` allows; replies so far are kept.
         """
+        reporter = reporter or SilentReporter()
+        if self._damaged:
+            reporter.say(
+                f"{self._cache}: {self._damaged} damaged lines left out; what they were about is asked again"
+            )
+            self._damaged = 0
         done: dict[str, str] = {
             question: self._known[k] for question in questions if (k := self._key(question)) in self._known
         }
         left = [question for question in dict.fromkeys(questions) if question not in done]
-        with (
-            (reporter or SilentReporter()).task("verdicts", len(left)) as task,
-            ThreadPoolExecutor(self.config.concurrency) as pool,
-        ):
-            replies = [pool.submit(self._reply, question) for question in left]
-            try:
-                for question, reply in zip(left, replies, strict=True):
-                    done[question] = reply.result()
-                    task.advance(1, 0)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        with reporter.task("verdicts", len(left)) as task:
+            done |= self._ask_all(left, task)
         return [done[question] for question in questions]
 
-    def _reply(self, question: str) -> str:
+    def _ask_all(self, questions: Sequence[str], task: Task) -> dict[str, str]:
+        """In threads that nobody waits for: a request in flight keeps neither Ctrl-C nor the process's end."""
+        waiting: SimpleQueue[str] = SimpleQueue()
+        finished: SimpleQueue[tuple[str, str | Exception]] = SimpleQueue()
+        over = threading.Event()
+
+        def work() -> None:
+            while not over.is_set():
+                try:
+                    question = waiting.get_nowait()
+                except Empty:
+                    return
+                try:
+                    finished.put((question, self._reply(question, over)))
+                except Exception as error:
+                    finished.put((question, error))
+
+        for question in questions:
+            waiting.put(question)
+        for _ in range(min(self.config.concurrency, len(questions))):
+            threading.Thread(target=work, daemon=True).start()
+        done: dict[str, str] = {}
+        try:
+            while len(done) < len(questions):
+                try:
+                    question, reply = finished.get(timeout=_TICK)
+                except Empty:
+                    task.advance(0, 0)
+                    continue
+                if isinstance(reply, Exception):
+                    raise reply
+                done[question] = reply
+                task.advance(1, 0)
+        finally:
+            over.set()
+        return done
+
+    def _reply(self, question: str, over: threading.Event) -> str:
         pause = self._first_pause
         for tries_left in range(self.config.retries, -1, -1):
             try:
-                text = self._request(question)
+                text = _within(self.config.timeout, partial(self._request, question))
                 break
             except Exception as error:
                 wait = _pause_after(error, pause)
@@ -82,7 +121,8 @@ class Judge:
                         "kept, and the same command goes on from here"
                     ) from error
                 # Not all at the same moment again.
-                time.sleep(wait * random.uniform(1.0, 1.25))
+                if over.wait(wait * random.uniform(1.0, 1.25)):
+                    raise TosslmError("evaluation.judge: given up") from error
                 pause = min(2 * pause, _LONGEST_PAUSE)
         self._keep(self._key(question), text)
         return text
@@ -95,7 +135,8 @@ class Judge:
             max_tokens=self.config.max_tokens,
         )
         content = completion.choices[0].message.content
-        return content if isinstance(content, str) else ""
+        # An endpoint may quote the request, and break an emoji in two.
+        return whole_text(without_secrets(content)) if isinstance(content, str) else ""
 
     def _key(self, question: str) -> str:
         return fingerprint(self.config.model, self.config.base_url, self.config.max_tokens, question)
@@ -104,7 +145,7 @@ class Judge:
         line = json.dumps({"key": key, "reply": reply}, ensure_ascii=False) + "\n"
         with self._lock:
             self._known[key] = reply
-            with self._cache.open("ab") as file:
+            with os.fdopen(os.open(self._cache, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as file:
                 file.write(line.encode())
 
 
@@ -131,13 +172,75 @@ def _client(config: JudgeConfig) -> Any:
         raise InputError(
             f'evaluation.judge: the package openai cannot be imported ({error}); pip install "tosslm[judge]"'
         ) from None
+    holds_key(config.key_variable)
     key = os.environ.get(config.key_variable)
     if not key:
         raise InputError(
             f"evaluation.judge: {config.key_variable} is not set; put the endpoint's key there (any text where it "
             "wants none)"
         )
-    return openai.OpenAI(api_key=key, base_url=config.base_url, timeout=config.timeout, max_retries=0)
+    if not (key.isascii() and key.isprintable()):
+        raise InputError(
+            f"evaluation.judge: the key in {config.key_variable} holds a line end or another character that no "
+            "request can carry; set it again, without"
+        )
+    bounds: dict[str, Any] = {"response": [partial(_bound, config.timeout)]}
+    http = openai.DefaultHttpxClient(event_hooks=bounds, timeout=config.timeout)
+    return openai.OpenAI(
+        api_key=key, base_url=config.base_url, timeout=config.timeout, max_retries=0, http_client=http
+    )
+
+
+def _bound(seconds: float, response: Any) -> None:
+    """Have a response break off where its body is too long or takes too long, errors' bodies too."""
+    kind = next(base for base in type(response.stream).__mro__ if base.__name__ == "SyncByteStream")
+    packed = response.headers.get("content-encoding", "identity") != "identity"
+    response.stream = _bounded_kind(kind)(response.stream, _LONGEST_PACKED if packed else _LONGEST_REPLY, seconds)
+
+
+@cache
+def _bounded_kind(kind: Any) -> Any:
+    class Bounded(kind):  # of httpx, or of what takes its place in later versions of openai
+        def __init__(self, stream: Any, limit: int, seconds: float) -> None:
+            self._stream, self._left, self._until = stream, limit, time.monotonic() + seconds
+
+        def __iter__(self) -> Iterator[bytes]:
+            for part in self._stream:
+                self._left -= len(part)
+                if self._left < 0:
+                    raise ValueError("the reply is too long for a verdict")
+                if time.monotonic() > self._until:
+                    raise TimeoutError("the reply dripped")
+                yield part
+
+        def close(self) -> None:
+            self._stream.close()
+
+    return Bounded
+
+
+def _within(seconds: float, call: Callable[[], str]) -> str:
+    """What a call gives, if it does so in time; a limit of the whole, where httpx limits each read.
+
+    Raises:
+        TimeoutError: it did not; its thread is left to itself.
+    """
+    box: SimpleQueue[str | Exception] = SimpleQueue()
+
+    def work() -> None:
+        try:
+            box.put(call())
+        except Exception as error:
+            box.put(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        found = box.get(timeout=seconds)
+    except Empty:
+        raise TimeoutError(f"no whole reply within {seconds:g} s") from None
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
 def _pause_after(error: Exception, pause: float) -> float | None:
@@ -151,26 +254,35 @@ def _pause_after(error: Exception, pause: float) -> float | None:
             wanted = float(error.response.headers.get("retry-after", ""))
         except ValueError:
             return pause
-        return min(max(wanted, pause), _LONGEST_PAUSE)
+        return min(max(wanted, pause), _LONGEST_PAUSE) if wanted > 0 else pause  # nan is not
     # What is left are time-outs, cut connections, and replies that are no JSON or lack a choice.
-    return (
-        pause if isinstance(error, openai.APIError | ValueError | LookupError | TypeError | AttributeError) else None
-    )
+    return pause if isinstance(error, _BROKEN | openai.APIError) else None
 
 
 def _reason(error: Exception) -> str:
     status = getattr(error, "status_code", None)
-    text = str(error).strip().splitlines()
+    said = f"{error} {error.__cause__ or ''}"  # openai's own says no more than "Connection error."
+    text = without_secrets(said).strip().splitlines()
     return f"{type(error).__name__}{f' {status}' if status else ''}{f' ({text[0][:200]})' if text else ''}"
 
 
-def _read_cache(path: Path) -> dict[str, str]:
+def _read_cache(path: Path) -> tuple[dict[str, str], int]:
+    """What was answered before, and how many lines are damaged."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        return {}
+        return {}, 0
     data = path.read_bytes()
     whole = data.rfind(b"\n") + 1
     if whole < len(data):
         os.truncate(path, whole)  # what a kill cut off
-    lines = (json.loads(line) for line in data[:whole].splitlines())
-    return {line["key"]: line["reply"] for line in lines}
+    lines = [_cached(line) for line in data[:whole].split(b"\n")[:-1]]
+    return dict(line for line in lines if line), lines.count(None)
+
+
+def _cached(line: bytes) -> tuple[str, str] | None:
+    try:
+        entry = json.loads(line)
+        key, reply = entry["key"], entry["reply"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return (key, whole_text(reply)) if isinstance(key, str) and isinstance(reply, str) else None

@@ -13,7 +13,6 @@ from typing import Any, Literal
 import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from tosslm.config import LoraConfig, ModelConfig
@@ -85,8 +84,11 @@ def open_base(config: ModelConfig) -> Base:
     adapter = _adapter_folder(config.adapter) if config.adapter else None
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
-    except (OSError, ValueError, ImportError) as error:
-        raise InputError(f"model.name: {config.name}: its tokenizer cannot be loaded ({error})") from None
+    except Exception as error:  # the tokenizers' own are plain Exceptions
+        raise InputError(
+            f"model.name: {config.name}: its tokenizer cannot be loaded ({_said(error)}); fetch tokenizer.json and "
+            "tokenizer_config.json anew"
+        ) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     limits = _limits(config, folder)
@@ -102,9 +104,16 @@ def open_base(config: ModelConfig) -> Base:
 def _limits(config: ModelConfig, folder: Path) -> Limits:
     try:
         text = AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code).get_text_config()
-    except (OSError, ValueError, ImportError, KeyError, AttributeError, TypeError) as error:
-        raise InputError(f"model.name: {config.name}: its config.json cannot be read ({error})") from None
+    except Exception as error:
+        raise InputError(
+            f"model.name: {config.name}: its config.json cannot be read ({_said(error)}); fetch it anew"
+        ) from error
     return Limits(getattr(text, "vocab_size", None), getattr(text, "max_position_embeddings", None))
+
+
+def _said(error: Exception) -> str:
+    """What a library says, with the kind of error: of a KeyError the text alone is a bare word."""
+    return f"{type(error).__name__}: {error}"
 
 
 def _check_special_tokens(config: ModelConfig, tokenizer: Any, limits: Limits) -> None:
@@ -234,16 +243,24 @@ def load_model(base: Base) -> Any:
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are told, and refused below
         )
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-        raise InputError(f"model.name: {config.name} cannot be loaded ({error})") from error
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:
+        raise InputError(
+            f"model.name: {config.name} cannot be loaded ({_said(error)}); fetch config.json and .safetensors anew"
+        ) from error
     refuse_misfits("model.name", config.name, report)
     model = model.to(device)
     if base.adapter_folder:
         check_adapter_fits(model, base.adapter_folder, "model.adapter")
         try:
             model = PeftModel.from_pretrained(model, base.adapter_folder).merge_and_unload()
-        except (RuntimeError, ValueError) as error:
-            raise InputError(f"model.adapter: {config.adapter} does not fit {config.name} ({error})") from error
+        except (torch.OutOfMemoryError, MemoryError):
+            raise
+        except Exception as error:
+            raise InputError(
+                f"model.adapter: {config.adapter} does not fit {config.name} ({_said(error)})"
+            ) from error
     return model.eval().requires_grad_(False)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from peft import PeftConfig
 from peft.tuners.tuners_utils import check_target_module_exists
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from tosslm.errors import InputError
 
@@ -77,8 +77,10 @@ def check_adapter_fits(model: Any, folder: Path, key: str) -> None:
     modules = dict(model.named_modules())
     try:
         config = PeftConfig.from_pretrained(str(folder))
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except Exception as error:  # whatever PEFT raises over a file that is none
         raise InputError(f"{key}: {folder}: adapter_config.json cannot be read ({error}); save it anew") from None
+    if getattr(config, "peft_type", None) is None:
+        raise InputError(f"{key}: {folder}: adapter_config.json names no peft_type, such as LORA; save it anew")
     found: set[str] = set()
     for name, shape in tensors.items():
         module_name, _, part = name.removeprefix(_PREFIX).partition(".lora_")
@@ -118,7 +120,7 @@ def adapter_shapes(folder: Path, key: str) -> dict[str, tuple[int, ...]]:
     try:
         with safe_open(str(folder / "adapter_model.safetensors"), "pt") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
+    except Exception as error:
         raise InputError(f"{key}: {folder}/adapter_model.safetensors is damaged ({error}); save it anew") from None
 
 

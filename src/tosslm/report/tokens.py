@@ -20,9 +20,7 @@ from tosslm.runs.reader import Run
 from tosslm.runs.tables import read_losses, stored_rows
 from tosslm.selection.cut import discard_count
 from tosslm.selection.kinds import KINDS
-
-LISTED_SOURCES = 50
-"""A set with more sources has its largest ones named; a line for each of thousands would be read by nobody."""
+from tosslm.text import LISTED_SOURCES
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from tosslm.errors import InputError, TosslmError
-from tosslm.files import atomic_path, fingerprint, remove_unfinished, sha256, write_json, write_text
+from tosslm.files import atomic_path, fingerprint, make_private, remove_unfinished, sha256, write_json, write_text
+from tosslm.outward import outward
 from tosslm.runs.layout import STEP_OUTPUTS, Layout
 from tosslm.runs.manifest import MANIFEST_FORMAT, read_manifest
 
@@ -82,11 +83,13 @@ class RunFolder:
             TosslmError: another process writes here.
         """
         self._refuse_what_is_not_ours()
-        self.path.mkdir(parents=True, exist_ok=True)
+        # Where the folder is new it is its owner's alone; one that is there may be open on purpose.
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         holder = self.layout.writer
         try:
-            with FileLock(self.layout.lock, timeout=0):
+            with FileLock(self.layout.lock, timeout=0, mode=0o600):
                 write_text(holder, f"process {os.getpid()} on {platform.node()}")
+                make_private(holder)
                 remove_unfinished(self.path, deep=False)
                 for folder in map(self.layout.of, STEP_OUTPUTS):
                     remove_unfinished(folder)
@@ -165,6 +168,7 @@ class RunFolder:
                 for file in entry["files"]:
                     with atomic_path(self.path / file) as beside:
                         _link(other.path / file, beside)
+                self._make_private(list(entry["files"]))
                 self.stages[name] = entry
                 self._write()
 
@@ -235,6 +239,7 @@ class RunFolder:
         self._claim(mark)
         _prepare(mark)
         facts = dict(work())
+        self._make_private(mark.outputs)
         files = {file: sha256(self.path / file) for file in self._files(mark.outputs)}
         self.stages[mark.name] = {
             "fingerprint": mark.fingerprint,
@@ -248,6 +253,14 @@ class RunFolder:
         self._write()
         shutil.rmtree(mark.work, ignore_errors=True)
         return True
+
+    def _make_private(self, outputs: Sequence[str]) -> None:
+        """What a step wrote, and the folders on the way there."""
+        for output in outputs:
+            make_private(self.path / output)
+            for folder in Path(output).parents:
+                if folder != Path() and (self.path / folder).is_dir():
+                    (self.path / folder).chmod(0o700)
 
     def _claim(self, mark: Mark) -> None:
         """Write down that a step is about to write its outputs, unless they are somebody else's.
@@ -270,6 +283,7 @@ class RunFolder:
 
     def warn(self, warnings: Sequence[str]) -> None:
         """Write down what a reader should know before trusting the run."""
+        warnings = [outward(warning) for warning in warnings]
         if self.manifest.get("warnings") != list(warnings):
             self.manifest["warnings"] = list(warnings)
             self._write()
@@ -291,6 +305,7 @@ class RunFolder:
 
     def _write(self) -> None:
         write_json(self.layout.manifest, self.manifest)
+        make_private(self.layout.manifest)
 
 
 def _remove(path: Path) -> None:
@@ -313,5 +328,6 @@ def _prepare(mark: Mark) -> None:
     if not known.exists() or known.read_text(encoding="utf-8") != mark.fingerprint:
         shutil.rmtree(mark.work, ignore_errors=True)
         mark.work.mkdir(parents=True)
-        mark.work.chmod(0o700)
+        for folder in (mark.work.parent, mark.work):
+            folder.chmod(0o700)
         known.write_text(mark.fingerprint, encoding="utf-8")

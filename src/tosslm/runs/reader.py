@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,13 +28,15 @@ class Run:
 
     Args:
         path: the folder.
+        trust_remote_code: whether its config may have a model's own Python code run. A run folder is data, which
+            may come from anywhere, so its own word for it does not count.
 
     Raises:
         InputError: there is no run.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, *, trust_remote_code: bool = False) -> None:
+        self.path, self.trust_remote_code = Path(path), trust_remote_code
         self.layout = Layout(self.path)
         if not self.layout.manifest.is_file():
             raise InputError(f"{self.path}: no run there (no manifest.json); `toss run CONFIG` makes one")
@@ -52,8 +54,26 @@ class Run:
 
     @property
     def config(self) -> Config:
-        """The config that the run was last called with."""
-        return load_config(self.manifest["config"])
+        """The config that the run was last called with; it trusts a model's code only where this reader does."""
+        tree, trusts = _apart(self.manifest.get("config", {}))
+        return load_config(tree, ["model.trust_remote_code=true"] if trusts and self.trust_remote_code else ())
+
+    def config_to_go_on(self, overrides: Sequence[str] = (), *, run_dir: str | None = None) -> Config:
+        """The config for work on this run's model: as ``load_config``, but trust is never taken from the folder.
+
+        Raises:
+            InputError: the folder says ``trust_remote_code: true``, and neither ``overrides`` nor this reader does.
+        """
+        tree, trusts = _apart(self.manifest.get("config", {}))
+        said = ["model.trust_remote_code=true"] if trusts and self.trust_remote_code else []
+        config = load_config(tree, [*said, *overrides], run_dir=run_dir)
+        if trusts and "trust_remote_code" not in config.model.model_fields_set:
+            raise InputError(
+                f"{self.path}: its config says model.trust_remote_code: true, which runs Python code that comes with "
+                "the model; if you trust whoever made the folder and the model, say so yourself: "
+                "--set model.trust_remote_code=true (merge: --trust-remote-code)"
+            )
+        return config
 
     @property
     def rows(self) -> Dataset:
@@ -167,10 +187,23 @@ def _record(file: Path, row_id: str) -> dict[str, Any]:
     return {}
 
 
-def load_run(path: str | Path) -> Run:
+def _apart(stored: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+    """A stored config without its trust in a model's code, and whether it had any."""
+    tree = dict(stored)
+    trusts = load_config(tree).model.trust_remote_code
+    if isinstance(tree.get("model"), Mapping):
+        tree["model"] = {key: value for key, value in tree["model"].items() if key != "trust_remote_code"}
+    return tree, trusts
+
+
+def load_run(path: str | Path, *, trust_remote_code: bool = False) -> Run:
     """Open a run folder for reading.
+
+    Args:
+        path: the folder.
+        trust_remote_code: whether what is done with it may run a model's own Python code, where its config says so.
 
     Raises:
         InputError: there is no run.
     """
-    return Run(path)
+    return Run(path, trust_remote_code=trust_remote_code)

@@ -9,8 +9,8 @@ from rich.console import Console
 
 from tosslm.findings.found import found_told
 from tosslm.findings.warnings import rewritten
-from tosslm.terminal.tables import table_of
-from tosslm.text import mask_hidden
+from tosslm.outward import outward
+from tosslm.terminal.tables import table_of, told
 
 SHOWN_BAD_ROWS = 20
 
@@ -23,11 +23,11 @@ def print_plan(plan: Mapping[str, Any], console: Console) -> None:
         table.add_row(name, *(f"{counts[key]:,}" for key in keys))
     console.print(table)
     for name, counts in plan["sets"].items():
-        if told := rewritten(name, counts):
-            console.print(mask_hidden(told), markup=False, highlight=False, soft_wrap=True)
+        if changed := rewritten(name, counts):
+            console.print(outward(changed), markup=False, highlight=False, soft_wrap=True)
     for row in plan["bad_rows"][:SHOWN_BAD_ROWS]:
         text = f"{row['set']}: {row['origin']}: {row['reason']}; {row['remedy']}"
-        console.print(mask_hidden(text), markup=False, highlight=False, soft_wrap=True)
+        console.print(outward(text), markup=False, highlight=False, soft_wrap=True)
     if len(plan["bad_rows"]) > SHOWN_BAD_ROWS:
         console.print(f"... and {len(plan['bad_rows']) - SHOWN_BAD_ROWS} more (all of them with --json)")
     model, speed = plan["model"], plan["speed"]

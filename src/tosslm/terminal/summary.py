@@ -9,10 +9,13 @@ from rich.console import Console
 from rich.text import Text
 
 from tosslm.findings.found import found_told
+from tosslm.outward import outward
 from tosslm.selection.kinds import KINDS
 from tosslm.terminal.results import print_results
 from tosslm.terminal.tables import WIDE, table_of, told
-from tosslm.text import mask_hidden
+from tosslm.text import LISTED_SOURCES
+
+_NAME_WIDTH = 60
 
 
 def print_summary(summary: Mapping[str, Any], console: Console) -> None:
@@ -81,8 +84,11 @@ def _print_selection(selection: Mapping[str, Any], console: Console) -> None:
         share = counts["discarded"] / counts["tokens"]
         table.add_row(name, *(rows, f"{counts['tokens']:,}", f"{counts['discarded']:,}", f"{share:.1%}")[first:])
 
-    for name, counts in sorted(selection["sources"].items()):
-        add(Text(mask_hidden(name)), counts, f"{counts['rows']:,}")
+    listed, others = _listed(selection["sources"])
+    for name, counts in listed:
+        add(Text(_cut(outward(name))), counts, f"{counts['rows']:,}")
+    if others:
+        add(f"other sources ({others['sources']:,})", others, f"{others['rows']:,}")
     table.add_section()
     add("all", selection, "")
     console.print(table)
@@ -100,6 +106,22 @@ def _print_selection(selection: Mapping[str, Any], console: Console) -> None:
         console.print(f"{selection['changed_from_previous']:,} tokens changed sides since the last selection.")
 
 
+def _listed(
+    sources: Mapping[str, Mapping[str, int]],
+) -> tuple[list[tuple[str, Mapping[str, int]]], dict[str, int] | None]:
+    """The sources that get a line, by name, and the sums of the others: the largest, as in the report."""
+    by_size = sorted(sources.items(), key=lambda item: (-item[1]["rows"], item[0]))
+    listed, rest = sorted(by_size[:LISTED_SOURCES]), by_size[LISTED_SOURCES:]
+    if not rest:
+        return listed, None
+    sums = {key: sum(counts[key] for _, counts in rest) for key in ("rows", "tokens", "discarded")}
+    return listed, sums | {"sources": len(rest)}
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= _NAME_WIDTH else f"{name[: _NAME_WIDTH - 1]}…"
+
+
 def _print_spans(spans: Mapping[str, float], console: Console) -> None:
     quality = ""
     if "auroc" in spans:
@@ -114,7 +136,7 @@ def _print_places(summary: Mapping[str, Any], console: Console) -> None:
     run_dir = summary["run_dir"]
 
     def say(text: str) -> None:
-        console.print(text, markup=False, soft_wrap=True)
+        console.print(outward(text), markup=False, soft_wrap=True)
 
     say(f"Everything of this run: {run_dir}")
     if "model" in summary:
