@@ -61,6 +61,7 @@ def test_word_salad(text: str) -> None:
         "HTML CSS PHP XML SQL JPG",
         "Angstschweiß, Rechtsschutz und Strumpfband sind deutsche Wörter.",
         "Strč prst skrz krk.",
+        "được một bước nữa rồi mới ngủ",
         "```js\nuseState useEffect useMemo useRef useCallback\n```",
         "A gIaNt SpIdEr BlOcKs YoUr PaTh.",
         "Use the token <|im_end|> to end a turn, and <pad> to fill up a batch.",

@@ -52,7 +52,7 @@ _FUNCTION_WORDS = frozenset(" ".join([_OTHER_FUNCTION_WORDS, *(x.function_words 
 _LETTER = "[a-zA-ZÀ-ɏ'-]"
 _BARE_WORDS = re.compile(rf"(?<!{_LETTER}){_LETTER}++(?: ++{_LETTER}++){{{MIN_BARE_WORDS - 1},}}+")
 _UNSPOKEN = re.compile(r"[b-df-hj-np-tv-xz]{4,}")
-_VOWEL = re.compile("[aeiouyäöüàâéèêëîïôûùáíóúœæ]")
+_VOWEL = re.compile("[aeiouyœæø\u0131]")
 _GLUED = re.compile(r"[^\W_]*[a-zà-ÿ]{2}(?:[A-ZÀ-Þ]|##)[^\W\d]{2}[\w#]*")
 _HAN_RUN = re.compile(r"[\u3400-\u9fff]+")
 # The commonest characters, without which twenty in a row make no Chinese sentence.
@@ -134,8 +134,9 @@ def _is_unspoken(text: str) -> bool:
 
 
 def _is_odd(word: str) -> bool:
-    # Only of Latin letters is it known which ones are vowels.
-    return _script(word[0]) == "LATIN" and not (_VOWEL.search(word) and not _UNSPOKEN.search(word))
+    # Only of Latin letters is it known which ones are vowels, and without their accents.
+    plain = unicodedata.normalize("NFD", word)
+    return _script(word[0]) == "LATIN" and not (_VOWEL.search(plain) and not _UNSPOKEN.search(plain))
 
 
 def _is_glued(text: str) -> bool:
