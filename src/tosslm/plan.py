@@ -123,7 +123,7 @@ def make_plan(config: Config, *, measure: bool, reporter: Reporter) -> dict[str,
             for stage in _stages(config, sets, shape, speed, evaluation_tokens(config, tokenizer, sets))
             if stage["stage"] not in left_out
         ],
-        **before_run(config),
+        **before_run(config, own_choice=method_of(config).choose is not None),
     }
 
 

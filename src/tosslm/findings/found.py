@@ -8,7 +8,6 @@ from typing import Any
 from tosslm.config import Config
 from tosslm.errors import InputError
 from tosslm.findings.sentence import Sentence, Strong
-from tosslm.methods import method_of
 from tosslm.runs.layout import SELECTION, scores
 from tosslm.runs.ranking import find_unsafe
 from tosslm.runs.reader import Run
@@ -26,14 +25,18 @@ def found_by(run: Run) -> Mapping[str, float] | None:
     return found
 
 
-def before_run(config: Config) -> dict[str, Any]:
+def before_run(config: Config, *, own_choice: bool = False) -> dict[str, Any]:
     """What the run folder of a config tells before the config is carried out.
+
+    Args:
+        config: the config.
+        own_choice: whether its method chooses tokens by itself, so that evidence has no part in it.
 
     Returns:
         ``discard_fraction``; ``unsafe_found``, as recorded of selection, None where that folder has no scores of the
         model, data and references that the config names; ``warnings``.
     """
-    found, d = _found_before(config), config.selection.discard_fraction
+    found, d = None if own_choice else _found_before(config), config.selection.discard_fraction
     return {"discard_fraction": d, "unsafe_found": found, "warnings": far_from_found(found, d)}
 
 
@@ -44,7 +47,7 @@ def _found_before(config: Config) -> Mapping[str, float] | None:
     except InputError:
         return None
     last = config.refinement.rounds
-    if method_of(config).choose is not None or not same or not run.has(scores(last)):
+    if not same or not run.has(scores(last)):
         return None
     return found_by(run) or find_unsafe(run.scores_folder(last), seed=config.seed)
 
