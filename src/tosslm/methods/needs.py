@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tosslm.config import Config
-from tosslm.data.rows import BadRow, Row
-from tosslm.data.sets import source_rows
+from tosslm.data.rows import BadRow, Row, source_rows
 
 if TYPE_CHECKING:
     from tosslm.workbench import Workbench
