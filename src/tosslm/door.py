@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tosslm.config import Config, SourceConfig
-from tosslm.data.rows import BadRow, raw_files
-from tosslm.data.sets import source_rows
+from tosslm.data.rows import BadRow, raw_files, source_rows
 from tosslm.errors import InputError
 from tosslm.runs.layout import SETS
 

@@ -4,6 +4,8 @@ A good record becomes a `Row`, a bad one a `BadRow` that says where it stands an
 that cannot be read as a whole is an `InputError`.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import math
@@ -12,12 +14,26 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tosslm.data.formats import check_format, check_text, parse_conversation, parse_record
 from tosslm.data.records import MAX_ROW_BYTES, Place, locate, records
 from tosslm.errors import InputError, RowError
 
-__all__ = ["BadRow", "Row", "base_id", "content_id", "held_out", "parse_record", "raw_files", "read_rows"]
+if TYPE_CHECKING:
+    from tosslm.config import SourceConfig
+
+__all__ = [
+    "BadRow",
+    "Row",
+    "base_id",
+    "content_id",
+    "held_out",
+    "parse_record",
+    "raw_files",
+    "read_rows",
+    "source_rows",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +131,13 @@ def read_rows(
     """
     check_format(format, field)
     return _rows([locate(name) for name in _names(paths)], format, field, split, max_row_bytes)
+
+
+def source_rows(source: SourceConfig, max_row_bytes: int = MAX_ROW_BYTES) -> Iterator[Row | BadRow]:
+    """The rows of one set, as ``read_rows`` gives them."""
+    return read_rows(
+        source.path, format=source.format, field=source.field, split=source.split, max_row_bytes=max_row_bytes
+    )
 
 
 def _rows(

@@ -9,7 +9,7 @@ from typing import Any
 
 from tosslm.config import SourceConfig
 from tosslm.data.records import MAX_ROW_BYTES
-from tosslm.data.rows import BadRow, Row, raw_files, read_rows
+from tosslm.data.rows import BadRow, Row, raw_files, source_rows
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.errors import RowError
 from tosslm.files import sha256
@@ -44,13 +44,6 @@ class SetCounts:
     marked: int = 0
     bad: int = 0
     sources: dict[str, int] = field(default_factory=dict)
-
-
-def source_rows(source: SourceConfig, max_row_bytes: int = MAX_ROW_BYTES) -> Iterator[Row | BadRow]:
-    """The rows of one set, as ``read_rows`` gives them."""
-    return read_rows(
-        source.path, format=source.format, field=source.field, split=source.split, max_row_bytes=max_row_bytes
-    )
 
 
 def prepared_rows(

@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 from tosslm.config import EvaluationConfig, PromptsConfig, SourceConfig
-from tosslm.data.rows import BadRow, raw_files
-from tosslm.data.sets import SetCounts, prepared_rows, source_rows
+from tosslm.data.rows import BadRow, raw_files, source_rows
+from tosslm.data.sets import SetCounts, prepared_rows
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.errors import InputError
 from tosslm.evaluation.classifiers import check_classifier

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tosslm.config import Config
-from tosslm.data.rows import BadRow, Row
+from tosslm.data.rows import BadRow, Row, source_rows
 
 if TYPE_CHECKING:
     from tosslm.workbench import Workbench
@@ -59,6 +59,4 @@ def read_safety(config: Config) -> list[Row]:
     source = config.compare.safety
     if source is None:
         return []
-    from tosslm.data.sets import source_rows
-
     return [row for row in source_rows(source, config.data.max_row_bytes) if not isinstance(row, BadRow)]
