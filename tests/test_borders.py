@@ -147,7 +147,7 @@ def test_debug_keeps_the_status(
     config_file: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, status: int
 ) -> None:
     failing(monkeypatch, error)
-    monkeypatch.setattr(cli, "_debug", True)
+    monkeypatch.setattr(cli, "debug", True)
     result = toss("run", str(config_file))
     assert result.exit_code == status
     assert "Traceback" in result.stderr

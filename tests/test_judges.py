@@ -254,7 +254,7 @@ def test_an_interrupted_judge_is_left_at_once(endpoint: Endpoint, tmp_path: Path
         endpoint.behave = behave
         start = time.monotonic()
         judge = judge_of(endpoint, tmp_path)
-        judge._first_pause = 30.0
+        judge.first_pause = 30.0
         with pytest.raises(KeyboardInterrupt):
             judge.ask(["one", "two"], Stopped())
         assert time.monotonic() - start < 2

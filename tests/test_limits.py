@@ -252,7 +252,7 @@ def test_the_head_of_a_long_row_has_the_tokens_of_the_whole(
         for messages in rows:
             found = []
             for characters in (1, 10**6):
-                monkeypatch.setattr(tokenize_module, "_CHARACTERS_A_TOKEN", characters)
+                monkeypatch.setattr(tokenize_module, "CHARACTERS_A_TOKEN", characters)
                 try:
                     found.append(short(messages))
                 except InputError as error:

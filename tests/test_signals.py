@@ -150,7 +150,7 @@ def test_an_interrupt_that_is_swallowed_is_not_lost() -> None:
 
 
 def test_where_nothing_advances_it_is_raised_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tosslm.stopping._PATIENCE", 0.2)
+    monkeypatch.setattr("tosslm.stopping.PATIENCE", 0.2)
     stopping = Stopping()
     began = time.monotonic()
     with stopping.handled():

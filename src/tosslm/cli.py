@@ -31,7 +31,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-_debug = False
+debug = False
 _stopping = Stopping()
 
 ConfigFile = Annotated[Path, typer.Argument(help="Config file (YAML).", show_default=False)]
@@ -44,10 +44,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result for machi
 
 def main() -> None:
     """Entry point of ``toss``; ``--debug`` anywhere shows tracebacks."""
-    global _debug
+    global debug
     if "--debug" in sys.argv:
         sys.argv.remove("--debug")
-        _debug = True
+        debug = True
     app()
 
 
@@ -55,7 +55,7 @@ def main() -> None:
 def _reported_errors() -> Iterator[None]:
     global _stopping
     _stopping = Stopping()
-    with reported(_stopping, debug=_debug):
+    with reported(_stopping, debug=debug):
         yield
 
 

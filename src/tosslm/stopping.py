@@ -15,7 +15,7 @@ from types import FrameType
 from tosslm.progress import Reporter, Task
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_PATIENCE = 3.0
+PATIENCE = 3.0
 
 
 class Stopping:
@@ -68,7 +68,7 @@ class Stopping:
 
     def _insist(self, thread: int) -> None:
         """Signal again, for as long as nothing came of it: one exception may be swallowed."""
-        while not self._ended.wait(_PATIENCE):
+        while not self._ended.wait(PATIENCE):
             signal.pthread_kill(thread, self.noted or signal.SIGINT)
 
 

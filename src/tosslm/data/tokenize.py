@@ -26,7 +26,7 @@ FEATURES = datasets.Features(
 )
 
 _NO_TEXT = -1
-_CHARACTERS_A_TOKEN = 32
+CHARACTERS_A_TOKEN = 32
 """A row of fewer characters for each token that is kept is encoded as a whole."""
 _REACH = 2000
 _MARGIN_WORDS = 16
@@ -185,7 +185,7 @@ class RowTokenizer:
         conversation = _checked(messages)
         trained = self._trained(conversation, context)
         # Of a text that is much longer than what is kept, its head alone is read.
-        length = _CHARACTERS_A_TOKEN * self.max_length + _REACH
+        length = CHARACTERS_A_TOKEN * self.max_length + _REACH
         while True:
             text, turns = self._template.render_turns(conversation, trained, within=length)
             ids, starts, ends = self._encode(text[:length])

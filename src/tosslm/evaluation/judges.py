@@ -45,7 +45,7 @@ class Judge:
     """
 
     def __init__(self, config: JudgeConfig, cache: Path, *, first_pause: float = 1.0) -> None:
-        self.config, self._cache, self._first_pause = config, cache, first_pause
+        self.config, self._cache, self.first_pause = config, cache, first_pause
         self._client = _client(config)
         self._lock = threading.Lock()
         self._known, self._damaged = _read_cache(cache)
@@ -108,7 +108,7 @@ class Judge:
         return done
 
     def _reply(self, question: str, over: threading.Event) -> str:
-        pause = self._first_pause
+        pause = self.first_pause
         for tries_left in range(self.config.retries, -1, -1):
             try:
                 text = _within(self.config.timeout, partial(self._request, question))

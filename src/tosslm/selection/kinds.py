@@ -54,10 +54,11 @@ class Kind:
         key: its name in the config.
         label: what a reader calls it.
         unit: of its values.
-        dropped_if: how a sentence goes on after "tokens that", before the threshold.
+        dropped_if: how a sentence goes on after "tokens that"; the threshold takes the place of the braces.
         learn: facts for ``evidence.json``, and what makes evidence of scores; raises ValueError where it cannot be
             learnt. None ranks the scores themselves.
         from_rows: whether it is learnt from rows at all.
+        settings: keys of the config's section ``selection`` that are its own.
     """
 
     key: str
@@ -66,6 +67,7 @@ class Kind:
     dropped_if: str
     learn: Callable[[Known], tuple[dict[str, Any], InContext]] | None = None
     from_rows: bool = False
+    settings: tuple[str, ...] = ()
 
 
 def _window(known: Known) -> tuple[dict[str, Any], InContext]:
@@ -144,8 +146,8 @@ def _told(chance: Chance) -> str:
 KINDS = {
     kind.key: kind
     for kind in (
-        Kind("token", "Token score", "nats", "score"),
-        Kind("window", "Window", "nats", "have a window mean of", _window),
-        Kind("posterior", "Posterior", "log-odds", "have log-odds of unsafe of", _posterior, from_rows=True),
+        Kind("token", "Token score", "nats", "score {} nats"),
+        Kind("window", "Window", "nats", "have a window mean of {} nats", _window, settings=("window",)),
+        Kind("posterior", "Posterior", "log-odds", "have log-odds of unsafe of {}", _posterior, from_rows=True),
     )
 }

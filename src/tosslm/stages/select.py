@@ -95,7 +95,7 @@ def select(bench: Workbench, mark: Mark) -> Facts:
         "discard_fraction": config.discard_fraction,
         "scope": config.scope,
         "evidence": config.evidence,
-        **({"window": config.window} if config.evidence == "window" else {}),
+        **{name: getattr(config, name) for name in KINDS[config.evidence].settings},
         "threshold": float(lowest) if np.isfinite(lowest) else None,
         **counts.facts(),
     }

@@ -96,10 +96,8 @@ def _print_selection(selection: Mapping[str, Any], console: Console) -> None:
         console.print(f"Selection was the method's own ({selection['method']}); it has no threshold.", markup=False)
     elif selection["threshold"] is not None:
         kind = KINDS[selection["evidence"]]
-        unit = "" if kind.key == "posterior" else f" {kind.unit}"
-        console.print(
-            f"Threshold: tokens that {kind.dropped_if} {selection['threshold']:.3f}{unit} and more are dropped."
-        )
+        reached = kind.dropped_if.format(f"{selection['threshold']:.3f}")
+        console.print(f"Threshold: tokens that {reached} and more are dropped.")
     if (found := selection.get("unsafe_found")) is not None:
         console.print(told("Found", "bold", found_told(found, selection["discard_fraction"])))
     if selection.get("changed_from_previous"):
