@@ -75,6 +75,7 @@ def test_evidence_is_learnt_although_harmful_rows_are_not_unsafe_throughout() ->
     assert blunt[-1] - blunt[0] < 0.6 * np.diff(evidence(np.array([0.0, 2.0])))[0]
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**16), st.floats(-1, 2))
 def test_evidence_never_falls_with_the_score(seed: int, shift: float) -> None:

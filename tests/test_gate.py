@@ -42,6 +42,7 @@ def few_permutations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tosslm.selection.gate.PERMUTATIONS", 39)
 
 
+@pytest.mark.slow
 def test_rows_that_tell_nothing_pass_about_as_often_as_the_level_says(few_permutations: None) -> None:
     rng = np.random.default_rng(0)
     passed = np.mean([not against_chance(*held_out(rng, 15)).explains for _ in range(150)])
@@ -50,6 +51,7 @@ def test_rows_that_tell_nothing_pass_about_as_often_as_the_level_says(few_permut
     assert bound > 0.4
 
 
+@pytest.mark.slow
 def test_longer_rows_of_one_set_do_not_pass_by_their_length(few_permutations: None) -> None:
     rng = np.random.default_rng(1)
     tokens_alone = [

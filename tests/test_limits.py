@@ -131,6 +131,7 @@ def test_what_unpacks_to_a_file_without_end_is_given_up(tmp_path: Path, name: st
         list(read_rows(str(path), max_row_bytes=1000))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.jsonl.zst", "a.json.zst", "a.jsonl.gz"])
 def test_a_small_packed_file_of_one_giant_row_takes_little_memory(tmp_path: Path, name: str) -> None:
     packer = gzip.compress if name.endswith("gz") else zstandard.compress
@@ -236,6 +237,7 @@ TEXTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_head_of_a_long_row_has_the_tokens_of_the_whole(
@@ -261,6 +263,7 @@ def test_the_head_of_a_long_row_has_the_tokens_of_the_whole(
             assert found[0] == found[1] or "after truncation" in str(found[0])
 
 
+@pytest.mark.slow
 def test_a_long_row_is_not_encoded_to_its_end(smollm2_tokenizer: Any) -> None:
     seen: list[int] = []
 

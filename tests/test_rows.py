@@ -560,6 +560,7 @@ def test_long_rows_are_read_one_by_one(tmp_path: Path, name: str) -> None:
     assert peak_bytes_of_reading(path, count) < 9e6
 
 
+@pytest.mark.slow
 def test_of_short_rows_only_a_number_each_is_kept(tmp_path: Path) -> None:
     path, count = tmp_path / "big.jsonl", 20_000
     with path.open("w") as file:

@@ -280,6 +280,7 @@ def test_the_whole_of_it_on_a_very_small_model(
     assert (tmp_path / "docs/results-harm.svg").read_text().startswith("<svg")
 
 
+@pytest.mark.slow
 def test_the_results_that_are_kept_make_the_page_that_is_kept(tmp_path: Path) -> None:
     write_page(study.RESULTS, tmp_path)
     docs = Path(__file__).parents[1] / "docs"
