@@ -28,7 +28,7 @@ _PASSING = {408, 409, 425, 429}
 _BROKEN = ValueError | LookupError | TypeError | AttributeError | TimeoutError | RecursionError
 _LONGEST_PAUSE = 60.0
 _LONGEST_REPLY = 4 * 2**20
-_LONGEST_PACKED = 2**15  # unpacked it may be a thousand times as long
+_LONGEST_PACKED = 2**13  # unpacked it may be a thousand times as long; nobody asked for it packed
 _TICK = 0.2
 
 
@@ -185,7 +185,8 @@ def _client(config: JudgeConfig) -> Any:
             "request can carry; set it again, without"
         )
     bounds: dict[str, Any] = {"response": [partial(_bound, config.timeout)]}
-    http = openai.DefaultHttpxClient(event_hooks=bounds, timeout=config.timeout)
+    plain = {"Accept-Encoding": "identity"}
+    http = openai.DefaultHttpxClient(event_hooks=bounds, timeout=config.timeout, headers=plain)
     return openai.OpenAI(
         api_key=key, base_url=config.base_url, timeout=config.timeout, max_retries=0, http_client=http
     )
