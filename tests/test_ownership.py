@@ -15,10 +15,10 @@ from support.benches import bench_of
 from tosslm.config import load_config
 from tosslm.errors import InputError
 from tosslm.evaluation.external import evaluate_external
+from tosslm.pipeline import outputs
 from tosslm.plan import make_plan
 from tosslm.progress import SilentReporter
 from tosslm.runs.folder import RunFolder
-from tosslm.runs.layout import STEP_OUTPUTS
 
 
 def done(folder: RunFolder, name: str, text: str = "ours") -> None:
@@ -31,12 +31,12 @@ def done(folder: RunFolder, name: str, text: str = "ours") -> None:
         path.write_text(text)
         return {}
 
-    with folder.lock():
+    with folder.lock(outputs()):
         folder.begin({}, 0, {})
         folder.do(mark, work)
 
 
-@pytest.mark.parametrize("name", [*STEP_OUTPUTS, "compare"])
+@pytest.mark.parametrize("name", [*outputs(), "compare"])
 def test_a_folder_that_is_no_run_and_holds_a_name_of_ours_is_refused(tmp_path: Path, name: str) -> None:
     theirs = tmp_path / name / "weights"
     theirs.parent.mkdir()
@@ -44,7 +44,7 @@ def test_a_folder_that_is_no_run_and_holds_a_name_of_ours_is_refused(tmp_path: P
     for fresh in (False, True):
         with (
             pytest.raises(InputError, match=rf"no run folder .*holds {name}"),
-            RunFolder(tmp_path, fresh=fresh).lock(),
+            RunFolder(tmp_path, fresh=fresh).lock(outputs()),
         ):
             pass
     assert theirs.read_text() == "theirs"
@@ -67,7 +67,7 @@ def test_a_manifest_of_something_else_is_no_proof(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "mine.txt").write_text("mine")
     for fresh in (False, True):
-        with pytest.raises(InputError, match=r"manifest\.json"), RunFolder(tmp_path, fresh=fresh).lock():
+        with pytest.raises(InputError, match=r"manifest\.json"), RunFolder(tmp_path, fresh=fresh).lock(outputs()):
             pass
     assert (tmp_path / "data" / "mine.txt").read_text() == "mine"
 
@@ -78,7 +78,7 @@ def test_fresh_removes_what_steps_wrote_and_nothing_beside_it(tmp_path: Path) ->
     (tmp_path / "scores" / "notes.txt").write_text("mine")
     (tmp_path / "thesis.tex").write_text("mine")
     folder = RunFolder(tmp_path, fresh=True)
-    with folder.lock():
+    with folder.lock(outputs()):
         left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
     assert left == {"scores/notes.txt", "thesis.tex", ".lock", ".writer"}
 
@@ -92,7 +92,7 @@ def test_what_a_killed_step_left_is_ours_and_what_a_user_put_there_is_not(tmp_pa
         raise KeyboardInterrupt
 
     folder = RunFolder(tmp_path)
-    with pytest.raises(KeyboardInterrupt), folder.lock():
+    with pytest.raises(KeyboardInterrupt), folder.lock(outputs()):
         folder.do(folder.mark("diagnosis", 1, [], [], ("diagnosis",)), killed)
     done(RunFolder(tmp_path), "diagnosis")  # goes on
     (tmp_path / "evaluation").mkdir()
@@ -118,7 +118,7 @@ def test_half_written_files_of_other_runs_below_are_left_alone(tmp_path: Path) -
     for name in (*names, *own):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("half")
-    with RunFolder(tmp_path).lock():
+    with RunFolder(tmp_path).lock(outputs()):
         pass
     assert [name for name in (*names, *own) if (tmp_path / name).exists()] == list(names)
 
@@ -154,7 +154,7 @@ def test_a_manifest_is_input(tmp_path: Path, manifest: Any, said: str) -> None:
     with pytest.raises(InputError, match=said):
         RunFolder(tmp_path)
     for fresh in (False, True):
-        with pytest.raises(InputError, match=said), RunFolder(tmp_path, fresh=fresh).lock():
+        with pytest.raises(InputError, match=said), RunFolder(tmp_path, fresh=fresh).lock(outputs()):
             pass
 
 
@@ -178,7 +178,7 @@ def test_the_writers_name_is_not_written_through_a_link(tmp_path: Path) -> None:
     for name in (".writer", "run.log"):
         (run / name).symlink_to(tmp_path / "theirs.txt")
     bench = bench_of(run)
-    with bench.folder.lock():
+    with bench.folder.lock(outputs()):
         pass
     assert (tmp_path / "theirs.txt").read_text() == "theirs"
 
@@ -252,7 +252,7 @@ def test_work_behind_a_link_is_removed_only_if_a_step_made_it(tmp_path: Path) ->
     shutil.rmtree(run / ".work", ignore_errors=True)
     (run / ".work").symlink_to(tmp_path / "theirs")
     folder = RunFolder(run)
-    with folder.lock():
+    with folder.lock(outputs()):
         folder.forget_work(["scores/round-1"])
     assert theirs.is_dir()
     assert not left.exists()

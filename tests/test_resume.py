@@ -14,6 +14,7 @@ import pytest
 import tosslm
 from tosslm.findings.summary import summarize
 from tosslm.merge import merge
+from tosslm.pipeline import outputs
 from tosslm.runs.folder import RunFolder
 from tosslm.runs.verify import verify
 
@@ -131,7 +132,8 @@ def test_a_private_work_folder_is_gone_when_the_run_is(finished: tuple[dict[str,
 
 
 def test_one_writer_at_a_time(tiny_config: dict[str, Any]) -> None:
-    from tosslm.runs.folder import RunFolder
-
-    with RunFolder(tiny_config["run_dir"]).lock(), pytest.raises(tosslm.TosslmError, match="is writing here"):
+    with (
+        RunFolder(tiny_config["run_dir"]).lock(outputs()),
+        pytest.raises(tosslm.TosslmError, match="is writing here"),
+    ):
         tosslm.run(tiny_config, until="data")

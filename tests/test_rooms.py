@@ -102,10 +102,9 @@ def test_selection_is_arrays_and_nothing_else() -> None:
     assert not rooms_of(within("selection"))
 
 
-@pytest.mark.parametrize("name", ["runs", "findings", "terminal", "report", "selection"])
-def test_the_reading_wing_loads_no_training_library(name: str) -> None:
-    """Along with it, that is, whatever its modules import in turn; tests/test_light.py sees it happen."""
-    seen, left = set(), within(name)
+def loaded_with(files: list[Path]) -> tuple[set[str], set[str]]:
+    """Packages of others, and rooms of ours, that load along with some files, whatever these import in turn."""
+    seen, left = set(), list(files)
     foreign: set[str] = set()
     by_name = {module: path for path, module in MODULES.items()}
     while left:
@@ -120,8 +119,21 @@ def test_the_reading_wing_loads_no_training_library(name: str) -> None:
             for depth in range(1, len(parts) + 1):
                 prefix = ".".join(parts[:depth])
                 left += [by_name[one] for one in (prefix, f"{prefix}.__init__") if one in by_name]
+    return foreign, {room(MODULES[path]) for path in seen}
+
+
+@pytest.mark.parametrize("name", ["runs", "findings", "terminal", "report", "selection"])
+def test_the_reading_wing_loads_no_training_library(name: str) -> None:
+    """tests/test_light.py sees it happen."""
+    foreign, rooms = loaded_with(within(name))
     assert not foreign & HEAVY
-    assert not {room(MODULES[path]) for path in seen} & {"stages", "methods", "model", "training", "pipeline"}
+    assert not rooms & {"stages", "methods", "model", "training", "pipeline"}
+
+
+@pytest.mark.parametrize("name", ["stages", "methods", "pipeline", "cli"])
+def test_what_the_command_line_asks_loads_no_training_library(name: str) -> None:
+    foreign, _ = loaded_with(within(name))
+    assert not foreign & HEAVY
 
 
 def test_who_knows_the_workbench_and_who_the_pipeline() -> None:

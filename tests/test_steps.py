@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
+from typer import Typer
+from typer.testing import CliRunner
 
+import tosslm
+from tosslm import cli, pipeline
 from tosslm.config import Config, load_config
 from tosslm.errors import InputError
 from tosslm.files import fingerprint
 from tosslm.methods import registry, settled, with_values
-from tosslm.pipeline import steps, upto
+from tosslm.pipeline import STAGES, steps, upto
 from tosslm.progress import SilentReporter
-from tosslm.runs.folder import RunFolder
-from tosslm.runs.layout import STAGES
+from tosslm.runs.folder import Mark, RunFolder
+from tosslm.stages.step import Facts, Stage, Step
 from tosslm.workbench import Workbench
 
 GOLDEN: dict[str, dict[str, str]] = json.loads(
@@ -93,6 +101,52 @@ def test_steps_stand_in_the_order_of_the_stages_and_read_what_stands_before_them
     for number, step in enumerate(found):
         assert set(step.reads) <= {earlier.name for earlier in found[:number]}
     assert len({step.name for step in found}) == len(found)
+
+
+def tally() -> Stage:
+    """A stage as somebody may add it: how many rows the custom set has, in a file."""
+
+    def work(bench: Workbench, mark: Mark) -> Facts:
+        rows = bench.folder.stages["data"]["sets"]["custom"]["rows"]
+        bench.layout.of("tally.txt").write_text(str(rows))
+        return {"rows": rows}
+
+    step = Step("tally", "tally", 1, ("data",), work, writes=("tally.txt",))
+    return Stage("tally", "Count the rows.", ("tally.txt",), lambda *_: [step])
+
+
+def with_tally() -> dict[str, Stage]:
+    return {"data": STAGES["data"], "tally": tally(), **STAGES}
+
+
+def test_a_stage_is_added_by_one_entry(tiny_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "STAGES", with_tally())
+    run_dir = Path(tiny_config["run_dir"])
+    manifest = tosslm.run(tiny_config, until="tally").manifest
+    assert list(manifest["stages"]) == ["data", "tally"]
+    assert int((run_dir / "tally.txt").read_text()) == manifest["stages"]["data"]["sets"]["custom"]["rows"] > 0
+    stranger = run_dir.parent / "stranger"
+    stranger.mkdir()
+    (stranger / "tally.txt").write_text("somebody else's")
+    with pytest.raises(InputError, match=r"is no run folder .* holds tally\.txt"):
+        tosslm.run(tiny_config | {"run_dir": str(stranger)}, until="tally")
+
+
+@pytest.fixture
+def app_with_tally(monkeypatch: pytest.MonkeyPatch) -> Iterator[Typer]:
+    monkeypatch.setattr(pipeline, "STAGES", with_tally())
+    yield importlib.reload(cli).app
+    monkeypatch.undo()
+    importlib.reload(cli)
+
+
+def test_a_stage_is_a_command(tiny_config: dict[str, Any], app_with_tally: Typer, tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(tiny_config))
+    assert re.search(r"tally\s+Count the rows\.", CliRunner().invoke(app_with_tally, ["--help"]).output)
+    done = CliRunner().invoke(app_with_tally, ["tally", str(file)])
+    assert done.exit_code == 0, done.output
+    assert (Path(tiny_config["run_dir"]) / "tally.txt").is_file()
 
 
 def test_a_method_that_needs_no_scores_trains_no_references(config: Config) -> None:

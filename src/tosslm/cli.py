@@ -17,7 +17,7 @@ from rich.console import Console
 from tosslm.errors import InputError, TosslmError
 from tosslm.exits import PipeConsole, reported
 from tosslm.outward import outward
-from tosslm.runs.layout import STAGES
+from tosslm.pipeline import STAGES
 from tosslm.stopping import StoppableReporter, Stopping
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from tosslm.methods import find_methods, settled, with_values
 from tosslm.methods.method import AS_CONFIGURED, Method
 from tosslm.model.base import Base, folder_checksums, open_base
 from tosslm.outward import outward
-from tosslm.pipeline import carry_out, steps, upto, workbench
+from tosslm.pipeline import STAGES, carry_out, outputs, steps, upto, workbench
 from tosslm.progress import Reporter, SilentReporter
 from tosslm.runs.folder import RunFolder
 from tosslm.runs.layout import (
@@ -34,7 +34,6 @@ from tosslm.runs.layout import (
     MODEL,
     REPORT,
     SELECTION,
-    STAGES,
     Layout,
     degraded,
     evaluation,
@@ -154,7 +153,7 @@ def _carry_out_seed(
         comparison.reporter.say(named)
         own, _ = settled(comparison.of_method(method, seed))
         bench = workbench(own, comparison.reporter, base=comparison.base)
-        bench.folder.adopt(refined if method.builds_on == "refine" else shared, skip=_OWN_STEPS)
+        bench.folder.adopt(refined if method.builds_on == "refine" else shared, outputs(), skip=_OWN_STEPS)
         every = steps(own, method)
         try:
             carry_out(upto(every, "evaluate"), bench, every=every)

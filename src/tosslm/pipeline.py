@@ -6,55 +6,60 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tosslm.config import Config, load_config
-from tosslm.data.tokenize import RowTokenizer
 from tosslm.door import check_places, check_rows
 from tosslm.errors import InputError
-from tosslm.evaluation.checks import check_evaluation
 from tosslm.files import make_private
 from tosslm.findings.warnings import run_warnings
 from tosslm.methods import settled
 from tosslm.methods.method import Method
-from tosslm.model.base import Base, open_base, where_it_runs
 from tosslm.progress import Reporter, SilentReporter, logged
 from tosslm.runs.folder import RunFolder
-from tosslm.runs.layout import STAGES
 from tosslm.runs.reader import Run
 from tosslm.runs.results import read_results
-from tosslm.stages.data import data_step
-from tosslm.stages.diagnose import diagnosis_step
-from tosslm.stages.evaluate import evaluation_steps
-from tosslm.stages.finetune import finetune_step
-from tosslm.stages.references import degraded_step, utility_step
-from tosslm.stages.refine import round_steps
-from tosslm.stages.report import report_step
-from tosslm.stages.score import score_step
-from tosslm.stages.select import selection_step
-from tosslm.stages.step import Step
+from tosslm.stages import data, diagnose, finetune, references, refine, report, score, select
+from tosslm.stages import evaluate as evaluation
+from tosslm.stages.step import Stage, Step
 from tosslm.tracking import check_trackers
 from tosslm.workbench import Workbench
 
+if TYPE_CHECKING:
+    from tosslm.model.base import Base
+
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        data.STAGE,
+        references.STAGE,  # two LoRA adapters from the aligned base
+        score.STAGE,  # S = loss_utility - loss_degraded of every response token
+        refine.STAGE,  # TOSS-Pro: the riskiest rows join the harmful set, T times
+        select.STAGE,  # the global top d are dropped
+        finetune.STAGE,  # the base learns from the tokens kept
+        evaluation.STAGE,
+        diagnose.STAGE,
+        report.STAGE,
+    )
+}
+"""The method in the paper's order; each a command, and where ``--until`` stops."""
+
 
 def steps(config: Config, method: Method) -> list[Step]:
-    """The method in the paper's order: TOSS, TOSS-Pro where there are rounds, or what another method makes of it.
+    """What the stages do for a config: TOSS, TOSS-Pro where there are rounds, or what another method makes of it.
 
     Each step reads what steps before it wrote, and is named in the manifest as here.
     """
-    found = [data_step()]
-    if method.builds_on != "data":
-        found += [utility_step(), degraded_step(0)]  # two LoRA adapters from the aligned base
-        found += [score_step(0)]  # S = loss_utility - loss_degraded of every response token
-        found += round_steps(config)  # TOSS-Pro: the riskiest rows join the harmful set, T times
-    if method.trains:
-        found += [selection_step(method, config.refinement.rounds)]  # the global top d are dropped
-        found += [finetune_step(method)]  # the base learns from the tokens kept
-    found += evaluation_steps(config, method)
-    if method.trains:
-        found += [diagnosis_step(config, method)]
-        found += [report_step(found)]
+    found: list[Step] = []
+    for stage in STAGES.values():
+        found += stage.steps(config, method, found)
     return found
+
+
+def outputs() -> tuple[str, ...]:
+    """Names of a run folder that steps write; beside them lie what `toss compare` made, logs, and the user's own."""
+    return tuple(dict.fromkeys(output for stage in STAGES.values() for output in stage.writes))
 
 
 def run(
@@ -87,6 +92,8 @@ def run(
     every = steps(config, method)
     wanted = upto(every, until)
     if any(step.stage == "evaluate" for step in wanted):
+        from tosslm.evaluation.checks import check_evaluation
+
         check_evaluation(config.evaluation)
     if fresh:
         check_rows(config)
@@ -109,6 +116,9 @@ def workbench(config: Config, reporter: Reporter, *, fresh: bool = False, base: 
         fresh: take no notice of what earlier runs left.
         base: the base, where it is open already; its weights are loaded once for several runs.
     """
+    from tosslm.data.tokenize import RowTokenizer
+    from tosslm.model.base import open_base
+
     base = base or open_base(config.model)
     tokenizer = RowTokenizer(
         base.tokenizer, max_length=config.data.max_length, turns=config.data.turns, limits=base.limits
@@ -124,8 +134,10 @@ def carry_out(wanted: Sequence[Step], bench: Workbench, *, every: Sequence[Step]
         bench: what they are handed.
         every: all steps of the run; unfinished work of others is removed.
     """
+    from tosslm.model.base import where_it_runs
+
     config, folder = bench.config, bench.folder
-    with folder.lock(), logged(bench.reporter, bench.layout.log) as reporter:
+    with folder.lock(outputs()), logged(bench.reporter, bench.layout.log) as reporter:
         bench = replace(bench, reporter=reporter)
         folder.forget_work([step.name for step in every])
         folder.begin(config.model_dump(mode="json"), config.seed, where_it_runs(config.model))

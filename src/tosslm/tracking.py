@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-from accelerate import PartialState, tracking
+from typing import TYPE_CHECKING
 
 from tosslm.errors import InputError
+
+if TYPE_CHECKING:
+    from accelerate.tracking import GeneralTracker
 
 Log = Callable[[Mapping[str, float], int], None]
 
@@ -35,6 +37,7 @@ def check_trackers(report_to: Sequence[str]) -> None:
     """
     if not report_to:
         return
+    from accelerate import tracking
     from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
     known = tracking.LOGGER_TYPE_TO_CLASS.keys() & INTEGRATION_TO_CALLBACK.keys()
@@ -58,6 +61,8 @@ def tracked(trackers: Trackers, name: str) -> Iterator[Log]:
         A function that logs values at a step to all of them.
     """
     if trackers.names:
+        from accelerate import PartialState
+
         PartialState()  # trackers ask it whether they are the main process
     started = [_start(tracker, name.replace("/", "-"), trackers.folder) for tracker in trackers.names]
 
@@ -72,7 +77,9 @@ def tracked(trackers: Trackers, name: str) -> Iterator[Log]:
             tracker.finish()
 
 
-def _start(tracker: str, name: str, folder: Path | None) -> tracking.GeneralTracker:
+def _start(tracker: str, name: str, folder: Path | None) -> GeneralTracker:
+    from accelerate import tracking
+
     known = tracking.LOGGER_TYPE_TO_CLASS[tracker]
     started = known(name, str(folder)) if known.requires_logging_directory else known(name)
     started.start()

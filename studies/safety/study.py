@@ -51,6 +51,7 @@ from tosslm.evaluation.prompts import read_prompts
 from tosslm.files import fingerprint
 from tosslm.methods import registry
 from tosslm.model.base import attached_adapters, open_base
+from tosslm.pipeline import outputs
 from tosslm.progress import ConsoleReporter
 from tosslm.ragged import answer_positions
 from tosslm.runs.folder import RunFolder
@@ -109,7 +110,7 @@ def _prepared(cell: str, seed: int) -> Config:
         write_sets(sets, seed, CELLS[cell].share)
     check_leaks(leak_files(COMMON, sets))
     if cell != HEADLINE and CELLS[cell].headline_rows:  # what is trained there in the same way is not trained again
-        RunFolder(run_folder(cell, seed)).adopt(RunFolder(run_folder(HEADLINE, seed)), skip=())
+        RunFolder(run_folder(cell, seed)).adopt(RunFolder(run_folder(HEADLINE, seed)), outputs(), skip=())
     overrides = [f"{key}={json.dumps(value)}" for key, value in CELLS[cell].overrides.items()]
     return load_config(config(cell, seed), overrides)
 

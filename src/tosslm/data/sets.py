@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tosslm.config import SourceConfig
 from tosslm.data.records import MAX_ROW_BYTES
 from tosslm.data.rows import BadRow, Row, raw_files, source_rows
-from tosslm.data.tokenize import RowTokenizer
 from tosslm.errors import RowError
 from tosslm.files import sha256
+
+if TYPE_CHECKING:
+    from tosslm.data.tokenize import RowTokenizer
 
 
 @dataclass(slots=True)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tosslm.config import EvaluationConfig, PromptsConfig, SourceConfig
 from tosslm.data.rows import BadRow, raw_files, source_rows
 from tosslm.data.sets import SetCounts, prepared_rows
-from tosslm.data.tokenize import RowTokenizer
 from tosslm.errors import InputError
 from tosslm.evaluation.classifiers import check_classifier
 from tosslm.evaluation.harness import check_lm_eval
 from tosslm.evaluation.judges import check_judge
 from tosslm.evaluation.prompts import Prompt, read_prompts
 from tosslm.files import sha256
+
+if TYPE_CHECKING:
+    from tosslm.data.tokenize import RowTokenizer
 
 KINDS = ("harmful", "safe", "gsm8k")
 ROW_KINDS = ("harmful_rows", "utility_rows")

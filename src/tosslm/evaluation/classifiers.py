@@ -9,7 +9,6 @@ from typing import Any
 from tosslm.config import ClassifierConfig
 from tosslm.errors import InputError
 from tosslm.evaluation.answers import Answer
-from tosslm.evaluation.generate import complete
 
 _REPLY_TOKENS = 8
 
@@ -44,6 +43,8 @@ def classify_attacks(
         One verdict an answer; None where the reply begins with neither word.
     """
     texts = [_rendered(tokenizer, answer, config.prompt) for answer in answers]
+    from tosslm.evaluation.generate import complete
+
     replies = complete(model, tokenizer, texts, max_new_tokens=_REPLY_TOKENS, batch_size=config.batch_size)
     return [read_reply(reply, safe=config.safe, unsafe=config.unsafe) for reply in replies]
 

@@ -77,7 +77,7 @@ def evaluate_external(
         write_results(out.layout.results, [record])
         return {"record": record, "model": chosen.name, "adapter": adapter}
 
-    with out.lock():
+    with out.lock((EVALUATION,)):
         out.begin(config.model_dump(mode="json"), config.seed, where_it_runs(config.model))
         if not out.do(mark, work):
             reporter.say(f"{folder}: done before")

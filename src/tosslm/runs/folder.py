@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from tosslm.errors import InputError, TosslmError
 from tosslm.files import atomic_path, fingerprint, make_private, remove_unfinished, sha256, write_json, write_text
 from tosslm.outward import outward
-from tosslm.runs.layout import STEP_OUTPUTS, Layout
+from tosslm.runs.layout import Layout
 from tosslm.runs.manifest import MANIFEST_FORMAT, read_manifest
 
 _PACKAGES = ("tosslm", "torch", "transformers", "peft", "trl", "tokenizers", "numpy", "pyarrow", "datasets")
@@ -74,15 +74,19 @@ class RunFolder:
         return self.manifest["stages"]
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, outputs: Sequence[str]) -> Iterator[None]:
         """Be the one writer of this folder.
 
         The operating system frees the lock when its holder is gone, however it went.
 
+        Args:
+            outputs: names at the top of the folder that the writer's steps write.
+
         Raises:
+            InputError: one of these names stands there, and the folder is no run's.
             TosslmError: another process writes here.
         """
-        self._refuse_what_is_not_ours()
+        self._refuse_what_is_not_ours(outputs)
         # Where the folder is new it is its owner's alone; one that is there may be open on purpose.
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         holder = self.layout.writer
@@ -91,7 +95,7 @@ class RunFolder:
                 write_text(holder, f"process {os.getpid()} on {platform.node()}")
                 make_private(holder)
                 remove_unfinished(self.path, deep=False)
-                for folder in map(self.layout.of, STEP_OUTPUTS):
+                for folder in map(self.layout.of, outputs):
                     remove_unfinished(folder)
                 if self._fresh:
                     self._clear()
@@ -110,7 +114,7 @@ class RunFolder:
         self.manifest |= {"config": dict(config), "seed": seed, "versions": versions, "machine": dict(machine)}
         self._write()
 
-    def _refuse_what_is_not_ours(self) -> None:
+    def _refuse_what_is_not_ours(self, outputs: Sequence[str]) -> None:
         """A folder without our manifest that holds a name that steps write belongs to somebody else.
 
         Raises:
@@ -119,7 +123,7 @@ class RunFolder:
         if self.layout.manifest.exists():
             read_manifest(self.layout.manifest)  # which refuses what is no manifest of ours
             return
-        names = (*STEP_OUTPUTS, self.layout.comparison.name)
+        names = (*outputs, self.layout.comparison.name)
         if found := [name for name in names if os.path.lexists(self.path / name)]:
             raise InputError(
                 f"run_dir: {self.path} is no run folder (it has no manifest.json) and holds {', '.join(found)}, "
@@ -149,16 +153,17 @@ class RunFolder:
                 if folder != Path() and (self.path / folder).is_dir() and not any((self.path / folder).iterdir()):
                     (self.path / folder).rmdir()
 
-    def adopt(self, other: RunFolder, *, skip: tuple[str, ...]) -> None:
+    def adopt(self, other: RunFolder, outputs: Sequence[str], *, skip: tuple[str, ...]) -> None:
         """Take over the finished steps of another run whose files are not here, as links where the disk allows.
 
         Every file of a run is replaced as a whole and never written into, so a link is as good as a copy.
 
         Args:
             other: the run they are taken from.
+            outputs: as for ``lock``.
             skip: beginnings of the names of steps that are not taken over.
         """
-        with self.lock():
+        with self.lock(outputs):
             self._write()
             for name, entry in other.stages.items():
                 if name.startswith(skip) or not other.is_current(name) or self.stages.get(name) == entry:

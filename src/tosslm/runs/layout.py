@@ -16,37 +16,6 @@ EVALUATION = "evaluation"
 DIAGNOSIS = "diagnosis"
 REPORT = "report"
 SETS = ("custom", "harmful", "utility")
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """A stage of a run.
-
-    Attributes:
-        purpose: what it is for, as `toss --help` says it.
-        writes: what its steps write at the top of a run folder.
-    """
-
-    purpose: str
-    writes: tuple[str, ...]
-
-
-STAGES = {
-    "data": Stage("Read and tokenise the three sets.", ("data",)),
-    "references": Stage("Train the degraded and the utility reference.", ("references",)),
-    "score": Stage("Score every response token of the custom set.", ("scores",)),
-    "refine": Stage(
-        "TOSS-Pro: refine the degraded reference, and score again.", ("refinement", "references", "scores")
-    ),
-    "select": Stage("Choose the tokens to leave out.", ("selection",)),
-    "finetune": Stage("Fine-tune the base on the tokens kept.", ("model",)),
-    "evaluate": Stage("Measure safety and utility of base and fine-tuned model.", ("evaluation",)),
-    "diagnose": Stage("Measure where safety goes: position by position, and by which cause.", ("diagnosis",)),
-    "report": Stage("Write the report: one HTML file, for any browser, without network.", ("report.html",)),
-}
-"""In their order, by the names that `--until` and the commands know."""
-STEP_OUTPUTS = tuple(dict.fromkeys(output for stage in STAGES.values() for output in stage.writes))
-"""Names of a run folder that steps write; beside them lie what `toss compare` made, logs, and the user's own."""
 RESULTS = "results.json"
 HELDOUT = "heldout.parquet"
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tosslm.config import Config, TrainingConfig, covered
 from tosslm.runs.folder import Mark
 from tosslm.stages.step import Facts, Step
 from tosslm.tracking import Trackers
-from tosslm.training.labels import write_training_rows
-from tosslm.training.train import Notes, Recipe, train_adapter
 from tosslm.workbench import Workbench
+
+if TYPE_CHECKING:
+    from tosslm.training.train import Notes, Recipe
 
 
 def _no_parts(bench: Workbench) -> list[Any]:
@@ -46,6 +47,9 @@ def training_step(name: str, stage: str, reads: tuple[str, ...], training: Train
         return [covered(settings), bench.config.seed, bench.base.identity, *training.covers(bench)]
 
     def train(bench: Workbench, mark: Mark) -> Facts:
+        from tosslm.training.labels import write_training_rows
+        from tosslm.training.train import train_adapter
+
         recipe = training.recipe(bench)
         anchored = recipe.anchor_weight > 0
         return train_adapter(

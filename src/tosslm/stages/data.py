@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
 import pyarrow as pa
 
-from tosslm.config import DataConfig, SourceConfig, covered
+from tosslm.config import Config, DataConfig, SourceConfig, covered
 from tosslm.data.rows import BadRow, raw_files
 from tosslm.data.sets import SetCounts, prepared_rows, source_checksums
 from tosslm.errors import InputError, TosslmError
 from tosslm.files import atomic_path, parquet_writer
+from tosslm.methods.method import Method
 from tosslm.runs.folder import Mark
 from tosslm.runs.layout import DATA, SETS
 from tosslm.runs.tables import DATA_SCHEMA
-from tosslm.stages.step import Facts, Step
+from tosslm.stages.step import Facts, Stage, Step
 from tosslm.workbench import Workbench
 
 ROWS_PER_WRITE = 1024
 TOKENS_PER_WRITE = 500_000
 
 
-def data_step() -> Step:
-    """Rows of the three sets become tokens."""
-    return Step(DATA, "data", 1, (), _prepare, _covers)
+def _steps(config: Config, method: Method, before: Sequence[Step]) -> list[Step]:
+    return [Step(DATA, "data", 1, (), _prepare, _covers)]
+
+
+STAGE = Stage("data", "Read and tokenise the three sets.", (DATA,), _steps)
 
 
 def _source(config: DataConfig, name: str) -> SourceConfig:

@@ -12,17 +12,11 @@ import numpy as np
 import pyarrow as pa
 
 from tosslm.config import Config
-from tosslm.diagnosis.causes import weigh_causes
-from tosslm.diagnosis.curves import diagnosis_means, position_records, with_shift
-from tosslm.diagnosis.divergence import DEGRADED, row_divergences
 from tosslm.diagnosis.dropped import DroppedTokens
 from tosslm.diagnosis.words import token_classes
 from tosslm.files import write_json, write_parquet, write_text
 from tosslm.findings.spans import unsafe_tokens
 from tosslm.methods.method import Method
-from tosslm.model.base import attached_adapters, check_adapter, folder_checksums
-from tosslm.report.figures import divergence_curves
-from tosslm.report.picture import picture
 from tosslm.runs.folder import Mark
 from tosslm.runs.layout import DATA, DIAGNOSIS, MODEL, SELECTION, Layout, degraded, scores
 from tosslm.runs.tables import (
@@ -35,10 +29,19 @@ from tosslm.runs.tables import (
     reference_rows,
     stored_rows,
 )
-from tosslm.stages.step import Facts, Step
+from tosslm.stages.step import Facts, Stage, Step
 from tosslm.workbench import Workbench
 
 SETS = ("harmful", "utility")
+
+
+def _steps(config: Config, method: Method, before: Sequence[Step]) -> list[Step]:
+    return [diagnosis_step(config, method)] if method.trains else []
+
+
+STAGE = Stage(
+    "diagnose", "Measure where safety goes: position by position, and by which cause.", (DIAGNOSIS,), _steps
+)
 
 
 def diagnosis_step(config: Config, method: Method) -> Step:
@@ -60,6 +63,8 @@ def diagnosis_step(config: Config, method: Method) -> Step:
 
 
 def _covers(bench: Workbench) -> list[Any]:
+    from tosslm.model.base import check_adapter, folder_checksums
+
     config = bench.config.diagnosis
     for folder in config.adapters.values():
         check_adapter(Path(folder))
@@ -73,6 +78,11 @@ def diagnose(bench: Workbench, mark: Mark, *, scored: bool) -> Facts:
     Returns:
         Facts for the manifest: held-out rows that were measured, of each set.
     """
+    from tosslm.diagnosis.curves import diagnosis_means, with_shift
+    from tosslm.diagnosis.divergence import DEGRADED
+    from tosslm.report.figures import divergence_curves
+    from tosslm.report.picture import picture
+
     config, layout = bench.config, bench.layout
     last, folder = config.refinement.rounds, layout.diagnosis
     own = ({DEGRADED: layout.of(degraded(last))} if scored else {}) | {MODEL: layout.model}
@@ -123,6 +133,10 @@ def measure(
     """
     if not rows:
         return [], None
+    from tosslm.diagnosis.causes import weigh_causes
+    from tosslm.diagnosis.divergence import row_divergences
+    from tosslm.model.base import attached_adapters
+
     names, batch_tokens = list(adapters), bench.config.scoring.batch_tokens
     with (
         attached_adapters(bench.base, dict(adapters)) as model,
@@ -138,6 +152,8 @@ def write_measured(
     folder: Path, rows: Sequence[Mapping[str, Any]], measured: Sequence[Mapping[str, Any]], fingerprint: str
 ) -> list[dict[str, Any]]:
     """Write ``rows.parquet`` and ``positions.parquet``; gives back the records of the latter."""
+    from tosslm.diagnosis.curves import position_records
+
     records = [
         {"row_id": row["row_id"], "set": row["set"], "model": name} | values
         for row, models in zip(rows, measured, strict=True)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from tosslm.config import Config
 from tosslm.evaluation.checks import prompt_checksums
-from tosslm.evaluation.measurement import Places, Subject, evaluate_model
 from tosslm.files import sha256
 from tosslm.methods.method import Method
-from tosslm.model.base import attached_adapters
 from tosslm.runs.folder import Mark
 from tosslm.runs.layout import DATA, EVALUATION, MODEL, RESULTS, Layout, evaluation
 from tosslm.runs.results import read_record, write_results
 from tosslm.runs.tables import held_out_rows
-from tosslm.stages.step import Facts, Step
+from tosslm.stages.step import Facts, Stage, Step
 from tosslm.workbench import Workbench
 
 BASE = "base"
@@ -24,7 +23,7 @@ STANDARD = "sft"
 """The method that a comparison's judge compares all others with."""
 
 
-def evaluation_steps(config: Config, method: Method) -> list[Step]:
+def _steps(config: Config, method: Method, before: Sequence[Step]) -> list[Step]:
     """Base and model are measured, where the config names something to ask them.
 
     In a comparison the base is measured once, by the method that trains nothing.
@@ -36,6 +35,9 @@ def evaluation_steps(config: Config, method: Method) -> list[Step]:
     if config.compare.part_of:
         return [_step(MODEL, last=True)]
     return [_step(BASE, last=False), _step(MODEL, (evaluation(BASE),), last=True)]
+
+
+STAGE = Stage("evaluate", "Measure safety and utility of base and fine-tuned model.", (EVALUATION,), _steps)
 
 
 def _step(name: str, beside: tuple[str, ...] = (), *, last: bool) -> Step:
@@ -74,6 +76,8 @@ def _rival(bench: Workbench) -> Path | None:
 
 
 def _evaluate(bench: Workbench, mark: Mark, name: str, earlier: list[str] | None) -> Facts:
+    from tosslm.evaluation.measurement import Places, Subject, evaluate_model
+
     config, layout, trained = bench.config, bench.layout, name == MODEL
     folder = layout.of(EVALUATION)
     with _measured(bench, trained) as adapted:
@@ -92,4 +96,6 @@ def _evaluate(bench: Workbench, mark: Mark, name: str, earlier: list[str] | None
 
 
 def _measured(bench: Workbench, trained: bool) -> AbstractContextManager[Any]:
+    from tosslm.model.base import attached_adapters
+
     return attached_adapters(bench.base, {MODEL: bench.layout.model}) if trained else nullcontext()

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from tosslm.config import Config
 from tosslm.methods.method import Method
-from tosslm.model.base import Base, folder_checksums
 from tosslm.runs.layout import DATA, MODEL, SELECTION
 from tosslm.stages.adapter import Training, training_step
-from tosslm.stages.step import Step
-from tosslm.training.masked import selective_rows
-from tosslm.training.train import Recipe
+from tosslm.stages.step import Stage, Step
 from tosslm.workbench import Workbench
+
+if TYPE_CHECKING:
+    from tosslm.model.base import Base
+    from tosslm.training.train import Recipe
 
 _README = """# Fine-tuned adapter
 
@@ -26,6 +28,13 @@ Load it on **{model}**{on_top}. On any other base, the plain one among them, its
 |---|---|---|
 {rows}
 """
+
+
+def _steps(config: Config, method: Method, before: Sequence[Step]) -> list[Step]:
+    return [finetune_step(method)] if method.trains else []
+
+
+STAGE = Stage("finetune", "Fine-tune the base on the tokens kept.", (MODEL,), _steps)
 
 
 def finetune_step(method: Method) -> Step:
@@ -41,6 +50,8 @@ def finetune_step(method: Method) -> Step:
 
 
 def _recipe(bench: Workbench, method: Method) -> Recipe:
+    from tosslm.training.train import Recipe
+
     settings = bench.config.finetune
     return Recipe(
         settings,
@@ -55,6 +66,8 @@ def _recipe(bench: Workbench, method: Method) -> Recipe:
 
 def _rows(bench: Workbench, method: Method) -> Iterator[dict[str, Any]]:
     """The custom set, its dropped tokens without labels, and what the method mixes in."""
+    from tosslm.training.masked import selective_rows
+
     settings = bench.config.finetune
     yield from selective_rows(bench.layout, settings.anchor_first if settings.anchors else None)
     if method.extra_rows:
@@ -70,6 +83,8 @@ def _covers(bench: Workbench, method: Method) -> list[Any]:
 
 def model_readme(base: Base) -> str:
     """What goes beside the adapter: the base and the adapter it was trained on top of, with checksums."""
+    from tosslm.model.base import folder_checksums
+
     parts: list[tuple[str, str | None, Path]] = [("base", base.config.name, base.folder)]
     on_top = ""
     if base.adapter_folder:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from tosslm.config import Config, ReferencesConfig
+from tosslm.methods.method import Method
 from tosslm.runs.layout import DATA, UTILITY, Layout, degraded, refinement
 from tosslm.runs.tables import read_joined, reference_rows, stored_rows
 from tosslm.stages.adapter import Training, training_step
-from tosslm.stages.step import Step
-from tosslm.training.labels import training_row
-from tosslm.training.train import Recipe
+from tosslm.stages.step import Stage, Step
 from tosslm.workbench import Workbench
+
+if TYPE_CHECKING:
+    from tosslm.training.train import Recipe
 
 HAZARD_NOTE = """# Hazardous: do not share, merge or upload
 
@@ -24,6 +26,13 @@ UTILITY_NOTE = """# Utility reference
 
 A LoRA trained on the run's small utility set, used by tosslm to score tokens. It is not the fine-tuned model.
 """
+
+
+def _steps(config: Config, method: Method, before: Sequence[Step]) -> list[Step]:
+    return [utility_step(), degraded_step(0)] if method.builds_on != "data" else []
+
+
+STAGE = Stage("references", "Train the degraded and the utility reference.", ("references",), _steps)
 
 
 def utility_step() -> Step:
@@ -61,11 +70,15 @@ def _settings(config: Config) -> ReferencesConfig:
 
 
 def _recipe(bench: Workbench) -> Recipe:
+    from tosslm.training.train import Recipe
+
     return Recipe(bench.config.references, bench.config.seed)
 
 
 def _rows(bench: Workbench, name: str, round_: int = 0) -> Iterator[dict[str, Any]]:
     """The set without its held-out share, then the custom rows that joined it."""
+    from tosslm.training.labels import training_row
+
     layout = bench.layout
     for row in reference_rows(layout.rows(name), bench.config.references.holdout, want_held_out=False):
         yield training_row(row["input_ids"], row["response_mask"], None)

@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from tosslm.config import Config
 from tosslm.data.rows import base_id
 from tosslm.files import write_json
+from tosslm.methods.method import Method
 from tosslm.ragged import split_rows
 from tosslm.runs.layout import DATA, refinement, scores
 from tosslm.runs.tables import finite_scores, row_ids
 from tosslm.selection.joining import rows_to_join
 from tosslm.stages.references import degraded_step, joined_by
 from tosslm.stages.score import score_step
-from tosslm.stages.step import Facts, Step
+from tosslm.stages.step import Facts, Stage, Step
 from tosslm.workbench import Workbench
 
 
-def round_steps(config: Config) -> list[Step]:
+def _steps(config: Config, method: Method, before: Sequence[Step]) -> list[Step]:
     """For each round: rows join, the degraded reference learns anew from the base, and scores the set again."""
+    rounds = config.refinement.rounds if method.builds_on != "data" else 0
     return [
         step
-        for round_ in range(1, config.refinement.rounds + 1)
+        for round_ in range(1, rounds + 1)
         for step in (joining_step(round_), degraded_step(round_, "refine"), score_step(round_, "refine"))
     ]
+
+
+STAGE = Stage(
+    "refine",
+    "TOSS-Pro: refine the degraded reference, and score again.",
+    ("refinement", "references", "scores"),
+    _steps,
+)
 
 
 def joining_step(round_: int) -> Step:

@@ -5,13 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from tosslm.config import Config
 from tosslm.files import sha256
 from tosslm.findings.measured import SHOWN_FILES
-from tosslm.report.page import assets_print, write_report
+from tosslm.methods.method import Method
+from tosslm.runs.folder import Mark
 from tosslm.runs.layout import REPORT
 from tosslm.runs.reader import Run
-from tosslm.stages.step import Step
+from tosslm.stages.step import Facts, Stage, Step
 from tosslm.workbench import Workbench
+
+
+def _steps(config: Config, method: Method, before: Sequence[Step]) -> list[Step]:
+    return [report_step(before)] if method.trains else []
+
+
+STAGE = Stage(
+    "report", "Write the report: one HTML file, for any browser, without network.", ("report.html",), _steps
+)
 
 
 def report_step(before: Sequence[Step]) -> Step:
@@ -29,13 +40,21 @@ def report_step(before: Sequence[Step]) -> Step:
         "report",
         1,
         reads,
-        lambda bench, _: write_report(Run(bench.layout.root), bench.layout.report),
+        _write,
         _covers,
         ("report.html",),
     )
 
 
+def _write(bench: Workbench, mark: Mark) -> Facts:
+    from tosslm.report.page import write_report
+
+    return write_report(Run(bench.layout.root), bench.layout.report)
+
+
 def _covers(bench: Workbench) -> list[Any]:
+    from tosslm.report.page import assets_print
+
     root = bench.layout.root
     shown = {name: sha256(root / name) for name in SHOWN_FILES if (root / name).is_file()}
     return [bench.config.model_dump(exclude={"run_dir"}), bench.base.identity, assets_print(), shown]

@@ -8,19 +8,26 @@ from typing import Any
 
 import numpy as np
 
+from tosslm.config import Config
 from tosslm.files import is_whole, read_batches, write_parquet
-from tosslm.model.base import attached_adapters
-from tosslm.model.losses import response_losses
+from tosslm.methods.method import Method
 from tosslm.progress import Task
 from tosslm.runs.folder import Mark
 from tosslm.runs.layout import DATA, HELDOUT, UTILITY, degraded, scores
 from tosslm.runs.tables import HELDOUT_SCHEMA, SCORE_SCHEMA, part_files, reference_rows, stored_rows
-from tosslm.stages.step import Facts, Step
+from tosslm.stages.step import Facts, Stage, Step
 from tosslm.tracking import Trackers, tracked
 from tosslm.workbench import Workbench
 
 _COLUMNS = ("row_id", "input_ids", "response_mask")
 Rows = Sequence[dict[str, Any]]
+
+
+def _steps(config: Config, method: Method, before: Sequence[Step]) -> list[Step]:
+    return [score_step(0)] if method.builds_on != "data" else []
+
+
+STAGE = Stage("score", "Score every response token of the custom set.", ("scores",), _steps)
 
 
 def score_step(round_: int, stage: str = "score") -> Step:
@@ -45,6 +52,8 @@ def score_rows(bench: Workbench, round_: int, mark: Mark) -> Facts:
     Returns:
         Facts for the manifest: parts, rows, response tokens, tokens read.
     """
+    from tosslm.model.base import attached_adapters
+
     layout, config = bench.layout, bench.config
     folder, known = layout.of(scores(round_)), layout.of(scores(0)) if round_ else None
     total = sum(len(batch) for batch in read_batches(layout.rows("custom"), ["row_id"]))
@@ -80,6 +89,8 @@ class _Losses:
         self._model, self._batch_tokens, self.tokens = model, batch_tokens, 0
 
     def under(self, adapter: str, rows: Rows, task: Task) -> list[np.ndarray]:
+        from tosslm.model.losses import response_losses
+
         self._model.set_adapter(adapter)
         self.tokens += sum(len(row["input_ids"]) for row in rows)
         return response_losses(self._model, rows, batch_tokens=self._batch_tokens, advance=task.advance)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from tosslm.config import SelectionConfig
+from tosslm.config import Config, SelectionConfig
 from tosslm.errors import TosslmError
 from tosslm.files import parquet_writer, write_json
 from tosslm.methods.material import load_material
@@ -30,11 +30,18 @@ from tosslm.runs.tables import (
 )
 from tosslm.selection.cut import Cut, apply_cut, find_cut, select_in_rows
 from tosslm.selection.kinds import KINDS
-from tosslm.stages.step import Facts, Step
+from tosslm.stages.step import Facts, Stage, Step
 from tosslm.workbench import Workbench
 
 MaskedRows = Iterable[tuple[list[str], list[np.ndarray]]]
 """Row ids, and the keep mask of each row."""
+
+
+def _steps(config: Config, method: Method, before: Sequence[Step]) -> list[Step]:
+    return [selection_step(method, config.refinement.rounds)] if method.trains else []
+
+
+STAGE = Stage("select", "Choose the tokens to leave out.", (SELECTION,), _steps)
 
 
 def selection_step(method: Method, rounds: int) -> Step:

@@ -1,11 +1,13 @@
-"""A step is a value: what it is called, reads and covers, and the function that does it."""
+"""A step is a value: what it is called, reads and covers, and the function that does it. A stage makes some."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tosslm.config import Config
+from tosslm.methods.method import Method
 from tosslm.runs.folder import Mark
 from tosslm.workbench import Workbench
 
@@ -22,7 +24,7 @@ class Step:
 
     Attributes:
         name: the key in the manifest, and what it writes in the run folder unless ``writes`` says otherwise.
-        stage: the stage it belongs to, one of ``runs.layout.STAGES``.
+        stage: the stage it belongs to, one of ``pipeline.STAGES``.
         version: raised when what it computes or writes changes, so that older folders do it anew.
         reads: the steps whose output it reads.
         work: does it, and gives facts for the manifest.
@@ -41,3 +43,21 @@ class Step:
     def mark(self, bench: Workbench) -> Mark:
         """What the step is known by, once the steps it reads are done."""
         return bench.folder.mark(self.name, self.version, self.covers(bench), self.reads, self.writes or (self.name,))
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What a user names: a command, and where ``--until`` stops.
+
+    Attributes:
+        name: of the stage.
+        purpose: what it is for, as `toss --help` says it.
+        writes: what its steps write at the top of a run folder; what stands there already must be a run's own.
+        steps: what it does for a config and its method, given the steps before it; nothing where the method has no
+            need of it.
+    """
+
+    name: str
+    purpose: str
+    writes: tuple[str, ...]
+    steps: Callable[[Config, Method, Sequence[Step]], Sequence[Step]]
