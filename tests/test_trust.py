@@ -1,4 +1,4 @@
-"""A run folder is data: its own word never has code run that came with it."""
+"""A run folder is data: its own word has no code run that came with it, and no key sent anywhere."""
 
 from __future__ import annotations
 
@@ -83,3 +83,57 @@ def test_the_user_may_trust_it(sent: tuple[Path, Path]) -> None:
         with pytest.raises(InputError, match="no fine-tuned model yet"):  # past the question of trust
             merge(opened, out, trust_remote_code=said_by == "merge")
     assert "no fine-tuned model yet" in toss("merge", str(run), str(out), "--trust-remote-code").stderr
+
+
+JUDGE = {"model": "m", "base_url": "http://sender.example/v1", "key_variable": "AWS_SECRET_ACCESS_KEY"}
+ADDRESS = f"evaluation.judge.base_url={JUDGE['base_url']}"
+VARIABLE = f"evaluation.judge.key_variable={JUDGE['key_variable']}"
+
+
+def with_judge(tiny_config: dict[str, Any], judge: dict[str, Any]) -> Path:
+    """A run folder whose config names a judge, as a sender may have written it."""
+    tosslm.run(tiny_config, until="data")
+    manifest = Path(tiny_config["run_dir"]) / "manifest.json"
+    stored = json.loads(manifest.read_text())
+    stored["config"]["evaluation"]["judge"] = judge
+    manifest.write_text(json.dumps(stored))
+    return manifest.parent
+
+
+@pytest.mark.parametrize("command", ["run", "evaluate", "report", "compare", "plan"])
+def test_a_run_folder_cannot_name_where_a_key_is_sent(tiny_config: dict[str, Any], command: str) -> None:
+    run = with_judge(tiny_config, JUDGE)
+    result = toss(command, str(run))
+    assert result.exit_code == 2, result.output
+    said = " ".join(result.stderr.split())
+    assert "say so yourself" in said
+    assert f"--set {ADDRESS} --set {VARIABLE}" in said
+    assert "evaluation.judge.base_url" not in toss("run", str(run), "--until", "data", "--set", ADDRESS).stderr
+    assert "evaluation.judge.key_variable" in toss("run", str(run), "--until", "data", "--set", ADDRESS).stderr
+
+
+@pytest.mark.parametrize("said", [[ADDRESS, VARIABLE], ["evaluation.judge=null"], ["evaluation={}"]])
+def test_the_user_may_name_the_judge_or_none(tiny_config: dict[str, Any], said: list[str]) -> None:
+    run = with_judge(tiny_config, JUDGE)
+    result = toss("run", str(run), "--until", "data", *(word for one in said for word in ("--set", one)))
+    assert result.exit_code == 0, result.output
+
+
+def test_a_judge_of_the_default_address_needs_no_word(tiny_config: dict[str, Any]) -> None:
+    run = with_judge(tiny_config, {"model": "gpt-4o", "base_url": None})
+    assert toss("run", str(run), "--until", "data").exit_code == 0
+    judge = tosslm.load_run(run).config.evaluation.judge
+    assert judge is not None
+    assert judge.model == "gpt-4o"
+
+
+def test_the_config_for_reading_names_no_judge_of_the_folders_own(tiny_config: dict[str, Any]) -> None:
+    """So that `tosslm.run(tosslm.load_run(FOLDER).config)` asks none either."""
+    config = tosslm.load_run(with_judge(tiny_config, JUDGE)).config
+    assert config.evaluation.judge is None
+
+
+def test_what_asks_no_judge_needs_no_word(tiny_config: dict[str, Any], tmp_path: Path) -> None:
+    run = with_judge(tiny_config, JUDGE)
+    assert toss("verify", str(run)).exit_code == 0
+    assert "no fine-tuned model yet" in toss("merge", str(run), str(tmp_path / "out")).stderr

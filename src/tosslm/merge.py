@@ -30,7 +30,7 @@ def merge(run: Run, out: Path, *, trust_remote_code: bool = False) -> Path:
     """
     adapter = run.path / "model"
     trusted = Run(run.path, trust_remote_code=trust_remote_code or run.trust_remote_code)
-    config = trusted.config_to_go_on()
+    config = trusted.config_to_go_on(["evaluation.judge=null"])  # nobody is asked
     if not run.has("model"):
         raise InputError(
             f"{run.path}: no fine-tuned model yet, or one of an earlier selection; run `toss finetune {run.path}`"

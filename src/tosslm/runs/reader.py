@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import BaseModel
 
 from tosslm.config import Config, load_config
 from tosslm.data.rows import base_id
@@ -21,6 +24,15 @@ from tosslm.runs.tables import by_row, part_files, read_evidence, read_keep, rea
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+_CODE = "model.trust_remote_code"
+_JUDGE = "evaluation.judge."
+_UNTRUSTED = {
+    _CODE: "which runs Python code that comes with the model",
+    f"{_JUDGE}base_url": "to which prompts, answers and your key would be sent",
+    f"{_JUDGE}key_variable": "the variable of your environment that would be sent to the judge as its key",
+}
+"""Keys that count from the user's own hand alone, and what they do: a run folder is data, whoever sent it."""
 
 
 class Run:
@@ -54,26 +66,36 @@ class Run:
 
     @property
     def config(self) -> Config:
-        """The config that the run was last called with; it trusts a model's code only where this reader does."""
-        tree, trusts = _apart(self.manifest.get("config", {}))
-        return load_config(tree, ["model.trust_remote_code=true"] if trusts and self.trust_remote_code else ())
+        """The config that the run was last called with, for reading.
+
+        It trusts a model's code only where this reader does, and names no judge at an address of the folder's own.
+        """
+        tree, said = _apart(self.manifest.get("config", {}))
+        if any(key.startswith(_JUDGE) for key in said):
+            tree["evaluation"] = {key: value for key, value in tree["evaluation"].items() if key != "judge"}
+        return load_config(tree, self._trusted(said))
 
     def config_to_go_on(self, overrides: Sequence[str] = (), *, run_dir: str | None = None) -> Config:
         """The config for work on this run's model: as ``load_config``, but trust is never taken from the folder.
 
         Raises:
-            InputError: the folder says ``trust_remote_code: true``, and neither ``overrides`` nor this reader does.
+            InputError: the folder has code run or names an address or a key's variable, and neither ``overrides``
+                nor this reader says so too.
         """
-        tree, trusts = _apart(self.manifest.get("config", {}))
-        said = ["model.trust_remote_code=true"] if trusts and self.trust_remote_code else []
-        config = load_config(tree, [*said, *overrides], run_dir=run_dir)
-        if trusts and "trust_remote_code" not in config.model.model_fields_set:
+        tree, said = _apart(self.manifest.get("config", {}))
+        config = load_config(tree, [*self._trusted(said), *overrides], run_dir=run_dir)
+        if unsaid := [key for key in said if not _says(config, key)]:
             raise InputError(
-                f"{self.path}: its config says model.trust_remote_code: true, which runs Python code that comes with "
-                "the model; if you trust whoever made the folder and the model, say so yourself: "
-                "--set model.trust_remote_code=true (merge: --trust-remote-code)"
+                f"{self.path}: its config says {' and '.join(f'{key}: {_yaml(said[key])}' for key in unsaid)}, "
+                f"{_UNTRUSTED[unsaid[0]]}; if you trust whoever made the folder, say so yourself: "
+                + " ".join(f"--set {key}={_yaml(said[key])}" for key in unsaid)
+                + (" (merge: --trust-remote-code)" if unsaid == [_CODE] else "")
+                + ". Your own config file in place of the folder needs no such word"
             )
         return config
+
+    def _trusted(self, said: Mapping[str, Any]) -> list[str]:
+        return [f"{_CODE}=true"] if _CODE in said and self.trust_remote_code else []
 
     @property
     def rows(self) -> Dataset:
@@ -187,13 +209,40 @@ def _record(file: Path, row_id: str) -> dict[str, Any]:
     return {}
 
 
-def _apart(stored: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
-    """A stored config without its trust in a model's code, and whether it had any."""
-    tree = dict(stored)
-    trusts = load_config(tree).model.trust_remote_code
-    if isinstance(tree.get("model"), Mapping):
-        tree["model"] = {key: value for key, value in tree["model"].items() if key != "trust_remote_code"}
-    return tree, trusts
+def _apart(stored: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A stored config without what a folder cannot say by itself, and that by key, where it is not the default."""
+    config, tree = load_config(stored), copy.deepcopy(dict(stored))
+    said = {}
+    for key in _UNTRUSTED:
+        *sections, last = key.split(".")
+        section, branch = _section(config, sections), tree
+        if section is None:
+            continue
+        value = getattr(section, last)
+        if value != type(section).model_fields[last].default:
+            said[key] = value
+            for name in sections:
+                branch = branch[name]
+            del branch[last]
+    return tree, said
+
+
+def _section(config: Config, names: Sequence[str]) -> BaseModel | None:
+    section: BaseModel | None = config
+    for name in names:
+        section = None if section is None else getattr(section, name)
+    return section
+
+
+def _says(config: Config, key: str) -> bool:
+    """Whether a key was given to a config, or its section is not there any more."""
+    *sections, last = key.split(".")
+    section = _section(config, sections)
+    return section is None or last in section.model_fields_set
+
+
+def _yaml(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, bool) else str(value)
 
 
 def load_run(path: str | Path, *, trust_remote_code: bool = False) -> Run:
