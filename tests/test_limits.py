@@ -10,6 +10,7 @@ import re
 import socket
 import tracemalloc
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,24 @@ def test_a_giant_row_alone_in_its_row_group_is_not_unpacked(tmp_path: Path) -> N
     assert isinstance(next(rows), Row)
 
 
+def test_a_giant_row_among_others_is_not_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    path.write_bytes(
+        parquet([SHORT, {"prompt": "Hi", "completion": "a" * 60_000_000}], use_dictionary=False, compression="zstd")
+    )
+    before = pa.total_allocated_bytes()
+    with pytest.raises(InputError, match=r"a\.parquet: column completion of row group 0 unpacks to 60,000,\d+ bytes"):
+        list(read_rows(str(path), max_row_bytes=1_000_000))
+    assert pa.total_allocated_bytes() - before < 1_000_000
+
+
+def test_a_row_group_that_packs_well_is_no_giant_row(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    records = [{"prompt": "Hi", "completion": "You are a helpful assistant. " * 100}] * 15_000
+    path.write_bytes(parquet(records, use_dictionary=False, compression="zstd"))
+    assert all(isinstance(row, Row) for row in read_rows(str(path), max_row_bytes=1_000_000))
+
+
 def test_rows_of_a_saved_folder_and_of_the_hub_are_measured_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,8 +282,42 @@ def test_the_head_of_a_long_row_has_the_tokens_of_the_whole(
             assert found[0] == found[1] or "after truncation" in str(found[0])
 
 
+UNBROKEN = {
+    "one letter": "a",
+    "two letters": "ab",
+    "dashes": "-",
+    "words": "Taketwoeggsandstirthemslowlythenmoreofit",
+    "digits": "3141592653589793238462643383279502884197169399375105820974944592307816406286",
+    "no script of spaces": "日本語中文的一是在不了有和人这",
+    "emoji": "👍🏽",
+    "joined": "x\u200d",
+    "marks": "e\u0301",
+    "base64": "VGFrZSB0d28gZWdncyBhbmQgc3Rpcg+/dGhlbSBzbG93bHk0MTU5",
+}
+
+
 @pytest.mark.slow
-def test_a_long_row_is_not_encoded_to_its_end(smollm2_tokenizer: Any) -> None:
+@pytest.mark.parametrize("name", [*FAMILIES, "smollm2"])
+def test_without_white_space_the_end_of_a_text_bears_on_few_characters_before_it(
+    name: str, smollm2_tokenizer: Any
+) -> None:
+    """What `_FAR` stands on, with a wide margin: the last token before a cut may differ, not those far from it."""
+    tokenizer = smollm2_tokenizer if name == "smollm2" else build(name)
+    for label, text in UNBROKEN.items():
+        whole = "Hi " + text * (30_000 // len(text))
+        encode = partial(tokenizer, add_special_tokens=False, return_offsets_mapping=True)
+        expected = encode(whole)
+        for cut in (9_001, 9_002, 9_007, 9_064):
+            head = encode(whole[:cut])
+            same = sum(1 for _, end in head["offset_mapping"] if end < cut - tokenize_module._FAR // 40)
+            assert same > 8_700 / 64
+            assert head["input_ids"][:same] == expected["input_ids"][:same], label
+            assert head["offset_mapping"][:same] == expected["offset_mapping"][:same], label
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", ["Take two eggs and stir. ", *UNBROKEN.values()], ids=["spaces", *UNBROKEN])
+def test_a_long_row_is_not_encoded_to_its_end(smollm2_tokenizer: Any, text: str) -> None:
     seen: list[int] = []
 
     class Watched:
@@ -275,9 +328,9 @@ def test_a_long_row_is_not_encoded_to_its_end(smollm2_tokenizer: Any) -> None:
         def __getattr__(self, name: str) -> Any:
             return getattr(smollm2_tokenizer, name)
 
-    messages = conversation("Hi", "Take two eggs and stir. " * 100_000)
+    messages = conversation("Hi", text * (200_000 // len(text)))
     row = RowTokenizer(Watched(), max_length=128)(messages)
-    assert max(seen) < 10_000
+    assert max(seen) < 30_000
     assert row.truncated
     whole = smollm2_tokenizer.apply_chat_template(messages, return_dict=False)
     assert row.input_ids == whole[:128]

@@ -275,6 +275,7 @@ def _parquet(place: Place, limit: int) -> Numbered:
             # Without pre-buffering, which would hold whole row groups.
             file = pq.ParquetFile(stream, pre_buffer=False)
             for group in range(file.num_row_groups):
+                _check_packing(place.name, file.metadata.row_group(group), group, limit)
                 batch_rows = _batch_rows(file.metadata.row_group(group), limit)
                 if batch_rows == 0:
                     number += 1
@@ -286,6 +287,24 @@ def _parquet(place: Place, limit: int) -> Numbered:
                     yield number, record
     except _DAMAGE as error:
         raise _damaged(f"{place.name}:{number + 1}", error) from error
+
+
+def _check_packing(name: str, group: Any, number: int, limit: int) -> None:
+    """Refuse a row group that a single value of it may fill with more than there is memory for.
+
+    A value is whole in its page, and a page is unpacked as a whole, so nothing smaller can be asked for.
+
+    Raises:
+        InputError: names the column.
+    """
+    for column in map(group.column, range(group.num_columns)):
+        unpacked = column.total_uncompressed_size
+        if group.num_rows > 1 and unpacked > _PACKED * max(column.total_compressed_size, limit):
+            raise InputError(
+                f"{name}: column {column.path_in_schema} of row group {number} unpacks to {unpacked:,} bytes, more "
+                f"than {_PACKED} times its size in the file, so a single value may be far longer than a row may be "
+                f"({limit:,} bytes); write the file with smaller row groups, or raise data.max_row_bytes"
+            )
 
 
 def _batch_rows(group: Any, limit: int) -> int:

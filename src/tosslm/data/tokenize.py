@@ -31,6 +31,8 @@ CHARACTERS_A_TOKEN = 32
 _REACH = 2000
 _MARGIN_WORDS = 16
 """With so many words, of so many characters and more, between them, no end of a text bears on a token."""
+_FAR = 8000
+"""Nor over so many characters, words or not: merges reach a token or two back, as tests/test_limits.py tries."""
 _ROWS_PER_CHUNK = 1000  # Arrow is some ten times smaller than lists of Python integers
 
 
@@ -359,13 +361,15 @@ def _sure_end(text: str, length: int) -> int:
     """Where the tokens of ``text[:length]`` are surely those of the whole text; 0 where nothing is sure.
 
     Tokenizers cut at white space before they merge characters, and look ahead past one run of it or one group of
-    digits; a margin of many words is more than any of them takes.
+    digits; a margin of many words is more than any of them takes. Text without white space has no words, and a margin
+    of many characters instead.
     """
-    at = max(length - _REACH, 0)
+    far = max(length - _FAR, 0)
+    at = max(length - _REACH, far)
     for _ in range(_MARGIN_WORDS):
-        while at > 0 and (text[at].isspace() or not text[at - 1].isspace()):
+        while at > far and (text[at].isspace() or not text[at - 1].isspace()):
             at -= 1
-        at = max(at - 1, 0)
+        at = max(at - 1, far)
     return at
 
 
