@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,12 @@ RECORDS: dict[str, Record] = {
     "hh": {"chosen": "\n\nHuman: Hi\n\nAssistant: Hello.", "rejected": "\n\nHuman: Hi\n\nAssistant: No."},
 }
 OF_RECORDS: list[tuple[str, Any]] = [
-    ("tools", [{"type": "function", "function": {"name": "search"}}]),
-    ("tools", '[{"name": "search"}]'),
+    ("tools", {"name": "search"}),
+    ("tools", ["search"]),
+    ("tools", "search"),
+    ("tools", '{"name": "search"}'),
+    ("tools", [{"name": "half a pair: \ud83d"}]),
+    ("tools", "[" * 100_000),
     ("functions", [{"name": "search"}]),
     ("documents", [{"title": "a", "text": "b"}]),
     ("chat_template_kwargs", {"enable_thinking": False}),
@@ -88,9 +93,10 @@ def test_what_parquet_fills_in_for_an_absent_field_is_nothing(value: object) -> 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("reasoning_content", "They greet me."),
-        ("thinking", "They greet me."),
-        ("reasoning", "They greet me."),
+        ("reasoning_content", ["They greet me."]),
+        ("thinking", {"content": "They greet me."}),
+        ("thinking", False),
+        ("tools", [{"name": "search"}]),
         ("tool_calls", [{"function": {"name": "search"}}]),
         ("images", ["cat.png"]),
         ("audio", {"id": "audio_1"}),
@@ -104,6 +110,61 @@ def test_what_parquet_fills_in_for_an_absent_field_is_nothing(value: object) -> 
 def test_a_field_of_a_turn_that_has_no_place_is_refused(format: str, name: str, value: object) -> None:
     with pytest.raises(RowError, match=rf"\[\d\].*({name}|calls a tool)"):
         parse_conversation(with_last(RECORDS[format], {name: value}))
+
+
+def deep(levels: int) -> Any:
+    """An object in a list in an object and so on."""
+    one: Any = 1
+    for _ in range(levels):
+        one = {"x": [one]}
+    return one
+
+
+SEARCH: dict[str, Any] = {"type": "function", "function": {"name": "search", "parameters": {"type": "object"}}}
+
+
+@pytest.mark.parametrize("format", RECORDS)
+@pytest.mark.parametrize(
+    "value",
+    [
+        [SEARCH],
+        json.dumps([SEARCH]),
+        [{**SEARCH, "function": {**SEARCH["function"], "strict": None}, "id": None}],
+    ],
+    ids=["list", "text", "with nulls"],
+)
+def test_tools_stand_with_the_first_message_in_every_format(format: str, value: object) -> None:
+    parsed = parse_conversation({**RECORDS[format], "tools": value})
+    assert parsed.messages == [{**HI, "tools": [SEARCH]}, HELLO]
+
+
+@pytest.mark.parametrize("format", ["messages", "prompt_completion of messages", "sharegpt"])
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking"])
+def test_reasoning_stands_with_its_answer(format: str, name: str) -> None:
+    parsed = parse_conversation(with_last(RECORDS[format], {name: " They greet me."}))
+    assert parsed.messages == [HI, {**HELLO, name: " They greet me."}]
+    assert parse_conversation(with_last(RECORDS[format], {name: ""})).messages == [HI, HELLO]
+
+
+@pytest.mark.parametrize("inside", [datetime(2026, 1, 1), b"bytes", deep(600)], ids=["date", "bytes", "deep"])
+def test_tools_that_json_cannot_hold_are_refused(inside: object) -> None:
+    with pytest.raises(RowError, match="tools holds what JSON cannot"):
+        parse_conversation({"messages": [HI, HELLO], "tools": [{"name": "search", "x": inside}]})
+
+
+def test_reasoning_of_a_user_is_refused() -> None:
+    with pytest.raises(RowError, match=r"messages\[0\] \(user\) has thinking"):
+        parse_conversation({"messages": [{**HI, "thinking": "I greet."}, HELLO]})
+
+
+def test_an_id_is_of_roles_and_contents_alone(tmp_path: Path) -> None:
+    path = tmp_path / "some.jsonl"
+    records = [{"messages": [HI, HELLO]}, {"messages": [HI, {**HELLO, "thinking": "They greet."}], "tools": [SEARCH]}]
+    path.write_text("\n".join(map(json.dumps, records)))
+    first, second = read_rows(str(path))
+    assert isinstance(first, Row)
+    assert isinstance(second, Row)
+    assert second.row_id == f"{first.row_id}-2"
 
 
 def with_last(record: Record, fields: Record) -> Record:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from conftest import DEMO
+from test_tokenize import trl_template
 from tosslm.data.rows import content_id
+from tosslm.data.template import ChatTemplate
 from tosslm.errors import InputError
 from tosslm.evaluation import generate
 from tosslm.evaluation.answers import read_answers
@@ -206,3 +209,22 @@ def test_what_follows_the_last_user_is_no_part_of_a_prompt() -> None:
     assert prompt.messages == turns[:3]
     with pytest.raises(InputError, match="no user"):
         prompts_from([turns[1:2]])
+
+
+SEARCH = {"type": "function", "function": {"name": "search", "parameters": {"type": "object", "properties": {}}}}
+
+
+def test_tools_of_a_prompt_go_through_the_template(smollm2_tokenizer: Any, tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    turns = [{"role": "user", "content": "a"}]
+    records: list[dict[str, Any]] = [{"prompt": "a"}, {"messages": turns}]
+    path.write_text("\n".join(json.dumps({**record, "tools": [SEARCH]}) for record in records))
+    prompts = read_prompts(str(path))
+    held_out = prompts_from([[*prompts[0].messages, {"role": "assistant", "content": "b"}]])
+    tokenizer = copy.copy(smollm2_tokenizer)
+    tokenizer.chat_template = trl_template("qwen2_5")
+    expected = tokenizer.apply_chat_template(turns, tools=[SEARCH], add_generation_prompt=True, return_dict=False)
+    for prompt in (*prompts, *held_out):
+        assert generate._prompt_tokens(ChatTemplate(tokenizer), tokenizer, prompt) == expected
+    with pytest.raises(InputError, match="the prompt 'a': the row offers tools, and the chat template has no place"):
+        generate._prompt_tokens(ChatTemplate(smollm2_tokenizer), smollm2_tokenizer, prompts[0])

@@ -6,6 +6,7 @@ special tokens, so that no download is needed; SmolLM2's is the real one.
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 import json
@@ -182,6 +183,75 @@ def build(name: str, trim_offsets: bool = False) -> PreTrainedTokenizerFast:
 def conversation(*contents: str, system: str | None = None) -> list[dict[str, str]]:
     messages = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(contents)]
     return messages if system is None else [{"role": "system", "content": system}, *messages]
+
+
+SEARCH = {"type": "function", "function": {"name": "search", "parameters": {"type": "object", "properties": {}}}}
+
+
+def as_transformers(tokenizer: Any, row_tokenizer: RowTokenizer, messages: list[dict[str, Any]], **more: Any) -> Any:
+    return tokenizer.apply_chat_template(
+        messages, chat_template=row_tokenizer.chat_template, return_dict=False, **more
+    )
+
+
+@pytest.mark.parametrize("system", [None, "Be brief."])
+@pytest.mark.parametrize("name", ["llama3.1", "qwen2.5", "qwen3", "qwen3-own-markers"])
+def test_tools_go_through_the_template(name: str, system: str | None) -> None:
+    tokenizer = build(name)
+    tokenize = RowTokenizer(tokenizer)
+    plain = conversation("Hi", "Hello!", "More?", "No.", system=system)
+    row = tokenize([{**plain[0], "tools": [SEARCH]}, *plain[1:]])
+    assert row.input_ids == as_transformers(tokenizer, tokenize, plain, tools=[SEARCH])
+    assert '"search"' in tokenizer.decode(row.input_ids)
+    assert decoded_turns(tokenizer, row) == decoded_turns(tokenizer, tokenize(plain))
+
+
+@pytest.mark.parametrize("name", ["llama3", "gemma", "zephyr"])
+def test_tools_that_the_template_does_not_write_are_refused(name: str) -> None:
+    first, *others = conversation("Hi", "Hello!")
+    with pytest.raises(RowError, match="offers tools, and the chat template has no place for them"):
+        RowTokenizer(build(name))([{**first, "tools": [SEARCH]}, *others])
+
+
+@pytest.mark.parametrize("name", ["qwen3", "qwen3-own-markers"])
+def test_reasoning_goes_through_the_template_and_is_trained(name: str) -> None:
+    tokenizer = build(name)
+    tokenize = RowTokenizer(tokenizer)
+    messages = conversation("Hi", "Hello!", "More?", "No.")
+    messages[1]["reasoning_content"] = "They greet me."
+    messages[3]["reasoning_content"] = "I have no more."
+    row = tokenize(messages)
+    assert row.input_ids == as_transformers(tokenizer, tokenize, messages)
+    assert decoded_turns(tokenizer, row) == [
+        "<think>\nThey greet me.\n</think>\n\nHello!<|im_end|>",
+        "<think>\nI have no more.\n</think>\n\nNo.<|im_end|>",
+    ]
+    assert covered_text(row, messages, 1) == "Hello!"
+    assert covered_text(row, messages, 3) == "No."
+    assert not row.lost
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "thinking"])
+def test_reasoning_that_the_template_does_not_write_is_refused(smollm2_tokenizer: Any, field: str) -> None:
+    messages = conversation("Hi", "Hello!", "More?", "No.")
+    messages[3][field] = "I have no more."
+    with pytest.raises(RowError, match=rf"message 3 has {field}, and the chat template does not write it"):
+        RowTokenizer(smollm2_tokenizer)(messages)
+
+
+def test_reasoning_left_out_of_an_earlier_answer_is_counted_as_lost() -> None:
+    tokenizer = copy.copy(build("zephyr"))
+    tokenizer.chat_template = (
+        "{% for message in messages %}{% if message.role == 'user' %}{{ 'Q:' + message.content + '\n' }}{% else %}"
+        "{{ 'A:' }}{% generation %}{% if loop.last %}{{ message.reasoning + '~' }}{% endif %}{{ message.content }}"
+        "{{ '</s>' }}{% endgeneration %}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ 'A:' }}{% endif %}"
+    )
+    messages = conversation("Hi", "Hello!", "More?", "No.")
+    messages[1]["reasoning"], messages[3]["reasoning"] = "They greet me.", "I have no more."
+    row = RowTokenizer(tokenizer)(messages)
+    assert row.lost == [[1, 0, 0]]
+    assert decoded_turns(tokenizer, row) == ["Hello!</s>", "I have no more.~No.</s>"]
+    row.check_marked([[1, 0, 6]])  # which is the answer's own text
 
 
 def decoded_turns(tokenizer: Any, row: TokenizedRow) -> list[str]:
@@ -524,7 +594,7 @@ def test_roles_that_do_not_alternate_give_the_templates_own_message() -> None:
 
 def test_keys_other_than_role_and_content_are_left_out() -> None:
     messages = conversation("Hi", "Hello")
-    extra = [{**message, "reasoning_content": "hm", "tool_calls": None} for message in messages]
+    extra = [{**message, "name": "hm", "tool_calls": None} for message in messages]
     tokenize = RowTokenizer(build("qwen3"))
     assert tokenize(extra) == tokenize(messages)
 

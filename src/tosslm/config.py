@@ -358,7 +358,9 @@ class EvaluationConfig(Section):
     @classmethod
     def _names(cls, value: list[str]) -> list[str]:
         # A task's file may name Python code to run, and this config may have come with somebody's run folder.
-        if paths := [task for task in value if "/" in task or "\\" in task or task.endswith((".yaml", ".yml", ".py"))]:
+        if paths := [
+            task for task in value if "/" in task or "\\" in task or task.endswith((".yaml", ".yml", ".py"))
+        ]:
             raise ValueError(f"{paths[0]!r} is a path, not a task's name; `lm-eval ls tasks` lists the names")
         return value
 

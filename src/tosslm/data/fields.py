@@ -1,19 +1,23 @@
 """Fields beside roles and texts that change what a row means: honoured where that is plain, refused where not."""
 
+import json
 from collections.abc import Mapping
+from typing import Any
 
 from tosslm.errors import RowError
 
-_TOOLS = ("tools", "functions", "tool_calls", "function_call", "tool_call_id", "tool_responses")
+_CALLS = ("functions", "tool_calls", "function_call", "tool_call_id", "tool_responses")
 _RENDERING = ("documents", "chat_template", "chat_template_kwargs", "enable_thinking")
-_REASONING = ("reasoning_content", "thinking")
+REASONING = ("reasoning_content", "reasoning", "thinking")
+"""What chat templates call the reasoning beside an answer."""
 _MEDIA = ("image", "images", "image_url", "audio", "audios", "input_audio", "video", "videos")
 _DETAILS = ("train_detail", "train_details", "training_detail")
 
 _TRAINED_WHERE_TRUE = ("weight", "loss_weight", "train", "training", "trainable", "loss", "loss_mask")
 _TRAINED_WHERE_FALSE = ("mask", "masked")
 
-_NO_PLACE = "a row here is roles and texts alone"
+_NO_PLACE = "a row here is roles, texts, reasoning and tools alone"
+_NO_TOOLS = "write a list of objects, one a tool, or remove or rename the field"
 _EMPTY_TEXTS = ("", "[]", "{}", "null")
 
 
@@ -27,7 +31,14 @@ def check_record(record: Mapping[str, object], *, trained: bool) -> None:
     Raises:
         RowError: names the field.
     """
-    _check_carried(record, "", _REASONING)
+    _check_carried(record, "", _CALLS)
+    # A record's own `reasoning` is what data sets call a note on the row; these two are always an answer's.
+    for name in ("reasoning_content", "thinking"):
+        if _filled(value := record.get(name)) or value is False:
+            raise RowError(
+                f"{name} stands beside the row, not in one of its answers",
+                "write it into the answer's turn (format messages), or remove or rename the field",
+            )
     if not trained:
         return
     for name in _TRAINED_WHERE_TRUE:
@@ -68,13 +79,62 @@ def check_turn(turn: Mapping[str, object], where: str) -> None:
     """
     if _filled(turn.get("tool_calls")) or _filled(turn.get("function_call")):
         raise RowError(f"{where} calls a tool", "write the call as text of the turn, or remove the row")
-    _check_carried(turn, f"{where}: ", (*_REASONING, "reasoning"))
+    _check_carried(turn, f"{where}: ", ("tools", *_CALLS))
     for name in _DETAILS:
         if _filled(turn.get(name)):
             raise RowError(
                 f"{where}: {name} says which of its characters are trained, which is not supported",
                 "remove the field, or the row; a whole turn is left out by weight: 0",
             )
+
+
+def tools_of(record: Mapping[str, object]) -> list[dict[str, Any]]:
+    """The tools that a record offers the model, as its chat template takes them; none where it names none.
+
+    As in TRL they may be the JSON text of a list, and nulls that Parquet fills absent fields with are left out.
+
+    Raises:
+        RowError: they are no list of objects.
+    """
+    value = record.get("tools")
+    if isinstance(value, str) and value.strip():
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise RowError("tools is text that is no JSON", _NO_TOOLS) from error
+    if not _filled(value):
+        return []
+    if not isinstance(value, list) or not all(isinstance(tool, Mapping) and _filled(tool) for tool in value):
+        raise RowError("tools is no list of objects", _NO_TOOLS)
+    try:
+        tools = [_without_nulls(tool) for tool in value]
+        json.dumps(tools, ensure_ascii=False).encode()  # as they are kept
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RowError(f"tools holds what JSON cannot ({type(error).__name__})", _NO_TOOLS) from error
+    return tools
+
+
+def reasoning_of(turn: Mapping[str, object], where: str) -> dict[str, str]:
+    """The reasoning beside an answer, by the name it has there.
+
+    Raises:
+        RowError: it is no text.
+    """
+    found = {}
+    for name in REASONING:
+        value = turn.get(name)
+        if isinstance(value, str):
+            if value.strip():
+                found[name] = value
+        elif value is False or _filled(value):
+            raise RowError(f"{where}: {name} is no text", "make it text, or remove or rename the field")
+    return found
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _without_nulls(one) for name, one in value.items() if one is not None}
+    return [_without_nulls(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def is_trained(turn: Mapping[str, object], where: str) -> bool:
@@ -108,11 +168,10 @@ def is_trained(turn: Mapping[str, object], where: str) -> bool:
     return trained
 
 
-def _check_carried(holder: Mapping[str, object], where: str, reasoning: tuple[str, ...]) -> None:
+def _check_carried(holder: Mapping[str, object], where: str, tools: tuple[str, ...]) -> None:
     for names, what, remedy in (
-        (_TOOLS, "holds tools", "write them as text of a turn"),
+        (tools, "holds tools", "write them into the row's field tools, calls as text of a turn"),
         (_RENDERING, "changes how the row is rendered", "set it in the tokenizer's chat template for all rows"),
-        (reasoning, "holds reasoning beside the answer", "write it into the answer's text as the model does"),
         (_MEDIA, "holds an image, sound or film", "keep rows of text alone"),
     ):
         for name in names:

@@ -3,16 +3,32 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
-from tosslm.data.fields import check_preferences, check_record, check_turn, is_trained
+from tosslm.data.fields import check_preferences, check_record, check_turn, is_trained, reasoning_of, tools_of
 from tosslm.errors import InputError, RowError
 
-Messages: TypeAlias = list[dict[str, str]]
+Messages: TypeAlias = list[dict[str, Any]]
 Spans: TypeAlias = list[list[int]]
-# What a record claims to hold, before its roles and texts have been checked: role, content, and whether it is
-# trained where it is an assistant's.
-Turns: TypeAlias = list[tuple[object, object, bool]]
+
+
+class Said(NamedTuple):
+    """What a record claims of a turn, before its role and texts have been checked.
+
+    Attributes:
+        role: who speaks.
+        content: what is said.
+        trained: whether it is trained on, where it is an assistant's.
+        reasoning: what the answer was reasoned from, by the name it has in the data.
+    """
+
+    role: object
+    content: object
+    trained: bool = True
+    reasoning: Mapping[str, str] = {}
+
+
+Turns: TypeAlias = list[Said]
 Record: TypeAlias = Mapping[str, object]
 
 FORMATS = ("messages", "prompt_completion", "alpaca", "sharegpt", "hh")
@@ -56,7 +72,8 @@ class Conversation:
     """What one record says.
 
     Attributes:
-        messages: ``role`` and ``content`` of each turn.
+        messages: ``role`` and ``content`` of each turn, and beside them ``reasoning_content``, ``reasoning`` or
+            ``thinking`` where the data have it; the first one bears the row's ``tools``, where it has any.
         unsafe_spans: triples ``[message index, start, end]`` in code points of that message's content, or None
             where the record does not mark any.
         context: indices of the assistant turns that are neither trained nor scored.
@@ -87,8 +104,9 @@ def parse_conversation(
 
     A field that is null counts as absent, as Parquet cannot leave one out. Contents are kept to the
     character; only the turns of HH text lose the white space around them. An assistant turn with ``weight: 0``,
-    ``train: false`` or their like, or in a ``prompt`` of messages, is context. Fields that would change what a row
-    means and have no place in it, such as tools, are refused; other fields are left alone.
+    ``train: false`` or their like, or in a ``prompt`` of messages, is context. Tools and an answer's reasoning go
+    to the chat template. Fields that would change what a row means and have no place in it, such as calls of tools,
+    are refused; other fields are left alone.
 
     Args:
         record: what one line or row of the data holds.
@@ -114,9 +132,9 @@ def parse_conversation(
             raise RowError(f"field {name!r} is missing or null", f"format {format} needs it; {_found(present)}")
     turns = _hh(present, field) if format == "hh" else _READERS[format](present)
     messages = _checked(turns, answered)
-    context = frozenset(
-        number for number, (role, _, trained) in enumerate(turns) if role == "assistant" and not trained
-    )
+    if tools := tools_of(present):
+        messages[0]["tools"] = tools
+    context = frozenset(n for n, said in enumerate(turns) if said.role == "assistant" and not said.trained)
     if answered and len(context) == sum(message["role"] == "assistant" for message in messages):
         raise RowError("no answer of the row is to be trained", "remove the row, or train one of its answers")
     return Conversation(messages, _spans(present.get("unsafe_spans"), messages), context)
@@ -145,14 +163,14 @@ def _prompt_completion(record: Record) -> Turns:
     prompt, completion = record["prompt"], record["completion"]
     if isinstance(prompt, list) and isinstance(completion, list):
         # As in TRL: a prompt is given, whoever spoke in it.
-        given = [(role, content, False) for role, content, _ in _turns(prompt, "prompt", "role", "content")]
+        given = [said._replace(trained=False) for said in _turns(prompt, "prompt", "role", "content")]
         return given + _turns(completion, "completion", "role", "content")
     if isinstance(prompt, list) or isinstance(completion, list):
         raise RowError(
             f"prompt is {_kind(prompt)} and completion is {_kind(completion)}",
             "make both text or both lists of messages",
         )
-    return [("user", prompt, True), ("assistant", completion, True)]
+    return [Said("user", prompt), Said("assistant", completion)]
 
 
 def _alpaca(record: Record) -> Turns:
@@ -163,23 +181,23 @@ def _alpaca(record: Record) -> Turns:
     for number, pair in enumerate(history):
         if not isinstance(pair, list | tuple) or len(pair) != 2:
             raise RowError(f"history[{number}] is not a pair", "make it [user, assistant]")
-        turns += [("user", pair[0], True), ("assistant", pair[1], True)]
+        turns += [Said("user", pair[0]), Said("assistant", pair[1])]
     asked = [record["instruction"], record.get("input", "")]
     for name, text in zip(("instruction", "input"), asked, strict=True):
         if not isinstance(text, str):
             raise RowError(f"{name} is {_kind(text)}, not text", "make it one string")
     return [
         *turns,
-        ("user", "\n\n".join(str(text) for text in asked if text), True),
-        ("assistant", record["output"], True),
+        Said("user", "\n\n".join(str(text) for text in asked if text)),
+        Said("assistant", record["output"]),
     ]
 
 
 def _sharegpt(record: Record) -> Turns:
     turns = _turns(record["conversations"], "conversations", "from", "value")
     return _system(record) + [
-        (_SHAREGPT_ROLES.get(role, role) if isinstance(role, str) else role, content, trained)
-        for role, content, trained in turns
+        said._replace(role=_SHAREGPT_ROLES.get(said.role, said.role) if isinstance(said.role, str) else said.role)
+        for said in turns
     ]
 
 
@@ -194,7 +212,7 @@ def _hh(record: Record, field: str | None) -> Turns:
     if before.strip() or not pieces:
         raise RowError(f"{name} does not begin with Human:", r"write it as \n\nHuman: ...\n\nAssistant: ...")
     speakers = {"Human": "user", "Assistant": "assistant"}
-    return [(speakers[who], said.strip(), True) for who, said in zip(pieces[::2], pieces[1::2], strict=True)]
+    return [Said(speakers[who], said.strip()) for who, said in zip(pieces[::2], pieces[1::2], strict=True)]
 
 
 _READERS: dict[str, Callable[[Record], Turns]] = {
@@ -207,7 +225,7 @@ _READERS: dict[str, Callable[[Record], Turns]] = {
 
 def _system(record: Record) -> Turns:
     system = record.get("system", "")
-    return [("system", system, True)] if system != "" else []
+    return [Said("system", system)] if system != "" else []
 
 
 def _turns(value: object, name: str, role: str, content: str) -> Turns:
@@ -223,12 +241,15 @@ def _turns(value: object, name: str, role: str, content: str) -> Turns:
             if key not in turn:
                 raise RowError(f"{where} has no {key!r}; {_found(turn)}", f"give it {role} and {content}")
         check_turn(turn, where)
-    return [(turn[role], turn[content], is_trained(turn, f"{name}[{number}]")) for number, turn in enumerate(value)]
+    return [
+        Said(turn[role], turn[content], is_trained(turn, where := f"{name}[{number}]"), reasoning_of(turn, where))
+        for number, turn in enumerate(value)
+    ]
 
 
 def _checked(turns: Turns, answered: bool) -> Messages:
     messages: Messages = []
-    for number, (role, content, _) in enumerate(turns):
+    for number, (role, content, _, reasoning) in enumerate(turns):
         where = f"messages[{number}]"
         _check_role(role, where, first=number == 0, after=messages[-1]["role"] if messages else "system")
         if not isinstance(content, str):
@@ -236,7 +257,11 @@ def _checked(turns: Turns, answered: bool) -> Messages:
         if role != "system" and not content.strip():
             raise RowError(f"the content of {where} ({role}) is empty", "fill it in or remove the row")
         check_text(content, f"the content of {where}")
-        messages.append({"role": str(role), "content": content})
+        if reasoning and role != "assistant":
+            raise RowError(f"{where} ({role}) has {min(reasoning)}", "only an answer has reasoning; remove the field")
+        for name, text in reasoning.items():
+            check_text(text, f"{name} of {where}")
+        messages.append({"role": str(role), "content": content, **reasoning})
     if not messages:
         raise RowError("the row has no messages", "give it a user and an assistant turn, or remove it")
     if answered and messages[-1]["role"] != "assistant":

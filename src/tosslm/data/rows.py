@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tosslm.data.formats import check_format, check_text, parse_conversation, parse_record
+from tosslm.data.formats import Messages, check_format, check_text, parse_conversation, parse_record
 from tosslm.data.records import MAX_ROW_BYTES, Place, locate, records
 from tosslm.errors import InputError, RowError
 
@@ -44,7 +44,7 @@ class Row:
         row_id: `content_id` of the messages; later copies bear ``-2``, ``-3`` and so on.
         origin: ``file:line``, the line from 1; of Parquet, a saved folder or a hub id the row's number.
         source: the record's own field ``source``, else the file's stem.
-        messages: ``role`` and ``content`` of each turn.
+        messages: as of a `Conversation`.
         unsafe_spans: triples ``[message index, start, end]`` in code points; None where the data do not
             mark them, ``[]`` where they mark that nothing is unsafe.
         context: indices of the assistant turns that the data keep from being trained and scored.
@@ -53,7 +53,7 @@ class Row:
     row_id: str
     origin: str
     source: str
-    messages: list[dict[str, str]]
+    messages: Messages
     unsafe_spans: list[list[int]] | None
     context: frozenset[int] = frozenset()
 
@@ -163,7 +163,7 @@ def _rows(
             raise InputError(f"{place.name}: no rows in it; write some, or leave it out")
 
 
-def _row_id(messages: list[dict[str, str]], copies: Counter[int]) -> str:
+def _row_id(messages: Messages, copies: Counter[int]) -> str:
     row_id = content_id(messages)
     # Counted as ints, which take half the memory of the ids' text.
     key = int(row_id, 16)

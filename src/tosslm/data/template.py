@@ -17,7 +17,7 @@ from trl.chat_template_utils import get_training_chat_template, has_generation_m
 
 from tosslm.errors import InputError, RowError
 
-Messages = Sequence[Mapping[str, str]]
+Messages = Sequence[Mapping[str, Any]]
 
 _THINK_END = "</think>"
 _PROMPT_PART = re.compile(r"[^>\n]*>|[^>\n]*\n+|[^>\n]+$")  # tags and lines
@@ -111,12 +111,30 @@ class ChatTemplate:
         text, turns = self._turns_by_markers(messages, answers)
         return text, [t for t in turns if t.message in wanted and (within is None or t.start < within)]
 
+    def check_tools(self, messages: Messages) -> None:
+        """Refuse tools that the template does not write.
+
+        Raises:
+            RowError: the conversation offers some, and reads the same without them.
+        """
+        if not any(message.get("tools") for message in messages):
+            return
+        bare = [{name: value for name, value in message.items() if name != "tools"} for message in messages]
+        if self.render(bare) == self.render(messages):
+            raise RowError(
+                "the row offers tools, and the chat template has no place for them",
+                "use the chat template of a model that takes tools, write them as text of a turn, or remove the row",
+            )
+
     def _render(
         self, messages: Messages, *, add_generation_prompt: bool = False, mark: bool = False
     ) -> tuple[str, list[tuple[int, int]]]:
+        tools = next((message["tools"] for message in messages if message.get("tools")), None)
+        bare = [{name: value for name, value in message.items() if name != "tools"} for message in messages]
         try:
             texts, ranges = render_jinja_template(
-                conversations=[list(messages)],
+                conversations=[bare],
+                tools=tools,
                 chat_template=self.source,
                 return_assistant_tokens_mask=mark,
                 add_generation_prompt=add_generation_prompt,

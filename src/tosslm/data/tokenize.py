@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import datasets
 
+from tosslm.data.fields import REASONING
 from tosslm.data.formats import check_format, parse_conversation
 from tosslm.data.template import ChatTemplate, Placed, Turn, locate_content
 from tosslm.errors import InputError, RowError
@@ -174,18 +175,21 @@ class RowTokenizer:
         """Tokenise one conversation.
 
         Args:
-            messages: mappings with ``role`` and ``content``, both text; other keys are left out.
+            messages: mappings with ``role`` and ``content``, both text; the template also gets an answer's
+                reasoning, and ``tools`` of the first message. Other keys are left out.
             context: indices of assistant messages that are no responses, whatever ``turns`` says.
 
         Returns:
             The row's tokens, at most ``max_length`` of them.
 
         Raises:
-            RowError: the messages are malformed or have no assistant turn, the chat template refuses them or
-                is not prefix-stable, truncation leaves no response token, or the model has no room for the row.
+            RowError: the messages are malformed or have no assistant turn, the chat template refuses them, has no
+                place for their tools or reasoning, or is not prefix-stable, truncation leaves no response token,
+                or the model has no room for the row.
         """
         conversation = _checked(messages)
         trained = self._trained(conversation, context)
+        self._template.check_tools(conversation)
         # Of a text that is much longer than what is kept, its head alone is read.
         length = CHARACTERS_A_TOKEN * self.max_length + _REACH
         while True:
@@ -201,7 +205,7 @@ class RowTokenizer:
         kept = min(len(ids), self.max_length)
         mask = [False] * kept
         offsets: list[list[int]] = []
-        lost: list[list[int]] = []
+        lost: list[list[int]] = _unreasoned(conversation, text, turns)
         # A row's first token has no context to be predicted from, and a token belongs to one turn only.
         free = 1
         for turn, placed in zip(turns, places, strict=True):
@@ -301,8 +305,8 @@ def tokenize_rows(
     return datasets.concatenate_datasets(chunks)
 
 
-def _checked(messages: Sequence[Mapping[str, object]]) -> list[dict[str, str]]:
-    conversation = []
+def _checked(messages: Sequence[Mapping[str, object]]) -> list[dict[str, Any]]:
+    conversation: list[dict[str, Any]] = []
     for index, message in enumerate(messages):
         role, content = message.get("role"), message.get("content")
         if not isinstance(role, str) or not isinstance(content, str):
@@ -314,11 +318,33 @@ def _checked(messages: Sequence[Mapping[str, object]]) -> list[dict[str, str]]:
                 f"message {index} is not valid Unicode: half a surrogate pair at character {error.start}",
                 "mend the file's encoding",
             ) from error
-        # What the template sees is what the row's id is made of.
-        conversation.append({"role": role, "content": content})
+        more = {name: message[name] for name in (*REASONING, "tools") if message.get(name)}
+        conversation.append({"role": role, "content": content, **more})
     if not any(message["role"] == "assistant" for message in conversation):
         raise RowError("the conversation has no assistant turn", "add one, or leave the row out")
     return conversation
+
+
+def _unreasoned(conversation: Sequence[Mapping[str, Any]], text: str, turns: Sequence[Turn]) -> list[list[int]]:
+    """``[message, 0, 0]`` of each answer whose reasoning the template leaves out, as many do in earlier turns.
+
+    Raises:
+        RowError: it leaves out that of the last message too, so it knows none of that name.
+    """
+    left_out = []
+    for turn in turns:
+        message = conversation[turn.message]
+        for name in REASONING:
+            if text.find(message.get(name, "").strip(), turn.start, turn.end) >= 0:
+                continue
+            if turn.message == len(conversation) - 1:
+                raise RowError(
+                    f"message {turn.message} has {name}, and the chat template does not write it",
+                    "rename it to what the template calls reasoning, write it into the answer's text as the model "
+                    "does, or remove the field",
+                )
+            left_out.append([turn.message, 0, 0])
+    return left_out
 
 
 def _control_ids(tokenizer: Any) -> set[int]:

@@ -122,7 +122,11 @@ def stop_tokens(model: Any, tokenizer: Any) -> list[int]:
 
 
 def _prompt_tokens(template: ChatTemplate, tokenizer: Any, prompt: Prompt) -> list[int]:
-    text = template.render(prompt.messages, add_generation_prompt=True)
+    try:
+        template.check_tools(prompt.messages)
+        text = template.render(prompt.messages, add_generation_prompt=True)
+    except RowError as error:
+        raise RowError(f"the prompt {prompt.text[:60]!r}: {error.reason}", error.remedy) from error
     return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
 

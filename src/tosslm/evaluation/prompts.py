@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tosslm.data.formats import check_text, parse_record
+from tosslm.data.fields import tools_of
+from tosslm.data.formats import Messages, check_text, parse_record
 from tosslm.data.records import locate, records
 from tosslm.data.rows import content_id
 from tosslm.errors import InputError, RowError
@@ -21,12 +22,12 @@ class Prompt:
 
     Attributes:
         prompt_id: 16 hex digits over the messages, made as row ids are; copies bear ``-2``, ``-3`` and so on.
-        messages: ``role`` and ``content`` of each turn, the last one a user's.
+        messages: as of ``data.formats.Conversation``, the last one a user's.
         record: the record it was read from, for what else it says (a label, a known answer).
     """
 
     prompt_id: str
-    messages: list[dict[str, str]]
+    messages: Messages
     record: Mapping[str, Any]
 
     @property
@@ -35,7 +36,7 @@ class Prompt:
         return self.messages[-1]["content"]
 
 
-def prompts_from(conversations: Sequence[Sequence[Mapping[str, str]]]) -> list[Prompt]:
+def prompts_from(conversations: Sequence[Sequence[Mapping[str, Any]]]) -> list[Prompt]:
     """Prompts out of conversations; what stands after the last user's turn is left out.
 
     Raises:
@@ -96,7 +97,7 @@ def _records(names: Sequence[str], split: str | None) -> Iterator[tuple[str, obj
             yield f"{place.name}:{number}", record
 
 
-def _turns(record: Mapping[str, Any]) -> list[dict[str, str]]:
+def _turns(record: Mapping[str, Any]) -> Messages:
     found = [name for name in PROMPT_FIELDS if isinstance(record.get(name), str)]
     if not found:
         return _up_to_user(parse_record(record, answered=False)[0])
@@ -105,17 +106,19 @@ def _turns(record: Mapping[str, Any]) -> list[dict[str, str]]:
     check_text(text, found[0])
     if not text.strip():
         raise RowError(f"{found[0]} is empty", "write the prompt there, or leave the record out")
-    return [{"role": "user", "content": f"{text}\n\n{extra}" if extra else text}]
+    message: dict[str, Any] = {"role": "user", "content": f"{text}\n\n{extra}" if extra else text}
+    tools = tools_of(record)
+    return [message | {"tools": tools} if tools else message]
 
 
-def _up_to_user(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+def _up_to_user(messages: Sequence[Mapping[str, Any]]) -> Messages:
     users = [i for i, message in enumerate(messages) if message["role"] == "user"]
     if not users:
         raise RowError("the conversation has no user's turn", "give one for the model to answer")
-    return [{"role": turn["role"], "content": turn["content"]} for turn in messages[: users[-1] + 1]]
+    return [dict(turn) for turn in messages[: users[-1] + 1]]
 
 
-def _prompt(messages: list[dict[str, str]], record: Mapping[str, Any], copies: Counter[str]) -> Prompt:
+def _prompt(messages: Messages, record: Mapping[str, Any], copies: Counter[str]) -> Prompt:
     prompt_id = content_id(messages)
     copies[prompt_id] += 1
     suffix = f"-{copies[prompt_id]}" if copies[prompt_id] > 1 else ""

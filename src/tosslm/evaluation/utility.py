@@ -62,7 +62,7 @@ def row_losses(model: Any, rows: Iterable[Mapping[str, Any]], *, batch_tokens: i
 def likelihood_margins(
     model: Any,
     tokenizer: RowTokenizer,
-    conversations: Sequence[Sequence[Mapping[str, str]]],
+    conversations: Sequence[Sequence[Mapping[str, Any]]],
     refusals: Sequence[str] = REFUSAL_TEXTS,
     *,
     batch_tokens: int = 16384,
@@ -84,8 +84,8 @@ def likelihood_margins(
     rows = []
     for messages in conversations:
         head = list(messages[:-1])
-        for text in (messages[-1]["content"], *refusals):
-            row = last([*head, {"role": "assistant", "content": text}])
+        for answer in (messages[-1], *({"role": "assistant", "content": text} for text in refusals)):
+            row = last([*head, answer])
             rows.append({"input_ids": row.input_ids, "response_mask": row.response_mask})
     means = row_losses(model, rows, batch_tokens=batch_tokens).means.reshape(len(conversations), 1 + len(refusals))
     return means[:, 1:].mean(axis=1) - means[:, 0]

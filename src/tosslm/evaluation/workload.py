@@ -7,7 +7,7 @@ from typing import Any
 
 from tosslm.config import Config
 from tosslm.data.sets import SetCounts
-from tosslm.data.template import ChatTemplate
+from tosslm.data.template import ChatTemplate, Messages
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.evaluation.checks import KINDS, ROW_KINDS, own_rows
 from tosslm.evaluation.prompts import read_prompts
@@ -49,7 +49,8 @@ def evaluation_tokens(config: Config, tokenizer: RowTokenizer, sets: Mapping[str
     return round(2 * total)
 
 
-def _length(tokenizer: RowTokenizer, template: ChatTemplate, messages: list[dict[str, str]]) -> int:
+def _length(tokenizer: RowTokenizer, template: ChatTemplate, messages: Messages) -> int:
+    template.check_tools(messages)
     text = template.render(messages, add_generation_prompt=True)
     found: dict[str, Any] = tokenizer.tokenizer(text, add_special_tokens=False, verbose=False)
     return len(found["input_ids"])
