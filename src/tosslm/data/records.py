@@ -272,50 +272,45 @@ def _parquet(place: Place, limit: int) -> Numbered:
     number = 0
     try:
         with _open(place) as stream:
+            packed = stream.seek(0, io.SEEK_END)
+            stream.seek(0)
             # Without pre-buffering, which would hold whole row groups.
             file = pq.ParquetFile(stream, pre_buffer=False)
             for group in range(file.num_row_groups):
-                _check_packing(place.name, file.metadata.row_group(group), group, limit)
-                batch_rows = _batch_rows(file.metadata.row_group(group), limit)
-                if batch_rows == 0:
+                # Columns' own sizes are not asked for: damaged ones end the process, where nothing can be caught.
+                rows, unpacked = (found := file.metadata.row_group(group)).num_rows, found.total_byte_size
+                headers = 10_000 * found.num_columns  # of pages, with statistics in them
+                if rows == 1 and unpacked > limit + headers:
                     number += 1
                     yield number, too_long(limit)
                     continue
-                batches = file.iter_batches(batch_size=batch_rows, row_groups=[group])
+                _check_packing(f"{place.name}: row group {group}", unpacked, packed, limit)
+                # One long text in a dictionary may stand in every row.
+                suspect = unpacked > limit and (unpacked > _PACKED * packed or unpacked > limit * rows)
+                batches = file.iter_batches(batch_size=1 if suspect else _BATCH_ROWS, row_groups=[group])
                 done = number
                 for number, record in _numbered(batches, limit, done):
                     yield number, record
-    except _DAMAGE as error:
+    except InputError:
+        raise
+    except Exception as error:  # Arrow gives up on damage in many ways
         raise _damaged(f"{place.name}:{number + 1}", error) from error
 
 
-def _check_packing(name: str, group: Any, number: int, limit: int) -> None:
+def _check_packing(where: str, unpacked: int, packed: int, limit: int) -> None:
     """Refuse a row group that a single value of it may fill with more than there is memory for.
 
     A value is whole in its page, and a page is unpacked as a whole, so nothing smaller can be asked for.
 
     Raises:
-        InputError: names the column.
+        InputError: says how much it would take.
     """
-    for column in map(group.column, range(group.num_columns)):
-        unpacked = column.total_uncompressed_size
-        if group.num_rows > 1 and unpacked > _PACKED * max(column.total_compressed_size, limit):
-            raise InputError(
-                f"{name}: column {column.path_in_schema} of row group {number} unpacks to {unpacked:,} bytes, more "
-                f"than {_PACKED} times its size in the file, so a single value may be far longer than a row may be "
-                f"({limit:,} bytes); write the file with smaller row groups, or raise data.max_row_bytes"
-            )
-
-
-def _batch_rows(group: Any, limit: int) -> int:
-    """Rows of a row group to unpack at a time; 0 where its only row is known to be too long."""
-    columns = [group.column(number) for number in range(group.num_columns)]
-    unpacked = sum(column.total_uncompressed_size for column in columns)
-    if group.num_rows == 1 and unpacked > limit + 10_000 * len(columns):  # page headers, and statistics in them
-        return 0
-    # One long text in a dictionary may stand in every row.
-    suspect = any(column.total_uncompressed_size > _PACKED * column.total_compressed_size for column in columns)
-    return 1 if unpacked > limit and (suspect or unpacked > limit * group.num_rows) else _BATCH_ROWS
+    if unpacked > _PACKED * max(packed, limit):
+        raise InputError(
+            f"{where} unpacks to {unpacked:,} bytes, more than {_PACKED} times the size of the file, so a single "
+            f"value may be far longer than a row may be ({limit:,} bytes); write the file with smaller row groups, "
+            "or raise data.max_row_bytes"
+        )
 
 
 def _numbered(batches: Iterator[Any], limit: int, number: int = 0) -> Numbered:
@@ -355,7 +350,9 @@ def _folder(place: Place, split: str | None, limit: int) -> Numbered:
         saved = datasets.load_from_disk(path, keep_in_memory=False).with_format("arrow")
         for number, record in _numbered(saved.iter(batch_size=_BATCH_ROWS), limit):
             yield number, record
-    except (*_DAMAGE, ValueError, KeyError, TypeError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # datasets and Arrow give up on damage in many ways
         raise _damaged(f"{place.name}:{number + 1}", error) from error
 
 
