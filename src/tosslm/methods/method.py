@@ -61,7 +61,10 @@ class Method:
         overrides: what it sets in the config, by dotted key.
         choose: chooses tokens: a mask, bool ``[N]``, True where kept. None leaves the choice to the pipeline's own
             selection.
-        signals: what else ``choose`` looks at, by name; each an array made before it is asked.
+        token_weights: what each token counts, float32 ``[N]``, not below 0; beside ``choose``, which still says what
+            is trained at all. None counts all alike.
+        hold: whether what a token's weight lacks to 1 goes to ``KL(base || model)`` there.
+        signals: what else ``choose`` and ``token_weights`` look at, by name; each an array made before it is asked.
         extra_rows: further training rows, as ``training_row`` makes them; appended to the custom set's.
         token_loss: what takes the place of a token's cross-entropy.
         step: makes what is done around each training step.
@@ -81,6 +84,8 @@ class Method:
     builds_on: Literal["data", "score", "refine"] = "score"
     overrides: Callable[[Config], Mapping[str, Any]] = field(default=paper_settings)
     choose: Callable[[Material], np.ndarray] | None = None
+    token_weights: Callable[[Material], np.ndarray] | None = None
+    hold: bool = False
     signals: Mapping[str, Callable[[Workbench], np.ndarray]] = field(default_factory=dict)
     extra_rows: Callable[[Workbench], Iterable[dict[str, Any]]] | None = None
     token_loss: TokenLoss | None = None
@@ -92,10 +97,16 @@ class Method:
     trains: bool = True
     version: int = 1
 
+    def __post_init__(self) -> None:  # noqa: D105
+        if self.choose is None and self.token_weights is not None:
+            raise ValueError(f"{self.name}: token_weights go with choose, such as keep_all")
+        if self.hold and self.token_weights is None:
+            raise ValueError(f"{self.name}: hold goes with token_weights")
+
     @property
     def changes_training(self) -> bool:
         """Whether it trains other than by the choice of tokens."""
-        return any((self.extra_rows, self.token_loss, self.step, self.after))
+        return any((self.extra_rows, self.token_weights, self.token_loss, self.step, self.after))
 
     def check(self, config: Config) -> None:
         """Refuse at the door a config that lacks what the method needs.

@@ -113,7 +113,11 @@ class SplitHead:
         return total
 
     def summed_divergence(
-        self, hidden: torch.Tensor, base_hidden: torch.Tensor, as_base: Callable[[], AbstractContextManager[None]]
+        self,
+        hidden: torch.Tensor,
+        base_hidden: torch.Tensor,
+        as_base: Callable[[], AbstractContextManager[None]],
+        weights: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The sum of ``KL(base || model)`` over positions, in nats, differentiable in the model.
 
@@ -123,17 +127,20 @@ class SplitHead:
             hidden: ``[N, H]``, the model's hidden states.
             base_hidden: ``[N, H]``, the base's at the same positions.
             as_base: a context in which the head is the base's.
+            weights: float32 ``[N]``, of positions in the sum; None is 1 for all.
         """
+        weights = hidden.new_ones(len(hidden), dtype=torch.float32) if weights is None else weights
 
-        def of_chunk(hidden: torch.Tensor, base_hidden: torch.Tensor) -> torch.Tensor:
+        def of_chunk(hidden: torch.Tensor, base_hidden: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
             with torch.no_grad(), as_base():
                 base = self.logits(base_hidden)
-            return divergences(base, self.logits(hidden)).sum()
+            return (divergences(base, self.logits(hidden)) * weights).sum()
 
         parts = list(self.chunks(len(hidden)))
         if len(parts) == 1:
-            return of_chunk(hidden, base_hidden)
-        sums = [checkpoint(of_chunk, hidden[part], base_hidden[part], use_reentrant=False) for part in parts]
+            return of_chunk(hidden, base_hidden, weights)
+        arrays = (hidden, base_hidden, weights)
+        sums = [checkpoint(of_chunk, *(array[part] for array in arrays), use_reentrant=False) for part in parts]
         return torch.stack(sums).sum()
 
     def _chunk_losses(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

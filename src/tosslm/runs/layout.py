@@ -122,6 +122,11 @@ class Layout:
         return self.of(SELECTION) / "evidence.json"
 
     @property
+    def weights(self) -> Path:
+        """What each token counts, where a method weighs them."""
+        return self.of(SELECTION) / "weights.parquet"
+
+    @property
     def selection_facts(self) -> Path:
         """How many tokens were dropped, of which source, from which threshold on."""
         return self.of(SELECTION) / "selection.json"

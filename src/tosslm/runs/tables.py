@@ -29,6 +29,7 @@ DATA_SCHEMA = pa.schema(
 SCORE_SCHEMA = pa.schema({"row_id": _TEXT, "position": _INTS, "loss_degraded": _FLOATS, "loss_utility": _FLOATS})
 HELDOUT_SCHEMA = SCORE_SCHEMA.append(pa.field("set", _TEXT))
 KEEP_SCHEMA = pa.schema({"row_id": _TEXT, "keep": _BOOLS})
+WEIGHTS_SCHEMA = pa.schema({"row_id": _TEXT, "weight": _FLOATS})
 EVIDENCE_SCHEMA = pa.schema({"row_id": _TEXT, "evidence": _FLOATS})
 MEASURES = ("kl", "shift", "loss")
 """Of the diagnosis, at each position; ``diagnosis/divergence.py`` says what they are."""
@@ -140,6 +141,12 @@ def read_keep(path: Path) -> Iterator[tuple[str, np.ndarray]]:
     """Stream a keep mask: row id and bool ``[N]``, one value a response token."""
     for row in stored_rows(path):
         yield row["row_id"], np.asarray(row["keep"], dtype=bool)
+
+
+def read_weights(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """Stream token weights: row id and float32 ``[N]``, one value a response token."""
+    for row in stored_rows(path):
+        yield row["row_id"], np.asarray(row["weight"], dtype=np.float32)
 
 
 def by_row(parts: Parts) -> Iterator[np.ndarray]:

@@ -54,7 +54,13 @@ def training_step(name: str, stage: str, reads: tuple[str, ...], training: Train
         anchored = recipe.anchor_weight > 0
         return train_adapter(
             bench.base,
-            write_training_rows(mark.work / "rows.arrow", training.rows(bench), anchored=anchored),
+            write_training_rows(
+                mark.work / "rows.arrow",
+                training.rows(bench),
+                anchored=anchored,
+                weighed=recipe.weighed,
+                numbered=recipe.hook is not None,
+            ),
             recipe,
             name=name,
             work=mark.work,

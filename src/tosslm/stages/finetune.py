@@ -59,6 +59,8 @@ def _recipe(bench: Workbench, method: Method) -> Recipe:
         normalize=settings.normalize,
         anchor_weight=settings.anchor_weight if settings.anchors else 0.0,
         token_loss=method.token_loss,
+        weighed=method.token_weights is not None,
+        hold=method.hold,
         hook=method.step(bench) if method.step else None,
         after=method.after,
     )
@@ -69,9 +71,10 @@ def _rows(bench: Workbench, method: Method) -> Iterator[dict[str, Any]]:
     from tosslm.training.masked import selective_rows
 
     settings = bench.config.finetune
-    yield from selective_rows(bench.layout, settings.anchor_first if settings.anchors else None)
-    if method.extra_rows:
-        yield from method.extra_rows(bench)
+    weighed = method.token_weights is not None
+    yield from selective_rows(bench.layout, settings.anchor_first if settings.anchors else None, weighed=weighed)
+    for row in method.extra_rows(bench) if method.extra_rows else ():
+        yield row | {"weight": [1.0] * len(row["input_ids"])} if weighed else row
 
 
 def _covers(bench: Workbench, method: Method) -> list[Any]:

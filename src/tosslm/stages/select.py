@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from tosslm.config import Config, SelectionConfig
 from tosslm.errors import TosslmError
-from tosslm.files import parquet_writer, write_json
+from tosslm.files import parquet_writer, write_json, write_parquet
 from tosslm.methods.material import load_material
 from tosslm.methods.method import Method
 from tosslm.ragged import split_rows
@@ -21,6 +21,7 @@ from tosslm.runs.ranking import find_unsafe, found_in, learn_ranking
 from tosslm.runs.tables import (
     EVIDENCE_SCHEMA,
     KEEP_SCHEMA,
+    WEIGHTS_SCHEMA,
     Parts,
     finite_scores,
     read_evidence,
@@ -85,6 +86,7 @@ def select(bench: Workbench, mark: Mark) -> Facts:
         TosslmError: a score is not finite (names row and position), or evidence cannot be learnt.
     """
     config, layout = bench.config.selection, bench.layout
+    layout.weights.unlink(missing_ok=True)
     values = _ranked_values(bench, mark)
     cut = None
     if config.scope == "global":
@@ -119,11 +121,14 @@ def choose(bench: Workbench, mark: Mark, method: Method) -> Facts:
     assert method.choose is not None
     layout = bench.layout
     _forget_evidence(layout)
+    layout.weights.unlink(missing_ok=True)
     signals = {name: signal(bench) for name, signal in method.signals.items()}
     material = load_material(bench, with_scores=method.builds_on != "data", signals=signals)
     keep = method.choose(material)
     rows = split_rows(keep, material.lengths)
     counts = _write_mask(layout, [(row_ids(layout.rows("custom")), rows)], mark)
+    if method.token_weights:
+        _write_weights(layout, method.token_weights(material), material.lengths, mark)
     facts = {
         "method": method.name,
         "discard_fraction": material.discard_fraction,
@@ -206,6 +211,16 @@ class _Counts:
 
     def changes(self) -> dict[str, int]:
         return {} if self._changed is None else {"changed_from_previous": self._changed}
+
+
+def _write_weights(layout: Layout, weights: np.ndarray, lengths: np.ndarray, mark: Mark) -> None:
+    if weights.shape != (lengths.sum(),) or not (np.isfinite(weights) & (weights >= 0)).all():
+        raise TosslmError("the method's token weights are not one number from 0 for each response token")
+    columns = {
+        "row_id": row_ids(layout.rows("custom")),
+        "weight": split_rows(weights.astype(np.float32), lengths),
+    }
+    write_parquet(layout.weights, columns, WEIGHTS_SCHEMA, mark.fingerprint)
 
 
 def _is_readable(layout: Layout) -> bool:

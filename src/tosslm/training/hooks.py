@@ -35,5 +35,19 @@ class TrainingHook:
     def after_step(self, trainer: Any, step: int) -> None:
         """When the optimizer has changed the weights."""
 
+    def row_weights(self, trainer: Any, numbers: torch.Tensor, losses: torch.Tensor) -> torch.Tensor | None:
+        """What each row of a micro-batch counts in the loss; None counts all alike.
+
+        Args:
+            trainer: the trainer.
+            numbers: int64 ``[B]``, each row's place among the training rows.
+            losses: float32 ``[B]``, mean loss of each row's kept tokens in nats, without a gradient; 0 where it
+                keeps none.
+
+        Returns:
+            Float32 ``[B]``, not below 0, without a gradient.
+        """
+        return None
+
     def end(self, trainer: Any) -> None:
         """After the last step; what the trainable weights are now is the trained adapter."""

@@ -21,7 +21,9 @@ TRAINING_SCHEMA = pa.schema(
         ("response_tokens", pa.int32()),
     ]
 )
-ANCHORED_SCHEMA = TRAINING_SCHEMA.append(pa.field("anchored", pa.list_(pa.bool_())))
+_ANCHORED = pa.field("anchored", pa.list_(pa.bool_()))
+_WEIGHT = pa.field("weight", pa.list_(pa.float32()))
+_NUMBER = pa.field("number", pa.int32())
 
 
 def training_row(
@@ -29,6 +31,7 @@ def training_row(
     response_mask: Sequence[bool],
     keep: Iterable[bool] | None,
     anchored: Iterable[bool] | None = None,
+    weights: Iterable[float] | None = None,
 ) -> dict[str, Any]:
     """One row as the trainer takes it.
 
@@ -38,10 +41,12 @@ def training_row(
         keep: one bool a response token; None keeps all.
         anchored: one bool a response token: where the model is held to the base instead of the label. None for
             training without anchors.
+        weights: one number a response token: what it counts. None where all count alike.
 
     Returns:
         ``input_ids``; ``labels`` (-100 where not trained, dropped and anchored tokens among them);
-        ``response_tokens``, the count of all response tokens; and, with anchors, ``anchored``, one bool a token.
+        ``response_tokens``, the count of all response tokens; with anchors, ``anchored``, one bool a token; and,
+        with weights, ``weight``, one number a token, 0 at those of no response.
     """
     kept = iter(keep) if keep is not None else None
     labels = [
@@ -49,6 +54,9 @@ def training_row(
         for token, responds in zip(input_ids, response_mask, strict=True)
     ]
     row = {"input_ids": list(input_ids), "labels": labels, "response_tokens": sum(response_mask)}
+    if weights is not None:
+        counted = iter(weights)
+        row["weight"] = [float(next(counted)) if responds else 0.0 for responds in response_mask]
     if anchored is None:
         return row
     held = iter(anchored)
@@ -76,11 +84,29 @@ def anchored_tokens(keep: np.ndarray, positions: np.ndarray, first: int) -> np.n
     return ~keep | (positions < first)
 
 
-def write_training_rows(path: Path, rows: Iterable[Mapping[str, Any]], *, anchored: bool = False) -> Dataset:
-    """Write training rows as they come, and give them back as a dataset that lies on disk, not in memory."""
-    schema = ANCHORED_SCHEMA if anchored else TRAINING_SCHEMA
+def write_training_rows(
+    path: Path,
+    rows: Iterable[Mapping[str, Any]],
+    *,
+    anchored: bool = False,
+    weighed: bool = False,
+    numbered: bool = False,
+) -> Dataset:
+    """Write training rows as they come, and give them back as a dataset that lies on disk, not in memory.
+
+    Args:
+        path: where they are written.
+        rows: as ``training_row`` makes them.
+        anchored: whether they bear anchors.
+        weighed: whether they bear weights.
+        numbered: add ``number``, a row's place among them, for a hook that knows rows by it.
+    """
+    schema = TRAINING_SCHEMA
+    for wanted, column in ((anchored, _ANCHORED), (weighed, _WEIGHT), (numbered, _NUMBER)):
+        schema = schema.append(column) if wanted else schema
+    counted = (dict(row) | {"number": number} for number, row in enumerate(rows))
     with atomic_path(path) as beside, pa.ipc.new_stream(beside, schema) as writer:
-        for batch in in_batches(rows, 1000):
+        for batch in in_batches(counted, 1000):
             writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
     return Dataset.from_file(str(path))
 

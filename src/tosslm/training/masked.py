@@ -13,7 +13,7 @@ from tosslm.errors import InputError, TosslmError
 from tosslm.ragged import answer_positions
 from tosslm.runs.layout import SELECTION, Layout
 from tosslm.runs.reader import Run
-from tosslm.runs.tables import read_keep, stored_rows
+from tosslm.runs.tables import read_keep, read_weights, stored_rows
 from tosslm.training.labels import anchored_tokens, in_batches, training_row
 
 MASKED_SCHEMA = pa.schema(
@@ -25,18 +25,22 @@ MASKED_SCHEMA = pa.schema(
 )
 
 
-def selective_rows(layout: Layout, anchor_first: int | None = None) -> Iterator[dict[str, Any]]:
+def selective_rows(
+    layout: Layout, anchor_first: int | None = None, *, weighed: bool = False
+) -> Iterator[dict[str, Any]]:
     """The custom set's training rows, the labels of dropped tokens at -100.
 
     Args:
         layout: of the run.
         anchor_first: dropped tokens, and so many at each answer's beginning, are anchored to the base; None anchors
             none.
+        weighed: with what each token counts, where a method has said so.
 
     Raises:
-        TosslmError: the mask does not belong to these rows.
+        TosslmError: the mask or the weights do not belong to these rows.
     """
     masks = read_keep(layout.keep)
+    weights = read_weights(layout.weights) if weighed else None
     for row in stored_rows(layout.rows("custom"), ["row_id", "input_ids", "response_mask"]):
         row_id, keep = next(masks, (None, None))
         if row_id != row["row_id"] or keep is None or len(keep) != sum(row["response_mask"]):
@@ -45,7 +49,10 @@ def selective_rows(layout: Layout, anchor_first: int | None = None) -> Iterator[
         if anchor_first is not None:
             positions = answer_positions(np.asarray(row["response_mask"], dtype=bool))
             anchored = anchored_tokens(keep, positions, anchor_first)
-        yield training_row(row["input_ids"], row["response_mask"], keep, anchored)
+        own_id, own = next(weights, (None, None)) if weights else (row_id, None)
+        if own_id != row_id or (own is not None and len(own) != len(keep)):
+            raise TosslmError(f"{layout.weights}: the weights do not fit row {row_id}; run `toss select`")
+        yield training_row(row["input_ids"], row["response_mask"], keep, anchored, own)
 
 
 def masked_dataset(run: Run) -> Dataset:

@@ -70,6 +70,8 @@ class Recipe:
         normalize: divide an optimizer batch's summed loss by its ``kept`` tokens or by ``all`` its response tokens;
             or take the mean over each ``row``'s kept tokens, then over the rows that keep any.
         anchor_weight: weight of the mean KL to the base over an optimizer batch's anchored tokens.
+        weighed: whether rows say what each token counts.
+        hold: whether what a token's weight lacks to 1 goes to ``KL(base || model)`` there.
         token_loss: what takes the place of a kept token's cross-entropy.
         hook: what a method does around each step.
         after: what a method makes of the trained weights before they are saved.
@@ -79,6 +81,8 @@ class Recipe:
     seed: int
     normalize: Literal["kept", "all", "row"] = "kept"
     anchor_weight: float = 0.0
+    weighed: bool = False
+    hold: bool = False
     token_loss: TokenLoss | None = None
     hook: TrainingHook | None = None
     after: After | None = None
@@ -103,8 +107,8 @@ def train_adapter(
 
     Args:
         base: the frozen base.
-        rows: columns ``input_ids``, ``labels``, ``response_tokens`` and, with anchors, ``anchored``; every row is
-            used as it is.
+        rows: columns ``input_ids``, ``labels``, ``response_tokens``, with anchors ``anchored``, with weights
+            ``weight``, for a hook ``number``; every row is used as it is.
         recipe: how it is trained.
         name: what progress calls this training.
         work: a private folder for checkpoints.
@@ -147,6 +151,8 @@ def train_adapter(
             normalize=recipe.normalize,
             anchor_weight=recipe.anchor_weight,
             token_loss=recipe.token_loss,
+            hold=recipe.hold,
+            hook=recipe.hook,
         )
         for callback in callbacks:
             callback.trainer = trainer

@@ -11,6 +11,7 @@ from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from tosslm.model.head import SplitHead
+from tosslm.training.hooks import TrainingHook
 from tosslm.training.labels import IGNORED
 
 TokenLoss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -25,6 +26,8 @@ class SelectiveTrainer(SFTTrainer):
         normalize: what the summed loss of an optimizer batch is divided by, see ``Recipe``.
         anchor_weight: weight of the mean ``KL(base || model)`` over an optimizer batch's anchored tokens.
         token_loss: what takes the place of a kept token's cross-entropy; None is the cross-entropy itself.
+        hold: whether what a token's weight lacks to 1 goes to ``KL(base || model)`` there.
+        hook: what a method does around each step; it may weigh rows.
         kwargs: as for ``SFTTrainer``.
     """
 
@@ -34,9 +37,14 @@ class SelectiveTrainer(SFTTrainer):
         normalize: Literal["kept", "all", "row"],
         anchor_weight: float = 0.0,
         token_loss: TokenLoss | None = None,
+        hold: bool = False,
+        hook: TrainingHook | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self._hold = hold
+        weighs_rows = hook is not None and type(hook).row_weights is not TrainingHook.row_weights
+        self._row_weights = hook.row_weights if hook is not None and weighs_rows else None
         self._token_loss = token_loss
         self._normalize, self._anchor_weight, self._anchored_in_step = normalize, anchor_weight, 0
         self._split = SplitHead(self.model)
@@ -73,19 +81,40 @@ class SelectiveTrainer(SFTTrainer):
         hidden = self._split.hidden_states(inputs["input_ids"], inputs["attention_mask"])[:, :-1]
         self.tokens_seen += int(inputs["attention_mask"].sum())
         count = torch.as_tensor(num_items_in_batch, device=hidden.device).clamp(min=1)
-        if self._token_loss is None and self._normalize != "row":
+        alike = self._token_loss is None and self._normalize != "row" and "weight" not in inputs
+        if alike and self._row_weights is None:
             loss = self._split.summed_loss(hidden[kept], labels[kept]) / count
         else:
             losses = self._token_losses(hidden[kept], labels[kept], kept, inputs)
-            loss = (losses * self._weights(kept)).sum() / count
+            loss = (losses * self._weights(kept, losses, inputs)).sum() / count
+        if self._hold:
+            loss = loss + self._held(hidden, kept, inputs) / count
         if self._anchored_in_step:
             loss = loss + self._anchor_weight / self._anchored_in_step * self._summed_divergence(hidden, inputs)
         return loss
 
-    def _weights(self, kept: torch.Tensor) -> torch.Tensor:
-        """What each kept token counts, float32 ``[N]``: one, or its share of its row."""
-        counts = kept.sum(1, keepdim=True).clamp(min=1).expand_as(kept)[kept]
-        return 1 / counts.float() if self._normalize == "row" else torch.ones_like(counts, dtype=torch.float32)
+    def _weights(self, kept: torch.Tensor, losses: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
+        """What each kept token counts, float32 ``[N]``: one, or its share of its row, times the method's weights."""
+        counts = kept.sum(1)
+        weights = torch.ones_like(losses)
+        if self._normalize == "row":
+            weights = 1 / counts[:, None].expand_as(kept)[kept].float()
+        if "weight" in inputs:
+            weights = weights * inputs["weight"][:, 1:][kept]
+        if self._row_weights is not None:
+            row_of = torch.arange(len(kept), device=kept.device).repeat_interleave(counts)
+            means = losses.new_zeros(len(kept)).index_add(0, row_of, losses.detach()) / counts.clamp(min=1)
+            of_rows = self._row_weights(self, inputs["number"], means)
+            if of_rows is not None:
+                weights = weights * of_rows.to(weights)[row_of]
+        return weights
+
+    def _held(self, hidden: torch.Tensor, kept: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
+        """Sum over kept tokens of ``(1 - weight) * KL(base || model)``, float32."""
+        with torch.no_grad(), self._as_base():
+            base = self._split.hidden_states(inputs["input_ids"], inputs["attention_mask"])[:, :-1][kept]
+        lacking = (1 - inputs["weight"][:, 1:][kept]).clamp(min=0)
+        return self._split.summed_divergence(hidden[kept], base, self._as_base, lacking)
 
     def _token_losses(
         self, hidden: torch.Tensor, targets: torch.Tensor, kept: torch.Tensor, inputs: dict[str, Any]
@@ -144,10 +173,18 @@ class TrainingCollator(DataCollatorForLanguageModeling):
     """Pads a micro-batch of training rows, with what the loss needs beside the labels."""
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        """As TRL's, with ``response_tokens`` ``[B]`` and, with anchors, ``anchored`` bool ``[B, T]``."""
+        """As TRL's, with ``response_tokens`` ``[B]``, and what rows bear of ``anchored``, ``weight`` and ``number``.
+
+        The first is bool ``[B, T]``, the second float32 ``[B, T]``, the third int64 ``[B]``.
+        """
         batch = super().torch_call(examples)
         batch["response_tokens"] = torch.tensor([example["response_tokens"] for example in examples])
         if "anchored" in examples[0]:
             places = [torch.as_tensor(example["anchored"]) for example in examples]
             batch["anchored"] = torch.nn.utils.rnn.pad_sequence(places, batch_first=True)
+        if "weight" in examples[0]:
+            weights = [torch.as_tensor(example["weight"], dtype=torch.float32) for example in examples]
+            batch["weight"] = torch.nn.utils.rnn.pad_sequence(weights, batch_first=True)
+        if "number" in examples[0]:
+            batch["number"] = torch.tensor([example["number"] for example in examples])
         return batch
