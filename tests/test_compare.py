@@ -214,6 +214,24 @@ def test_several_seeds_have_references_of_their_own(compared: tuple[Config, dict
     assert toss["metrics"]["utility_loss"]["value"] == pytest.approx(np.mean(means))
 
 
+def test_scaled_adapters_stand_beside_the_whole_ones(compared: tuple[Config, dict[str, Any], Path]) -> None:
+    config, before, _ = compared
+    scaled = load_config(config.model_dump(), ["evaluation.scales=[0.5]"])
+    results = compare(scaled, ["base", "sft", "toss"])
+    keys = [(entry["method"], entry.get("scale")) for entry in results["summary"]]
+    assert keys == [("base", None), ("sft", None), ("toss", None), ("sft", 0.5), ("toss", 0.5)]
+    assert [(r["method"], r.get("scale")) for r in results["records"]] == keys
+    known = {entry["method"]: entry["metrics"] for entry in before["summary"]}
+    metrics = {key: entry["metrics"] for key, entry in zip(keys, results["summary"], strict=True)}
+    assert metrics["sft", None] == known["sft"]
+    assert metrics["sft", 0.5] != known["sft"]
+    by_key = dict(zip(keys, results["summary"], strict=True))
+    assert "minus_sft" not in by_key["sft", None]
+    gain = by_key["sft", 0.5]["minus_sft"]["utility_loss"]["value"]
+    half, whole = (metrics["sft", scale]["utility_loss"]["value"] for scale in (0.5, None))
+    assert gain == pytest.approx(half - whole)
+
+
 def test_a_method_that_fails_stops_none_of_the_others(compared: tuple[Config, dict[str, Any], Path]) -> None:
     """References of random weights do not tell harm from use, so there is no evidence to learn."""
     config, _, _ = compared

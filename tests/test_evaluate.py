@@ -29,6 +29,7 @@ from tosslm.evaluation.classifiers import check_classifier, classify_attacks, re
 from tosslm.evaluation.generate import generate_answers
 from tosslm.evaluation.harness import lm_eval_metrics
 from tosslm.evaluation.measures import answer_samples, attack_samples, read_samples
+from tosslm.pipeline import evaluate
 from tosslm.runs.results import read_results
 
 
@@ -99,6 +100,38 @@ def test_a_run_with_prompts_measures_base_and_model(config: dict[str, Any], tiny
     sample = read_samples(run.path / "evaluation/model")["utility_loss"]
     assert sample.ids == [row["row_id"] for row in kept]
     assert sample.interval(7).as_dict() == record["utility_loss"]
+
+
+def test_further_scales_are_measured_beside_the_whole_adapter(
+    config: dict[str, Any], tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = tosslm.run(config, until="evaluate")
+    whole = {file: file.read_bytes() for file in first.layout.of("evaluation").rglob("*") if file.is_file()}
+    records = evaluate(load_config(config, ["evaluation.scales=[1.5, 0.5]"]))
+    scales = [(r["method"], r.get("scale")) for r in records]
+    assert scales == [("base", None), ("model", None), ("model", 0.5), ("model", 1.5)]
+    assert all(file.read_bytes() == data for file, data in whole.items())  # which stands, and is not measured again
+
+    plain = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.float32)
+    merged = PeftModel.from_pretrained(plain, config["model"]["adapter"]).merge_and_unload().eval()
+    before = {name: value.clone() for name, value in merged.state_dict().items()}
+    after = PeftModel.from_pretrained(merged, first.path / "model").merge_and_unload().state_dict()
+    merged.load_state_dict({name: value + 0.5 * (after[name] - value) for name, value in before.items()})
+    rows = list(first.rows.from_parquet(str(first.layout.rows("utility"))))
+    kept = [row for row in rows if row["row_id"] in held_out([r["row_id"] for r in rows], 0.2)]
+    losses = np.concatenate([independent_losses(merged, row) for row in kept])
+    assert records[2]["metrics"]["utility_loss"]["value"] == pytest.approx(losses.mean(), abs=1e-4)
+    assert records[2]["metrics"]["utility_loss"]["value"] != records[1]["metrics"]["utility_loss"]["value"]
+
+    monkeypatch.setattr("tosslm.model.base.load_model", lambda base: pytest.fail("weights were loaded"))
+    assert evaluate(load_config(config, ["evaluation.scales=[0.5]"])) == records[:3]
+
+
+@pytest.mark.parametrize("scales", [[0], [-1.0], [11], [1.0], [0.5, 0.5], [float("nan")]])
+def test_scales_that_make_no_sense_are_refused(config: dict[str, Any], scales: list[float]) -> None:
+    config["evaluation"]["scales"] = scales
+    with pytest.raises(InputError, match=r"evaluation\.scales"):
+        load_config(config)
 
 
 def test_a_second_run_does_nothing_and_changed_prompts_measure_again(

@@ -36,6 +36,26 @@ def test_the_folder_computes_what_base_and_adapter_do(
     assert (adapted - untouched).abs().max() > 0.01
 
 
+def test_a_scale_takes_that_much_of_the_update(base: Base, tiny_adapter_folder: Path, tmp_path: Path) -> None:
+    for scale in (1.0, 0.25):
+        save_merged(base, tiny_adapter_folder, tmp_path / f"{scale}", scale)
+    plain, whole, part = (
+        model.state_dict()
+        for model in (
+            base.model,
+            AutoModelForCausalLM.from_pretrained(tmp_path / "1.0", dtype=torch.float32),
+            AutoModelForCausalLM.from_pretrained(tmp_path / "0.25", dtype=torch.float32),
+        )
+    )
+    changed = [name for name, value in plain.items() if not torch.equal(value, whole[name])]
+    assert changed
+    for name in changed:
+        expected = plain[name] + 0.25 * (whole[name] - plain[name])
+        torch.testing.assert_close(part[name], expected, atol=1e-6, rtol=1e-5)
+    with pytest.raises(InputError, match="--scale 0: choose a number above 0"):
+        save_merged(base, tiny_adapter_folder, tmp_path / "none", 0.0)
+
+
 def test_the_weights_of_the_base_stay_as_they_are(base: Base, tiny_adapter_folder: Path, tmp_path: Path) -> None:
     before = {name: value.clone() for name, value in base.model.state_dict().items()}
     save_merged(base, tiny_adapter_folder, tmp_path / "merged")

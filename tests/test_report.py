@@ -323,6 +323,22 @@ def test_the_answer_names_all_methods_that_were_measured() -> None:
     assert figures.safety_against_utility(results[:1]) is None
 
 
+def test_a_method_at_several_scales_is_a_line_through_them() -> None:
+    results = [record("base", 0.9, 3.5), record("sft", 0.4, 3.0), record("toss", 0.8, 3.1)]
+    results += [record("sft", 0.6, 3.2) | {"scale": 0.6}, record("sft", 0.8, 3.4) | {"scale": 0.3}]
+    figure = figures.safety_against_utility(results)
+    assert figure is not None
+    assert [name for name, _ in figure.legend] == ["base", "sft", "toss"]
+    assert [row[0] for row in figure.rows] == ["base", "sft", "toss", "sft x 0.6", "sft x 0.3"]
+    (line,) = re.findall(r'<polyline class="line c2" points="([^"]*)"', figure.svg)
+    nodes = [tuple(map(float, node.split(","))) for node in line.split()]
+    assert nodes == sorted(nodes)  # from the smallest scale, at the base's side, to all of it
+    assert len(nodes) == 3
+    whole = Measured(results, own="sft").among("refusal_rate")[2]
+    assert whole is not None
+    assert whole["value"] == 0.4
+
+
 def test_the_move_toward_the_degraded_reference_is_told_as_a_share_of_the_way() -> None:
     def means(shift: float) -> dict[str, Any]:
         return {"loss": {"mean": 3.0}, "shift": {"mean": shift}}

@@ -195,6 +195,9 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option("--out", help="With --model or --adapter: folder for the results.")
     ] = None,
+    scale: Annotated[
+        str | None, typer.Option("--scale", help="Measure the adapter at further scales too: 0.4,0.6,0.8.")
+    ] = None,
     fail_if: Annotated[
         list[str] | None,
         typer.Option("--fail-if", help="Exit with 1 if so: 'refusal_rate<0.9'. May be repeated."),
@@ -208,7 +211,10 @@ def evaluate(
         from tosslm.evaluation.gate import failures, parse_gate
 
         gates = [parse_gate(text) for text in fail_if or ()]
-        config = _config(source, overrides, run_dir)
+        if scale and (model or adapter):
+            raise InputError("--scale is for the adapter of a run; leave out --model and --adapter")
+        scales = [f"evaluation.scales=[{scale}]"] if scale else []
+        config = _config(source, [*(overrides or ()), *scales], run_dir)
         quiet_libraries()
         from tosslm.evaluation.external import evaluate_external
         from tosslm.pipeline import evaluate as evaluate_run
@@ -219,7 +225,8 @@ def evaluate(
             records = [evaluate_external(config, model=model, adapter=adapter, folder=folder, reporter=_reporter())]
         else:
             records = evaluate_run(config, reporter=_reporter())
-        reasons = failures(gates, records[-1]["metrics"])
+        measured = [record for record in records if "scale" not in record][-1]
+        reasons = failures(gates, measured["metrics"])
         if as_json:
             print(json.dumps({"records": records, "failed": reasons}))
         else:
@@ -279,7 +286,10 @@ def _with_run(path: Path, work: Callable[[Run], Any]) -> Any:
 def merge(
     run: RunFolder,
     out: Annotated[Path, typer.Argument(help="New folder for the merged model.", show_default=False)],
-    trust_remote_code: Annotated[
+    scale: Annotated[
+        float, typer.Option("--scale", help="Of the adapter: less of it keeps more of the base.", min=0, max=10)
+    ] = 1.0,
+    trust: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run the model's own code, where the run's config wants that.")
     ] = False,
     as_json: AsJson = False,
@@ -289,7 +299,7 @@ def merge(
         quiet_libraries()
         from tosslm.merge import merge as merge_run
 
-        folder = _with_run(run, lambda opened: merge_run(opened, out, trust_remote_code=trust_remote_code))
+        folder = _with_run(run, lambda opened: merge_run(opened, out, scale=scale, trust_remote_code=trust))
         print(json.dumps({"model": str(folder)}) if as_json else outward(f"Merged model: {folder}"))
 
 

@@ -37,6 +37,7 @@ from tosslm.runs.layout import (
     Layout,
     degraded,
     evaluation,
+    evaluation_at,
 )
 from tosslm.runs.results import RESULTS_FORMAT, read_record
 from tosslm.stages.diagnose import measure, measured_rows, write_measured
@@ -47,6 +48,7 @@ from tosslm.tracking import check_trackers
 ORACLE = "oracle"
 _REFUSALS = "refusal_rate"
 _OWN_STEPS = (SELECTION, MODEL, f"{EVALUATION}/", DIAGNOSIS, REPORT)
+Seeded = Mapping[int | None, Path]
 SeededSamples = Mapping[int | None, Samples]
 
 
@@ -113,10 +115,9 @@ def compare(
     for seed in dict.fromkeys(seeds if seeds is not None else [config.seed]):
         left = [method for method in chosen if method.trains or not folders[method.name]]
         for method, folder in _carry_out_seed(comparison, seed, left, failed):
-            measured = evaluation(MODEL if method.trains else BASE)
-            folders[method.name][seed if method.trains else None] = folder.layout.of(measured)
+            folders[method.name][seed if method.trains else None] = folder.layout.root
     done = {name: seeded for name, seeded in folders.items() if seeded}
-    results = _results(done, config.seed) | {"failed": failed}
+    results = _results(_measured(done, config.evaluation.scales), config.seed) | {"failed": failed}
     write_json(comparison.layout.compared, results)
     if config.seed in done.get(STANDARD, {}):
         _diagnose_standard(comparison)
@@ -193,24 +194,39 @@ def parse_seeds(text: str | None) -> list[int] | None:
     return [int(part) for part in parts]
 
 
-def _results(folders: Mapping[str, Mapping[int | None, Path]], seed: int) -> dict[str, Any]:
+def _measured(roots: Mapping[str, Seeded], scales: Sequence[float]) -> dict[tuple[str, float | None], Seeded]:
+    """Where the results of methods lie, by method and scale of its adapter; None is the adapter as it was trained."""
+    found: dict[tuple[str, float | None], Seeded] = {}
+    for scale in (None, *scales):
+        for name, seeded in roots.items():
+            if scale is not None and None in seeded:
+                continue  # what was not trained has nothing to scale
+            step = evaluation(BASE if None in seeded else MODEL) if scale is None else evaluation_at(scale)
+            found[name, scale] = {seed: Layout(root).of(step) for seed, root in seeded.items()}
+    return found
+
+
+def _results(folders: Mapping[tuple[str, float | None], Seeded], seed: int) -> dict[str, Any]:
     records = [
         read_record(folder) | {"method": name, "seed": trained}
-        for name, seeded in folders.items()
+        for (name, _), seeded in folders.items()
         for trained, folder in seeded.items()
     ]
-    samples = {name: {s: read_samples(folder) for s, folder in seeded.items()} for name, seeded in folders.items()}
+    every = {key: {s: read_samples(folder) for s, folder in seeded.items()} for key, seeded in folders.items()}
+    samples = {name: found for (name, scale), found in every.items() if scale is None}
     summary = []
-    for name, seeded in folders.items():
+    for (name, scale), seeded in folders.items():
         metrics = {
             metric: interval.as_dict()
-            for metric, interval in pooled_intervals(pool(list(samples[name].values())), seed).items()
+            for metric, interval in pooled_intervals(pool(list(every[name, scale].values())), seed).items()
         }
         if len(seeded) == 1:  # what is known as a figure alone, such as lm-eval's, cannot be pooled
-            metrics = next(record["metrics"] for record in records if record["method"] == name) | metrics
-        entry: dict[str, Any] = {"method": name, "seeds": [s for s in seeded if s is not None], "metrics": metrics}
-        if STANDARD in samples and name != STANDARD:
-            found = _differences(samples[name], samples[STANDARD], seed)
+            metrics = read_record(next(iter(seeded.values())))["metrics"] | metrics
+        scaled = {} if scale is None else {"scale": scale}
+        seeds = [s for s in seeded if s is not None]
+        entry: dict[str, Any] = {"method": name, **scaled, "seeds": seeds, "metrics": metrics}
+        if STANDARD in samples and (name, scale) != (STANDARD, None):
+            found = _differences(every[name, scale], samples[STANDARD], seed)
             entry["minus_sft"] = {metric: interval.as_dict() for metric, interval in found.items()}
         summary.append(entry)
     return {"format": RESULTS_FORMAT, "records": records, "summary": summary, "causes": lost_refusals(samples, seed)}

@@ -345,6 +345,11 @@ class EvaluationConfig(Section):
     max_new_tokens: int = Field(128, ge=1, le=1_000_000, description="Answers are cut off there.")
     batch_size: int = Field(16, ge=1, le=1_000_000, description="Prompts in one batch.")
     temperature: float = Field(0.0, ge=0, description="0 is greedy.")
+    scales: list[float] = Field(
+        [],
+        description="Further scales to measure the trained adapter at, such as [0.4, 0.6, 0.8]: less of it keeps "
+        "more of the base. 1 is measured anyway.",
+    )
     lm_eval: list[str] = Field([], description="Tasks of lm-eval, such as hellaswag (install tosslm[lm-eval]).")
     lm_eval_limit: int | None = Field(None, ge=1, description="Documents of each lm-eval task; null takes all.")
     classifier: ClassifierConfig | None = Field(
@@ -353,6 +358,15 @@ class EvaluationConfig(Section):
     judge: JudgeConfig | None = Field(
         None, description="An LLM judge, for win rates: {model, base_url, ...} (install tosslm[judge])."
     )
+
+    @field_validator("scales")
+    @classmethod
+    def _further(cls, value: list[float]) -> list[float]:
+        if wrong := [scale for scale in value if not 0 < scale <= 10]:
+            raise ValueError(f"{wrong[0]:g} is no scale above 0, of at most 10")
+        if 1 in value or len({f"{scale:g}" for scale in value}) < len(value):
+            raise ValueError("a scale stands there twice, or 1, which is measured anyway; name each other one once")
+        return sorted(value)
 
     @field_validator("lm_eval")
     @classmethod

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from peft import PeftModel
+from peft.helpers import rescale_adapter_scale
 from transformers import AutoTokenizer
 
 from tosslm.errors import InputError, TosslmError
@@ -16,12 +18,13 @@ from tosslm.runs.reader import Run
 from tosslm.stages.finetune import model_readme
 
 
-def merge(run: Run, out: Path, *, trust_remote_code: bool = False) -> Path:
+def merge(run: Run, out: Path, *, scale: float = 1.0, trust_remote_code: bool = False) -> Path:
     """Merge base, ``model.adapter`` and the fine-tuned adapter, and save them with the tokenizer.
 
     Args:
         run: a run whose fine-tuning is done.
         out: a folder that does not exist yet.
+        scale: of the fine-tuned adapter's update.
         trust_remote_code: as of ``load_run``.
 
     Raises:
@@ -45,11 +48,11 @@ def merge(run: Run, out: Path, *, trust_remote_code: bool = False) -> Path:
             f"{adapter}: the base or model.adapter is not the one that it was trained on (see its README.md); "
             "put those files back, or fine-tune again"
         )
-    save_merged(base, adapter, out)
+    save_merged(base, adapter, out, scale)
     return out
 
 
-def save_merged(base: Base, adapter: Path, folder: Path) -> None:
+def save_merged(base: Base, adapter: Path, folder: Path, scale: float = 1.0) -> None:
     """Write a base with an adapter merged into it as an ordinary model folder, with the tokenizer.
 
     The merge is on a copy of the weights: those of ``base`` stay as they are.
@@ -58,16 +61,22 @@ def save_merged(base: Base, adapter: Path, folder: Path) -> None:
         base: the base, with its ``model.adapter``.
         adapter: a PEFT adapter that was trained on it.
         folder: a folder that does not exist yet.
+        scale: of the adapter's update.
 
     Raises:
-        InputError: the adapter is marked as hazardous, is none, or does not fit; or ``folder`` exists.
+        InputError: the scale is out of range; the adapter is marked as hazardous, is none, or does not fit; or
+            ``folder`` exists.
     """
     _check_merge(adapter, folder)
+    if not 0 < scale <= 10:
+        raise InputError(f"--scale {scale:g}: choose a number above 0, of at most 10")
     check_adapter(adapter)
     plain = load_model(base)
     check_adapter_fits(plain, adapter, str(adapter))
     try:
-        model = PeftModel.from_pretrained(plain, adapter).merge_and_unload()
+        adapted = PeftModel.from_pretrained(plain, adapter)
+        with rescale_adapter_scale(adapted, scale) if scale != 1 else nullcontext():
+            model = adapted.merge_and_unload()
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:

@@ -18,7 +18,7 @@ from tosslm.methods.method import Method
 from tosslm.progress import Reporter, SilentReporter, logged
 from tosslm.runs.folder import RunFolder
 from tosslm.runs.reader import Run
-from tosslm.runs.results import read_results
+from tosslm.runs.results import read_results, read_scaled
 from tosslm.stages import data, diagnose, finetune, references, refine, report, score, select
 from tosslm.stages import evaluate as evaluation
 from tosslm.stages.step import Stage, Step
@@ -150,7 +150,7 @@ def carry_out(wanted: Sequence[Step], bench: Workbench, *, every: Sequence[Step]
 
 
 def evaluate(config: Config, *, reporter: Reporter | None = None) -> list[dict[str, Any]]:
-    """The records of base and fine-tuned model; what they still miss is done first.
+    """The records of base and fine-tuned model, and of further scales; what they still miss is done first.
 
     Raises:
         InputError: the config names nothing to ask, or as for ``run``.
@@ -160,4 +160,5 @@ def evaluate(config: Config, *, reporter: Reporter | None = None) -> list[dict[s
         raise InputError(
             "evaluation: nothing to ask; name prompts, such as evaluation.harmful.path, or tasks of lm-eval"
         )
-    return read_results(run(config, until="evaluate", reporter=reporter).layout.results)
+    layout = run(config, until="evaluate", reporter=reporter).layout
+    return [*read_results(layout.results), *read_scaled(layout, config.evaluation.scales)]

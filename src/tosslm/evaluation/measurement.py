@@ -38,12 +38,14 @@ class Subject:
         tokenizer: of its rows.
         method: its name in results.
         seed: of its training; None where it was not trained here.
+        scale: of its adapter; None is the adapter as it was trained.
     """
 
     model: Any
     tokenizer: RowTokenizer
     method: str
     seed: int | None
+    scale: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,8 @@ def evaluate_model(
     judged = _judged_samples(answers, settings, places, reporter)
     samples |= judged
     metrics |= metrics_of(judged, seed)
-    record = {"method": subject.method, "seed": subject.seed, "metrics": metrics}
+    scaled = {} if subject.scale is None else {"scale": subject.scale}
+    record = {"method": subject.method, "seed": subject.seed, **scaled, "metrics": metrics}
     for kind, said in answers.items():
         lines = (json.dumps(asdict(answer), ensure_ascii=False) + "\n" for answer in said)
         write_text(places.folder / f"{kind}.jsonl", "".join(lines))
@@ -140,7 +143,7 @@ def _ask(
             batch_size=settings.batch_size,
             temperature=settings.temperature,
             seed=seed,
-            name=f"{subject.method}: {kind} prompts",
+            name=f"{subject.method}{'' if subject.scale is None else f' x {subject.scale:g}'}: {kind} prompts",
             reporter=reporter,
         )
         samples |= answer_samples(kind, said)

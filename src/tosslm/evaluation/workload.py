@@ -46,7 +46,7 @@ def evaluation_tokens(config: Config, tokenizer: RowTokenizer, sets: Mapping[str
     if settings.losses:
         # The margin reads each harmful row once more, and once with each refusal in the answer's place.
         total += tokens["utility_rows"] + tokens["harmful_rows"] * (2 + len(settings.refusals))
-    return round(2 * total)
+    return round((2 + len(settings.scales)) * total)
 
 
 def _length(tokenizer: RowTokenizer, template: ChatTemplate, messages: Messages) -> int:

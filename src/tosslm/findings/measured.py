@@ -10,6 +10,7 @@ from typing import Any
 
 from tosslm.runs.folder import RunFolder
 from tosslm.runs.reader import Run
+from tosslm.runs.results import read_scaled
 
 COMPARED, EVALUATED = "compare/results.json", "evaluation/results.json"
 COMPARED_CURVES = ("compare/diagnosis/diagnosis.json", "compare/diagnosis/positions.parquet")
@@ -39,7 +40,8 @@ class Measured:
         return tuple(self._metric(method, metric) for method in (_BASE, self.plain, self.own))
 
     def _metric(self, method: str | None, metric: str) -> Mapping[str, Any] | None:
-        return next((r["metrics"].get(metric) for r in self.records if r["method"] == method), None)
+        whole = (r for r in self.records if r["method"] == method and "scale" not in r)
+        return next((record["metrics"].get(metric) for record in whole), None)
 
 
 def read_measured(run: Run) -> Measured:
@@ -56,7 +58,8 @@ def read_measured(run: Run) -> Measured:
     if own is None and run.has(f"evaluation/{_MODEL}"):
         asked = [r for r in compared if (folder := variants[r["method"]]) and _asked_the_same(run, folder)]
         plain = next((r["method"] for r in asked if r["method"] == plain), None)
-        return Measured([*_records(run.path / EVALUATED), *asked], _MODEL, plain)
+        scaled = read_scaled(run.layout, run.config.evaluation.scales)
+        return Measured([*_records(run.path / EVALUATED), *scaled, *asked], _MODEL, plain)
     return Measured(compared, own, plain)
 
 
@@ -90,4 +93,6 @@ def _same_data(run: Run, variant: RunFolder) -> bool:
 
 
 def _asked_the_same(run: Run, variant: RunFolder) -> bool:
-    return run.manifest["config"]["evaluation"] == variant.manifest["config"]["evaluation"]
+    own, its = (dict(one.manifest["config"]["evaluation"]) for one in (run, variant))
+    own.pop("scales", None), its.pop("scales", None)  # which change nothing of what is asked
+    return own == its

@@ -14,7 +14,7 @@ from tosslm.findings.spans import ranking_quality, unsafe_tokens
 from tosslm.findings.warnings import run_warnings
 from tosslm.runs import layout
 from tosslm.runs.reader import Run
-from tosslm.runs.results import read_results
+from tosslm.runs.results import read_results, read_scaled
 from tosslm.runs.tables import stored_rows
 
 
@@ -55,7 +55,8 @@ def summarize(run: Run) -> dict[str, Any]:
         summary["report"] = str(run.layout.report)
     # Where nothing is selected nothing is trained, and the base alone is measured.
     if layout.evaluation("model" if layout.SELECTION in stages else "base") in stages:
-        summary["evaluation"] = read_results(run.layout.results)
+        scaled = read_scaled(run.layout, run.config.evaluation.scales)
+        summary["evaluation"] = [*read_results(run.layout.results), *scaled]
     summary["seconds"] = {name: entry["seconds"] for name, entry in stages.items()}
     return summary
 

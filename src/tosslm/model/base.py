@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model
+from peft.helpers import rescale_adapter_scale
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from tosslm.config import LoraConfig, ModelConfig
@@ -291,8 +292,14 @@ def fresh_adapter(base: Base, lora: LoraConfig, seed: int) -> Iterator[PeftModel
 
 
 @contextmanager
-def attached_adapters(base: Base, folders: dict[str, Path]) -> Iterator[PeftModel]:
-    """The base with several stored adapters on one copy of its weights; switch with ``set_adapter``."""
+def attached_adapters(base: Base, folders: dict[str, Path], *, scale: float = 1.0) -> Iterator[PeftModel]:
+    """The base with several stored adapters on one copy of its weights; switch with ``set_adapter``.
+
+    Args:
+        base: the base.
+        folders: the adapters, by name.
+        scale: of all their updates.
+    """
     (first, folder), *rest = folders.items()
     for name, path in folders.items():
         check_adapter(path)
@@ -301,7 +308,8 @@ def attached_adapters(base: Base, folders: dict[str, Path]) -> Iterator[PeftMode
     try:
         for name, folder in rest:
             model.load_adapter(folder, name)
-        yield model.eval()
+        with rescale_adapter_scale(model, scale) if scale != 1 else nullcontext():
+            yield model.eval()
     finally:
         model.unload()
         base.model.eval().requires_grad_(False)

@@ -139,6 +139,7 @@ def point_chart(
     x_falls: bool = False,
     percent: bool = False,
     numbers: Sequence[int] | None = None,
+    paths: Sequence[Series] = (),
 ) -> Markup:
     """Numbered points with their intervals: names would print over each other where points lie close.
 
@@ -149,12 +150,19 @@ def point_chart(
         x_falls: whether the horizontal axis is turned, so that better is to the right.
         percent: whether the vertical axis counts in percent.
         numbers: one a point; None counts from 1.
+        paths: lines under the points, such as through a method at several scales.
     """
     xs, ys = ([v for point in points for v in getattr(point, side) if v is not None] for side in ("x", "y"))
+    xs += [float(x) for path in paths for x in path.x]
+    ys += [float(y) for path in paths for y in path.y]
     axes = _axes(xs, ys, pad=0.12)
     if x_falls:
         axes = Axes((axes.x_range[1], axes.x_range[0]), axes.y_range)
     parts = [_frame(axes, x_label, y_label, percent=percent)]
+    for path in paths:
+        nodes = [(axes.x(x), axes.y(y)) for x, y in zip(path.x, path.y, strict=True)]
+        parts.append(f'<polyline class="line c{path.colour}" points="{" ".join(f"{x},{y}" for x, y in nodes)}"/>')
+        parts += [f'<circle class="dot c{path.colour}" cx="{x}" cy="{y}" r="2.5"/>' for x, y in nodes]
     places = [(axes.x(point.x[0]), axes.y(point.y[0])) for point in points]
     for point, (x, y) in zip(points, places, strict=True):
         if point.x[1] is not None and point.x[2] is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -245,25 +245,46 @@ def safety_against_utility(records: Sequence[Mapping[str, Any]]) -> Figure | Non
         return metric["value"], metric.get("low"), metric.get("high")
 
     methods = list(dict.fromkeys(record["method"] for record in records))
+    colours = {method: number % 6 + 1 for number, method in enumerate(methods)}
     points = [
-        Point(_method_name(r), methods.index(r["method"]) % 6 + 1, values(r, "utility_loss"), values(r, safety))
+        Point(_method_name(r), colours[r["method"]], values(r, "utility_loss"), values(r, safety))
         for r in records
+        if "scale" not in r
     ]
+    paths = _scaled_paths(records, colours, lambda r: (values(r, "utility_loss")[0], values(r, safety)[0]))
     y_label = "harmful prompts refused" if safety == "refusal_rate" else "loss on unsafe answers, nats"
     svg = point_chart(
         points, x_label="loss on utility answers, nats (better to the right)", y_label=y_label,
-        x_falls=True, percent=safety == "refusal_rate",
+        x_falls=True, percent=safety == "refusal_rate", paths=paths,
     )  # fmt: skip
-    rows = [[p.name, _interval(p.y), _interval(p.x)] for p in points]
+    rows = [[_method_name(r), _interval(values(r, safety)), _interval(values(r, "utility_loss"))] for r in records]
     note = "Better is up and to the right. Whiskers: 95% intervals."
+    if paths:
+        note += " A line is one adapter at several scales: the less of it, the nearer to the base."
     legend = [(point.name, point.colour) for point in points]
     return Figure(
         "Safety against utility", svg, note, legend, ("method", y_label, "utility loss"), rows, numbered=True
     )
 
 
+def _scaled_paths(
+    records: Sequence[Mapping[str, Any]],
+    colours: Mapping[str, int],
+    place: Callable[[Mapping[str, Any]], tuple[float, float]],
+) -> list[Series]:
+    """For each method that was measured at several scales, the line through them, 1 among them."""
+    paths = []
+    for method, colour in colours.items():
+        own = sorted((r for r in records if r["method"] == method), key=lambda record: record.get("scale", 1.0))
+        if any("scale" in record for record in own):
+            xs, ys = zip(*map(place, own), strict=True)
+            paths.append(Series(method, colour, xs, ys))
+    return paths
+
+
 def _method_name(record: Mapping[str, Any]) -> str:
     name = {"model": "this model", "base": "base"}.get(record["method"], record["method"])
+    name += f" x {record['scale']:g}" if "scale" in record else ""
     return f"{name}, seed {record['seed']}" if record.get("seed") is not None else name
 
 

@@ -40,6 +40,11 @@ def evaluation(name: str) -> str:
     return f"{EVALUATION}/{name}"
 
 
+def evaluation_at(scale: float) -> str:
+    """The evaluation of the model whose adapter is scaled."""
+    return f"{evaluation(MODEL)}-at-{scale:g}"
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """The files of one run folder.

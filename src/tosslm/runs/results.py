@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tosslm.errors import InputError
 from tosslm.files import write_json
+from tosslm.runs.layout import Layout, evaluation_at
 
 RESULTS_FORMAT = 1
 
@@ -32,6 +33,12 @@ def read_results(path: Path) -> list[dict[str, Any]]:
         raise InputError(f"{path}: format {results['format']!r} is not {RESULTS_FORMAT}, which this version reads")
     records: list[dict[str, Any]] = results["records"]
     return records
+
+
+def read_scaled(layout: Layout, scales: Iterable[float]) -> list[dict[str, Any]]:
+    """The records of a run's model at further scales of its adapter, as far as they were measured."""
+    folders = [layout.of(evaluation_at(scale)) for scale in scales]
+    return [read_record(folder) for folder in folders if (folder / "record.json").is_file()]
 
 
 def read_record(folder: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from tosslm.evaluation.checks import prompt_checksums
 from tosslm.files import sha256
 from tosslm.methods.method import Method
 from tosslm.runs.folder import Mark
-from tosslm.runs.layout import DATA, EVALUATION, MODEL, RESULTS, Layout, evaluation
+from tosslm.runs.layout import DATA, EVALUATION, MODEL, RESULTS, Layout, evaluation, evaluation_at
 from tosslm.runs.results import read_record, write_results
 from tosslm.runs.tables import held_out_rows
 from tosslm.stages.step import Facts, Stage, Step
@@ -32,9 +32,10 @@ def _steps(config: Config, method: Method, before: Sequence[Step]) -> list[Step]
         return []
     if not method.trains:
         return [_step(BASE, last=True)]
+    scaled = [_scaled_step(scale) for scale in config.evaluation.scales]
     if config.compare.part_of:
-        return [_step(MODEL, last=True)]
-    return [_step(BASE, last=False), _step(MODEL, (evaluation(BASE),), last=True)]
+        return [_step(MODEL, last=True), *scaled]
+    return [_step(BASE, last=False), _step(MODEL, (evaluation(BASE),), last=True), *scaled]
 
 
 STAGE = Stage("evaluate", "Measure safety and utility of base and fine-tuned model.", (EVALUATION,), _steps)
@@ -54,10 +55,27 @@ def _step(name: str, beside: tuple[str, ...] = (), *, last: bool) -> Step:
     )
 
 
+def _scaled_step(scale: float) -> Step:
+    """The model with less of its adapter, or more; its record stands by itself."""
+    return Step(
+        evaluation_at(scale),
+        "evaluate",
+        1,
+        (DATA, MODEL),
+        lambda bench, mark: _evaluate(bench, mark, MODEL, None, scale),
+        lambda bench: [*_covers(bench, _rival(bench)), scale],
+    )
+
+
 def _covers(bench: Workbench, rival: Path | None) -> list[Any]:
     config = bench.config
     settings = config.evaluation
-    parts: list[Any] = [settings.model_dump(), prompt_checksums(settings), config.references.holdout]
+    # What else is measured changes nothing of this.
+    parts: list[Any] = [
+        settings.model_dump(exclude={"scales"}),
+        prompt_checksums(settings),
+        config.references.holdout,
+    ]
     parts += [config.seed, bench.base.identity]
     if rival and settings.judge:
         parts.append({file.name: sha256(file) for file in sorted(rival.glob("*.jsonl"))})
@@ -75,18 +93,20 @@ def _rival(bench: Workbench) -> Path | None:
     return Layout(comparison / STANDARD / f"seed-{config.seed}").of(evaluation(MODEL))
 
 
-def _evaluate(bench: Workbench, mark: Mark, name: str, earlier: list[str] | None) -> Facts:
+def _evaluate(
+    bench: Workbench, mark: Mark, name: str, earlier: list[str] | None, scale: float | None = None
+) -> Facts:
     from tosslm.evaluation.measurement import Places, Subject, evaluate_model
 
     config, layout, trained = bench.config, bench.layout, name == MODEL
     folder = layout.of(EVALUATION)
-    with _measured(bench, trained) as adapted:
+    with _measured(bench, trained, scale or 1.0) as adapted:
         model = adapted or bench.base.model
         record = evaluate_model(
-            Subject(model, bench.tokenizer, name, config.seed if trained else None),
+            Subject(model, bench.tokenizer, name, config.seed if trained else None, scale),
             config.evaluation,
             {one: held_out_rows(layout.rows(one), config.references.holdout) for one in ("harmful", "utility")},
-            Places(folder / name, mark.work, layout.verdicts, _rival(bench) if trained else None),
+            Places(layout.of(mark.name), mark.work, layout.verdicts, _rival(bench) if trained else None),
             seed=config.seed,
             reporter=bench.reporter,
         )
@@ -95,7 +115,7 @@ def _evaluate(bench: Workbench, mark: Mark, name: str, earlier: list[str] | None
     return {}
 
 
-def _measured(bench: Workbench, trained: bool) -> AbstractContextManager[Any]:
+def _measured(bench: Workbench, trained: bool, scale: float) -> AbstractContextManager[Any]:
     from tosslm.model.base import attached_adapters
 
-    return attached_adapters(bench.base, {MODEL: bench.layout.model}) if trained else nullcontext()
+    return attached_adapters(bench.base, {MODEL: bench.layout.model}, scale=scale) if trained else nullcontext()

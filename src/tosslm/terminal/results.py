@@ -38,13 +38,13 @@ def print_comparison(
         table.add_column(name.replace("_", " "), justify="right", overflow="fold")
     for entry in summary:
         cells = (cell(entry["metrics"].get(name)).replace(" ", "\n", 1) for name in names)
-        table.add_row(entry["method"], str(len(entry["seeds"])) if entry["seeds"] else "-", *cells)
+        table.add_row(method_name(entry), str(len(entry["seeds"])) if entry["seeds"] else "-", *cells)
     console.print(table)
     console.print("Values over 95% intervals (bootstrap over seeds and prompts).")
     for entry in summary:
         for name, difference in entry.get("minus_sft", {}).items():
             if difference["low"] > 0 or difference["high"] < 0:
-                console.print(f"{entry['method']} minus sft, {name}: {cell(difference)}", highlight=False)
+                console.print(f"{method_name(entry)} minus sft, {name}: {cell(difference)}", highlight=False)
 
     if causes:
         console.print(
@@ -62,4 +62,10 @@ def cell(metric: Mapping[str, Any] | None) -> str:
 
 
 def _title(record: Mapping[str, Any]) -> str:
-    return record["method"] + ("" if record["seed"] is None else f", seed {record['seed']}")
+    seed = "" if record["seed"] is None else f", seed {record['seed']}"
+    return method_name(record) + seed
+
+
+def method_name(record: Mapping[str, Any]) -> str:
+    """The method of a record, with the scale of its adapter where that is not 1."""
+    return record["method"] + (f" x {record['scale']:g}" if "scale" in record else "")
