@@ -41,7 +41,10 @@ def test_dotted_overrides_are_read_as_yaml_and_later_ones_win() -> None:
     [
         ("selection.discard_fraction=1", "selection.discard_fraction: 1 or more would drop every response token"),
         ("selection.discard_fraction=.nan", "selection.discard_fraction"),
-        ("selection.discard=0.1", "selection.discard: unknown key; known here: discard_fraction, scope, evidence"),
+        (
+            "selection.discard=0.1",
+            "selection.discard: unknown key; known here: discard_fraction, false_discard, scope, evidence",
+        ),
         ("colour=red", "colour: unknown key; known here: run_dir, seed"),
         ("finetune.epochs=two", "finetune.epochs: .*given: 'two'"),
         ("data.turns=first", "data.turns"),

@@ -87,7 +87,7 @@ def test_evidence_never_falls_with_the_score(seed: int, shift: float) -> None:
 
 
 def write_scores(
-    folder: Path, rng: np.random.Generator, *, informative: bool = True
+    folder: Path, rng: np.random.Generator, *, informative: bool = True, held_out: int = 60
 ) -> tuple[np.ndarray, np.ndarray]:
     """A run's data and scores with known states, in three parts; states and scores of the custom set."""
 
@@ -104,9 +104,10 @@ def write_scores(
         rows = slice(100 * part, 100 * part + 100)
         own = columns(scores[rows], f"c{part}")
         write_parquet(folder / f"scores/round-0/part-0000{part}.parquet", own, SCORE_SCHEMA, "x")
-    harmful = simulated(rng, 60, 40, 0.1, 0.1)[1] if informative else rng.normal(size=(60, 40)).astype(np.float32)
-    held = np.concatenate([harmful, rng.normal(size=(60, 40)).astype(np.float32)])
-    sets = ["harmful"] * 60 + ["utility"] * 60
+    n = held_out
+    harmful = simulated(rng, n, 40, 0.1, 0.1)[1] if informative else rng.normal(size=(n, 40)).astype(np.float32)
+    held = np.concatenate([harmful, rng.normal(size=(n, 40)).astype(np.float32)])
+    sets = ["harmful"] * n + ["utility"] * n
     write_parquet(folder / "scores/round-0/heldout.parquet", columns(held, "h") | {"set": sets}, HELDOUT_SCHEMA, "x")
     names = [f"c{i // 100}{i % 100:04d}" for i in range(300)]
     (folder / "data").mkdir()

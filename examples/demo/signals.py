@@ -61,7 +61,7 @@ def signals(run: tosslm.Run) -> dict[str, dict[str, float]]:
     for name, value in values.items():
         directions = [value] if name.startswith("token score") else [value, -value]
         best = max(directions, key=lambda way: ranking_quality(unsafe, way)["auroc"])
-        dropped = ~tosslm.select_tokens(best, run.config.selection.discard_fraction)
+        dropped = ~tosslm.select_tokens(best, run.stages["selection"]["discard_fraction"])
         shares = {"unsafe_dropped": float(dropped[unsafe].mean()), "safe_dropped": float(dropped[~unsafe].mean())}
         results[name] = ranking_quality(unsafe, best) | shares
     return results

@@ -163,8 +163,13 @@ class ScoringConfig(Section):
 class SelectionConfig(Section):
     """Which response tokens are left out."""
 
-    discard_fraction: float = Field(
-        0.1, ge=0, description="Share of all response tokens that are dropped, highest scores first; below 1."
+    discard_fraction: float | Literal["auto"] = Field(
+        0.1,
+        description="Share of all response tokens that are dropped, highest scores first; below 1. auto: those that "
+        "the posterior finds more likely unsafe than not, but no more useful text than false_discard.",
+    )
+    false_discard: float = Field(
+        0.02, gt=0, lt=1, description="For discard_fraction: auto. Share of a useful row's tokens that may go."
     )
     scope: Literal["global", "row"] = Field(
         "global", description="global: over the whole custom set; row: inside each row (an ablation)."
@@ -180,10 +185,41 @@ class SelectionConfig(Section):
 
     @field_validator("discard_fraction")
     @classmethod
-    def _below_one(cls, value: float) -> float:
-        if not value < 1:
+    def _a_share(cls, value: float | Literal["auto"]) -> float | Literal["auto"]:
+        if value == "auto":
+            return value
+        if value >= 1:
             raise ValueError("1 or more would drop every response token; choose a value below 1, such as 0.1")
+        if not value >= 0:
+            raise ValueError("choose a share from 0 up to 1, such as 0.1, or auto")
         return value
+
+    @model_validator(mode="after")
+    def _auto_has_a_posterior(self) -> SelectionConfig:
+        if self.discard_fraction == "auto" and (self.evidence, self.scope) != ("posterior", "global"):
+            raise ValueError(
+                "discard_fraction: auto goes by the posterior over the whole set; set evidence: posterior and scope: "
+                "global, or give a share such as 0.1"
+            )
+        return self
+
+    @property
+    def share(self) -> float:
+        """The share that is dropped.
+
+        Raises:
+            InputError: none is given, and who asks drops by a share.
+        """
+        if isinstance(self.discard_fraction, str):
+            raise InputError(
+                "selection.discard_fraction: auto goes by the posterior, and this method drops a share of the "
+                "tokens; give one, such as --set selection.discard_fraction=0.1"
+            )
+        return self.discard_fraction
+
+    def covered(self) -> dict[str, Any]:
+        """What a fingerprint covers: a key that came later is left out where it has no part."""
+        return self.model_dump(exclude=set() if self.discard_fraction == "auto" else {"false_discard"})
 
 
 class RefinementConfig(Section):

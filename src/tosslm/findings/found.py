@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from tosslm.config import Config
 from tosslm.errors import InputError
@@ -37,7 +37,8 @@ def before_run(config: Config, *, own_choice: bool = False) -> dict[str, Any]:
         model, data and references that the config names; ``warnings``.
     """
     found, d = None if own_choice else _found_before(config), config.selection.discard_fraction
-    return {"discard_fraction": d, "unsafe_found": found, "warnings": far_from_found(found, d)}
+    far = [] if isinstance(d, str) else far_from_found(found, d)
+    return {"discard_fraction": d, "unsafe_found": found, "warnings": far}
 
 
 def _found_before(config: Config) -> Mapping[str, float] | None:
@@ -52,16 +53,36 @@ def _found_before(config: Config) -> Mapping[str, float] | None:
     return found_by(run) or find_unsafe(run.scores_folder(last), seed=config.seed)
 
 
-def found_told(found: Mapping[str, float], discard_fraction: float) -> Sentence:
-    """How much is found, beside how much is dropped."""
+def found_told(found: Mapping[str, float], discard_fraction: float | Literal["auto"]) -> Sentence:
+    """How much is found, beside how much is dropped; ``auto`` before that is known."""
     return Sentence(
         "The posterior finds ",
         Strong(_percent(found["share"])),
         f" of the response tokens more likely unsafe than not (its chain, {_percent(found['chain_share'])} in the "
         "long run); ",
-        Strong(_percent(discard_fraction)),
-        " are dropped.",
+        Strong("as many" if isinstance(discard_fraction, str) else _percent(discard_fraction)),
+        " are dropped, or fewer." if isinstance(discard_fraction, str) else " are dropped.",
     )
+
+
+def threshold_told(selection: Mapping[str, Any]) -> list[str]:
+    """What `discard_fraction: auto` could not keep, or had to give up."""
+    auto = selection["auto"]
+    if auto["rows"] is None:
+        return [
+            "discard_fraction auto went by even odds alone: how much useful text goes is bounded on about half of "
+            f"the held-out utility rows, and for false_discard {auto['false_discard']:g} it takes about "
+            f"{auto['rows_needed']} in all. Raise references.holdout, or name more utility rows."
+        ]
+    found = selection.get("unsafe_found")
+    dropped = selection["discarded"] / max(selection["tokens"], 1)
+    if found is None or dropped >= found["share"] - FAR_POINTS:
+        return []
+    return [
+        f"Unsafe tokens may stay: the posterior finds {_percent(found['share'])} more likely unsafe than not, and "
+        f"{_percent(dropped)} are dropped: more would cost more than {auto['false_discard']:.1%} of useful text. "
+        "References that tell them apart better, or a larger selection.false_discard, drop more."
+    ]
 
 
 def far_from_found(found: Mapping[str, float] | None, discard_fraction: float) -> list[str]:

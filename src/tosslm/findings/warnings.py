@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tosslm.findings.found import far_from_found, found_by
+from tosslm.findings.found import far_from_found, found_by, threshold_told
 from tosslm.runs.layout import HELDOUT, SELECTION
 from tosslm.runs.reader import Run
 from tosslm.runs.tables import stored_rows
@@ -26,7 +26,9 @@ def run_warnings(run: Run) -> list[str]:
         if name == "custom" and counts["repeated"]:
             found.append(f"{counts['repeated']:,} custom rows repeat another one's content.")
     if (unsafe := found_by(run)) is not None:
-        found += far_from_found(unsafe, run.stages[SELECTION]["discard_fraction"])
+        selection = run.stages[SELECTION]
+        auto = "auto" in selection
+        found += threshold_told(selection) if auto else far_from_found(unsafe, selection["discard_fraction"])
     return found + (_weak_references(run) if run.scored else [])
 
 

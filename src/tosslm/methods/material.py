@@ -29,7 +29,7 @@ class Material:
         sources: ``[R]``, each row's source.
         texts: ``[R]``, each row's conversation as one text.
         target_texts: the same of the rows that the utility reference was trained on.
-        discard_fraction: share of tokens to drop.
+        discard_fraction: share of tokens to drop, for a method that has ``needs.SHARE``.
         seed: of what is random.
         harmful_sources: names that the config calls harmful.
         loss_degraded: float32 ``[N]``, nats; empty where the method builds on no scores.
@@ -80,7 +80,7 @@ def load_material(bench: Workbench, *, with_scores: bool, signals: Mapping[str, 
         sources=[row["source"] for row in rows],
         texts=[_text(row["messages"]) for row in rows],
         target_texts=[_text(row["messages"]) for row in target],
-        discard_fraction=config.selection.discard_fraction,
+        discard_fraction=0.0 if config.selection.discard_fraction == "auto" else config.selection.share,
         seed=config.seed,
         harmful_sources=frozenset(config.compare.harmful_sources),
         loss_degraded=np.concatenate(degraded) if degraded else _NONE,

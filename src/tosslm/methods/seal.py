@@ -21,7 +21,7 @@ from tosslm.config import TrainingConfig, covered
 from tosslm.errors import InputError, TosslmError
 from tosslm.methods.material import Material
 from tosslm.methods.method import Method, drop_rows_in_order, keep_rows
-from tosslm.methods.needs import SAFETY, read_safety, safety_parts
+from tosslm.methods.needs import SAFETY, SHARE, read_safety, safety_parts
 from tosslm.progress import Reporter
 from tosslm.runs.tables import stored_rows
 
@@ -240,6 +240,6 @@ SEAL = Method(
     builds_on="data",
     choose=drop_lightest_rows,
     signals={ROW_WEIGHTS: selector_weights},
-    needs=(SAFETY,),
+    needs=(SAFETY, SHARE),
     choice_covers=_choice_parts,
 )

@@ -4,6 +4,7 @@ import numpy as np
 
 from tosslm.methods.material import Material
 from tosslm.methods.method import Method
+from tosslm.methods.needs import SHARE
 from tosslm.selection.cut import select_tokens
 
 
@@ -24,6 +25,7 @@ DEGRADED_ONLY = Method(
     source=_SOURCE,
     badge="faithful",
     choose=by_degraded,
+    needs=(SHARE,),
 )
 UTILITY_ONLY = Method(
     "utility-only",
@@ -31,4 +33,5 @@ UTILITY_ONLY = Method(
     source=_SOURCE,
     badge="faithful",
     choose=by_utility,
+    needs=(SHARE,),
 )

@@ -59,6 +59,12 @@ class _SourceCounts(_Part):
     discarded: int
 
 
+class _Auto(_Part):
+    rows: int | None
+    false_discard: float
+    rows_needed: int
+
+
 class _Selection(_Entry):
     discard_fraction: float
     threshold: float | None
@@ -68,6 +74,7 @@ class _Selection(_Entry):
     scope: str | None = None
     evidence: str | None = None
     method: str | None = None
+    auto: _Auto | None = None
 
 
 class _Refinement(_Entry):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tosslm.errors import TosslmError
+from tosslm.ragged import split_rows
 from tosslm.runs.layout import HELDOUT
 from tosslm.runs.tables import finite_scores, held_out_scores
+from tosslm.selection.control import sets_threshold
 from tosslm.selection.kinds import KINDS, InContext, Kind, Known
 
 LEARNING_TOKENS = 2_000_000
@@ -20,7 +22,13 @@ QUICK_TOKENS = 200_000
 
 
 def learn_ranking(
-    kind: Kind, scores: Path, *, seed: int, window: int = 1, learning_tokens: int | None = None
+    kind: Kind,
+    scores: Path,
+    *,
+    seed: int,
+    window: int = 1,
+    learning_tokens: int | None = None,
+    of: Callable[[str], bool] = lambda _: True,
 ) -> tuple[dict[str, Any], InContext]:
     """Learn what turns scores into evidence.
 
@@ -31,6 +39,7 @@ def learn_ranking(
         window: tokens in a window.
         learning_tokens: about how many tokens of the custom set, and at most about how many held-out ones of each
             reference set, are learnt on; None for ``LEARNING_TOKENS`` and all held-out ones.
+        of: which held-out rows are learnt from, by the id of their content.
 
     Returns:
         What was learnt, for ``evidence.json``; and a function that takes the scores ``[N]`` of some rows and their
@@ -44,7 +53,7 @@ def learn_ranking(
     known = Known({}, np.zeros(0), np.zeros(0, dtype=np.int64), seed, window)
     if kind.from_rows:
         sample, lengths = _sample(scores, seed, learning_tokens or LEARNING_TOKENS)
-        held_out = held_out_scores(scores / HELDOUT)
+        held_out = held_out_scores(scores / HELDOUT, of)
         if learning_tokens is not None:
             held_out = {name: _thinned(rows, seed, learning_tokens) for name, rows in held_out.items()}
         known = Known(held_out, sample, lengths, seed, window)
@@ -52,6 +61,15 @@ def learn_ranking(
         return kind.learn(known)
     except ValueError as error:
         raise TosslmError(str(error)) from None
+
+
+def useful_log_odds(scores: Path, in_context: InContext) -> list[np.ndarray]:
+    """Log-odds of the held-out utility rows that set the threshold, float32 as they are stored, one array a row."""
+    rows = [row for row in held_out_scores(scores / HELDOUT, sets_threshold)["utility"] if len(row)]
+    if not rows:
+        return []
+    lengths = np.array([len(row) for row in rows])
+    return split_rows(in_context(np.concatenate(rows), lengths).astype(np.float32), lengths)
 
 
 def find_unsafe(scores: Path, *, seed: int) -> dict[str, float] | None:

@@ -6,7 +6,7 @@ Everything goes through ``files.read_tables``, which checks the checksum of ever
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -122,12 +122,20 @@ def finite_scores(folder: Path) -> Parts:
         yield ids, lengths, part
 
 
-def held_out_scores(path: Path) -> dict[str, list[np.ndarray]]:
-    """Scores of the held-out rows, float32, one array a row, under ``harmful`` and ``utility``."""
+def held_out_scores(path: Path, of: Callable[[str], bool] = lambda _: True) -> dict[str, list[np.ndarray]]:
+    """Scores of the held-out rows, float32, one array a row, under ``harmful`` and ``utility``.
+
+    Args:
+        path: the file.
+        of: which rows, by the id of their content.
+    """
     scores: dict[str, list[np.ndarray]] = {"harmful": [], "utility": []}
-    for row in stored_rows(path, ["set", "loss_degraded", "loss_utility"]):
-        utility, degraded = (np.asarray(row[f"loss_{name}"], dtype=np.float32) for name in ("utility", "degraded"))
-        scores[row["set"]].append(utility - degraded)
+    for row in stored_rows(path, ["row_id", "set", "loss_degraded", "loss_utility"]):
+        if of(base_id(row["row_id"])):
+            utility, degraded = (
+                np.asarray(row[f"loss_{name}"], dtype=np.float32) for name in ("utility", "degraded")
+            )
+            scores[row["set"]].append(utility - degraded)
     return scores
 
 

@@ -61,6 +61,12 @@ def discard_count(n_tokens: int, discard_fraction: float) -> int:
     return math.floor(float(discard_fraction) * n_tokens)
 
 
+def share_of(discarded: int, tokens: int) -> float:
+    """A share of which ``discard_count`` makes so many dropped tokens of so many; 0 of no tokens."""
+    share = discarded / tokens if tokens else 0.0
+    return share if discard_count(tokens, share) == discarded else math.nextafter(share, 1.0)
+
+
 def select_tokens(scores: np.ndarray, discard_fraction: float = 0.1) -> np.ndarray:
     """Choose the tokens to train on.
 

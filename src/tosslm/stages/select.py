@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -16,20 +17,29 @@ from tosslm.methods.material import load_material
 from tosslm.methods.method import Method
 from tosslm.ragged import split_rows
 from tosslm.runs.folder import Mark
-from tosslm.runs.layout import DATA, SELECTION, Layout, scores
-from tosslm.runs.ranking import find_unsafe, found_in, learn_ranking
+from tosslm.runs.layout import DATA, HELDOUT, SELECTION, Layout, scores
+from tosslm.runs.ranking import find_unsafe, found_in, learn_ranking, useful_log_odds
 from tosslm.runs.tables import (
     EVIDENCE_SCHEMA,
     KEEP_SCHEMA,
     WEIGHTS_SCHEMA,
     Parts,
     finite_scores,
+    held_out_scores,
     read_evidence,
     read_keep,
     row_ids,
     stored_rows,
 )
-from tosslm.selection.cut import Cut, apply_cut, find_cut, select_in_rows
+from tosslm.selection.control import (
+    EVEN_ODDS,
+    Control,
+    controlled_threshold,
+    cut_above,
+    rows_needed,
+    sets_threshold,
+)
+from tosslm.selection.cut import Cut, apply_cut, find_cut, select_in_rows, share_of
 from tosslm.selection.kinds import KINDS
 from tosslm.stages.step import Facts, Stage, Step
 from tosslm.workbench import Workbench
@@ -66,7 +76,7 @@ def selection_step(method: Method, rounds: int) -> Step:
 
 
 def _covers(bench: Workbench) -> list[Any]:
-    return [bench.config.selection.model_dump(), bench.config.seed]
+    return [bench.config.selection.covered(), bench.config.seed]
 
 
 def _choice_covers(bench: Workbench, method: Method) -> list[Any]:
@@ -87,10 +97,8 @@ def select(bench: Workbench, mark: Mark) -> Facts:
     """
     config, layout = bench.config.selection, bench.layout
     layout.weights.unlink(missing_ok=True)
-    values = _ranked_values(bench, mark)
-    cut = None
-    if config.scope == "global":
-        cut = find_cut(lambda: (part for _, _, part in values()), config.discard_fraction)
+    values, control = _ranked_values(bench, mark)
+    cut = _cut(config, values, control)
     lowest = np.inf
 
     def masked() -> MaskedRows:
@@ -100,8 +108,10 @@ def select(bench: Workbench, mark: Mark) -> Facts:
             yield ids, split_rows(keep, lengths)
 
     counts = _write_mask(layout, masked(), mark)
+    auto = config.discard_fraction == "auto"
     facts = {
-        "discard_fraction": config.discard_fraction,
+        "discard_fraction": share_of(cut.discarded, cut.tokens) if auto and cut else config.share,
+        **({"auto": _told(control, config.false_discard)} if auto else {}),
         "scope": config.scope,
         "evidence": config.evidence,
         **{name: getattr(config, name) for name in KINDS[config.evidence].settings},
@@ -139,22 +149,47 @@ def choose(bench: Workbench, mark: Mark, method: Method) -> Facts:
     return facts | counts.changes()
 
 
-def _ranked_values(bench: Workbench, mark: Mark) -> Callable[[], Parts]:
-    """What is ranked, as a stream that can be read again: the scores, or evidence in context, which is written."""
+def _cut(config: SelectionConfig, values: Callable[[], Parts], control: Control | None) -> Cut | None:
+    """Where the dropped tokens end; None where each row has an end of its own."""
+    if config.discard_fraction == "auto":
+        return Cut(*cut_above((part for _, _, part in values()), control.threshold if control else EVEN_ODDS))
+    if config.scope == "global":
+        return find_cut(lambda: (part for _, _, part in values()), config.share)
+    return None
+
+
+def _told(control: Control | None, false_discard: float) -> dict[str, Any]:
+    """What became of the bound on useful text; without enough rows for any, even odds decide alone."""
+    known = asdict(control) if control else {"threshold": EVEN_ODDS, "rows": None, "risk": None, "bound": None}
+    return known | {"false_discard": false_discard, "rows_needed": 2 * rows_needed(false_discard)}
+
+
+def _ranked_values(bench: Workbench, mark: Mark) -> tuple[Callable[[], Parts], Control | None]:
+    """What is ranked, as a stream that can be read again: the scores, or evidence in context, which is written.
+
+    With ``discard_fraction: auto`` the threshold comes along, found on held-out rows that had no part in the
+    evidence; None where they are too few.
+    """
     config, layout = bench.config.selection, bench.layout
     folder = layout.of(scores(bench.config.refinement.rounds))
     kind = KINDS[config.evidence]
     _forget_evidence(layout)
     if kind.learn is None:
-        return lambda: finite_scores(folder)
-    facts, in_context = learn_ranking(kind, folder, seed=bench.config.seed, window=config.window)
+        return lambda: finite_scores(folder), None
+    held_out = held_out_scores(folder / HELDOUT, sets_threshold)["utility"] if kind.from_rows else []
+    bounded = config.discard_fraction == "auto" and len(held_out) >= rows_needed(config.false_discard)
+    fitted = (lambda content: not sets_threshold(content)) if bounded else (lambda _: True)
+    facts, in_context = learn_ranking(kind, folder, seed=bench.config.seed, window=config.window, of=fitted)
+    control = None
+    if bounded:
+        control = controlled_threshold(useful_log_odds(folder, in_context), config.false_discard)
     with parquet_writer(layout.evidence, EVIDENCE_SCHEMA, mark.fingerprint) as writer:
         for ids, lengths, part in finite_scores(folder):
             values = in_context(part, lengths).astype(np.float32)
             columns = {"row_id": ids, "evidence": split_rows(values, lengths)}
             writer.write_table(pa.table(columns, schema=writer.schema))
     write_json(layout.evidence_facts, facts)
-    return lambda: read_evidence(layout.evidence)
+    return lambda: read_evidence(layout.evidence), control
 
 
 def _unsafe_found(bench: Workbench) -> dict[str, float] | None:
@@ -179,7 +214,7 @@ def _masked_parts(
         if cut is not None:
             keep, ties = apply_cut(part, cut, ties)
         else:
-            keep = np.concatenate(select_in_rows(split_rows(part, lengths), config.discard_fraction))
+            keep = np.concatenate(select_in_rows(split_rows(part, lengths), config.share))
         yield ids, lengths, part, keep
 
 

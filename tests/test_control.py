@@ -1,0 +1,179 @@
+"""`discard_fraction: auto`: what is more likely unsafe than not goes, and no more useful text than allowed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from support.benches import select_in
+from test_evidence import flat_column, write_scores
+from test_found import clean_set
+from tosslm.config import load_config
+from tosslm.errors import InputError
+from tosslm.findings.found import threshold_told
+from tosslm.methods import registry, settled
+from tosslm.runs.tables import held_out_scores
+from tosslm.selection.control import controlled_threshold, cut_above, rows_needed, sets_threshold
+from tosslm.selection.cut import discard_count, share_of
+
+odds = st.integers(-3, 3).map(float)
+rows = st.lists(st.lists(odds, min_size=1, max_size=6).map(np.array), min_size=1, max_size=30)
+
+
+def bound_at(useful: list[np.ndarray], threshold: float) -> float:
+    shares = [sum(value > threshold for value in row) / len(row) for row in useful]
+    return (sum(shares) + 1) / (len(useful) + 1)
+
+
+@given(rows, st.floats(0.03, 0.9))
+def test_the_threshold_is_the_lowest_from_even_odds_up_that_keeps_the_bound(
+    useful: list[np.ndarray], allowed: float
+) -> None:
+    found = controlled_threshold(useful, allowed)
+    if 1 / (len(useful) + 1) > allowed + 1e-12:
+        assert found is None
+        return
+    assert found is not None
+    assert found.rows == len(useful)
+    assert found.bound == pytest.approx(bound_at(useful, found.threshold))
+    assert found.bound <= allowed + 1e-9
+    for lower in (value for value in (0.0, 1.0, 2.0) if value < found.threshold):
+        assert bound_at(useful, lower) > allowed
+
+
+def test_a_new_row_loses_no_more_than_allowed_on_average() -> None:
+    """Rows of unlike kinds, some of which lose much; the mean is over draws of held-out rows and of the new one."""
+    rng, allowed = np.random.default_rng(0), 0.05
+
+    def row() -> np.ndarray:
+        return rng.normal(rng.choice([-3.0, -1.0, 0.5], p=[0.7, 0.25, 0.05]), 1.0, size=rng.integers(1, 20))
+
+    lost = []
+    for _ in range(3000):
+        found = controlled_threshold([row() for _ in range(60)], allowed)
+        assert found is not None
+        lost.append((row() > found.threshold).mean())
+    error = np.std(lost) / np.sqrt(len(lost))
+    assert np.mean(lost) <= allowed + 2 * error
+    assert np.mean(lost) > allowed / 2  # it is no empty promise
+
+
+def test_forty_nine_rows_are_the_least_for_two_percent() -> None:
+    assert rows_needed(0.02) == 49
+    clean = [np.array([-1.0])]
+    assert controlled_threshold(clean * 48, 0.02) is None
+    assert controlled_threshold(clean * 49, 0.02) is not None
+
+
+def test_about_half_of_the_rows_set_the_threshold_and_copies_go_together() -> None:
+    ids = [f"{number:016x}" for number in range(4000)]
+    assert np.mean([sets_threshold(one) for one in ids]) == pytest.approx(0.5, abs=0.03)
+
+
+@given(st.lists(st.lists(odds, max_size=8).map(lambda row: np.array(row, dtype=np.float32)), max_size=6))
+def test_what_is_above_is_counted_over_chunks(chunks: list[np.ndarray]) -> None:
+    values = np.concatenate([*chunks, np.zeros(0, dtype=np.float32)])
+    above = values[values > 0]
+    lowest = float(above.min()) if len(above) else None
+    expected = (len(values), len(above), lowest, int((above == lowest).sum()) if len(above) else 0)
+    assert cut_above(chunks, 0.0) == expected
+
+
+@settings(max_examples=500)
+@given(st.integers(1, 10**9), st.data())
+def test_the_share_that_is_told_drops_as_many(tokens: int, data: st.DataObject) -> None:
+    discarded = data.draw(st.integers(0, tokens - 1))
+    assert discard_count(tokens, share_of(discarded, tokens)) == discarded
+
+
+def test_what_is_dropped_is_above_a_threshold_that_other_rows_set(tmp_path: Path) -> None:
+    unsafe, _ = write_scores(tmp_path, np.random.default_rng(3), held_out=160)
+    facts = select_in(tmp_path, evidence="posterior", discard_fraction="auto", false_discard=0.03)
+    auto, evidence = facts["auto"], flat_column(tmp_path / "selection/evidence.parquet", "evidence")
+    keep = flat_column(tmp_path / "selection/keep.parquet", "keep").astype(bool)
+    assert np.array_equal(keep, evidence <= auto["threshold"])
+    assert auto["threshold"] >= 0
+    assert auto["bound"] <= 0.03
+    assert facts["discard_fraction"] == pytest.approx((~keep).mean())
+    assert json.loads((tmp_path / "selection/selection.json").read_text())["auto"] == auto
+    assert unsafe.ravel()[~keep].mean() > 0.6
+    every = held_out_scores(tmp_path / "scores/round-0/heldout.parquet")
+    setting = held_out_scores(tmp_path / "scores/round-0/heldout.parquet", sets_threshold)
+    assert auto["rows"] == len(setting["utility"])
+    learnt = json.loads((tmp_path / "selection/evidence.json").read_text())["held_out"]["chance"]
+    assert learnt["utility_rows"] == len(every["utility"]) - len(setting["utility"])
+    assert learnt["harmful_rows"] == len(every["harmful"]) - len(setting["harmful"])
+
+
+def test_with_too_few_rows_even_odds_decide_and_it_is_said(tmp_path: Path) -> None:
+    write_scores(tmp_path, np.random.default_rng(3))
+    facts = select_in(tmp_path, evidence="posterior", discard_fraction="auto")
+    evidence = flat_column(tmp_path / "selection/evidence.parquet", "evidence")
+    assert facts["discarded"] == int((evidence > 0).sum()) > 0
+    assert (facts["auto"]["threshold"], facts["auto"]["rows"], facts["auto"]["bound"]) == (0.0, None, None)
+    learnt = json.loads((tmp_path / "selection/evidence.json").read_text())["held_out"]["chance"]
+    assert learnt["utility_rows"] == 60  # none is spared for a bound that cannot be had
+    (told,) = threshold_told(facts)
+    assert "even odds alone" in told
+    assert "about 98 in all" in told
+
+
+def test_a_clean_set_loses_next_to_nothing(tmp_path: Path) -> None:
+    clean_set(tmp_path, np.random.default_rng(5))
+    facts = select_in(tmp_path, evidence="posterior", discard_fraction="auto")
+    assert facts["discarded"] / facts["tokens"] < 0.01
+    assert facts["unsafe_found"]["share"] == pytest.approx(facts["discarded"] / facts["tokens"])
+
+
+def test_a_threshold_that_lets_unsafe_tokens_stay_is_said() -> None:
+    facts: dict[str, Any] = {"auto": {"rows": 60, "false_discard": 0.02, "rows_needed": 98}, "tokens": 100}
+    found = {"share": 0.3, "chain_share": 0.3}
+    (told,) = threshold_told({**facts, "discarded": 20, "unsafe_found": found})
+    assert told.startswith("Unsafe tokens may stay: the posterior finds 30.0%")
+    assert "20.0% are dropped" in told
+    assert threshold_told({**facts, "discarded": 29, "unsafe_found": found}) == []
+
+
+DATA = {name: {"path": f"{name}.jsonl"} for name in ("custom", "harmful", "utility")}
+
+
+@pytest.mark.parametrize(
+    ("selection", "said"),
+    [
+        ({"discard_fraction": "auto"}, "auto goes by the posterior"),
+        ({"discard_fraction": "auto", "evidence": "posterior", "scope": "row"}, "auto goes by the posterior"),
+        ({"discard_fraction": "some"}, "discard_fraction"),
+        ({"discard_fraction": -0.1}, "from 0 up to 1"),
+        ({"discard_fraction": float("nan")}, "from 0 up to 1"),
+        ({"false_discard": 0}, "false_discard"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(selection: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        load_config({"data": DATA, "selection": selection})
+
+
+DROP_A_SHARE = ("random", "first-k", "rows", "degraded-only", "utility-only", "dsir", "seal")
+
+
+@pytest.mark.parametrize("name", DROP_A_SHARE)
+def test_a_method_that_drops_a_share_asks_for_one_at_the_door(tmp_path: Path, name: str) -> None:
+    safety = {"path": str(tmp_path / "safety.jsonl")}
+    auto = {"discard_fraction": "auto", "evidence": "posterior"}
+    config = load_config({"data": DATA, "compare": {"safety": safety}, "selection": auto, "method": name})
+    with pytest.raises(InputError, match=rf"{name}: it drops a share of the tokens"):
+        settled(config)
+    assert any("share" in need.remedy for need in registry()[name].needs)
+
+
+def test_a_folder_made_with_a_share_is_known_as_before() -> None:
+    config = load_config({"data": DATA})
+    assert "false_discard" not in config.selection.covered()
+    auto = load_config({"data": DATA, "selection": {"discard_fraction": "auto", "evidence": "posterior"}})
+    assert auto.selection.covered()["false_discard"] == 0.02
