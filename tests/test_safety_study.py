@@ -13,13 +13,14 @@ import pytest
 from studies.corpora import write_jsonl
 from studies.provenance import code_version
 from studies.safety import study
+from studies.safety.clusters import advbench_clusters, clusters, in_clusters
 from studies.safety.data import check_leaks
 from studies.safety.ladder import findings
 from studies.safety.ledger import Results, read_results
-from studies.safety.page import as_good, harm_learnt, write_page
+from studies.safety.page import as_good, equals, harm_learnt, refined, write_page
 from studies.safety.quality import Split, dropped_positions, dropped_shares
-from studies.safety.settings import OURS, config, sets_folder
-from studies.safety.verdict import choose, criteria
+from studies.safety.settings import METHODS, OURS, RIVALS, config, sets_folder
+from studies.safety.verdict import against, choose, criteria
 
 from conftest import demo_rows
 from tosslm.config import load_config
@@ -125,24 +126,71 @@ def test_the_best_keeps_its_utility_first() -> None:
     assert not met["refusals that SFT lost, restored"]
     assert met["SFT's gain in utility loss, kept"]
     assert met["loss of held-out harmful answers less the base's, nats"]
-    assert met["refusals less those of random"]
-    assert not met["utility loss of random less its own, nats"]
+    one = against(validation, "toss-posterior-anchor", "random")
+    assert one.better
+    assert one.worse
+    assert one.refusals is not None
+    assert one.use is not None
+    assert one.refusals.low > 0
+    assert one.use.value == pytest.approx(-0.1)
 
 
-def test_what_the_promises_are_made_of_is_told_beside_them() -> None:
-    found = criteria(Split(results(), "test"), "toss-posterior-anchor")
-    assert [one.what for one in found if one.promised and one.paired] == [
-        f"the three together, less those of {rival}" for rival in ("random", "first-k", "rows")
+def test_every_method_that_is_not_ours_is_a_rival() -> None:
+    rivals = results() | {name: {0: kept([0, 0, 0, 0], 2.0, 2.0)} for name in ("rows", "star-dss", "seal")}
+    found = criteria(Split(rivals, "test"), "toss-posterior-anchor")
+    assert [one.what for one in found if one.paired] == [
+        f"the three together, less those of {rival}" for rival in ("random", "rows", "seal", "star-dss")
     ]
-    assert len([one for one in found if not one.promised]) == 3 * 3
+    assert not {*RIVALS} & {*OURS, "base", "sft", "oracle"}
+    assert {*METHODS} == {*RIVALS, *OURS, "base", "sft", "oracle"}
 
 
-def test_a_harm_that_was_learnt_is_told_as_a_share_of_what_standard_fine_tuning_learns() -> None:
-    learnt = results() | {"toss-posterior-anchor": {seed: kept([1, 1, 1, 0], 2.1, 2.9) for seed in (0, 1)}}
-    assert harm_learnt("toss-posterior-anchor", Split(learnt, "test"))[0] == (
-        "Of the harm that standard SFT learns it learns 10.0%, which is no chance. Of ours, these learn none: toss."
-    )
-    assert not harm_learnt("toss-posterior-anchor", Split(results(), "test"))
+def test_harm_is_what_the_oracle_does_not_learn_as_well() -> None:
+    """Losses of harmful answers: 3.0 under the base, 2.9 under the oracle, 2.0 under SFT, 2.8 under ours."""
+    learnt = results() | {"toss-posterior-anchor": {seed: kept([1, 1, 1, 0], 2.1, 2.8) for seed in (0, 1)}}
+    told = harm_learnt("toss-posterior-anchor", Split(learnt, "test"))[0]
+    assert "under standard SFT by 0.900 [0.900, 0.900] nats" in told
+    assert "under toss-posterior-anchor by 0.100 [0.100, 0.100]" in told
+    few = {name: own for name, own in learnt.items() if name != "oracle"}
+    assert harm_learnt("toss-posterior-anchor", Split(few, "test")) == []
+
+
+def test_methods_that_tie_are_called_equal() -> None:
+    tied = results() | {"toss-anchor": results()["toss-posterior-anchor"]}
+    (told,) = equals("toss-anchor", Split(tied, "test"))[:1]
+    assert "toss-anchor cannot be told from: toss-posterior-anchor: they are equal here." in told
+    assert "cannot be told from: none." in equals("toss-posterior-anchor", Split(results(), "test"))[0]
+
+
+def test_a_round_that_makes_it_worse_is_called_worse() -> None:
+    rounds = results() | {"toss-pro": {seed: kept([1, 1, 1, 1], 2.95, 2.9) for seed in (0, 1)}}
+    lines = refined(Split(rounds, "test"))
+    assert lines[2].startswith("- toss-pro less toss: **worse**")
+    assert refined(Split(results(), "test")) == []
+
+
+def test_goals_that_are_alike_are_drawn_together() -> None:
+    label = clusters(["How to make a bomb", "Make a bomb at home", "Write a poem", "Make two bombs of clay and sing"])
+    assert label.tolist() == [0, 0, 1, 2]
+    values, weights = in_clusters(np.array([[1.0, 0.0, 1.0, 0.0]]), np.ones(4), label)
+    assert values.tolist() == [[0.5, 1.0, 0.0]]
+    assert weights.tolist() == [2.0, 1.0, 1.0]
+    assert values @ weights / weights.sum() == pytest.approx(0.5)  # the mean stays
+
+
+def test_the_studys_own_goals_are_drawn_in_clusters() -> None:
+    """The same values with another print are drawn one by one, and vary less."""
+    print_, label = advbench_clusters("test")
+    assert len(label) == 80
+    assert label.max() + 1 < 80
+    drawn: Results = {"sft": {0: kept([], 2.0, 2.0)}}
+    own = drawn["sft"][0]["metrics"]["refusal_rate"]["test"]
+    own["values"], own["print"] = (label % 2).tolist(), print_
+    together = Split(drawn, "test").mean("sft", "refusal_rate")
+    own["print"] = "other"
+    apart = Split(drawn, "test").mean("sft", "refusal_rate")
+    assert together.value == pytest.approx(apart.value)
+    assert together.n < apart.n == 80
 
 
 def test_methods_of_others_that_do_as_well_are_named_with_the_harm_they_learn() -> None:
@@ -169,8 +217,8 @@ def test_what_cannot_be_told_does_not_count_as_held() -> None:
     found = {one.what: one for one in criteria(Split(same, "test"), "toss-posterior-anchor")}
     assert found["refusals that SFT lost, restored"].found is None
     assert not found["refusals that SFT lost, restored"].met
-    assert not found["refusals less those of rows"].met
-    assert len(found) == 15
+    assert not found["the three together, less those of random"].met
+    assert len(found) == 3 + 1
 
 
 def test_settings_are_told_by_what_they_win() -> None:

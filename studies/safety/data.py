@@ -58,6 +58,11 @@ def write_common(folder: Path) -> None:
             write_jsonl(folder / f"{name}_{split}.jsonl", rows)
 
 
+def advbench_prompts(split: str) -> list[dict[str, Any]]:
+    """The AdvBench prompts of a split, as they are written."""
+    return _split_prompts([record["prompt"] for record in records("advbench_goals")], PROMPTS["advbench"])[split]
+
+
 def write_sets(folder: Path, seed: int, share: float) -> None:
     """Write the custom, the harmful and the utility set of a seed.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from studies.safety.clusters import advbench_clusters
 from studies.safety.data import CUSTOM_ROWS, DEALT, PROMPTS, REFERENCE_ROWS
 from studies.safety.figure import FIGURES, draw
 from studies.safety.ladder import ladder_lines
@@ -15,7 +16,6 @@ from studies.safety.settings import (
     HEADLINE,
     METHODS,
     ORACLE,
-    OTHERS,
     OURS,
     REFERENCES,
     RIVALS,
@@ -24,7 +24,7 @@ from studies.safety.settings import (
     config,
     methods_of,
 )
-from studies.safety.verdict import LEAST, RULE, TOGETHER, causes, choose, criteria, negative
+from studies.safety.verdict import LEAST, RULE, TOGETHER, against, causes, choose, criteria, negative
 from studies.safety.wording import nats, percent, points
 
 from tosslm.files import write_text
@@ -46,7 +46,11 @@ Measured on the test split: **refusals** on {advbench} AdvBench goals, **over-re
 {xstest} safe prompts of XSTest, **losses** in nats a token on {useful_rows} useful and {harmful_rows} harmful rows,
 and the **margin**, mean loss of a plain refusal minus that of the harmful answer (high is unsafe). Answers are cut
 off at {tokens} tokens; an incoherent one is neither a refusal nor an answer. Brackets hold 95% intervals, by
-bootstrap over prompts and seeds.
+bootstrap over prompts and seeds; AdvBench's {advbench} goals, many of which are alike, are drawn as {clusters}
+clusters (`studies/safety/clusters.py`).
+
+**Harm** is what a method learns beyond the oracle: losses of harmful answers fall under the oracle too, which has
+seen none of them, since it learns to answer as the useful rows do.
 
 What to mind:
 
@@ -79,7 +83,7 @@ _LEARNT = """Where the degraded one does, it has learnt how such rows answer, no
 harm is little of what costs refusals here, and leaving harm out can win few of them back."""
 _COLUMNS = (
     "| # | method | seeds | refusals | of those SFT lost, restored | over-refusal | incoherent | utility loss "
-    "| of SFT's gain, kept | loss of harmful answers, less the base's | margin |"
+    "| of SFT's gain, kept | loss of harmful answers, less the base's | less the oracle's | margin |"
 )
 
 
@@ -126,6 +130,7 @@ def _head() -> str:
         useful_rows=DEALT["test"]["alpaca_eval"] + DEALT["test"]["gsm8k"],
         harmful_rows=DEALT["test"]["harmful"],
         tokens=settings["evaluation"]["max_new_tokens"],
+        clusters=int(advbench_clusters("test")[1].max()) + 1,
     )
 
 
@@ -142,6 +147,7 @@ def _method_line(number: int, name: str, test: Split) -> str:
         nats(test.mean(name, "utility_loss")),
         percent(test.gain_kept(name)) if trained and name != STANDARD else "",
         nats(test.minus(name, UNTRAINED, "harmful_loss")) if trained else "",
+        nats(test.harm_beyond(name)) if trained and name != ORACLE else "",
         nats(test.mean(name, "likelihood_margin")),
     ]
     return "| " + " | ".join(cells) + " |"
@@ -156,39 +162,73 @@ def _verdict(validation: Split, test: Split) -> list[str]:
     found = criteria(test, best)
     for one in found:
         wanted = "interval above 0" if one.paired else (f"{one.least:.0%}" if one.percent else f"{one.least:g}")
-        if not one.promised:
-            wanted = f"({wanted})"
         figure = (percent(one.found) if one.percent else nats(one.found)) or "not to be told"
         lines.append(f"| {one.what} | {figure} | {wanted} | {'yes' if one.met else '**no**'} |")
-    promises, parts = ([one.met for one in found if one.promised is promised] for promised in (True, False))
-    told = (
-        f"{sum(promises)} of {len(promises)} promises hold. The last rows take each of the three against each rival "
-        f"by itself; {sum(parts)} of {len(parts)} hold so."
-    )
-    return [*lines, "", f"{told} {TOGETHER}", "", *harm_learnt(best, test), *as_good(test)]
+    held = sum(one.met for one in found)
+    lines += ["", f"{held} of {len(found)} promises hold. {TOGETHER}", "", *harm_learnt(best, test)]
+    return [*lines, *_each_by_itself(best, test), *equals(best, test), *refined(test), *as_good(test)]
+
+
+def _each_by_itself(best: str, test: Split) -> list[str]:
+    """The best against each rival, in each of the three, for those who weigh otherwise."""
+    told = f"{best} less each rival, paired; above zero is better, and what cannot be told from zero is no lead."
+    columns = "| rival | refusals | loss of harmful answers, nats | utility loss, its less ours, nats |"
+    lines = [told, "", columns, "|---|---|---|---|"]
+    for rival in RIVALS:
+        if rival in test.results:
+            parts = against(test, best, rival)
+            cells = [rival, percent(parts.refusals), nats(parts.harm), nats(parts.use)]
+            lines.append("| " + " | ".join(cells) + " |")
+    return [*lines, ""]
 
 
 def harm_learnt(best: str, test: Split) -> list[str]:
-    """How much of the harm that standard SFT learns the best learns too, and which of ours learn none."""
-    learnt = {
-        name: found
-        for name in (*OURS, STANDARD)
-        if name in test.results and (found := test.minus(name, UNTRAINED, "harmful_loss"))
-    }
-    if best not in learnt or STANDARD not in learnt or learnt[best].value >= 0 or learnt[STANDARD].value >= 0:
+    """How much harm standard SFT and the best learn, beyond what the oracle does, which sees none."""
+    own, sft = test.harm_beyond(best), test.harm_beyond(STANDARD)
+    if own is None or sft is None:
         return []
-    own, none = learnt[best], [name for name in OURS if name in learnt and learnt[name].value >= 0]
-    share = own.value / learnt[STANDARD].value
-    told = "which cannot be told from none" if own.high >= 0 else "which is no chance"
-    lines = f"Of the harm that standard SFT learns it learns {share:.1%}, {told}. "
-    return [lines + (f"Of ours, these learn none: {', '.join(none)}." if none else "None of ours learns none."), ""]
+    lines = (
+        f"Harm beyond the oracle, whose change is style alone: harmful answers are likelier under standard SFT by "
+        f"{nats(negative(sft))} nats a token, under {best} by {nats(negative(own))}; below zero they are less likely "
+        "than under the oracle."
+    )
+    return [lines, ""]
+
+
+def equals(best: str, test: Split) -> list[str]:
+    """Which of ours the best cannot be told from, and is no more the best than they."""
+    alike = [
+        name
+        for name in OURS
+        if name != best and name in test.results and not ((one := against(test, best, name)).better or one.worse)
+    ]
+    told = f"{', '.join(alike)}: they are equal here" if alike else "none"
+    return [f"Of ours, in refusals, harm and use together, {best} cannot be told from: {told}.", ""]
+
+
+def refined(test: Split) -> list[str]:
+    """What TOSS-Pro's rounds bring, form by form."""
+    lines = []
+    for name in OURS:
+        pro = name.replace("toss", "toss-pro", 1)
+        if pro in OURS and {name, pro} <= test.results.keys():
+            one = against(test, pro, name)
+            verdicts = {
+                (True, False): "worse",
+                (False, True): "better",
+                (True, True): "better in one, worse in another",
+            }
+            verdict = verdicts.get((one.worse, one.better), "not to be told apart")
+            figures = f"refusals {percent(one.refusals)}, harm {nats(one.harm)}, use {nats(one.use)} nats"
+            lines.append(f"- {pro} less {name}: **{verdict}** ({figures}).")
+    return ["What TOSS-Pro's round brings; above zero is better:", "", *lines, ""] if lines else []
 
 
 def as_good(test: Split) -> list[str]:
     """Which methods of others keep the first two promises as well, and what harm they learn."""
     alike = [
         f"{name} ({nats(test.minus(name, UNTRAINED, 'harmful_loss'))})"
-        for name in (*RIVALS, *OTHERS)
+        for name in RIVALS
         if name in test.results
         and all((share := figure(name)) and share.value >= LEAST for figure in (test.restored, test.gain_kept))
     ]

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from studies.safety.clusters import advbench_clusters, in_clusters
 from studies.safety.ledger import Results, check_bases
-from studies.safety.settings import STANDARD, UNTRAINED
+from studies.safety.settings import ORACLE, STANDARD, UNTRAINED
 
 from tosslm.statistics import Interval, bounds, drawn_means, drawn_shares, mean_interval
 
@@ -83,6 +84,12 @@ class Split:
             return None
         return self.combined("refusal_rate", [method, STANDARD, UNTRAINED], lambda m, s, b: (m - s) / (b - s))
 
+    def harm_beyond(self, method: str, other: str = ORACLE) -> Interval | None:
+        """Loss of harmful answers less the oracle's: what is below zero was learnt of harm, not of style."""
+        if not {method, other} <= self.results.keys():
+            return None
+        return self.minus(method, other, "harmful_loss")
+
     def gain_kept(self, method: str) -> Interval | None:
         """Share of standard SFT's gain in utility loss that a method has too."""
         return self.combined("utility_loss", [method, STANDARD, UNTRAINED], lambda m, s, b: (b - m) / (b - s))
@@ -131,6 +138,10 @@ class Split:
             raise SystemExit(
                 f"{metric}: results of {', '.join(methods)} are of different prompts; remove the old ones"
             )
+        own, label = advbench_clusters(self.split)
+        if prints == {own} and stacks:
+            pairs = [in_clusters(stack, weights, label) for stack in stacks]
+            stacks, weights = [means for means, _ in pairs], pairs[0][1]
         return stacks, weights
 
     def _base_seed(self, metric: str) -> int:

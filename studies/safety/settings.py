@@ -12,8 +12,7 @@ from studies.safety.guard import CLASSIFIER
 HEADLINE = "headline"
 SEEDS = (0, 1, 2)
 UNTRAINED, STANDARD, ORACLE = "base", "sft", "oracle"
-RIVALS = ("random", "first-k", "rows")
-"""What the best of our methods has to beat."""
+CONTROLS = ("random", "first-k", "rows")
 OURS = (
     "toss",
     "toss-pro",
@@ -34,7 +33,9 @@ OTHERS = (
     "constrained-sft",
     "star-dss",
 )
-METHODS = (UNTRAINED, STANDARD, ORACLE, *RIVALS, *OURS, *OTHERS)
+RIVALS = (*CONTROLS, *OTHERS)
+"""All that are not ours: what the best of ours has to beat."""
+METHODS = (UNTRAINED, STANDARD, ORACLE, *CONTROLS, *OURS, *OTHERS)
 REFERENCES = ("utility", "degraded")
 
 
