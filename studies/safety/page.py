@@ -68,6 +68,11 @@ What to mind:
 - "No prompt in two sets" is meant to the letter, case and spacing aside; GSM8K has questions that are near twins.
 - Shares restored are ratios to the few refusals that SFT lost: their intervals are wide, and bounds of a ratio whose
   denominator may be small are rough. Read the refusals beside them.
+- star-dss is not its authors' method here: as it was measured it decided hard instead of weighing by the guard's
+  probability, and held the first three tokens of every answer to the base as well, all at the anchor's weight, some
+  16 times theirs. It waits to be measured again, as its authors run it.
+- Where a better base, curves at equal use and other settings are measured, figures will change: every method here
+  stands at the one strength that its settings happen to give it.
 - SafeInstr adds rows of its own. Three seeds make intervals over seeds too narrow; where a method has fewer, its
   shares and differences are taken on those seeds, its means are not.
 - Refusals are told by phrases at the beginning of an answer, without judge or classifier, and the models have 135M
