@@ -16,12 +16,13 @@ from tosslm.config import ModelConfig, TrainingConfig, load_config
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.errors import InputError
 from tosslm.methods import find_methods, registry, seal, star_dss
+from tosslm.methods.alignment import add_gradients
 from tosslm.methods.constrained import constrained_loss
 from tosslm.methods.dsir import log_importance, ngram_counts
 from tosslm.methods.material import Material
 from tosslm.methods.method import drop_rows_in_order
 from tosslm.methods.safeinstr import drawn_safety_rows
-from tosslm.methods.seal import add_gradients, relative_weights, selector_loss, train_selector, upper_weight
+from tosslm.methods.seal import relative_weights, selector_loss, train_selector, upper_weight
 from tosslm.methods.star_dss import unsafe_segments
 from tosslm.model import head
 from tosslm.model.base import Base, fresh_adapter, open_base

@@ -435,7 +435,8 @@ class CompareConfig(Section):
     )
     safety: SourceConfig | None = Field(
         None,
-        description="Rows of safe answers to unsafe requests, for safeinstr and seal: {path, ...} as under data.",
+        description="Rows of safe answers to unsafe requests, for safeinstr, seal, lisa, safegrad and bds: {path, "
+        "...} as under data.",
     )
     safety_share: float = Field(
         0.025, gt=0, description="How many of them safeinstr mixes in, as a share of the custom rows."

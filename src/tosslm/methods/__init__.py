@@ -11,12 +11,15 @@ from tosslm.config import Config, explicit_value, load_config
 from tosslm.errors import InputError
 from tosslm.methods import (
     averaged,
+    bds,
     constrained,
     dsir,
     first_k,
+    lisa,
     oracle,
     random_tokens,
     rows,
+    safegrad,
     safeinstr,
     scaled,
     seal,
@@ -45,6 +48,9 @@ _OWN = (
     seal.SEAL,
     constrained.CONSTRAINED_SFT,
     star_dss.STAR_DSS,
+    lisa.LISA,
+    safegrad.SAFEGRAD,
+    bds.BDS,
     oracle.ORACLE,
     *toss.TOSS_METHODS,
 )

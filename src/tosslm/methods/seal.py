@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tosslm.config import TrainingConfig, covered
-from tosslm.errors import InputError, TosslmError
+from tosslm.methods.alignment import add_gradients, shuffled, tokenized_safety, trainable
 from tosslm.methods.material import Material
 from tosslm.methods.method import Method, drop_rows_in_order, keep_rows
-from tosslm.methods.needs import SAFETY, SHARE, read_safety, safety_parts
+from tosslm.methods.needs import SAFETY, SHARE, safety_parts
 from tosslm.progress import Reporter
 from tosslm.runs.tables import stored_rows
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     import torch
 
     from tosslm.model.base import Base
-    from tosslm.model.head import SplitHead
     from tosslm.workbench import Workbench
 
 ROW_WEIGHTS = "row weights"
@@ -85,11 +84,7 @@ def selector_weights(bench: Workbench) -> np.ndarray:
         TosslmError: a loss is no number.
     """
     custom = list(stored_rows(bench.layout.rows("custom"), ["input_ids", "response_mask"]))
-    tokens = [bench.tokenizer(row.messages, context=row.context) for row in read_safety(bench.config)]
-    safe = [{"input_ids": row.input_ids, "response_mask": row.response_mask} for row in tokens]
-    if not safe:
-        raise InputError("compare.safety: no row there that can be read")
-    config = bench.config
+    safe, config = tokenized_safety(bench), bench.config
     return train_selector(bench.base, custom, safe, config.references, seed=config.seed, reporter=bench.reporter)
 
 
@@ -128,11 +123,11 @@ def train_selector(
     steps = settings.epochs * epoch_steps
     logits = torch.zeros(len(custom), dtype=torch.float64, requires_grad=True)
     selector = torch.optim.SGD([logits], lr=SELECTOR_RATE)
-    custom_batches = _shuffled(len(custom), settings.batch_size, np.random.default_rng((seed, 0)))
-    safe_batches = _shuffled(len(safe), settings.batch_size, np.random.default_rng((seed, 1)))
+    custom_batches = shuffled(len(custom), settings.batch_size, np.random.default_rng((seed, 0)))
+    safe_batches = shuffled(len(safe), settings.batch_size, np.random.default_rng((seed, 1)))
     with _learning(base, settings, seed) as model, reporter.task("seal's selector", steps) as task:
         split, micro = SplitHead(model), settings.micro_batch_size
-        learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        learnt = trainable(model)
         optimizer = torch.optim.AdamW(
             learnt, lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay
         )
@@ -152,55 +147,6 @@ def train_selector(
             tokens = sum(len(row["input_ids"]) for row in (*rows, *demonstrations))
             task.advance(1, tokens, f"custom loss {losses.mean():.3f}")
     return relative_weights(logits.detach()).numpy()
-
-
-def add_gradients(
-    split: SplitHead, rows: Sequence[Mapping[str, Any]], factors: torch.Tensor, micro_batch_size: int
-) -> torch.Tensor:
-    """Add the gradient of ``sum(factors * losses)`` to the model's, a micro-batch at a time.
-
-    Args:
-        split: the model.
-        rows: ``B`` of them.
-        factors: ``[B]``, of the rows' mean losses.
-        micro_batch_size: rows in one forward pass.
-
-    Returns:
-        The rows' mean losses in nats a token, without a gradient, float64 ``[B]`` on the CPU.
-
-    Raises:
-        TosslmError: a loss is no number.
-    """
-    import torch
-
-    done = []
-    for start in range(0, len(rows), micro_batch_size):
-        part = slice(start, start + micro_batch_size)
-        losses = _row_losses(split, rows[part])
-        (losses * factors[part].to(losses)).sum().backward()
-        done.append(losses.detach().cpu().double())
-    found = torch.cat(done)
-    if not torch.isfinite(found).all():
-        raise TosslmError("seal: a row's loss is no number; lower references.learning_rate, or use float32")
-    return found
-
-
-def _row_losses(split: SplitHead, rows: Sequence[Mapping[str, Any]]) -> torch.Tensor:
-    """Mean loss of each row's response tokens, float32 ``[B]``."""
-    import torch
-
-    from tosslm.model.losses import predicted_losses
-
-    losses, counts = predicted_losses(split, rows)
-    counts = counts.to(losses.device)
-    row_of = torch.arange(len(rows), device=losses.device).repeat_interleave(counts)
-    return losses.new_zeros(len(rows)).index_add(0, row_of, losses) / counts
-
-
-def _shuffled(count: int, size: int, order: np.random.Generator) -> Iterator[np.ndarray]:
-    """Batches of row numbers without end, each row once in a pass; those of a pass are of one size, or one apart."""
-    while True:
-        yield from np.array_split(order.permutation(count), math.ceil(count / size))
 
 
 def _descend(optimizer: torch.optim.Optimizer) -> None:

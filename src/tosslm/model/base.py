@@ -292,6 +292,18 @@ def fresh_adapter(base: Base, lora: LoraConfig, seed: int) -> Iterator[PeftModel
 
 
 @contextmanager
+def without_adapter(model: Any) -> Iterator[None]:
+    """A model in training as it was before: without its adapter, and without dropout."""
+    was_training = model.training
+    model.eval()
+    try:
+        with model.disable_adapter():
+            yield
+    finally:
+        model.train(was_training)
+
+
+@contextmanager
 def attached_adapters(base: Base, folders: dict[str, Path], *, scale: float = 1.0) -> Iterator[PeftModel]:
     """The base with several stored adapters on one copy of its weights; switch with ``set_adapter``.
 

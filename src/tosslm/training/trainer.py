@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import torch
 from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from tosslm.model.base import without_adapter
 from tosslm.model.head import SplitHead
 from tosslm.training.hooks import TrainingHook
 from tosslm.training.labels import IGNORED
@@ -144,17 +145,9 @@ class SelectiveTrainer(SFTTrainer):
             base = self._split.hidden_states(inputs["input_ids"][rows, :end], inputs["attention_mask"][rows, :end])
         return self._split.summed_divergence(hidden[anchored], base[anchored[rows, :end]], self._as_base)
 
-    @contextmanager
-    def _as_base(self) -> Iterator[None]:
-        """The model as it was before training: without the adapter, and without dropout."""
-        model = self._split.model
-        was_training = model.training
-        model.eval()
-        try:
-            with model.disable_adapter():
-                yield
-        finally:
-            model.train(was_training)
+    def _as_base(self) -> AbstractContextManager[None]:
+        """The model as it was before training."""
+        return without_adapter(self._split.model)
 
 
 def run_positions(kept: torch.Tensor) -> torch.Tensor:
