@@ -12,8 +12,11 @@ from tosslm.errors import InputError
 from tosslm.methods import (
     averaged,
     constrained,
+    datashield,
+    dr_sft,
     dsir,
     first_k,
+    larf,
     oracle,
     random_tokens,
     rows,
@@ -45,6 +48,9 @@ _OWN = (
     seal.SEAL,
     constrained.CONSTRAINED_SFT,
     star_dss.STAR_DSS,
+    dr_sft.DR_SFT,
+    larf.LARF,
+    datashield.DATASHIELD,
     oracle.ORACLE,
     *toss.TOSS_METHODS,
 )
