@@ -159,7 +159,7 @@ def test_what_does_not_go_together_is_refused(selection: dict[str, Any], said: s
         load_config({"data": DATA, "selection": selection})
 
 
-DROP_A_SHARE = ("random", "first-k", "rows", "degraded-only", "utility-only", "dsir", "seal")
+DROP_A_SHARE = ("random", "first-k", "rows", "degraded-only", "utility-only", "dsir", "seal", "larf", "datashield")
 
 
 @pytest.mark.parametrize("name", DROP_A_SHARE)

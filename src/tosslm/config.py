@@ -431,12 +431,15 @@ class CompareConfig(Section):
         None, description="Guard model for star-dss: {model, prompt, unsafe, safe, ...} as evaluation.classifier."
     )
     guard_segment: int = Field(
-        16, ge=1, le=10_000_000, description="Response tokens after which the guard is asked again."
+        16,
+        ge=1,
+        le=10_000_000,
+        description="Response tokens after which the guard is asked again, and of datashield's segments.",
     )
     safety: SourceConfig | None = Field(
         None,
-        description="Rows of safe answers to unsafe requests, for safeinstr, seal, lisa, safegrad and bds: {path, "
-        "...} as under data.",
+        description="Rows of safe answers to unsafe requests, for safeinstr, seal, lisa, safegrad, bds, larf and "
+        "datashield: {path, ...} as under data.",
     )
     safety_share: float = Field(
         0.025, gt=0, description="How many of them safeinstr mixes in, as a share of the custom rows."
