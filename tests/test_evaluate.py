@@ -245,7 +245,7 @@ def test_a_classifier_reads_template_and_reply(
         seen.extend(texts)
         return ["unsafe\nS1", " Safe.", "perhaps"]
 
-    monkeypatch.setattr("tosslm.evaluation.classifiers.complete", replies)
+    monkeypatch.setattr("tosslm.evaluation.generate.complete", replies)
     answers = [Answer(str(i), f"ask {i}", f"say {i}", True) for i in range(3)]
     config = ClassifierConfig.model_validate({"model": "x"})
     assert classify_attacks(None, smollm2_tokenizer, answers, config) == [True, False, None]
