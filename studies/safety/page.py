@@ -13,6 +13,7 @@ from studies.safety.quality import Split, dropped_positions, dropped_shares
 from studies.safety.settings import (
     CELLS,
     HEADLINE,
+    MEASURED_BEFORE,
     METHODS,
     ORACLE,
     OTHERS,
@@ -250,7 +251,8 @@ def _sources(names: Sequence[str]) -> list[str]:
     lines.append("|---" * 4 + "|")
     for name in names:
         method = registry()[name]
-        lines.append(f"| {name} | {method.summary} | {method.source} | {method.differs} |")
+        differs = MEASURED_BEFORE.get(name, method.differs)
+        lines.append(f"| {name} | {method.summary} | {method.source} | {differs} |")
     return [*lines, ""]
 
 

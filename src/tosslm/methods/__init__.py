@@ -45,6 +45,7 @@ _OWN = (
     seal.SEAL,
     constrained.CONSTRAINED_SFT,
     star_dss.STAR_DSS,
+    star_dss.STAR_DSS_HARD,
     oracle.ORACLE,
     *toss.TOSS_METHODS,
 )
