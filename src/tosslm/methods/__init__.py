@@ -10,10 +10,12 @@ from importlib.metadata import EntryPoint, entry_points
 from tosslm.config import Config, explicit_value, load_config
 from tosslm.errors import InputError
 from tosslm.methods import (
+    anchored,
     averaged,
     constrained,
     dsir,
     first_k,
+    held,
     oracle,
     random_tokens,
     rows,
@@ -22,6 +24,7 @@ from tosslm.methods import (
     seal,
     sft,
     single_loss,
+    slow,
     star_dss,
     toss,
     untouched,
@@ -35,6 +38,9 @@ _OWN = (
     sft.SFT,
     scaled.SFT_SCALED,
     averaged.SFT_AVERAGED,
+    averaged.SFT_EMA,
+    slow.SFT_SLOW,
+    held.SFT_KL,
     random_tokens.RANDOM,
     first_k.FIRST_K,
     single_loss.DEGRADED_ONLY,
@@ -47,6 +53,7 @@ _OWN = (
     star_dss.STAR_DSS,
     star_dss.STAR_DSS_HARD,
     oracle.ORACLE,
+    *anchored.ANCHORED,
     *toss.TOSS_METHODS,
 )
 
