@@ -378,14 +378,17 @@ class CompareConfig(Section):
         [], description="Sources of custom rows that are known to be harmful, for the oracle."
     )
     guard: ClassifierConfig | None = Field(
-        None, description="Guard model for star-dss: {model, prompt, unsafe, safe, ...} as evaluation.classifier."
+        None,
+        description="Guard model for star-dss and star-dss-hard: {model, prompt, unsafe, safe, ...} as "
+        "evaluation.classifier.",
     )
     guard_segment: int = Field(
         16, ge=1, le=10_000_000, description="Response tokens after which the guard is asked again."
     )
     safety: SourceConfig | None = Field(
         None,
-        description="Rows of safe answers to unsafe requests, for safeinstr and seal: {path, ...} as under data.",
+        description="Rows of safe answers to unsafe requests, for safeinstr, seal and safemerge: {path, ...} as "
+        "under data.",
     )
     safety_share: float = Field(
         0.025, gt=0, description="How many of them safeinstr mixes in, as a share of the custom rows."
