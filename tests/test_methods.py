@@ -23,7 +23,7 @@ from tosslm.methods.material import Material
 from tosslm.methods.method import drop_rows_in_order
 from tosslm.methods.safeinstr import drawn_safety_rows
 from tosslm.methods.seal import relative_weights, selector_loss, train_selector, upper_weight
-from tosslm.methods.star_dss import unsafe_segments
+from tosslm.methods.star_dss import segment_values
 from tosslm.model import head
 from tosslm.model.base import Base, fresh_adapter, open_base
 from tosslm.model.head import SplitHead
@@ -165,7 +165,7 @@ def test_star_dss_marks_segments_as_the_answer_grows() -> None:
         seen.extend((answer.prompt, answer.answer) for answer in answers)
         return [None if "sorry" in answer.answer else "bomb" in answer.answer for answer in answers]
 
-    marks = unsafe_segments([{"messages": json.dumps(turns), "offsets": first + second}], 2, guard)
+    values = segment_values([{"messages": json.dumps(turns), "offsets": first + second}], 2, guard)
     assert seen == [
         ("q", "ok a"),
         ("q", "ok a bomb then"),
@@ -173,10 +173,12 @@ def test_star_dss_marks_segments_as_the_answer_grows() -> None:
         ("r", "so sorry"),
         ("r", "so sorry"),
     ]
-    assert marks.tolist() == [False, False, True, True, True, False, False, False]
-    assert dropped("star-dss") == [2, 3]
-    with pytest.raises(InputError, match=r"compare\.guard"):
-        registry()["star-dss"].check(load_config(CONFIG))
+    np.testing.assert_array_equal(values, [0, 0, 1, 1, 1, np.nan, np.nan, np.nan])
+    assert dropped("star-dss-hard") == [2, 3]
+    assert dropped("star-dss") == []
+    for name in ("star-dss", "star-dss-hard"):
+        with pytest.raises(InputError, match=r"compare\.guard"):
+            registry()[name].check(load_config(CONFIG))
 
 
 def test_positions_start_anew_in_each_answer() -> None:

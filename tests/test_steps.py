@@ -33,7 +33,7 @@ GOLDEN: dict[str, dict[str, str]] = json.loads(
 """Fingerprints that version 0.1.0 gave this config, by method; "" is a run that names none.
 
 Of the anchored methods ``model`` and ``evaluation/model`` are newer: 0.1.0 anchored only the first answer of a
-conversation, so what it trained is to be done again.
+conversation, so what it trained is to be done again. Of ``star-dss`` all but ``data`` is newer: it is another method.
 """
 CONFIG = {
     "run_dir": "run",

@@ -428,7 +428,9 @@ class CompareConfig(Section):
         [], description="Sources of custom rows that are known to be harmful, for the oracle."
     )
     guard: ClassifierConfig | None = Field(
-        None, description="Guard model for star-dss: {model, prompt, unsafe, safe, ...} as evaluation.classifier."
+        None,
+        description="Guard model for star-dss and star-dss-hard: {model, prompt, unsafe, safe, ...} as "
+        "evaluation.classifier.",
     )
     guard_segment: int = Field(
         16,
@@ -438,8 +440,8 @@ class CompareConfig(Section):
     )
     safety: SourceConfig | None = Field(
         None,
-        description="Rows of safe answers to unsafe requests, for safeinstr, seal, lisa, safegrad, bds, larf and "
-        "datashield: {path, ...} as under data.",
+        description="Rows of safe answers to unsafe requests, for safeinstr, seal, safemerge, lisa, safegrad, bds, "
+        "larf and datashield: {path, ...} as under data.",
     )
     safety_share: float = Field(
         0.025, gt=0, description="How many of them safeinstr mixes in, as a share of the custom rows."

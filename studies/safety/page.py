@@ -14,6 +14,7 @@ from studies.safety.quality import Split, dropped_positions, dropped_shares
 from studies.safety.settings import (
     CELLS,
     HEADLINE,
+    MEASURED_BEFORE,
     METHODS,
     ORACLE,
     OURS,
@@ -295,7 +296,8 @@ def _sources(names: Sequence[str]) -> list[str]:
     lines.append("|---" * 4 + "|")
     for name in names:
         method = registry()[name]
-        lines.append(f"| {name} | {method.summary} | {method.source} | {method.differs} |")
+        differs = MEASURED_BEFORE.get(name, method.differs)
+        lines.append(f"| {name} | {method.summary} | {method.source} | {differs} |")
     return [*lines, ""]
 
 

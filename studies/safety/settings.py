@@ -37,6 +37,12 @@ RIVALS = (*CONTROLS, *OTHERS)
 """All that are not ours: what the best of ours has to beat."""
 METHODS = (UNTRAINED, STANDARD, ORACLE, *CONTROLS, *OURS, *OTHERS)
 REFERENCES = ("utility", "degraded")
+MEASURED_BEFORE = {
+    "star-dss": "**The figures on this page are of its first version:** the guard decided for or against a segment, "
+    "segments it called unsafe were held to the base with finetune.anchor_weight, and the first "
+    "finetune.anchor_first tokens of each answer were anchored too",
+}
+"""What a method was when it was measured, where it has become another since; to be taken out with those results."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,7 @@ from tosslm.evaluation.measures import Sample, answer_samples, read_samples
 from tosslm.evaluation.prompts import read_prompts
 from tosslm.files import fingerprint
 from tosslm.methods import registry
+from tosslm.methods.needs import GUARD
 from tosslm.model.base import attached_adapters, open_base
 from tosslm.pipeline import outputs
 from tosslm.progress import ConsoleReporter
@@ -76,7 +77,7 @@ def measure(cell: str, seed: int, methods: Sequence[str], results: Path = RESULT
     for table in (known, read_results(ledger(results, HEADLINE))):  # refused before hours of work
         check_bases(table, about["base"])
     for group in groups(left):
-        if "star-dss" in group:
+        if any(GUARD in registry()[method].needs for method in group):
             make_guard(Path(sets_folder(cell, seed)), Path(run_folder(cell, seed)) / "guard", seed)
         started = time.monotonic()
         failed = {

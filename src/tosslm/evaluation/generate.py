@@ -11,6 +11,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import GenerationConfig
 
@@ -103,6 +104,50 @@ def complete(model: Any, tokenizer: Any, texts: Sequence[str], *, max_new_tokens
     return [replies[i] for i in range(len(texts))]
 
 
+def complete_with_logits(
+    model: Any, tokenizer: Any, texts: Sequence[str], wanted: Sequence[int], *, max_new_tokens: int, batch_size: int
+) -> tuple[list[str], np.ndarray]:
+    """As ``complete``, with the logits of some tokens where each continuation's first word begins.
+
+    Args:
+        model: any transformers causal LM.
+        tokenizer: its tokenizer.
+        texts: ``N`` texts that are rendered already.
+        wanted: ids of ``W`` tokens.
+        max_new_tokens: a continuation is cut off there.
+        batch_size: texts in one batch.
+
+    Returns:
+        The continuations, and float32 ``[N, W]``: the logits at the first token with a letter or digit in it, since
+        guards are taught to write blank lines first; nan where there is no such token.
+    """
+    tokens = [tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] for text in texts]
+    order = sorted(range(len(texts)), key=lambda i: (-len(tokens[i]), i))
+    settings = _settings(model, tokenizer, max_new_tokens, 0.0)
+    settings.return_dict_in_generate = settings.output_logits = True
+    replies = [""] * len(texts)
+    found = np.full((len(texts), len(wanted)), np.nan, dtype=np.float32)
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        output, logits = _generated(model, [tokens[i] for i in batch], settings)
+        for place, i in enumerate(batch):
+            replies[i] = _decoded(output[place], tokenizer, settings)[0]
+            first = _first_word(output[place], tokenizer, settings)
+            if first is not None:
+                found[i] = logits[first][place, list(wanted)].float().cpu().numpy()
+    return replies, found
+
+
+def _first_word(reply: torch.Tensor, tokenizer: Any, settings: GenerationConfig) -> int | None:
+    """The place of the first token with a letter or digit in it, before the end of turn."""
+    for place, token in enumerate(reply.tolist()):
+        if token in settings.eos_token_id:
+            return None
+        if any(character.isalnum() for character in tokenizer.decode([token], skip_special_tokens=True)):
+            return place
+    return None
+
+
 def stop_tokens(model: Any, tokenizer: Any) -> list[int]:
     """The tokens that end an answer: what model and tokenizer name, and what the chat template ends a turn with.
 
@@ -147,8 +192,15 @@ def _settings(model: Any, tokenizer: Any, max_new_tokens: int, temperature: floa
     )
 
 
-@torch.inference_mode()
 def _answer_batch(model: Any, tokens: Sequence[Sequence[int]], settings: GenerationConfig) -> torch.Tensor:
+    return _generated(model, tokens, settings)[0]
+
+
+@torch.inference_mode()
+def _generated(
+    model: Any, tokens: Sequence[Sequence[int]], settings: GenerationConfig
+) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    """New tokens, int64 ``[B, T]``, and for each its logits ``[B, V]`` where the settings ask for them."""
     longest = max(map(len, tokens))
     input_ids = torch.full((len(tokens), longest), settings.pad_token_id, dtype=torch.long)
     attention_mask = torch.zeros_like(input_ids)
@@ -162,7 +214,9 @@ def _answer_batch(model: Any, tokens: Sequence[Sequence[int]], settings: Generat
             attention_mask=attention_mask.to(model.device),
             generation_config=settings,
         )
-    return output[:, longest:].cpu()
+    if settings.return_dict_in_generate:
+        return output.sequences[:, longest:].cpu(), output.logits
+    return output[:, longest:].cpu(), ()
 
 
 def _answer(prompt: Prompt, reply: torch.Tensor, tokenizer: Any, settings: GenerationConfig) -> Answer:

@@ -10,6 +10,7 @@ from importlib.metadata import EntryPoint, entry_points
 from tosslm.config import Config, explicit_value, load_config
 from tosslm.errors import InputError
 from tosslm.methods import (
+    anchored,
     averaged,
     bds,
     constrained,
@@ -17,6 +18,7 @@ from tosslm.methods import (
     dr_sft,
     dsir,
     first_k,
+    held,
     larf,
     lisa,
     oracle,
@@ -24,10 +26,12 @@ from tosslm.methods import (
     rows,
     safegrad,
     safeinstr,
+    safemerge,
     scaled,
     seal,
     sft,
     single_loss,
+    slow,
     star_dss,
     toss,
     untouched,
@@ -41,6 +45,9 @@ _OWN = (
     sft.SFT,
     scaled.SFT_SCALED,
     averaged.SFT_AVERAGED,
+    averaged.SFT_EMA,
+    slow.SFT_SLOW,
+    held.SFT_KL,
     random_tokens.RANDOM,
     first_k.FIRST_K,
     single_loss.DEGRADED_ONLY,
@@ -51,6 +58,8 @@ _OWN = (
     seal.SEAL,
     constrained.CONSTRAINED_SFT,
     star_dss.STAR_DSS,
+    star_dss.STAR_DSS_HARD,
+    safemerge.SAFEMERGE,
     lisa.LISA,
     safegrad.SAFEGRAD,
     bds.BDS,
@@ -58,6 +67,7 @@ _OWN = (
     larf.LARF,
     datashield.DATASHIELD,
     oracle.ORACLE,
+    *anchored.ANCHORED,
     *toss.TOSS_METHODS,
 )
 

@@ -96,13 +96,11 @@ class SelectiveTrainer(SFTTrainer):
 
     def _weights(self, kept: torch.Tensor, losses: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
         """What each kept token counts, float32 ``[N]``: one, or its share of its row, times the method's weights."""
-        counts = kept.sum(1)
-        weights = torch.ones_like(losses)
-        if self._normalize == "row":
-            weights = 1 / counts[:, None].expand_as(kept)[kept].float()
+        weights = self._shares(kept)
         if "weight" in inputs:
             weights = weights * inputs["weight"][:, 1:][kept]
         if self._row_weights is not None:
+            counts = kept.sum(1)
             row_of = torch.arange(len(kept), device=kept.device).repeat_interleave(counts)
             means = losses.new_zeros(len(kept)).index_add(0, row_of, losses.detach()) / counts.clamp(min=1)
             of_rows = self._row_weights(self, inputs["number"], means)
@@ -110,11 +108,16 @@ class SelectiveTrainer(SFTTrainer):
                 weights = weights * of_rows.to(weights)[row_of]
         return weights
 
+    def _shares(self, kept: torch.Tensor) -> torch.Tensor:
+        """What each kept token counts before any weight, float32 ``[N]``: one, or its share of its row."""
+        shares = 1 / kept.sum(1, keepdim=True) if self._normalize == "row" else kept.float()
+        return shares.expand_as(kept)[kept].float()
+
     def _held(self, hidden: torch.Tensor, kept: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
-        """Sum over kept tokens of ``(1 - weight) * KL(base || model)``, float32."""
+        """Sum over kept tokens of ``(1 - weight) * KL(base || model)``, float32; of rows' means where losses are."""
         with torch.no_grad(), self._as_base():
             base = self._split.hidden_states(inputs["input_ids"], inputs["attention_mask"])[:, :-1][kept]
-        lacking = (1 - inputs["weight"][:, 1:][kept]).clamp(min=0)
+        lacking = (1 - inputs["weight"][:, 1:][kept]).clamp(min=0) * self._shares(kept)
         return self._split.summed_divergence(hidden[kept], base, self._as_base, lacking)
 
     def _token_losses(
