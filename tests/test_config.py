@@ -10,7 +10,7 @@ import yaml
 
 from tosslm.config import load_config
 from tosslm.errors import InputError
-from tosslm.starter import starter_config
+from tosslm.starter import CHANGED, starter_config
 
 SETS = {"data": {name: {"path": f"{name}.jsonl"} for name in ("custom", "harmful", "utility")}}
 
@@ -75,12 +75,31 @@ def test_broken_yaml_names_file_and_line(tmp_path: Path) -> None:
 
 
 def test_the_starter_config_is_complete_and_equals_the_defaults() -> None:
-    tree: dict[str, Any] = yaml.safe_load(starter_config())
+    tree: dict[str, Any] = yaml.safe_load(starter_config(full=True))
     expected = load_config(SETS).model_dump()
     config = load_config(tree)
     assert tree.keys() == expected.keys()
     assert config.model_dump(exclude={"run_dir", "data"}) == {
         key: value for key, value in expected.items() if key not in ("run_dir", "data")
     }
-    comments = [line for line in starter_config().splitlines() if line.strip().startswith("#")]
+    comments = [line for line in starter_config(full=True).splitlines() if line.strip().startswith("#")]
     assert len(comments) > 50
+
+
+def test_the_starter_config_has_the_keys_that_people_change_and_their_comments() -> None:
+    text = starter_config()
+    tree: dict[str, Any] = yaml.safe_load(text)
+    found = []
+    waiting = [("", tree)]
+    while waiting:
+        prefix, branch = waiting.pop(0)
+        for key, value in branch.items():
+            if isinstance(value, dict):
+                waiting.append((f"{prefix}{key}.", value))
+            else:
+                found.append(f"{prefix}{key}")
+    assert sorted(found) == sorted(CHANGED)
+    assert len(found) == 10
+    full = yaml.safe_load(starter_config(full=True))
+    assert load_config(tree) == load_config(full)  # what is left out has its default
+    assert "toss init --full" in text.splitlines()[1]

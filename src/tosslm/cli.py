@@ -111,6 +111,7 @@ def _run(
 @app.command()
 def init(
     folder: Annotated[Path, typer.Argument(help="Folder for the config.")] = Path(),
+    full: Annotated[bool, typer.Option("--full", help="Write every key, not only those that people change.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a commented starter config."""
@@ -121,7 +122,7 @@ def init(
         path = folder / "toss.yaml"
         if path.exists():
             raise InputError(f"{path}: exists already; remove it, or name another folder")
-        write_text(path, starter_config())
+        write_text(path, starter_config(full=full))
         print(json.dumps({"config": str(path)}) if as_json else outward(f"Wrote {path}. Next: toss plan {path}"))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -19,23 +20,46 @@ _EXAMPLES = {
 }
 
 
-def starter_config() -> str:
-    """A complete YAML config with every default, each key under a comment that explains it."""
+CHANGED = (
+    "run_dir",
+    "model.name",
+    "data.custom.path",
+    "data.harmful.path",
+    "data.utility.path",
+    "references.learning_rate",
+    "selection.discard_fraction",
+    "selection.evidence",
+    "finetune.dropped",
+    "finetune.learning_rate",
+)
+"""The keys that people change."""
+
+
+def starter_config(*, full: bool = False) -> str:
+    """A YAML config of defaults, each key under a comment that explains it.
+
+    Args:
+        full: every key, not only those that people change.
+    """
     head = "# A tosslm config. Every key but the paths under data may be left out.\n"
-    return head + "\n".join(_section(Config, "", 0)) + "\n"
+    if not full:
+        head += "# These are the keys that people change; `toss init --full` writes all of them.\n"
+    return head + "\n".join(_section(Config, "", 0, None if full else CHANGED)) + "\n"
 
 
-def _section(section: type[BaseModel], prefix: str, depth: int) -> list[str]:
+def _section(section: type[BaseModel], prefix: str, depth: int, wanted: Sequence[str] | None) -> list[str]:
     lines: list[str] = []
     for name, field in section.model_fields.items():
         if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("hidden"):
             continue
         key = f"{prefix}{name}"
+        if wanted is not None and not any(one == key or one.startswith(f"{key}.") for one in wanted):
+            continue
         pad = "  " * depth
         lines += [f"{pad}# {line}" for line in textwrap.wrap(field.description or "", 96 - len(pad))]
         annotation = field.annotation
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            lines += [f"{pad}{name}:", *_section(annotation, f"{key}.", depth + 1)]
+            lines += [f"{pad}{name}:", *_section(annotation, f"{key}.", depth + 1, wanted)]
         else:
             lines.append(f"{pad}{name}: {_value(key, field)}")
         if depth == 0:
