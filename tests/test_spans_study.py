@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 from studies.corpora import sentence_bounds
+from studies.spans import gate
 from studies.spans.page import write_page
 from studies.spans.quality import (
     Ranking,
@@ -21,6 +22,10 @@ from studies.spans.quality import (
     word_spans,
     word_values,
 )
+
+import tosslm
+from tosslm.runs.tables import held_out_scores
+from tosslm.selection.gate import against_chance
 
 
 @settings(deadline=None)
@@ -91,8 +96,34 @@ def test_the_page_of_runs_made_by_hand(tmp_path: Path) -> None:
     assert "| token score | 0.500 [0.500, 0.500] |" in page
     assert "## Spliced" not in page
     assert "These runs passed an earlier gate" in page
+    assert "put to [the gate](method.md#evidence-in-context) of today" in page  # what studies/spans/gate.json knows
     evidence["held_out"] = {"gain": 7.0, "chance": {"p": 0.005}}
     for seed in range(3):
         (tmp_path / f"runs/toxic/seed-{seed}/facts.json").write_text(json.dumps(facts))
     write_page(tmp_path / "spans.md", tmp_path / "runs")
     assert "p = 0.005, 0.005, 0.005, seed by seed." in (tmp_path / "spans.md").read_text()
+
+
+def test_references_are_put_to_the_gate_and_what_it_said_is_kept(
+    tmp_path: Path, tiny_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gate needs held-out rows alone: the custom set is not scored, and the same as the gate says of a run."""
+    config = tiny_config | {"selection": {"evidence": "posterior"}, "refinement": {}}
+    config["references"] = config["references"] | {"holdout": 0.6}
+    monkeypatch.setattr(gate, "FILE", tmp_path / "gate.json")
+    monkeypatch.setattr(gate, "run_config", lambda corpus, seed: config)
+    gate.test_references("toxic", 7)
+    found = gate.known()["toxic:7"]
+    run = tosslm.load_run(config["run_dir"])
+    assert "scores/round-0" not in run.stages
+    sentence = gate.told("toxic")
+    assert sentence is not None
+    assert f"p = {found['p']:.3f}" in sentence
+    assert gate.told("spliced") is None
+    tosslm.run(config, until="score")
+    held_out = held_out_scores(run.path / "scores/round-0/heldout.parquet")
+    expected = against_chance(held_out["utility"], held_out["harmful"])
+    assert found["gain"] == pytest.approx(expected.gain, abs=1e-3)
+    assert found["harmful_rows"] == expected.harmful_rows > 0
+    monkeypatch.setattr(gate, "run_config", lambda *_: pytest.fail("tested again"))
+    gate.test_references("toxic", 7)
