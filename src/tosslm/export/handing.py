@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tosslm.config import Config
-from tosslm.errors import InputError, TosslmError
+from tosslm.errors import InputError, RowError, TosslmError
 from tosslm.export import named
 from tosslm.export.counts import LENGTHS, Counts, count_rows
 from tosslm.export.kind import ExportKind, Job, Written
@@ -65,6 +65,7 @@ def export_run(run: Run, to: str, out: Path, *, trust_remote_code: bool = False)
         base=str(base.folder) if config.model.name.startswith("builtin:") else config.model.name,
         adapter=config.model.adapter or "",
         vocabulary=base.limits.vocabulary or len(base.tokenizer),
+        eos=base.tokenizer.eos_token_id,
         place=out.resolve(),
     )
     with atomic_folder(out) as beside:
@@ -121,7 +122,11 @@ def _base_of(run: Run, config: Config) -> Base:
             raise InputError(f"{folder}: is a degraded reference of this run; nothing is exported to train on it")
     tokenize = RowTokenizer(base.tokenizer, max_length=config.data.max_length, turns=config.data.turns)
     row = next(stored_rows(run.layout.rows("custom"), ["row_id", "messages", "input_ids"]))
-    if tokenize(json.loads(row["messages"])).input_ids != row["input_ids"]:
+    try:
+        same = tokenize(json.loads(row["messages"])).input_ids == row["input_ids"]
+    except RowError:
+        same = False
+    if not same:
         raise InputError(
             f"model.name: the tokenizer of {config.model.name} makes other tokens of row {row['row_id']} than the "
             f"run has; put its files back, or run `toss run {run.path}` again"

@@ -25,6 +25,7 @@ class Job:
         base: hub id or folder of the base.
         adapter: ``model.adapter``, hub id or folder; empty where there is none.
         vocabulary: token ids that the base has, from 0.
+        eos: id of the tokenizer's end-of-sequence token, where it has one.
         place: the folder that the export will lie in.
     """
 
@@ -32,6 +33,7 @@ class Job:
     base: str
     adapter: str
     vocabulary: int
+    eos: int | None
     place: Path
 
 

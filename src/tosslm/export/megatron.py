@@ -67,17 +67,22 @@ def _record(pack: list[MaskedRow]) -> Mapping[str, Any]:
 
 def _write(rows: Iterator[MaskedRow], folder: Path, job: Job) -> Written:
     room = max(_ROOM, job.counts.longest_row - 1)
-    packs = 0
+    packs = after_end = 0
 
     def records() -> Iterator[Mapping[str, Any]]:
-        nonlocal packs
+        nonlocal packs, after_end
         for pack in packed(rows, room):
             packs += 1
+            after_end += sum(int(row.trained[1:][row.input_ids[:-1] == job.eos].sum()) for row in pack)
             yield _record(pack)
 
     file = f"training_{room}.idx.parquet"
     write_plain_parquet(folder / file, SCHEMA, records())
-    return Written({"file": file, "pack_length": room, "packs": packs})
+    sentence = (
+        f"Megatron-Bridge trains nothing behind an end-of-sequence token: {after_end:,} trained tokens stand right "
+        "behind one."
+    )
+    return Written({"file": file, "pack_length": room, "packs": packs}, (sentence,) if after_end else ())
 
 
 _PYTHON = '''"""Have a recipe of Megatron-Bridge train on the rows beside this file: `use_rows(cfg)`.
