@@ -39,12 +39,13 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run.path
 
 
-@pytest.mark.parametrize("command", ["help", "methods", "init", "verify", "list", "row", "record"])
+@pytest.mark.parametrize("command", ["help", "methods", "kinds", "init", "verify", "list", "row", "record"])
 def test_reading_loads_nothing_heavy(command: str, run_dir: Path, tmp_path: Path) -> None:
     row = json.loads((run_dir / "refinement/round-1.json").read_text())["row_ids"][0]
     arguments = {
         "help": ["--help"],
         "methods": ["compare", str(run_dir), "--methods", "help"],
+        "kinds": ["export", "--to", "help"],
         "init": ["init", str(tmp_path)],
         "verify": ["verify", str(run_dir)],
         "list": ["show", str(run_dir)],

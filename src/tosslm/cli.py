@@ -304,6 +304,36 @@ def merge(
         print(json.dumps({"model": str(folder)}) if as_json else outward(f"Merged model: {folder}"))
 
 
+@app.command("export")
+def export_command(
+    run: Annotated[Path | None, typer.Argument(help="Run folder.", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Argument(help="New folder for the rows.", show_default=False)] = None,
+    to: Annotated[
+        str, typer.Option("--to", help="Kind of export, or the trainer it is for; --to help lists them.")
+    ] = "parquet",
+    trust: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run the model's own code, where the run's config wants that.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write the masked rows for another trainer, with a config that reads them and what is lost on the way."""
+    with _reported_errors():
+        from tosslm.export import described, named
+
+        if to == "help":
+            print("\n".join(described()))
+            return
+        named(to)
+        if run is None or out is None:
+            raise InputError("toss export needs a run folder and a new folder: toss export RUN OUT --to KIND")
+        quiet_libraries()
+        from tosslm.export.handing import export_run
+        from tosslm.terminal.export import export_lines
+
+        facts = _with_run(run, lambda opened: export_run(opened, to, out, trust_remote_code=trust))
+        print(json.dumps(facts) if as_json else "\n".join(map(outward, export_lines(facts, out))))
+
+
 @app.command()
 def show(
     run: RunFolder,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,20 +39,37 @@ def selective_rows(
     Raises:
         TosslmError: the mask or the weights do not belong to these rows.
     """
-    masks = read_keep(layout.keep)
-    weights = read_weights(layout.weights) if weighed else None
-    for row in stored_rows(layout.rows("custom"), ["row_id", "input_ids", "response_mask"]):
-        row_id, keep = next(masks, (None, None))
-        if row_id != row["row_id"] or keep is None or len(keep) != sum(row["response_mask"]):
-            raise TosslmError(f"{layout.keep}: the keep mask does not fit row {row['row_id']}; run `toss select`")
+    for row, keep, weights in rows_with_mask(layout, ["row_id", "input_ids", "response_mask"], weighed=weighed):
         anchored = None
         if anchor_first is not None:
             positions = answer_positions(np.asarray(row["response_mask"], dtype=bool))
             anchored = anchored_tokens(keep, positions, anchor_first)
+        yield training_row(row["input_ids"], row["response_mask"], keep, anchored, weights)
+
+
+def rows_with_mask(
+    layout: Layout, columns: Sequence[str], *, weighed: bool = False
+) -> Iterator[tuple[dict[str, Any], np.ndarray, np.ndarray | None]]:
+    """The custom set's records, each with its keep mask, bool ``[N]``, and with weights, float32 ``[N]``.
+
+    Args:
+        layout: of the run.
+        columns: of the records, ``row_id`` and ``response_mask`` among them.
+        weighed: whether weights are read; else they are None.
+
+    Raises:
+        TosslmError: the mask or the weights do not belong to these rows.
+    """
+    masks = read_keep(layout.keep)
+    weights = read_weights(layout.weights) if weighed else None
+    for row in stored_rows(layout.rows("custom"), columns):
+        row_id, keep = next(masks, (None, None))
+        if row_id != row["row_id"] or keep is None or len(keep) != sum(row["response_mask"]):
+            raise TosslmError(f"{layout.keep}: the keep mask does not fit row {row['row_id']}; run `toss select`")
         own_id, own = next(weights, (None, None)) if weights else (row_id, None)
         if own_id != row_id or (own is not None and len(own) != len(keep)):
             raise TosslmError(f"{layout.weights}: the weights do not fit row {row_id}; run `toss select`")
-        yield training_row(row["input_ids"], row["response_mask"], keep, anchored, own)
+        yield row, keep, own
 
 
 def masked_dataset(run: Run) -> Dataset:

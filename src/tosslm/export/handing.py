@@ -1,0 +1,180 @@
+"""`toss export`: a run's masked rows in a new folder, for another trainer, with what is in them and what is lost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tosslm.config import Config
+from tosslm.errors import InputError, RowError, TosslmError
+from tosslm.export import named
+from tosslm.export.counts import LENGTHS, Counts, count_rows
+from tosslm.export.kind import ExportKind, Job, Written
+from tosslm.export.lost import lost
+from tosslm.export.rows import masked_rows
+from tosslm.files import atomic_folder, sha256
+from tosslm.methods import method_of
+from tosslm.runs.layout import DATA, SELECTION
+from tosslm.runs.reader import Run
+from tosslm.runs.tables import stored_rows
+
+if TYPE_CHECKING:
+    from tosslm.model.base import Base
+
+FACTS = "export.json"
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+)
+
+
+def export_run(run: Run, to: str, out: Path, *, trust_remote_code: bool = False) -> dict[str, Any]:
+    """Write the masked rows of a run into a new folder.
+
+    Args:
+        run: a run whose selection is done.
+        to: a kind of export, or a consumer that one serves.
+        out: a folder that does not exist yet.
+        trust_remote_code: as of ``load_run``.
+
+    Returns:
+        What is in ``export.json``.
+
+    Raises:
+        InputError: there is no such kind, ``out`` exists or lies in the run, selection is not done or out of date, or
+            the base is a degraded reference or has another tokenizer than the rows were made with.
+        TosslmError: data or selection are damaged.
+    """
+    kind, consumer = named(to)
+    _check_place(run, out)
+    _check_run(run)
+    trusted = Run(run.path, trust_remote_code=trust_remote_code or run.trust_remote_code)
+    config = trusted.config_to_go_on(["evaluation.judge=null"])  # nobody is asked
+    base = _base_of(run, config)
+    anchor_first = config.finetune.anchor_first if config.finetune.anchors else None
+    counts = count_rows(masked_rows(run.layout, anchor_first))
+    job = Job(
+        counts=counts,
+        base=str(base.folder) if config.model.name.startswith("builtin:") else config.model.name,
+        adapter=config.model.adapter or "",
+        vocabulary=base.limits.vocabulary or len(base.tokenizer),
+        eos=base.tokenizer.eos_token_id,
+        place=out.resolve(),
+    )
+    with atomic_folder(out) as beside:
+        written = kind.write(masked_rows(run.layout, anchor_first), beside, job)
+        snippets = [one for one in kind.snippets if consumer in (None, one.consumer)]
+        for snippet in snippets:
+            (beside / snippet.file).write_text(snippet.filled(job, written.facts), encoding="utf-8")
+        facts = _facts(run, config, base, kind, counts, written) | {
+            "configs": {snippet.consumer: snippet.file for snippet in snippets}
+        }
+        facts["files"] = {
+            file.relative_to(beside).as_posix(): sha256(file) for file in sorted(beside.rglob("*")) if file.is_file()
+        }
+        (beside / FACTS).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return facts
+
+
+def _check_place(run: Run, out: Path) -> None:
+    if out.exists():
+        raise InputError(f"{out}: exists already; name a folder that does not")
+    if out.resolve().is_relative_to(run.path.resolve()):
+        raise InputError(f"{out}: lies in the run folder, where only its own steps write; name a folder outside it")
+
+
+def _check_run(run: Run) -> None:
+    for step, command in ((DATA, "run"), (SELECTION, "select")):
+        if not run.has(step):
+            raise InputError(
+                f"{run.path}: no {step} yet, or one of earlier data or scores; run `toss {command} {run.path}`"
+            )
+        if damaged := run.folder.damaged(step):
+            raise TosslmError(f"{run.path / damaged[0]}: damaged; `toss run {run.path}` makes it again")
+
+
+def _base_of(run: Run, config: Config) -> Base:
+    """The base, found and checked, its weights not loaded.
+
+    Raises:
+        InputError: it or its adapter is a degraded reference of the run, or its tokenizer is not that of the rows.
+    """
+    from tosslm.data.tokenize import RowTokenizer
+    from tosslm.model.base import folder_checksums, open_base
+
+    base = open_base(config.model)
+    hazardous = {
+        checksum
+        for name, entry in run.stages.items()
+        if name.startswith("references/degraded")
+        for file, checksum in entry["files"].items()
+        if file.endswith(".safetensors")
+    }
+    for folder in (base.folder, base.adapter_folder):
+        if folder and hazardous & set(folder_checksums(folder).values()):
+            raise InputError(f"{folder}: is a degraded reference of this run; nothing is exported to train on it")
+    tokenize = RowTokenizer(base.tokenizer, max_length=config.data.max_length, turns=config.data.turns)
+    row = next(stored_rows(run.layout.rows("custom"), ["row_id", "messages", "input_ids"]))
+    try:
+        same = tokenize(json.loads(row["messages"])).input_ids == row["input_ids"]
+    except RowError:
+        same = False
+    if not same:
+        raise InputError(
+            f"model.name: the tokenizer of {config.model.name} makes other tokens of row {row['row_id']} than the "
+            f"run has; put its files back, or run `toss run {run.path}` again"
+        )
+    return base
+
+
+def _facts(
+    run: Run, config: Config, base: Base, kind: ExportKind, counts: Counts, written: Written
+) -> dict[str, Any]:
+    method = method_of(config)
+    model = config.model
+    return {
+        "format": 1,
+        "kind": kind.key,
+        "run": {
+            "path": str(run.path),
+            "method": config.method,
+            "seed": run.manifest["seed"],
+            "versions": run.manifest["versions"],
+            "selection": run.folder.print_of(SELECTION),
+        },
+        "base": {
+            "name": model.name,
+            "revision": model.revision,
+            "adapter": model.adapter,
+            "identity": base.identity,
+        },
+        "tokenizer": {
+            "name": model.name,
+            "files": {
+                name: sha256(base.folder / name) for name in _TOKENIZER_FILES if (base.folder / name).is_file()
+            },
+        },
+        "rows": counts.rows,
+        "tokens": counts.tokens,
+        "response_tokens": counts.response_tokens,
+        "trained_tokens": counts.trained_tokens,
+        "dropped_tokens": counts.dropped_tokens,
+        "longest_row": counts.longest_row,
+        "rows_that_train_on_nothing": counts.train_on_nothing,
+        "cut_at": {
+            str(length): {"rows_cut": counts.cut[length], "rows_that_train_on_nothing": counts.cut_to_nothing[length]}
+            for length in LENGTHS
+        },
+        "written": dict(written.facts),
+        "lost": [
+            *lost(config, method, counts, kind=kind.key, weighs=kind.weighs),
+            *written.lost,
+        ],
+    }

@@ -1,0 +1,53 @@
+"""What a run does that masked rows do not say, in sentences."""
+
+from __future__ import annotations
+
+from tosslm.config import Config
+from tosslm.export.counts import Counts
+from tosslm.methods.method import Method
+
+
+def lost(config: Config, method: Method, counts: Counts, *, kind: str, weighs: bool) -> list[str]:
+    """What is lost when another trainer takes the rows of a run.
+
+    Args:
+        config: of the run.
+        method: that it follows.
+        counts: of the rows.
+        kind: of the export.
+        weighs: whether the kind carries a weight for each token.
+    """
+    found = []
+    if config.model.adapter:
+        found.append(
+            f"The run trains on {config.model.name} with {config.model.adapter} merged into it: train on that, for "
+            "the plain base may be unsafe."
+        )
+    if config.finetune.anchors:
+        found.append(
+            f"finetune.dropped: anchor holds the run's model to the base at {counts.dropped_tokens:,} tokens, "
+            f"{counts.kept_untrained:,} kept ones among them; here they teach nothing, and nothing holds the model."
+        )
+    if counts.weighed and not weighs:
+        found.append(
+            f"The run weighs tokens: {counts.weighed:,} of {counts.trained_tokens:,} trained ones do not count 1. "
+            f"{kind} says only whether a token is trained; the kinds swift and tinker carry weights."
+        )
+    if method.hold:
+        found.append(
+            f"{method.name} holds the run's model to the base by what a weight lacks to 1; here nothing holds it."
+        )
+    others = {
+        "mixes in rows of its own": method.extra_rows,
+        "changes the loss of a token": method.token_loss,
+        "does something around each training step": method.step,
+        "changes the trained weights": method.after,
+    }
+    if doing := [text for text, hook in others.items() if hook]:
+        found.append(f"{method.name} {' and '.join(doing)}; no trainer reads that from data.")
+    if config.finetune.normalize != "kept":
+        found.append(
+            f"finetune.normalize: {config.finetune.normalize} divides the run's loss otherwise than trainers do, who "
+            "divide by the trained tokens of a batch."
+        )
+    return found

@@ -1,0 +1,28 @@
+"""Parquet as other programs read it: plain columns, and no key of ours or of a library's in the schema."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+ROWS_PER_GROUP = 1024
+
+
+def write_plain_parquet(path: Path, schema: pa.Schema, records: Iterable[Mapping[str, Any]]) -> None:
+    """Write records as they come.
+
+    Args:
+        path: a file in a folder that is not in place yet.
+        schema: without metadata.
+        records: a value for each column.
+    """
+    stream = iter(records)
+    with pq.ParquetWriter(path, schema) as writer:
+        while batch := list(islice(stream, ROWS_PER_GROUP)):
+            columns = {name: [record[name] for record in batch] for name in schema.names}
+            writer.write_table(pa.table(columns, schema=schema))
