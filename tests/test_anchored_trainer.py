@@ -6,6 +6,7 @@ import doctest
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,14 @@ from peft import LoraConfig, get_peft_model
 from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainingArguments
 from trl import SFTConfig
+from typer.testing import CliRunner
 
 import tosslm
 from test_anchor import anchored_rows
+from tosslm.cli import app
 from tosslm.errors import InputError
+from tosslm.model.head import SplitHead
+from tosslm.training.anchorable import refuse_setup
 from tosslm.training.masked import selective_rows
 from tosslm.training.trainer import SelectiveTrainer, TrainingCollator
 
@@ -193,22 +198,47 @@ def test_a_base_model_does_what_the_adapter_switched_off_does(
 
 
 @pytest.mark.filterwarnings("ignore:with its adapter on")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_mixed_precision_and_checkpointing_reach_about_the_same_loss(
-    tiny_model_folder: Path, smollm2_tokenizer: Any, tmp_path: Path
+    dtype: torch.dtype,
+    tiny_model_folder: Path,
+    smollm2_tokenizer: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """The head, which runs outside the model's forward, computes as it would within."""
+    mixed = []
+    logits = SplitHead.logits
+
+    def watch(self: SplitHead, hidden: torch.Tensor) -> torch.Tensor:
+        mixed.append(torch.is_autocast_enabled("cpu"))
+        return logits(self, hidden)
+
     model = adapted(tiny_model_folder, moved=True)
     wanted = independent_loss(model, plain(tiny_model_folder))
-    trainer = of_users(
-        model,
-        smollm2_tokenizer,
-        tmp_path,
-        bf16=True,
-        gradient_checkpointing=True,
-        num_train_epochs=1,
-        learning_rate=0.0,
-    )
+    settings = {"bf16": True, "gradient_checkpointing": True, "num_train_epochs": 1, "learning_rate": 0.0}
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.to(dtype)
+    trainer = of_users(model, smollm2_tokenizer, tmp_path, **settings)
+    monkeypatch.setattr(SplitHead, "logits", watch)
     trainer.train()
     assert trainer.state.log_history[0]["loss"] == pytest.approx(wanted, rel=0.02)
+    assert all(mixed)
+
+
+@pytest.mark.filterwarnings("ignore:with its adapter on")
+@pytest.mark.parametrize("made", [of_users, of_transformers], ids=["trl", "transformers"])
+def test_a_model_that_takes_no_count_of_tokens_is_not_divided_by_passes(
+    made: Callable[..., Any], tiny_model_folder: Path, smollm2_tokenizer: Any, tmp_path: Path
+) -> None:
+    """A trainer divides the losses of such models by the passes of a step, as these would be means."""
+    model = adapted(tiny_model_folder, moved=True)
+    wanted = independent_loss(model, plain(tiny_model_folder))
+    trainer = made(model, smollm2_tokenizer, tmp_path, num_train_epochs=1)
+    trainer.model_accepts_loss_kwargs = False
+    trainer.train()
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(wanted, abs=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore:with its adapter on")
@@ -265,6 +295,37 @@ def test_what_would_make_it_another_loss_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         of_users(adapted(tiny_model_folder), smollm2_tokenizer, tmp_path, **settings)
+
+
+@pytest.mark.parametrize("key", ["compute_loss_func", "compute_metrics"])
+def test_what_asks_for_another_loss_or_logits_is_refused(
+    key: str, tiny_model_folder: Path, smollm2_tokenizer: Any, tmp_path: Path
+) -> None:
+    wanted: dict[str, Any] = {key: print}
+    with pytest.raises(InputError, match=f"{key}: .*leave it out"):
+        tosslm.AnchoredTrainer(
+            adapted(tiny_model_folder),
+            SFTConfig(str(tmp_path), max_length=None, **SETTINGS),
+            train_dataset=rows_of(),
+            processing_class=smollm2_tokenizer,
+            **wanted,
+        )
+
+
+@pytest.mark.parametrize(
+    ("processes", "devices", "balance", "message"),
+    [(2, 1, False, "in one process"), (1, 2, False, "on one device"), (1, 1, True, "router_aux_loss_coef=0.0")],
+)
+def test_a_setup_with_which_gradients_would_be_wrong_is_refused(
+    processes: int, devices: int, balance: bool, message: str
+) -> None:
+    trainer = SimpleNamespace(
+        accelerator=SimpleNamespace(num_processes=processes),
+        args=SimpleNamespace(n_gpu=devices),
+        aux_loss_enabled=balance,
+    )
+    with pytest.raises(InputError, match=message):
+        refuse_setup(trainer)
 
 
 def test_trls_own_defaults_are_refused_too(tiny_model_folder: Path, smollm2_tokenizer: Any, tmp_path: Path) -> None:
@@ -354,6 +415,9 @@ def test_the_masked_dataset_has_the_pipelines_own_anchors(tiny_config: dict[str,
     with pytest.raises(InputError, match=r"finetune.dropped: ignore.*`toss select .* --set finetune.dropped=anchor"):
         tosslm.masked_dataset(run, anchored=True)
     mask = run.layout.keep.read_bytes()
+    change = ["--set", "finetune.dropped=anchor", "--set", "finetune.anchor_weight=1"]
+    assert CliRunner().invoke(app, ["select", str(run.path), *change]).exit_code == 0
+    tosslm.masked_dataset(tosslm.load_run(run.path), anchored=True)
     run = tosslm.run({**tiny_config, "finetune": {**tiny_config["finetune"], "dropped": "anchor", "anchor_first": 2}})
     assert run.layout.keep.read_bytes() == mask
     masked = tosslm.masked_dataset(run, anchored=True)
