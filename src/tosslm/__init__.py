@@ -19,9 +19,13 @@ if TYPE_CHECKING:
     from tosslm.runs.reader import load_run as load_run
     from tosslm.selection.chain import unsafe_log_odds as unsafe_log_odds
     from tosslm.selection.cut import select_tokens as select_tokens
+    from tosslm.training.anchored import AnchoredLoss as AnchoredLoss
+    from tosslm.training.anchored import AnchoredTrainer as AnchoredTrainer
     from tosslm.training.masked import masked_dataset as masked_dataset
 
 _HOMES = {
+    "AnchoredLoss": "training.anchored",
+    "AnchoredTrainer": "training.anchored",
     "Config": "config",
     "InputError": "errors",
     "RowError": "errors",

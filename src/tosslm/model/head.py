@@ -118,6 +118,7 @@ class SplitHead:
         base_hidden: torch.Tensor,
         as_base: Callable[[], AbstractContextManager[None]],
         weights: torch.Tensor | None = None,
+        base: SplitHead | None = None,
     ) -> torch.Tensor:
         """The sum of ``KL(base || model)`` over positions, in nats, differentiable in the model.
 
@@ -128,13 +129,15 @@ class SplitHead:
             base_hidden: ``[N, H]``, the base's at the same positions.
             as_base: a context in which the head is the base's.
             weights: float32 ``[N]``, of positions in the sum; None is 1 for all.
+            base: whose head turns ``base_hidden`` into logits; None is this one, as the base.
         """
+        base_head = base or self
         weights = hidden.new_ones(len(hidden), dtype=torch.float32) if weights is None else weights
 
         def of_chunk(hidden: torch.Tensor, base_hidden: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
             with torch.no_grad(), as_base():
-                base = self.logits(base_hidden)
-            return (divergences(base, self.logits(hidden)) * weights).sum()
+                base_logits = base_head.logits(base_hidden)
+            return (divergences(base_logits, self.logits(hidden)) * weights).sum()
 
         parts = list(self.chunks(len(hidden)))
         if len(parts) == 1:

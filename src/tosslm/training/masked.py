@@ -72,30 +72,57 @@ def rows_with_mask(
         yield row, keep, own
 
 
-def masked_dataset(run: Run) -> Dataset:
+def masked_dataset(run: Run, *, anchored: bool = False) -> Dataset:
     """The custom set as any trainer takes it.
 
+    Args:
+        run: the run.
+        anchored: with ``anchored``, bool, one a token: where ``tosslm.AnchoredTrainer`` holds the model to the base,
+            as the run's own fine-tuning does.
+
     Raises:
-        InputError: selection is not done.
+        InputError: selection is not done; or anchors are asked for and the run's config has none, or its method
+            weighs tokens, which a mask and anchors do not say.
 
     Returns:
-        ``input_ids``, ``attention_mask`` and ``labels`` (-100 where not trained: prompts, template, dropped tokens),
-        one row a row of the custom set, in its order.
+        ``input_ids``, ``attention_mask`` and ``labels`` (-100 where not trained: prompts, template, dropped tokens
+        and, with ``anchored``, the first ones of each answer that are anchored too), one row a row of the custom
+        set, in its order.
+
+    Examples:
+        >>> run = tosslm.load_run("runs/my-run")  # doctest: +SKIP
+        >>> tosslm.masked_dataset(run, anchored=True).column_names  # doctest: +SKIP
+        ['input_ids', 'attention_mask', 'labels', 'anchored']
     """
     if not run.has(SELECTION):
         raise InputError(f"{run.path}: no selection yet; run `toss select {run.path}` first")
+    first = _anchor_first(run) if anchored else None
+    schema = MASKED_SCHEMA.append(pa.field("anchored", pa.list_(pa.bool_()))) if anchored else MASKED_SCHEMA
     batches = [
-        pa.RecordBatch.from_pylist(
-            [
-                {
-                    "input_ids": row["input_ids"],
-                    "attention_mask": [1] * len(row["input_ids"]),
-                    "labels": row["labels"],
-                }
-                for row in rows
-            ],
-            schema=MASKED_SCHEMA,
-        )
-        for rows in in_batches(selective_rows(run.layout), 1024)
+        pa.RecordBatch.from_pylist([{**row, "attention_mask": [1] * len(row["input_ids"])} for row in rows], schema)
+        for rows in in_batches(selective_rows(run.layout, first), 1024)
     ]
-    return Dataset(pa.Table.from_batches(batches, schema=MASKED_SCHEMA))
+    return Dataset(pa.Table.from_batches(batches, schema=schema))
+
+
+def _anchor_first(run: Run) -> int:
+    """How many tokens at each answer's beginning the run's config anchors."""
+    settings = run.config.finetune
+    if not settings.anchors:
+        said = f"finetune.dropped: {settings.dropped}, finetune.anchor_weight: {settings.anchor_weight:g}"
+        change = (
+            f"method {run.config.method} says so; choose one that anchors, such as toss-anchor"
+            if run.config.method
+            else f"`toss select {run.path} --set finetune.dropped=anchor --set finetune.anchor_weight=1` makes it "
+            "one that does, with the same mask"
+        )
+        raise InputError(
+            f"{run.path}: its config anchors no token ({said}). {change}; or leave out anchored=True and take the "
+            "mask alone"
+        )
+    if run.layout.weights.exists():
+        raise InputError(
+            f"{run.path}: its method, {run.config.method}, weighs tokens, which neither labels nor anchors say; its "
+            "own fine-tuning, `toss finetune`, does"
+        )
+    return settings.anchor_first

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ import torch
 from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from tosslm.errors import InputError
 from tosslm.model.base import without_adapter
 from tosslm.model.head import SplitHead
 from tosslm.training.hooks import TrainingHook
@@ -91,7 +92,8 @@ class SelectiveTrainer(SFTTrainer):
         if self._hold:
             loss = loss + self._held(hidden, kept, inputs) / count
         if self._anchored_in_step:
-            loss = loss + self._anchor_weight / self._anchored_in_step * self._summed_divergence(hidden, inputs)
+            divergence = anchored_divergence(self._split, hidden, inputs, self._as_base)
+            loss = loss + self._anchor_weight / self._anchored_in_step * divergence
         return loss
 
     def _weights(self, kept: torch.Tensor, losses: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
@@ -133,24 +135,38 @@ class SelectiveTrainer(SFTTrainer):
             base_losses = self._split.losses(base, targets)
         return self._token_loss(own, base_losses, run_positions(kept)[kept])
 
-    def _summed_divergence(self, hidden: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
-        """Sum of ``KL(base || model)`` over this micro-batch's anchored tokens.
-
-        The base reads only rows that have any, and no row beyond the last of them: nothing after a position changes
-        what is predicted there.
-        """
-        anchored = inputs["anchored"][:, 1:]
-        rows = anchored.any(1)
-        if not rows.any():
-            return hidden.new_zeros((), dtype=torch.float32)
-        end = int(anchored.any(0).nonzero().max()) + 1
-        with torch.no_grad(), self._as_base():
-            base = self._split.hidden_states(inputs["input_ids"][rows, :end], inputs["attention_mask"][rows, :end])
-        return self._split.summed_divergence(hidden[anchored], base[anchored[rows, :end]], self._as_base)
-
     def _as_base(self) -> AbstractContextManager[None]:
         """The model as it was before training."""
         return without_adapter(self._split.model)
+
+
+def anchored_divergence(
+    split: SplitHead,
+    hidden: torch.Tensor,
+    inputs: Mapping[str, torch.Tensor],
+    as_base: Callable[[], AbstractContextManager[None]],
+    base: SplitHead | None = None,
+) -> torch.Tensor:
+    """Sum of ``KL(base || model)`` in nats over a micro-batch's anchored tokens, differentiable in the model.
+
+    The base reads only rows that have any, and no row beyond the last of them: nothing after a position changes
+    what is predicted there.
+
+    Args:
+        split: the model in training.
+        hidden: ``[B, T - 1, H]``, its hidden states where tokens 1 to ``T - 1`` are predicted.
+        inputs: ``input_ids`` and ``attention_mask``, int64 ``[B, T]``, and ``anchored``, bool ``[B, T]``.
+        as_base: a context in which the base is the base.
+        base: the base, where it is another model; None is ``split`` itself in that context.
+    """
+    anchored = inputs["anchored"][:, 1:]
+    rows = anchored.any(1)
+    if not rows.any():
+        return hidden.new_zeros((), dtype=torch.float32)
+    end = int(anchored.any(0).nonzero().max()) + 1
+    with torch.no_grad(), as_base():
+        read = (base or split).hidden_states(inputs["input_ids"][rows, :end], inputs["attention_mask"][rows, :end])
+    return split.summed_divergence(hidden[anchored], read[anchored[rows, :end]], as_base, base=base)
 
 
 def run_positions(kept: torch.Tensor) -> torch.Tensor:
@@ -165,6 +181,37 @@ def run_positions(kept: torch.Tensor) -> torch.Tensor:
     return (count - before_run - 1).clamp(min=0)
 
 
+def anchored_places(examples: Sequence[Mapping[str, Any]], attention_mask: torch.Tensor) -> torch.Tensor:
+    """Where the tokens of padded rows are anchored, on whichever side they are padded.
+
+    Args:
+        examples: rows with ``anchored``, one bool a token.
+        attention_mask: ``[B, T]``, 0 at padding.
+
+    Raises:
+        InputError: a row has not as many bools as tokens in the batch.
+
+    Returns:
+        bool ``[B, T]``.
+
+    Examples:
+        >>> rows = [{"anchored": [True, False]}, {"anchored": [True]}]
+        >>> anchored_places(rows, torch.tensor([[1, 1], [0, 1]])).tolist()
+        [[True, False], [False, True]]
+    """
+    real = attention_mask.bool()
+    rows = [torch.as_tensor(example["anchored"], dtype=torch.bool) for example in examples]
+    for row, tokens in zip(rows, real.sum(1).tolist(), strict=True):
+        if len(row) != tokens:
+            raise InputError(
+                f"anchored: a row has {len(row)} values for the {tokens} tokens of it that are read; one a token is "
+                "needed, in rows that no collator cuts or masks"
+            )
+    places = torch.zeros_like(real)
+    places[real] = torch.cat(rows)
+    return places
+
+
 class TrainingCollator(DataCollatorForLanguageModeling):
     """Pads a micro-batch of training rows, with what the loss needs beside the labels."""
 
@@ -176,8 +223,7 @@ class TrainingCollator(DataCollatorForLanguageModeling):
         batch = super().torch_call(examples)
         batch["response_tokens"] = torch.tensor([example["response_tokens"] for example in examples])
         if "anchored" in examples[0]:
-            places = [torch.as_tensor(example["anchored"]) for example in examples]
-            batch["anchored"] = torch.nn.utils.rnn.pad_sequence(places, batch_first=True)
+            batch["anchored"] = anchored_places(examples, batch["attention_mask"])
         if "weight" in examples[0]:
             weights = [torch.as_tensor(example["weight"], dtype=torch.float32) for example in examples]
             batch["weight"] = torch.nn.utils.rnn.pad_sequence(weights, batch_first=True)
