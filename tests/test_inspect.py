@@ -392,6 +392,7 @@ def toss(*arguments: str) -> Result:
         ('{"input_ids": [1, 1' + "0" * 30 + '], "labels": [1, 2]}', "no list of whole numbers"),
         ('{"input_ids": "1 2", "labels": [1, 2]}', "no list"),
         ("[1, 2]", "no object"),
+        ('{"input_ids": [1, 2], "labels": [1, 2], "seq_start_id": [0], "loss_mask": [1, 0]}', "loss_mask says which"),
     ],
 )
 def test_a_row_that_cannot_be_read_ends_with_2_and_is_named(line: str, message: str, tmp_path: Path) -> None:
@@ -434,6 +435,50 @@ def test_json_has_the_counts_and_ends_with_0_whatever_is_found(tmp_path: Path) -
     assert facts["cuts"] == [{"max_length": 10, "rows": lost[0], "lost": lost[1], "nothing": lost[2]}]
     assert [(finding["name"], finding["first_row"]) for finding in facts["findings"]] == [("early", 7)]
     assert toss(str(path), "--json", "--rows", "2").exit_code == 2
+
+
+def test_a_damaged_file_ends_with_2_and_says_how_far_it_could_be_read(tmp_path: Path) -> None:
+    path = saved([written(row, "labels") for row in sound()], tmp_path, "parquet")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    result = toss(str(path))
+    assert result.exit_code == 2
+    assert "rows.parquet:1: the file cannot be read on from here" in result.stderr
+
+
+def test_a_folder_of_several_splits_wants_one_named(tmp_path: Path) -> None:
+    rows = datasets.Dataset.from_list([written(row, "labels") for row in sound()])
+    datasets.DatasetDict({"train": rows, "test": rows.select(range(4))}).save_to_disk(tmp_path / "both")
+    result = toss(str(tmp_path / "both"))
+    assert result.exit_code == 2
+    assert "several splits; set split to one of train, test" in result.stderr
+    facts = toss(str(tmp_path / "both"), "--split", "test", "--json")
+    assert json.loads(facts.stdout)["rows"] == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["labels", "completion_mask", "assistant_masks", "attention_mask", "input_ids"])
+def test_what_counts_as_trained_is_what_trl_trains(way: str, tmp_path: Path, smollm2_tokenizer: Any) -> None:
+    """The trainer makes the labels and its model shifts them: the first one of a row is never asked for."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
+
+    rows = sound(20)
+    layouts = {"attention_mask": ["input_ids", "attention_mask"], "input_ids": ["input_ids"]}
+    records = [written(row, "labels" if way in layouts else way) for row in rows]
+    records = [{name: record[name] for name in layouts.get(way, record)} for record in records]
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(smollm2_tokenizer), **sizes))
+    only = {"completion_only_loss": True} if way == "completion_mask" else {}
+    trainer = SFTTrainer(
+        model=model,
+        args=SFTConfig(output_dir=str(tmp_path), max_length=None, report_to=[], use_cpu=True, **only),
+        train_dataset=datasets.Dataset.from_list(records),
+        processing_class=smollm2_tokenizer,
+    )
+    trained = sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in trainer.get_train_dataloader())
+    assert counted(records).trained == trained
 
 
 def chat_rows() -> list[Record]:

@@ -15,11 +15,12 @@ from tosslm.errors import InputError, RowError
 from tosslm.inspection.chat import ChatRows, answer_weights
 from tosslm.inspection.counts import DEFAULT_LENGTHS, Counts
 from tosslm.inspection.findings import Finding, found, found_in_chat
-from tosslm.inspection.layouts import CHAT, Layout, TokenRow, layout_of, not_read, token_row
+from tosslm.inspection.layouts import CHAT, Layout, TokenRow, check_layout, layout_of, not_read, token_row
 from tosslm.inspection.vocabulary import load_tokenizer, vocabulary_of
 
 MAX_ROW_BYTES = 20_000_000
 """Bytes of a row: a million tokens as JSON, with labels and a mask beside them."""
+_OF_CONFIGS = ", or raise data.max_row_bytes"
 SHOWN_TOKENS = 2000
 """Tokens of a row that are shown."""
 
@@ -138,6 +139,7 @@ def _count_tokens(inspection: Inspection, stream: Iterator[tuple[int, Mapping[st
     for number, record in stream:
         with _named(inspection.name, number):
             row = token_row(record, inspection.layout, number)
+            check_layout(record, inspection.layout)
         _count(inspection, row, wanted)
     inspection.findings = found(inspection.counts, inspection.layout)
 
@@ -149,6 +151,7 @@ def _count_chat(inspection: Inspection, stream: Iterator[tuple[int, Mapping[str,
     for number, record in stream:
         with _named(inspection.name, number):
             weights = answer_weights(record)
+            check_layout(record, CHAT)
             row = chat.row(record, number) if chat else None
         answers["rows"] += 1
         answers["answers"] += len(weights)
@@ -189,4 +192,5 @@ def _named(name: str, number: int) -> Iterator[None]:
     try:
         yield
     except RowError as error:
-        raise InputError(f"{name}:{number}: {error}") from error
+        remedy = error.remedy.replace(_OF_CONFIGS, "")
+        raise InputError(f"{name}:{number}: {error.reason}; {remedy}") from error

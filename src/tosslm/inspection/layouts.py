@@ -41,10 +41,14 @@ CHAT = Layout("chat", ("messages",), "an answer trains unless its weight is 0")
 LAYOUTS = (
     PACKED,
     Layout("labels", ("input_ids", "labels"), "a token trains where its label is not -100"),
-    *(
-        Layout(name, ("input_ids", name), _ALIGNED.format(name))
-        for name in ("loss_mask", "completion_mask", "assistant_masks", "response_mask")
+    Layout("loss_mask", ("input_ids", "loss_mask"), _ALIGNED.format("loss_mask")),
+    Layout(
+        "completion_mask",
+        ("input_ids", "completion_mask"),
+        f"{_ALIGNED.format('completion_mask')}; TRL heeds it with completion_only_loss=True alone, else all train",
     ),
+    Layout("assistant_masks", ("input_ids", "assistant_masks"), _ALIGNED.format("assistant_masks")),
+    Layout("response_mask", ("input_ids", "response_mask"), _ALIGNED.format("response_mask")),
     ALONE,
     BARE,
     CHAT,
@@ -94,6 +98,20 @@ def layout_of(record: Mapping[str, Any]) -> Layout:
         f"neither input_ids nor messages; columns found: {shown or 'none'}",
         "inspect tokenised rows, or chat rows (messages); `toss plan` checks other rows before they are tokenised",
     )
+
+
+def check_layout(record: Mapping[str, Any], layout: Layout) -> None:
+    """Refuse a row that is to be read in another way than the set.
+
+    Raises:
+        RowError: a column that the first row lacks says what trains.
+    """
+    own = layout_of(record)
+    if own is not layout:
+        raise RowError(
+            f"{own.needs[-1]} says which tokens train, and of the first row {layout.needs[-1]} does",
+            "give every row the same columns",
+        )
 
 
 def not_read(record: Mapping[str, Any], layout: Layout) -> list[str]:
