@@ -229,7 +229,7 @@ def _hidden(row: TokenRow, trained: np.ndarray) -> int:
 
 
 def _crossing(row: TokenRow) -> int:
-    """Sequences of a packed row whose last mask value is 1: they train on the first token of the next one."""
+    """Sequences of a packed row whose last mask value is 1, which could only mean the first token of the next one."""
     if row.starts is None or row.mask is None or not starts_are_sound(row):
         return 0
     lasts = np.append(row.starts[1:], len(row.ids)) - 1

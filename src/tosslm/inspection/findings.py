@@ -39,9 +39,10 @@ _OF_ROWS: dict[str, Callable[[Seen], str]] = {
         "sequence here. Write the beginnings alone, the first of them 0, without the end"
     ),
     "crossing": lambda seen: (
-        f"have sequences whose last mask value is 1, {seen.tokens:,} of them: they would train on the first token of "
-        "the next one. The mask goes with labels, so mask[i] is whether token i + 1 trains, and the last of each "
-        "sequence is 0; a mask that goes with tokens has to be moved one place to the left"
+        f"have sequences whose last mask value is 1, {seen.tokens:,} of them. The mask goes with labels: mask[i] is "
+        "whether token i + 1 trains, and behind the last one there is none. Megatron-Bridge leaves it unread, other "
+        "readers would train on the next sequence's first token; write 0, or, if the mask was made for tokens, move "
+        "it one place to the left"
     ),
     "early": lambda seen: (
         f"have labels that stand one place before their tokens ({seen.tokens:,} of them: labels[i] is input_ids[i + "
