@@ -39,7 +39,9 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run.path
 
 
-@pytest.mark.parametrize("command", ["help", "methods", "kinds", "init", "verify", "list", "row", "record"])
+@pytest.mark.parametrize(
+    "command", ["help", "methods", "kinds", "init", "verify", "list", "row", "record", "inspect"]
+)
 def test_reading_loads_nothing_heavy(command: str, run_dir: Path, tmp_path: Path) -> None:
     row = json.loads((run_dir / "refinement/round-1.json").read_text())["row_ids"][0]
     arguments = {
@@ -51,6 +53,7 @@ def test_reading_loads_nothing_heavy(command: str, run_dir: Path, tmp_path: Path
         "list": ["show", str(run_dir)],
         "row": ["show", str(run_dir), row],
         "record": ["show", str(run_dir), row, "--json"],
+        "inspect": ["inspect", str(run_dir / "data/custom.parquet"), "--rows", "1"],
     }[command]
     assert not loaded(CALL, *arguments) & set(HEAVY)
 

@@ -363,6 +363,45 @@ def show(
 
 
 @app.command()
+def inspect(
+    path: Annotated[
+        str,
+        typer.Argument(help="JSON Lines, JSON, Parquet, a saved datasets folder, or a hub id.", show_default=False),
+    ],
+    tokenizer: Annotated[
+        str | None,
+        typer.Option("--tokenizer", help="Its tokenizer: folder, hub id, or builtin:smollm2-135m-instruct."),
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option("--max-length", help="Tokens at which your trainer cuts rows; else several.", min=1)
+    ] = None,
+    rows: Annotated[
+        int | None, typer.Option("--rows", help="Rows to show; 3 with a tokenizer, else none.", min=0)
+    ] = None,
+    split: Annotated[str | None, typer.Option("--split", help="Of a saved DatasetDict, or on the hub.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a trainer would learn from any tokenised set: what trains, what is cut, which masks look wrong."""
+    with _reported_errors():
+        from tosslm.inspection.inspect import inspect as inspect_set
+        from tosslm.terminal.inspection import print_inspection, print_token_rows
+
+        if as_json and rows:
+            raise InputError("--json prints no rows; leave out --rows, or --json")
+        if tokenizer:
+            quiet_libraries()
+        console, shown = _console(), 0 if as_json else rows
+        found = inspect_set(
+            path, tokenizer=tokenizer, max_length=max_length, rows=shown, split=split, check=_stopping.check
+        )
+        if as_json:
+            print(json.dumps(found.summary()))
+            return
+        print_inspection(found.summary(), found.layout.meaning, console)
+        print_token_rows(found.shown, found.tokenizer, console)
+
+
+@app.command()
 def verify(run: RunFolder, as_json: AsJson = False) -> None:
     """Check every checksum and fingerprint; say what is damaged."""
     with _reported_errors():

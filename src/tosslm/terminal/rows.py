@@ -83,7 +83,8 @@ def _ranked(token: Mapping[str, Any]) -> float:
     return value
 
 
-def _has_styles(console: Console) -> bool:
+def has_styles(console: Console) -> bool:
+    """Whether text can be struck through or dimmed there; with NO_COLOR it still can."""
     return console.is_terminal and not console.is_dumb_terminal
 
 
@@ -124,12 +125,12 @@ def _coloured(
             _append(out, shown[start:end], token, inside, scale, console)
             at = end
     out.append(shown[at:], style="dim")
-    return out if _has_styles(console) else Text(out.plain.replace("-][-", ""))
+    return out if has_styles(console) else Text(out.plain.replace("-][-", ""))
 
 
 def _append(out: Text, text: str, token: Mapping[str, Any], marked: bool, scale: float, console: Console) -> None:
     dropped = token["keep"] is False
-    if _has_styles(console):
+    if has_styles(console):
         colour = Style() if token["score"] is None else _colour(_ranked(token), scale)
         out.append(text, style=colour + Style(strike=dropped, underline=marked))
     else:  # without styles, dropped text is bracketed as wdiff does
@@ -152,9 +153,7 @@ def _profile(scores: np.ndarray, width: int, scale: float, console: Console) -> 
         top = float(part.max())
         level = int(np.clip((top + 2 * scale) / (4 * scale) * 7, 0, 7))
         style = _colour(top, scale)
-        out.append(
-            _BARS[level], style=Style(color=style.bgcolor) if _has_styles(console) and style.bgcolor else "dim"
-        )
+        out.append(_BARS[level], style=Style(color=style.bgcolor) if has_styles(console) and style.bgcolor else "dim")
     return out
 
 
@@ -175,7 +174,7 @@ def _riskiest(tokens: Sequence[Mapping[str, Any]], width: int) -> RenderableType
 
 
 def _legend(scale: float, scored: bool, console: Console) -> Text:
-    if not _has_styles(console):
+    if not has_styles(console):
         return Text("[-dropped-]")
     out = Text()
     if scored and not console.no_color:
