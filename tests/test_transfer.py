@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 import json
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -37,6 +39,9 @@ from tosslm.characters import (
 )
 from tosslm.cli import app
 from tosslm.data.tokenize import RowTokenizer, TokenizedRow
+from tosslm.errors import TosslmError
+from tosslm.files import write_parquet
+from tosslm.runs.tables import KEEP_SCHEMA
 from tosslm.transfer import transfer, transfer_row
 
 Spans = list[tuple[int, int, int]]
@@ -342,6 +347,48 @@ def test_answers_that_the_source_does_not_train_are_not_trained() -> None:
     assert build("zephyr").decode(trained).strip() == "No.</s>"
 
 
+def test_a_longer_target_row_trains_nothing_that_the_source_never_scored() -> None:
+    messages = conversation("Hi", "Take two eggs and stir them slowly.", "More?", "The river is calm this evening.")
+    tokenizer = build("llama3.1")
+    whole = RowTokenizer(tokenizer)(messages)
+    for length in range(whole.response_mask.index(True) + 1, len(whole.input_ids) + 1):
+        made = RowTokenizer(tokenizer, max_length=length)(messages)
+        keep = np.arange(len(made.offsets)) % 3 > 0
+        moved = transfer_row(as_row(made, messages), keep, RowTokenizer(tokenizer), "most")
+        assert moved.keep[: len(keep)].tolist() == keep.tolist()
+        # The last text token before a cut says how the end of its answer goes, and nothing else is known.
+        assert moved.keep[len(keep) :].sum() <= 1
+        shorter = transfer_row(
+            as_row(whole, messages),
+            np.arange(len(whole.offsets)) % 3 > 0,
+            RowTokenizer(tokenizer, max_length=length),
+            "most",
+        )
+        assert shorter.keep.tolist() == keep.tolist()
+
+
+@pytest.mark.parametrize("end_kept", [True, False])
+def test_reasoning_goes_as_the_end_of_turn_and_what_is_lost_by_that_is_counted(end_kept: bool) -> None:
+    messages = conversation("Hi", "Hello!")
+    messages[1]["reasoning_content"] = "They greet me."
+    source, other = build("qwen3"), copy.copy(build("zephyr"))
+    other.chat_template = source.chat_template
+    made = RowTokenizer(source)(messages)
+    bare = [span[0] < 0 for span in made.offsets]
+    keep = ~np.array(bare)  # the answer is kept, its reasoning is not
+    keep[-1] = end_kept
+    inside = bare[:-1].count(True)
+    moved = transfer_row(as_row(made, messages), keep, RowTokenizer(other), "most")
+    theirs = [span[0] < 0 for span in RowTokenizer(other)(messages).offsets]
+    assert sum(theirs) > inside  # other pieces
+    assert [kept for kept, none in zip(moved.keep.tolist(), theirs, strict=True) if none] == [end_kept] * sum(theirs)
+    assert moved.keep[~np.array(theirs)].all()
+    assert moved.source["without_text_dropped_not_carried"] == inside > 0
+    same = transfer_row(as_row(made, messages), keep, RowTokenizer(source), "most")
+    assert same.keep.tolist() == keep.tolist()
+    assert same.source["without_text_dropped_not_carried"] == 0
+
+
 def toss(*arguments: str) -> Result:
     return CliRunner().invoke(app, list(arguments))
 
@@ -386,6 +433,9 @@ def test_the_command_writes_rows_that_a_trainer_takes(run: tosslm.Run, other: Pa
     assert facts["source"]["dropped"] == run.stages["selection"]["discarded"]
     assert set(facts["target_tokenizer"]["files"]) >= {"tokenizer.json", "tokenizer_config.json"}
     assert facts["characters"]["newly_kept"] == 0
+    assert facts["not_transferred"] == facts["notes"] == []
+    loaded = Dataset.from_parquet(str(out / "custom.parquet"))
+    assert loaded[2]["labels"] == rows[2]["labels"]
     assert (facts["rule"], facts["rows"]) == ("any", {"transferred": 9, "without_trained_tokens": 0, "skipped": 0})
 
 
@@ -447,3 +497,20 @@ def test_what_cannot_be_done_is_said(run: tosslm.Run, other: Path, tmp_path: Pat
     del unselected.stages["selection"]
     with pytest.raises(InputError, match="no selection yet"):
         transfer(unselected, tmp_path / "out", tokenizer=str(other))
+
+
+def test_weights_and_anchors_stay_behind_and_are_named(run: tosslm.Run, other: Path, tmp_path: Path) -> None:
+    run.manifest["config"]["finetune"]["dropped"] = "anchor"
+    run.layout.weights.touch()
+    facts = transfer(run, tmp_path / "out", tokenizer=str(other))
+    assert facts["not_transferred"] == ["weights", "anchors"]
+    assert len(facts["notes"]) == 2
+
+
+def test_a_mask_of_other_rows_is_refused(run: tosslm.Run, other: Path, tmp_path: Path) -> None:
+    masks = [np.append(keep, True) for keep in run.keep()]
+    columns = {"row_id": run.rows["row_id"], "keep": masks}
+    write_parquet(run.layout.keep, columns, KEEP_SCHEMA, "made")
+    with pytest.raises(TosslmError, match="does not fit row"):
+        transfer(run, tmp_path / "out", tokenizer=str(other))
+    assert not (tmp_path / "out").exists()
