@@ -16,7 +16,19 @@ SOURCE = ROOT / "src" / "tosslm"
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 FILES = sorted(SOURCE.rglob("*.py"))
 MODULES = {path: ".".join(("tosslm", *path.relative_to(SOURCE).with_suffix("").parts)) for path in FILES}
-GROUND = {"errors", "files", "progress", "tracking", "ragged", "statistics", "text", "outward", "stopping", "exits"}
+GROUND = {
+    "errors",
+    "files",
+    "progress",
+    "tracking",
+    "ragged",
+    "characters",
+    "statistics",
+    "text",
+    "outward",
+    "stopping",
+    "exits",
+}
 HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "lm_eval"}
 
 

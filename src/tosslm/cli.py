@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -332,6 +332,50 @@ def export_command(
 
         facts = _with_run(run, lambda opened: export_run(opened, to, out, trust_remote_code=trust))
         print(json.dumps(facts) if as_json else "\n".join(map(outward, export_lines(facts, out))))
+
+
+@app.command()
+def transfer(
+    run: RunFolder,
+    out: Annotated[Path, typer.Argument(help="New folder for the rows.", show_default=False)],
+    tokenizer: Annotated[
+        str, typer.Option("--tokenizer", help="Of the other model: folder, hub id or built-in name.")
+    ],
+    rule: Annotated[
+        Literal["any", "most", "all"],
+        typer.Option("--rule", help="A token is dropped where so many of its characters are; most: more than half."),
+    ] = "most",
+    max_length: Annotated[
+        int | None, typer.Option("--max-length", help="Tokens of a row to keep; data.max_length by default.", min=2)
+    ] = None,
+    on_bad_row: Annotated[
+        Literal["error", "skip"],
+        typer.Option("--on-bad-row", help="Rows that the other template refuses or that lose all trained tokens."),
+    ] = "error",
+    as_json: AsJson = False,
+) -> None:
+    """Carry the keep mask over to another model's tokenizer; rows with labels, ready to train on."""
+    with _reported_errors():
+        quiet_libraries()
+        from tosslm.findings.transferred import told
+        from tosslm.transfer import transfer as transfer_run
+
+        facts = _with_run(
+            run,
+            lambda opened: transfer_run(
+                opened,
+                out,
+                tokenizer=tokenizer,
+                rule=rule,
+                max_length=max_length,
+                on_bad_row=on_bad_row,
+                reporter=_reporter(),
+            ),
+        )
+        if as_json:
+            print(json.dumps(facts))
+        else:
+            print(*(outward(line) for line in told(facts, out)), sep="\n")
 
 
 @app.command()

@@ -76,7 +76,7 @@ def open_base(config: ModelConfig) -> Base:
         InputError: a model or adapter cannot be found, or is not stored as safetensors.
     """
     device = choose_device(config.device)
-    folder = _local_folder("model.name", config.name, config.revision, config.trust_remote_code)
+    folder = local_folder("model.name", config.name, config.revision, config.trust_remote_code)
     if (folder / "adapter_config.json").exists() or (folder / HAZARD_MARK).exists():
         raise InputError(
             f"model.name: {config.name} is an adapter, not a model; put its base into model.name and, unless it is "
@@ -92,7 +92,7 @@ def open_base(config: ModelConfig) -> Base:
         ) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    limits = _limits(config, folder)
+    limits = model_limits(config, folder)
     _check_special_tokens(config, tokenizer, limits)
     identity = fingerprint(
         folder_checksums(folder),
@@ -102,12 +102,22 @@ def open_base(config: ModelConfig) -> Base:
     return Base(config, tokenizer, folder, identity, limits, adapter)
 
 
-def _limits(config: ModelConfig, folder: Path) -> Limits:
+def model_limits(config: ModelConfig, folder: Path, key: str = "model.name") -> Limits:
+    """Token ids and positions that a model has, by its config.json.
+
+    Args:
+        config: where it comes from.
+        folder: its files.
+        key: who names it, for messages.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
     try:
         text = AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code).get_text_config()
     except Exception as error:
         raise InputError(
-            f"model.name: {config.name}: its config.json cannot be read ({_said(error)}); fetch it anew"
+            f"{key}: {config.name}: its config.json cannot be read ({_said(error)}); fetch it anew"
         ) from error
     return Limits(getattr(text, "vocab_size", None), getattr(text, "max_position_embeddings", None))
 
@@ -181,17 +191,32 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-def _local_folder(key: str, name: str, revision: str | None, trust_remote_code: bool) -> Path:
+def local_folder(
+    key: str, name: str, revision: str | None, trust_remote_code: bool, *, weights: bool = True, fetch: bool = True
+) -> Path:
+    """The files of a model or adapter, on this machine.
+
+    Args:
+        key: who names it, for messages.
+        name: a folder, a hub id or a built-in model.
+        revision: of a hub id.
+        trust_remote_code: whether its own code comes along.
+        weights: whether its weights do.
+        fetch: whether the hub is asked for what is not here yet.
+
+    Raises:
+        InputError: there is no such model, or it cannot be fetched.
+    """
     if name.startswith("builtin:"):
-        return builtin_folder(name)
+        return builtin_folder(name, key)
     if Path(name).is_dir():
         return Path(name)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    patterns = [_WEIGHTS, *_CODE, HAZARD_MARK, *(["*.py"] if trust_remote_code else [])]
+    patterns = [*([_WEIGHTS] * weights), *_CODE, HAZARD_MARK, *(["*.py"] if trust_remote_code else [])]
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=not fetch))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
@@ -201,7 +226,7 @@ def _local_folder(key: str, name: str, revision: str | None, trust_remote_code: 
 
 
 def _adapter_folder(name: str) -> Path:
-    folder = _local_folder("model.adapter", name, None, False)
+    folder = local_folder("model.adapter", name, None, False)
     if (folder / HAZARD_MARK).exists():
         raise InputError(
             f"model.adapter: {name} is marked {HAZARD_MARK}: a degraded reference is never merged into a base; "

