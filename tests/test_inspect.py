@@ -554,7 +554,8 @@ def test_an_end_of_turn_that_is_padding_too_and_so_masked_is_found(
 
 
 def printed(render: Callable[[Console], None], **settings: Any) -> str:
-    console = Console(file=io.StringIO(), **{"width": 80, **settings})
+    here = {"TERM": "xterm-256color"}  # not the terminal that the tests happen to run in
+    console = Console(file=io.StringIO(), **{"width": 80, "_environ": here, **settings})
     render(console)
     out: str = console.file.getvalue()  # type: ignore[attr-defined]
     return out
