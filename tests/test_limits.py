@@ -175,6 +175,7 @@ def test_a_giant_row_among_others_is_not_unpacked(tmp_path: Path) -> None:
     assert pa.total_allocated_bytes() - before < 1_000_000
 
 
+@pytest.mark.slow
 def test_a_row_group_that_packs_well_is_no_giant_row(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     records = [{"prompt": "Hi", "completion": "You are a helpful assistant. " * 100}] * 15_000

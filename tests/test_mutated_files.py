@@ -154,6 +154,7 @@ def test_what_is_mutated_is_good(tmp_path: Path, name: str) -> None:
     assert all(isinstance(row, Row) for row in read_rows(str(tmp_path / name)))
 
 
+@pytest.mark.slow
 def test_mutated_parquet_is_read_or_refused(tmp_path: Path) -> None:
     read_in_a_process(tmp_path, range(200))
 

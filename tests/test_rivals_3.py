@@ -100,7 +100,7 @@ def replies(tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
                     logits[place, row, 2991 if token == 20408 else 20408] = 0.0  # the other of " safe" and " unsafe"
             return output, tuple(logits) if settings.return_dict_in_generate else ()
 
-        monkeypatch.setattr(generate, "_generated", generated)
+        monkeypatch.setattr(generate, "generated_ids", generated)
         return base.model, tokenizer, [Answer(str(n), f"p{n}", "a", True) for n in range(len(texts))]
 
     return written

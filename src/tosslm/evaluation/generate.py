@@ -129,7 +129,7 @@ def complete_with_logits(
     found = np.full((len(texts), len(wanted)), np.nan, dtype=np.float32)
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
-        output, logits = _generated(model, [tokens[i] for i in batch], settings)
+        output, logits = generated_ids(model, [tokens[i] for i in batch], settings)
         for place, i in enumerate(batch):
             replies[i] = _decoded(output[place], tokenizer, settings)[0]
             first = _first_word(output[place], tokenizer, settings)
@@ -193,11 +193,11 @@ def _settings(model: Any, tokenizer: Any, max_new_tokens: int, temperature: floa
 
 
 def _answer_batch(model: Any, tokens: Sequence[Sequence[int]], settings: GenerationConfig) -> torch.Tensor:
-    return _generated(model, tokens, settings)[0]
+    return generated_ids(model, tokens, settings)[0]
 
 
 @torch.inference_mode()
-def _generated(
+def generated_ids(
     model: Any, tokens: Sequence[Sequence[int]], settings: GenerationConfig
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
     """New tokens, int64 ``[B, T]``, and for each its logits ``[B, V]`` where the settings ask for them."""
