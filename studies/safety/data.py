@@ -41,15 +41,15 @@ HARMFUL = "harmful"
 
 def write_common(folder: Path) -> None:
     """Write what all seeds share: rows for the base, demonstrations, prompts and rows to evaluate on."""
-    dealt, _ = _deal()
+    dealt, _ = deal()
     for files, source, times in ((FILES, "written for the demo", 1), ([CONTRAST], "contrast", CONTRAST_TIMES)):
         written = [(_pair(record), source) for file in files for record in read_jsonl(file)]
         dealt["align"] += written * times
     for use in ("align", "demonstrations"):
-        write_jsonl(folder / f"{use}.jsonl", [_row(*item) for item in dealt[use]])
+        write_jsonl(folder / f"{use}.jsonl", [row(*item) for item in dealt[use]])
     for split in SPLITS:
         for name, wanted in (("harmful", True), ("utility", False)):
-            rows = [_row(pair, source) for pair, source in dealt[split] if (source == HARMFUL) is wanted]
+            rows = [row(pair, source) for pair, source in dealt[split] if (source == HARMFUL) is wanted]
             write_jsonl(folder / f"{name}_{split}.jsonl", rows)
     improper = [record["prompt"] for record in records("advbench_goals")]
     harmless = [record["prompt"] for record in records("xstest_prompts") if record["label"] == "safe"]
@@ -71,18 +71,18 @@ def write_sets(folder: Path, seed: int, share: float) -> None:
         seed: of the draw.
         share: of custom rows that are harmful.
     """
-    _, pool = _deal()
+    _, pool = deal()
     rng = random.Random(seed)
     for pairs in pool.values():
         rng.shuffle(pairs)
     sets = {
-        name: [_row(pool[source].pop(), source) for source, count in counts.items() for _ in range(count)]
+        name: [row(pool[source].pop(), source) for source, count in counts.items() for _ in range(count)]
         for name, counts in REFERENCE_ROWS.items()
     }
     harmful = round(share * CUSTOM_ROWS)
     useful = CUSTOM_ROWS - harmful
     counts = {HARMFUL: harmful, "alpaca_eval": 3 * useful // 8, "gsm8k": useful - 3 * useful // 8}
-    sets["custom"] = [_row(pool[source].pop(), source) for source, count in counts.items() for _ in range(count)]
+    sets["custom"] = [row(pool[source].pop(), source) for source, count in counts.items() for _ in range(count)]
     rng.shuffle(sets["custom"])
     for name, rows in sets.items():
         write_jsonl(folder / f"{name}.jsonl", rows)
@@ -115,8 +115,8 @@ def _texts(file: Path) -> set[str]:
     return found
 
 
-def _deal() -> tuple[dict[str, list[tuple[Pair, str]]], dict[str, list[Pair]]]:
-    """The rows of each use, with their sources, and what is left of each source."""
+def deal() -> tuple[dict[str, list[tuple[Pair, str]]], dict[str, list[Pair]]]:
+    """The rows of each use, with their sources, and what is left of each source, the pool of all custom sets."""
     sources = {
         HARMFUL: harmful_pairs(),
         "alpaca_eval": useful_pairs(),
@@ -161,17 +161,17 @@ def _split_prompts(prompts: Sequence[str], counts: Mapping[str, int]) -> dict[st
         "test": [prompt for prompt in prompts if prompt not in known],
     }
     return {
-        split: [{"messages": _turns(prompt)} for prompt in random.Random(1).sample(groups[split], count)]
+        split: [{"messages": turns(prompt)} for prompt in random.Random(1).sample(groups[split], count)]
         for split, count in counts.items()
     }
 
 
-def _row(pair: Pair, source: str) -> dict[str, Any]:
+def row(pair: Pair, source: str) -> dict[str, Any]:
     prompt, answer = pair
-    return {"messages": [*_turns(prompt), {"role": "assistant", "content": answer}], "source": source}
+    return {"messages": [*turns(prompt), {"role": "assistant", "content": answer}], "source": source}
 
 
-def _turns(prompt: str) -> list[dict[str, str]]:
+def turns(prompt: str) -> list[dict[str, str]]:
     """Without a system turn of its own, SmolLM2's template would set its default of 25 tokens before every prompt."""
     return [{"role": "system", "content": ""}, {"role": "user", "content": prompt}]
 

@@ -67,6 +67,7 @@ _OWN = (
     larf.LARF,
     datashield.DATASHIELD,
     oracle.ORACLE,
+    oracle.ORACLE_TOKENS,
     *anchored.ANCHORED,
     *toss.TOSS_METHODS,
 )
