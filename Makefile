@@ -45,7 +45,7 @@ test: venv
 check: lint types quick
 
 quick: venv
-	$(BIN)/python -m pytest -m "not slow and not browser"
+	$(BIN)/python -m pytest -n auto -m "not slow and not browser"
 
 lint: venv
 	$(BIN)/ruff check .
