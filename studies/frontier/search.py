@@ -25,7 +25,7 @@ def search(kind: str, share: float, learning_rate: float) -> None:
     name = f"search-{kind}-{share:g}-{learning_rate:g}"
     SETTINGS[name] = replace(SETTINGS[kind], share=share, learning_rate=learning_rate)
     entries = (UNTRAINED, STANDARD, SETTINGS[kind].oracle)
-    run(name, 0, entries, split="validation")
+    run(name, 0, entries, split="validation", wanted=(1.0,))
     print(f"{name}: refused, over-refused, then losses")
     for (entry, _, _, scale), line in known(name).items():
         means = {metric: sum(kept["values"]) / len(kept["values"]) for metric, kept in line["metrics"].items()}

@@ -11,7 +11,7 @@ from studies.safety.guard import CLASSIFIER
 
 ROOT = Path("runs/frontier")
 COMMON = ROOT / "common"
-ADAPTER = Path("examples/demo/safety-adapter")
+ADAPTER = Path("studies/frontier/safety-adapter")
 SCALES = (0.4, 0.6, 0.8, 1.0, 1.2)
 """What each trained adapter is multiplied by when it is measured; 0 is the base."""
 TARGETS = (0.85, 0.9, 0.95)

@@ -69,13 +69,15 @@ def train(setting: str, seed: int, entry: str, base: Base) -> Path:
     return bench.layout.model
 
 
-def run(setting: str, seed: int, entries: Sequence[str], split: str = "test") -> None:
+def run(
+    setting: str, seed: int, entries: Sequence[str], split: str = "test", wanted: Sequence[float] = SCALES
+) -> None:
     """Train and measure the entries of a setting and seed that have no result yet."""
     prepare(setting, seed)
     base = open_base(ModelConfig.model_validate(MODEL))
     about = {"seed": seed, "split": split, "base": base.identity, "code": code_version()}
     for entry in entries:
-        scales = [0.0] if entry == UNTRAINED else list(SCALES)
+        scales = [0.0] if entry == UNTRAINED else list(wanted)
         left = [scale for scale in scales if (entry, seed, split, scale) not in known(setting)]
         if not left:
             continue
