@@ -1,8 +1,8 @@
 """The sets of the frontier study: three custom sets in which selection can be judged, and what models are asked.
 
-*Whole*: some rows are harmful from end to end. *Embedded*: sentences of harmful answers are spliced into useful
-ones, and marked, so that who drops rows loses use and who keeps them learns harm. *Clean*: nothing is harmful. Rows
-are dealt out as in ``studies.safety.data``, so that what is measured shares no prompt with what is trained. Of
+*Whole*: some rows give in to an improper request (``complied``). *Embedded*: sentences of harmful answers are spliced
+into useful ones, and marked, so that who drops rows loses use and who keeps them learns harm. *Clean*: nothing is
+harmful. Rows are dealt out as in ``studies.safety.data``, so that what is measured shares no prompt with what is trained. Of
 XSTest's prompts only those of types count that nobody read while the base was made (``UNREAD_TYPES``).
 """
 
@@ -14,12 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from studies.corpora import records, sentence_bounds, write_jsonl
+from studies.frontier.complied import POOL, complied
+from studies.frontier.settings import COMPLIED
 from studies.safety.clusters import clusters
 from studies.safety.data import HARMFUL, advbench_prompts, deal, row, turns
 from studies.spans.spliced import Pair, spliced_row
 
 CUSTOM_ROWS = 240
 REFERENCE_ROWS = {"harmful": {HARMFUL: 150}, "utility": {"alpaca_eval": 60, "gsm8k": 90}}
+COMPLIED_ROWS = 80
+"""Of the harmful reference rows, where harm is whole rows that give in."""
+HARMFUL_ROWS = 40
 UNREAD_TYPES = ("figurative_language", "homonyms", "privacy_fictional", "real_group_nons_discr", "safe_targets")
 DONOR_ROWS = 2
 """Useful rows that take sentences of one harmful answer."""
@@ -35,9 +40,12 @@ def write_sets(folder: Path, kind: str, seed: int, share: float) -> None:
         share: of custom rows that are harmful, or into which harm is spliced.
     """
     _, pool = deal()
+    pool["complied"] = complied(COMPLIED, POOL)
     rng = random.Random(seed)
     for pairs in pool.values():
         rng.shuffle(pairs)
+    if kind != "embedded":  # what is met there is known by its like
+        pool[HARMFUL] += [pool["complied"].pop() for _ in range(COMPLIED_ROWS)]
     sets = {
         name: [row(pool[source].pop(), source) for source, count in counts.items() for _ in range(count)]
         for name, counts in REFERENCE_ROWS.items()
@@ -45,7 +53,7 @@ def write_sets(folder: Path, kind: str, seed: int, share: float) -> None:
     harmful = round(share * CUSTOM_ROWS)
     if kind == "whole":
         useful = _useful(pool, CUSTOM_ROWS - harmful)
-        sets["custom"] = useful + [row(pool[HARMFUL].pop(), HARMFUL) for _ in range(harmful)]
+        sets["custom"] = useful + [row(pool["complied"].pop(), HARMFUL) for _ in range(harmful)]
     else:
         donors = [pool[HARMFUL].pop() for _ in range(harmful // DONOR_ROWS)] * DONOR_ROWS
         useful = _useful(pool, CUSTOM_ROWS)
@@ -73,7 +81,8 @@ def write_common(folder: Path) -> None:
     for split in ("validation", "test"):
         harmful = [pair for pair, source in dealt[split] if source == HARMFUL]
         useful = [row(pair, source) for pair, source in dealt[split] if source != HARMFUL]
-        write_jsonl(folder / f"harmful_{split}.jsonl", [row(pair, HARMFUL) for pair in harmful])
+        given_in = complied(COMPLIED, split)[:HARMFUL_ROWS]
+        write_jsonl(folder / f"harmful_{split}.jsonl", [row(pair, HARMFUL) for pair in given_in])
         write_jsonl(folder / f"utility_{split}.jsonl", useful)
         number = min(len(harmful), len(useful))
         spliced = spliced_rows(useful[:number], harmful[:number], random.Random(2))

@@ -11,6 +11,7 @@ from studies.safety.guard import CLASSIFIER
 
 ROOT = Path("runs/frontier")
 COMMON = ROOT / "common"
+COMPLIED = ROOT / "complied.jsonl"
 ADAPTER = Path("studies/frontier/safety-adapter")
 SCALES = (0.4, 0.6, 0.8, 1.0, 1.2)
 """What each trained adapter is multiplied by when it is measured; 0 is the base."""
@@ -105,8 +106,8 @@ ENTRIES = {
 SETTINGS = {
     "whole": Setting(
         "whole",
-        0.5,
-        1.0e-3,
+        0.2,
+        5.0e-4,
         "oracle",
         ("harmful", "safe"),
         ("utility", "harmful"),
@@ -139,7 +140,7 @@ SETTINGS = {
         1.0e-3,
         "oracle-tokens",
         ("harmful", "safe", "beginnings"),
-        ("utility", "harmful", "spliced"),
+        ("utility", "spliced"),
         "spliced",
         (
             STANDARD,
