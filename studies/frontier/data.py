@@ -2,8 +2,8 @@
 
 *Whole*: some rows give in to an improper request (``complied``). *Embedded*: sentences of harmful answers are spliced
 into useful ones, and marked, so that who drops rows loses use and who keeps them learns harm. *Clean*: nothing is
-harmful. Rows are dealt out as in ``studies.safety.data``, so that what is measured shares no prompt with what is trained. Of
-XSTest's prompts only those of types count that nobody read while the base was made (``UNREAD_TYPES``).
+harmful. Rows are dealt out as in ``studies.safety.data``, so that what is measured shares no prompt with what is
+trained. Of XSTest's prompts only those of types count that nobody read while the base was made (``UNREAD_TYPES``).
 """
 
 from __future__ import annotations
