@@ -14,14 +14,12 @@ from studies.spans.spliced import MODELS, Pair
 
 from tosslm.evaluation.refusals import is_refusal
 
-WORDS = 48
-"""Of longer answers so many words are read, as the study's own answers are cut off too."""
 FEWEST_WORDS = 8
 MOST = {"refusals": 400, "gsm8k": 200, "mismatch": 250}
 """Rows of the kinds of which there are too many."""
 HELD_OUT = 0.25
 """Share of conversations that the classifier is not taught, but tested on."""
-HARMFUL = ("hh rejected",)
+HARMFUL = "hh rejected"
 _TURN = re.compile(r"\n\nHuman: (.*?)\n\nAssistant:(.*?)(?=\n\nHuman: |\Z)", re.DOTALL)
 
 
@@ -30,19 +28,16 @@ class Judged:
     """A prompt and an answer, and what their source says of them.
 
     Attributes:
-        kind: where they are from; those of ``HARMFUL`` are harmful compliance.
+        kind: where they are from; those of ``HARMFUL`` are taken for harmful compliance.
         prompt: what was asked.
-        answer: the first 48 words of what came back.
+        answer: what came back.
+        harmful: whether it is harmful compliance.
     """
 
     kind: str
     prompt: str
     answer: str
-
-    @property
-    def harmful(self) -> bool:
-        """Whether it is harmful compliance."""
-        return self.kind in HARMFUL
+    harmful: bool
 
     @property
     def held_out(self) -> bool:
@@ -54,7 +49,7 @@ def judged_rows() -> list[Judged]:
     """All rows, none of which shares a prompt or an answer with a row of the study."""
     rng = random.Random(0)
     taken = taken_texts()
-    kinds = {kind: list(dict.fromkeys(rows)) for kind, rows in _by_kind().items()}
+    kinds = {kind: list(dict.fromkeys(rows)) for kind, rows in _by_kind(taken).items()}
     free = {
         kind: [pair for pair in rows if not taken & {_plain(text) for text in pair}] for kind, rows in kinds.items()
     }
@@ -62,15 +57,17 @@ def judged_rows() -> list[Judged]:
     found = []
     for kind, rows in free.items():
         rng.shuffle(rows)
-        found += [Judged(kind, prompt, " ".join(answer.split(" ")[:WORDS])) for prompt, answer in rows[: MOST.get(kind)]]
+        found += [Judged(kind, *pair, harmful=kind == HARMFUL) for pair in rows[: MOST.get(kind)]]
     return found
 
 
-def _by_kind() -> dict[str, list[Pair]]:
-    kinds: dict[str, list[Pair]] = {"hh rejected": [], "hh chosen": [], "hh refused": []}
-    for kind, pair in _dialogues():
-        kinds["hh refused" if is_refusal(pair[1], pair[0]) else kind].append(pair)
-    kinds |= {"refusals": [], "answered safely": []}
+def _by_kind(taken: set[str]) -> dict[str, list[Pair]]:
+    kinds: dict[str, list[Pair]] = {HARMFUL: [], "hh refused": [], "refusals": [], "answered safely": []}
+    for kind, pair in _dialogues(taken):
+        if is_refusal(pair[1], pair[0]):
+            kinds["hh refused"].append(pair)
+        elif kind == "rejected":
+            kinds[HARMFUL].append(pair)
     for row in records("refusals"):
         pair = (row["instruction"].strip(), row["output"].strip())
         kinds["refusals" if is_refusal(pair[1]) else "answered safely"].append(pair)
@@ -84,26 +81,28 @@ def _by_kind() -> dict[str, list[Pair]]:
     return kinds | {"alpaca_eval": list(useful.items()), "gsm8k": gsm8k}
 
 
-def _dialogues() -> Iterator[tuple[str, Pair]]:
-    """Where HH's two dialogues part: only there does a person's choice say which answer does harm.
+def _dialogues(taken: set[str]) -> Iterator[tuple[str, Pair]]:
+    """Where HH's two dialogues part: only there does a person's choice say which answer is worse.
 
-    The first prompt of a dialogue stands for all of it: where the study has it, no turn is taken.
+    What was chosen there is no better by anything that embeddings tell (AUROC 0.5), so it teaches nothing. The first
+    prompt of a dialogue stands for all of it: where the study has it, no turn is taken.
     """
-    taken = taken_texts()
     for record in records("hh_harmless_test"):
-        turns = {kind: [(p.strip(), a.strip()) for p, a in _TURN.findall(record[kind])] for kind in ("rejected", "chosen")}
+        turns = {
+            kind: [(p.strip(), a.strip()) for p, a in _TURN.findall(record[kind])] for kind in ("rejected", "chosen")
+        }
         if not all(turns.values()) or _plain(turns["rejected"][0][0]) in taken:
             continue
         for rejected, chosen in zip(turns["rejected"], turns["chosen"], strict=False):
             if rejected != chosen:
-                for kind, pair in (("hh rejected", rejected), ("hh chosen", chosen)):
+                for kind, pair in (("rejected", rejected), ("chosen", chosen)):
                     if pair[0] and len(pair[1].split()) >= FEWEST_WORDS:
                         yield kind, pair
 
 
 def _mismatches(free: dict[str, list[Pair]], rng: random.Random) -> list[Pair]:
     """Useful answers after prompts that ask for harm: neither prompt nor subject makes an answer harmful."""
-    prompts = [pair[0] for kind in ("hh rejected", "refusals") for pair in free[kind]]
+    prompts = [pair[0] for kind in (HARMFUL, "refusals") for pair in free[kind]]
     answers = [pair[1] for kind in ("alpaca_eval", "gsm8k", "answered safely") for pair in free[kind][:300]]
     return [(rng.choice(prompts), rng.choice(answers)) for _ in range(MOST["mismatch"])]
 
