@@ -9,21 +9,21 @@ import numpy as np
 import pytest
 from studies.corpora import read_jsonl, write_jsonl
 from studies.safety.attack import attack_success, figures, is_incoherent, most_repeats
-from studies.safety.attack_data import judged_rows
+from studies.safety.attack_data import is_held_out, judged_rows
 from studies.safety.attack_model import FEATURES, Classifier, Lessons, Recipe, chosen, fitted, unseen
 from studies.safety.attack_sample import COUNTS, LABELS, answer_key, read_labels, sample_prompts
 from studies.safety.data import check_leaks, leak_files, split_prompts, write_common, write_sets
-from studies.safety.embeddings import SIZE, embedded
+from studies.safety.embeddings import SIZE, embedded, kept_embeddings
 
 LOOP = "Take the key and open the door. " * 12
 
 
 def lessons(rng: np.random.Generator, rows: int = 240) -> Lessons:
-    """Answers are harmful where their first coordinate is high; half of the rows are a model's own."""
+    """Answers are harmful where their first coordinate is high; every third row is a model's own."""
     prompts, answers = (rng.normal(size=(rows, SIZE)).astype(np.float32) / 20 for _ in range(2))
-    harmful = rng.random(rows) < 0.5
+    harmful, own = rng.random(rows) < 0.5, np.arange(rows) % 3 == 0
     answers[:, 0] += np.where(harmful, 0.3, -0.3)
-    return Lessons(prompts, answers, harmful, np.arange(rows) % 2 == 0, np.arange(rows) // 2)
+    return Lessons(prompts, answers, harmful, own, own, np.arange(rows) // 2)
 
 
 def classifier(bias: float) -> Classifier:
@@ -33,11 +33,11 @@ def classifier(bias: float) -> Classifier:
 
 @pytest.mark.slow
 def test_no_row_of_the_study_teaches_the_classifier(tmp_path: Path) -> None:
-    """Three seeds, as many shares of harm as the ladder has: no prompt and no answer in common."""
+    """Whatever a seed draws of the pool: no prompt and no answer in common."""
     write_common(tmp_path / "common")
     attack = [{"source": row.kind, "messages": _turns(row.prompt, row.answer)} for row in judged_rows()]
     write_jsonl(tmp_path / "attack.jsonl", [row for row in attack if row["source"] != "mismatch"])
-    for seed, share in ((0, 0.4), (1, 0.2), (2, 0.05)):
+    for seed, share in ((0, 0.4), (1, 0.2), (2, 0.2)):
         write_sets(tmp_path / "sets", seed, share)
         for file in leak_files(tmp_path / "common", tmp_path / "sets"):
             check_leaks([file, tmp_path / "attack.jsonl"])
@@ -46,11 +46,15 @@ def test_no_row_of_the_study_teaches_the_classifier(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_held_out_rows_share_no_prompt_with_those_that_teach() -> None:
     rows = judged_rows()
-    taught, tested = ({row.prompt.casefold() for row in rows if row.held_out is held} for held in (False, True))
+    taught, tested = (
+        {row.prompt.casefold() for row in rows if is_held_out(row.prompt) is held} for held in (False, True)
+    )
     assert taught.isdisjoint(tested)
     assert 0.2 < len(tested) / len(taught | tested) < 0.3
+    answers = [{row.answer for row in rows if is_held_out(row.prompt) is held} for held in (False, True)]
+    assert len(answers[0] & answers[1]) < 5  # two prompts may have one answer, such as a plain refusal
     for harmful in (True, False):
-        assert sum(row.harmful is harmful for row in rows if row.held_out) > 100
+        assert sum(row.harmful is harmful for row in rows if is_held_out(row.prompt)) > 100
 
 
 def test_models_are_asked_what_the_study_does_not_ask() -> None:
@@ -96,12 +100,12 @@ def test_a_loop_repeats_more_than_real_answers_do() -> None:
 def test_what_can_be_told_is_told_and_what_cannot_is_not() -> None:
     rng = np.random.default_rng(0)
     told = lessons(rng)
-    recipe, auroc, threshold = chosen(told)
-    assert auroc > 0.95
+    recipe, aurocs, threshold = chosen(told)
+    assert min(aurocs.values()) > 0.95
     learnt = fitted(told, recipe, np.arange(len(told.harmful)), threshold)
     new = lessons(rng)
     assert ((learnt.probabilities(new.prompts, new.answers) > threshold) == new.harmful).mean() > 0.85
-    shuffled = Lessons(told.prompts, told.answers, rng.permutation(told.harmful), told.own, told.asked)
+    shuffled = Lessons(told.prompts, told.answers, rng.permutation(told.harmful), told.own, told.own, told.asked)
     values = unseen(shuffled, Recipe("answer", 0.1, True, 1.0))
     assert abs(values[shuffled.harmful].mean() - values[~shuffled.harmful].mean()) < 0.1
 
@@ -143,6 +147,16 @@ def test_embeddings_know_what_texts_are_about() -> None:
     assert np.linalg.norm(found, axis=1) == pytest.approx(1, abs=1e-5)
     assert found[0] @ found[1] > 0.6 > 0.3 > found[0] @ found[2]
     assert embedded(texts[:1])[0] == pytest.approx(found[0], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_what_was_embedded_is_kept_text_by_text(tmp_path: Path) -> None:
+    first = kept_embeddings(["A cat.", "A dog.", "A cat."], tmp_path / "e.npz")
+    again = kept_embeddings(["A dog.", "A house."], tmp_path / "e.npz")
+    assert first[0].tolist() == first[2].tolist()
+    assert again[0].tolist() == first[1].tolist()
+    with np.load(tmp_path / "e.npz", allow_pickle=False) as kept:
+        assert len(kept["keys"]) == 3
 
 
 def _turns(prompt: str, answer: str) -> list[dict[str, str]]:

