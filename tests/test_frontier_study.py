@@ -64,8 +64,8 @@ def curves() -> Curves:
         return {name: Values(value[None], np.ones(n)) for name, value in values.items()}
 
     own = SETTINGS["whole"].entries[2]
-    table = {"sft": entry(1, 0.5, 1), "oracle": entry(1, 1, 0.5), own: entry(1, 1, 0.5), "sft-kl": entry(0.5, 0.9, 0.2)}
-    return Curves(table, "sft", 4)
+    table = {"sft": entry(1, 0.5, 1), "oracle": entry(1, 1, 0.5), own: entry(1, 1, 0.5)}
+    return Curves(table | {"sft-kl": entry(0.5, 0.9, 0.2)}, "sft", 4)
 
 
 def test_the_headline_says_what_holds_at_equal_utility() -> None:

@@ -51,16 +51,39 @@ def write_common(folder: Path) -> None:
         for name, wanted in (("harmful", True), ("utility", False)):
             rows = [row(pair, source) for pair, source in dealt[split] if (source == HARMFUL) is wanted]
             write_jsonl(folder / f"{name}_{split}.jsonl", rows)
-    improper = [record["prompt"] for record in records("advbench_goals")]
-    harmless = [record["prompt"] for record in records("xstest_prompts") if record["label"] == "safe"]
-    for name, prompts in (("advbench", improper), ("xstest", harmless)):
+    for name, prompts in _measured_prompts().items():
         for split, rows in _split_prompts(prompts, PROMPTS[name]).items():
             write_jsonl(folder / f"{name}_{split}.jsonl", rows)
 
 
 def advbench_prompts(split: str) -> list[dict[str, Any]]:
     """The AdvBench prompts of a split, as they are written."""
-    return _split_prompts([record["prompt"] for record in records("advbench_goals")], PROMPTS["advbench"])[split]
+    return _split_prompts(_measured_prompts()["advbench"], PROMPTS["advbench"])[split]
+
+
+def split_prompts(name: str, split: str) -> list[str]:
+    """The texts of a split's prompts; ``name`` is ``advbench`` or ``xstest``."""
+    rows = _split_prompts(_measured_prompts()[name], PROMPTS[name])[split]
+    return [row["messages"][-1]["content"] for row in rows]
+
+
+def taken_texts() -> set[str]:
+    """Prompts and answers that any use and seed of the study may have, in lower case and with single spaces."""
+    dealt, pool = deal()
+    drawn = {*REFERENCE_ROWS["harmful"], *REFERENCE_ROWS["utility"]}
+    pairs = [pair for rows in dealt.values() for pair, _ in rows]
+    pairs += [pair for source in drawn for pair in pool[source]]
+    pairs += [_pair(record) for file in (*FILES, CONTRAST) for record in read_jsonl(file)]
+    return {" ".join(text.casefold().split()) for pair in pairs for text in pair}
+
+
+def unused_prompts() -> dict[str, list[str]]:
+    """Prompts of AdvBench, and harmless ones of XSTest, that are in neither split, in the order of their files."""
+    found = {}
+    for name, prompts in _measured_prompts().items():
+        taken = {prompt for split in SPLITS for prompt in split_prompts(name, split)}
+        found[name] = [prompt for prompt in prompts if prompt not in taken]
+    return found
 
 
 def write_sets(folder: Path, seed: int, share: float) -> None:
@@ -151,6 +174,14 @@ def _delicate() -> tuple[list[Pair], list[Pair]]:
         pair = row["instruction"].strip(), row["output"].strip()
         (refused if is_refusal(pair[1]) else answered).append(pair)
     return refused, answered
+
+
+def _measured_prompts() -> dict[str, list[str]]:
+    """Improper requests, and harmless ones that only sound so, in the order of their files."""
+    return {
+        "advbench": [record["prompt"] for record in records("advbench_goals")],
+        "xstest": [record["prompt"] for record in records("xstest_prompts") if record["label"] == "safe"],
+    }
 
 
 def _split_prompts(prompts: Sequence[str], counts: Mapping[str, int]) -> dict[str, list[dict[str, Any]]]:
