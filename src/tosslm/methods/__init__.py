@@ -32,6 +32,7 @@ from tosslm.methods import (
     sft,
     single_loss,
     slow,
+    soft,
     star_dss,
     toss,
     untouched,
@@ -69,6 +70,7 @@ _OWN = (
     oracle.ORACLE,
     *anchored.ANCHORED,
     *toss.TOSS_METHODS,
+    soft.TOSS_SOFT,
 )
 
 
