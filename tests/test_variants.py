@@ -1,4 +1,4 @@
-"""Variants of the paper's selection: weighed losses, soft weights, no context, a harmful set that a guard relabels."""
+"""Variants of the paper's selection: weighed losses, soft weights, no context, harmful rows that a guard relabels."""
 
 from __future__ import annotations
 

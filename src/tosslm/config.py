@@ -7,7 +7,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from tosslm.errors import InputError
 from tosslm.outward import has_credentials, without_secrets
@@ -70,6 +80,28 @@ class SourceConfig(Section):
         None, description="hh only: the field that holds the dialogue text (default chosen, else text)."
     )
     split: str | None = Field(None, description="Split of a saved dataset dictionary or hub id.")
+    fields: dict[str, str] = Field(
+        {},
+        description="The format's fields by the names that the records have for them: {completion: response}, say.",
+    )
+    where: dict[str, Any] = Field(
+        {}, description="Take records with these values only, such as {is_safe: false}; the others are passed over."
+    )
+    limit: int | None = Field(None, ge=1, description="Take the first so many good rows; null takes all.")
+
+    @model_validator(mode="after")
+    def _renames_apart(self) -> SourceConfig:
+        if self.fields and self.field is not None:
+            raise ValueError("field and fields both name fields of the records; write {text: ...} under fields alone")
+        if len(set(self.fields.values())) < len(self.fields):
+            raise ValueError("fields: a field of the records stands for two of the format's; name each once")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Keys that came later are left out where they have no part, so that older folders are known as before."""
+        values: dict[str, Any] = plain(self)
+        return {key: value for key, value in values.items() if value or key not in ("fields", "where", "limit")}
 
 
 class DataConfig(Section):
