@@ -18,6 +18,9 @@ from test_methods import CONFIG, material
 from tosslm.config import ClassifierConfig, load_config
 from tosslm.errors import InputError
 from tosslm.evaluation.answers import Answer
+from tosslm.export.counts import count_rows
+from tosslm.export.lost import lost
+from tosslm.export.rows import masked_rows
 from tosslm.files import write_parquet
 from tosslm.methods import registry, settled
 from tosslm.methods.soft import TEMPERATURE, soft_weights
@@ -157,6 +160,15 @@ def test_dropped_context_does_not_go_with_anchors() -> None:
     with pytest.raises(InputError, match=r"context: drop .* and finetune\.dropped: anchor holds"):
         load_config(CONFIG, settings)
     load_config(CONFIG, [*settings, "finetune.anchor_weight=0"])  # nothing is anchored
+
+
+def test_an_export_says_that_it_leaves_dropped_tokens_in(folder: Path) -> None:
+    select_in(folder, discard_fraction=0.34)
+    counts = count_rows(masked_rows(tosslm.load_run(folder).layout))
+    for context, told in (("keep", 0), ("drop", 1)):
+        config, method = settled(load_config(CONFIG, [f"selection.context={context}"]))
+        said = lost(config, method, counts, kind="trl", weighs=False)
+        assert sum("takes the 2 dropped tokens out of the run's input" in one for one in said) == told
 
 
 @pytest.mark.slow
