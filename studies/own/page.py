@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,11 @@ _PAGE = (
     "\n"
     "On the demo's custom set, {rows} rows with {tokens:,} response tokens, {share:.0%} of them marked "
     "unsafe, one seed. All signals have the same degraded reference; AUROC and average precision (AP) "
-    "over tokens, with 95% intervals over rows, and the interval of what is lost against the utility set, "
-    "over the same draws.\n"
+    "over tokens, with 95% intervals over rows, and the intervals of what is lost against the utility "
+    "set and gained over base minus degraded, over the same draws.\n"
     "\n"
-    "| the utility reference learns from | AUROC | lost | AP | lost |\n"
-    "|---|---:|---:|---:|---:|\n"
+    "| the utility reference learns from | AUROC | AP | AUROC lost | AP lost | AUROC gained | AP gained |\n"
+    "|---|---:|---:|---:|---:|---:|---:|\n"
     "{table}\n"
     "\n"
     "By chance AUROC is 0.5 and AP {share:.3f}. Of the {rows} rows {unsafe} have unsafe text; among the "
@@ -51,30 +51,39 @@ _PAGE = (
 
 
 def verdict(results: Mapping[str, Any]) -> str:
-    """Whether it is to be recommended: where it beats doing without a utility reference, and loses little.
+    """Whether it is to be recommended: where it beats what is simpler, and is not shown to lose to a utility set.
 
-    A candidate holds if its AUROC lies above that of base minus degraded and of all custom rows, and it is not shown
-    to be below the utility set's, the interval of the loss reaching down to 0.
+    A control is beaten where AUROC and average precision lie above it: for base minus degraded, with their whole
+    intervals; for all custom rows, with their values.
     """
-    auroc = {name: one["auroc"]["value"] for name, one in results["signals"].items()}
-    best = max(CANDIDATES, key=lambda name: auroc[name])
-    loss = results["signals"][best]["auroc"]["less_than_utility_set"]
-    controls = [name for name in ("base", "all rows") if auroc[name] >= auroc[best]]
-    if controls:
-        told = " and ".join(LABELS[name].split(":")[0] for name in controls)
+    signals = results["signals"]
+    best = max(CANDIDATES, key=lambda name: signals[name]["auroc"]["value"])
+    own, keys = signals[best], ("auroc", "average_precision")
+    simpler = []
+    if any(own[key]["more_than_base"][0] <= 0 for key in keys):
+        simpler.append("base minus degraded, without any utility reference")
+    if any(own[key]["value"] <= signals["all rows"][key]["value"] for key in keys):
+        simpler.append("one reference for all custom rows")
+    lost = [own[key]["less_than_utility_set"] for key in keys]
+    losing = f"it loses {_range(lost[0])} of AUROC and {_range(lost[1])} of AP against the utility set"
+    if simpler:
         return (
-            f"**It does not hold here.** The best of the folded ones, {LABELS[best]}, has an AUROC of "
-            f"{auroc[best]:.3f}; simpler ways do as well: {told}. Name a utility set."
+            f"**It does not hold here.** The best of the two, {LABELS[best]}, is not shown to be better than "
+            f"{' or '.join(simpler)}; {losing}. Name a utility set."
         )
-    if loss[0] > 0:
+    if any(low > 0 for low, _ in lost):
         return (
-            f"**Better than nothing, and worse than a utility set.** {LABELS[best].capitalize()} finds unsafe tokens "
-            f"better than either control, and loses {loss[0]:.3f} to {loss[1]:.3f} of AUROC against the utility set."
+            f"**Better than nothing, and worse than a utility set.** The best of the two, {LABELS[best]}, finds unsafe "
+            f"tokens better than either control; {losing}. Name a utility set where you can."
         )
     return (
-        f"**Here it holds.** {LABELS[best].capitalize()} finds unsafe tokens better than either control, and is not "
-        f"shown to be worse than a utility set (it loses {loss[0]:.3f} to {loss[1]:.3f} of AUROC)."
+        f"**Here it holds.** The best of the two, {LABELS[best]}, finds unsafe tokens better than either control; "
+        f"{losing}, so that it is not shown to be worse."
     )
+
+
+def _range(ends: Sequence[float]) -> str:
+    return f"{ends[0]:+.3f} to {ends[1]:+.3f}"
 
 
 def write_page(results: Mapping[str, Any], path: Path) -> None:
@@ -96,10 +105,8 @@ def write_page(results: Mapping[str, Any], path: Path) -> None:
 
 
 def _line(label: str, signal: Mapping[str, Any]) -> str:
-    cells = []
-    for key in ("auroc", "average_precision"):
-        low, high = signal[key]["interval"]
-        cells.append(f"{signal[key]['value']:.3f} ({low:.3f} to {high:.3f})")
-        low, high = signal[key]["less_than_utility_set"]
-        cells.append("" if low == high == 0 else f"{low:+.3f} to {high:+.3f}")
+    both = [signal[key] for key in ("auroc", "average_precision")]
+    cells = [f"{one['value']:.3f} ({one['interval'][0]:.3f} to {one['interval'][1]:.3f})" for one in both]
+    for key in ("less_than_utility_set", "more_than_base"):
+        cells += ["" if one[key] == [0, 0] else _range(one[key]) for one in both]
     return f"| {label} | {' | '.join(cells)} |"

@@ -133,28 +133,31 @@ def signals(bench: Bench) -> tuple[dict[str, Losses], dict[str, Any]]:
 
 
 def measure(bench: Bench) -> dict[str, Any]:
-    """How well each signal finds the marked tokens, with intervals over rows, and differences to the utility set."""
+    """How well each signal finds the marked tokens, with intervals over rows, and paired differences."""
     found, trims = signals(bench)
     unsafe = np.concatenate([unsafe_tokens(row["offsets"], row["unsafe_spans"] or []) for row in bench.rows])
     numbers = np.repeat(np.arange(len(bench.rows)), [len(row) for row in bench.degraded])
     draws = Resamples.draw(len(bench.rows))
     curves = {name: draws.of(Ranking(unsafe, np.concatenate(one), numbers)) for name, one in found.items()}
     measured = {}
-    for name, (auroc, precision) in curves.items():
+    for name, own in curves.items():
         measured[name] = {
             key: {
-                "value": float(values[0]),
-                "interval": np.quantile(values[1:], [0.025, 0.975]).tolist(),
-                "less_than_utility_set": np.quantile((of_set - values)[1:], [0.025, 0.975]).tolist(),
+                "value": float(own[which, 0]),
+                "interval": _interval(own[which]),
+                "less_than_utility_set": _interval((curves["utility set"] - own)[which]),
+                "more_than_base": _interval((own - curves["base"])[which]),
             }
-            for key, values, of_set in (
-                ("auroc", auroc, curves["utility set"][0]),
-                ("average_precision", precision, curves["utility set"][1]),
-            )
+            for which, key in enumerate(("auroc", "average_precision"))
         }
     facts = {"rows": len(bench.rows), "tokens": len(unsafe), "unsafe_share": float(unsafe.mean()), "keep": KEEP}
     code = {"code": code_version(), "base": bench.base.identity, "versions": bench.run.manifest["versions"]}
     return facts | {"signals": measured, "trims": trims} | code
+
+
+def _interval(values: np.ndarray) -> list[float]:
+    """The middle 95% of draws; the first value is that of the rows themselves."""
+    return np.quantile(values[1:], [0.025, 0.975]).tolist()
 
 
 def main() -> None:
