@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from studies.own.cross_fit import folds, trimmed
 from studies.own.page import CANDIDATES, LABELS, verdict, write_page
 
 from tosslm.data.rows import content_id
+
+ROOT = Path(__file__).parents[1]
 
 
 def ids(count: int) -> list[str]:
@@ -64,3 +67,8 @@ def test_the_page_recommends_what_beats_its_controls_alone(best: float, told: st
     write_page(found, tmp_path / "page.md")
     page = (tmp_path / "page.md").read_text()
     assert f"| {LABELS['trimmed by scores']} | {best:.3f} ({best - 0.05:.3f} to {best + 0.05:.3f}) |" in page
+
+
+def test_the_page_is_that_of_the_results(tmp_path: Path) -> None:
+    write_page(json.loads((ROOT / "studies/own/results.json").read_text()), tmp_path / "page.md")
+    assert (ROOT / "docs/own-utility.md").read_text() == (tmp_path / "page.md").read_text()

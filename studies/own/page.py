@@ -8,7 +8,7 @@ from typing import Any
 
 LABELS = {
     "utility set": "a utility set of its own, as in the paper",
-    "trimmed by scores": "custom rows, two folds, each trimmed by its own scores",
+    "trimmed by scores": "custom rows, two folds, trimmed by their own scores",
     "trimmed by base": "custom rows, two folds, trimmed by base minus degraded",
     "cross-fitted": "custom rows, two folds, none trimmed",
     "all rows": "all custom rows, each scored by what learnt from it",
@@ -68,13 +68,13 @@ def verdict(results: Mapping[str, Any]) -> str:
     losing = f"it loses {_range(lost[0])} of AUROC and {_range(lost[1])} of AP against the utility set"
     if simpler:
         return (
-            f"**It does not hold here.** The best of the two, {LABELS[best]}, is not shown to be better than "
-            f"{' or '.join(simpler)}; {losing}. Name a utility set."
+            f"**It does not hold here.** The best of the two, {LABELS[best]}, is not shown on both measures to be "
+            f"better than {' or '.join(simpler)}; {losing}. Name a utility set."
         )
     if any(low > 0 for low, _ in lost):
         return (
-            f"**Better than nothing, and worse than a utility set.** The best of the two, {LABELS[best]}, finds unsafe "
-            f"tokens better than either control; {losing}. Name a utility set where you can."
+            f"**Better than nothing, and worse than a utility set.** The best of the two, {LABELS[best]}, finds "
+            f"unsafe tokens better than either control; {losing}. Name a utility set where you can."
         )
     return (
         f"**Here it holds.** The best of the two, {LABELS[best]}, finds unsafe tokens better than either control; "
