@@ -19,11 +19,11 @@ from tosslm.methods import find_methods, oracle, registry, seal, star_dss
 from tosslm.methods.alignment import add_gradients
 from tosslm.methods.constrained import constrained_loss
 from tosslm.methods.dsir import log_importance, ngram_counts
+from tosslm.methods.guard import segment_values
 from tosslm.methods.material import Material
 from tosslm.methods.method import drop_rows_in_order
 from tosslm.methods.safeinstr import drawn_safety_rows
 from tosslm.methods.seal import relative_weights, selector_loss, train_selector, upper_weight
-from tosslm.methods.star_dss import segment_values
 from tosslm.model import head
 from tosslm.model.base import Base, fresh_adapter, open_base
 from tosslm.model.head import SplitHead
@@ -329,6 +329,9 @@ def test_toss_and_its_forms_are_settings_of_the_pipeline() -> None:
     assert registry()["toss"].overrides(config) == {
         "selection.scope": "global",
         "selection.evidence": "token",
+        "selection.alpha": 1.0,
+        "selection.beta": 1.0,
+        "selection.context": "keep",
         "refinement.rounds": 0,
         "finetune.dropped": "ignore",
     }

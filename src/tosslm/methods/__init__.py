@@ -32,6 +32,7 @@ from tosslm.methods import (
     sft,
     single_loss,
     slow,
+    soft,
     star_dss,
     toss,
     untouched,
@@ -70,6 +71,7 @@ _OWN = (
     oracle.ORACLE_TOKENS,
     *anchored.ANCHORED,
     *toss.TOSS_METHODS,
+    soft.TOSS_SOFT,
 )
 
 
