@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Leave out the risky tokens, keep the rows: token-level data selection for safe LLM fine-tuning.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
 )
 debug = False
