@@ -53,7 +53,7 @@ def test_commands_are_known_with_their_options(block: Block) -> None:
 
 
 def test_an_option_that_is_none_is_seen() -> None:
-    with pytest.raises(Exception, match="(?i)no such option"):
+    with pytest.raises(Exception, match=r"(?i)no such option"):
         known_to_the_command_line(["toss", "run", "toss.yaml", "--untill", "select"])
 
 
@@ -157,3 +157,11 @@ def test_the_errors_of_the_page_are_those_of_the_code() -> None:
     texts = "\n".join(text.replace("`", "") for source in sources for text in texts_of(ast.parse(source)))
     assert len(messages) > 30
     assert [message for message in messages if message not in texts] == []
+
+
+def test_the_files_of_the_method_are_there() -> None:
+    page = (ROOT / "docs/method.md").read_text(encoding="utf-8")
+    table = page.split("## Where it stands in the code\n", 1)[1].split("\n## ", 1)[0]
+    files = re.findall(r"`(\w+/\w+\.py)`", table)
+    assert len(files) > 10
+    assert [name for name in files if not (ROOT / "src/tosslm" / name).is_file()] == []

@@ -14,6 +14,7 @@ from tosslm.ragged import split_rows
 from tosslm.runs.layout import DATA, UTILITY, Layout, degraded, refinement
 from tosslm.runs.tables import read_joined, reference_rows, stored_rows
 from tosslm.stages.adapter import Training, training_step
+from tosslm.stages.purposes import PURPOSES
 from tosslm.stages.step import Stage, Step
 from tosslm.workbench import Workbench
 
@@ -37,7 +38,7 @@ def _steps(config: Config, method: Method, before: Sequence[Step]) -> list[Step]
     return [utility_step(), degraded_step(0)] if method.builds_on != "data" else []
 
 
-STAGE = Stage("references", "Train the degraded and the utility reference.", ("references",), _steps)
+STAGE = Stage("references", PURPOSES["references"], ("references",), _steps)
 
 
 def utility_step() -> Step:

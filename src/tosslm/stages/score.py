@@ -15,6 +15,7 @@ from tosslm.progress import Task
 from tosslm.runs.folder import Mark
 from tosslm.runs.layout import DATA, HELDOUT, UTILITY, degraded, scores
 from tosslm.runs.tables import HELDOUT_SCHEMA, SCORE_SCHEMA, part_files, reference_rows, stored_rows
+from tosslm.stages.purposes import PURPOSES
 from tosslm.stages.step import Facts, Stage, Step
 from tosslm.tracking import Trackers, tracked
 from tosslm.workbench import Workbench
@@ -27,7 +28,7 @@ def _steps(config: Config, method: Method, before: Sequence[Step]) -> list[Step]
     return [score_step(0)] if method.builds_on != "data" else []
 
 
-STAGE = Stage("score", "Score every response token of the custom set.", ("scores",), _steps)
+STAGE = Stage("score", PURPOSES["score"], ("scores",), _steps)
 
 
 def score_step(round_: int, stage: str = "score") -> Step:
