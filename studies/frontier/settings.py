@@ -15,7 +15,7 @@ COMPLIED = ROOT / "complied.jsonl"
 ADAPTER = Path("studies/frontier/safety-adapter")
 SCALES = (0.6, 0.8, 1.0, 1.2)
 """What each trained adapter is multiplied by when it is measured; 0 is the base."""
-TARGETS = (0.85, 0.9, 0.95)
+TARGETS = (0.8, 0.85, 0.9, 0.95)
 """Shares of standard SFT's gain at which methods are compared."""
 UNTRAINED, STANDARD = "base", "sft"
 OURS = "toss-posterior-anchor"
