@@ -183,6 +183,12 @@ class SelectionConfig(Section):
         5, ge=1, le=1_000_000, description="For evidence: window. Tokens in a window, the token in its middle."
     )
 
+    overrides: PathText | None = Field(
+        None,
+        description="Rows and spans that people want kept or dropped, whatever the scores say: JSON Lines, as "
+        "`toss review` writes them.",
+    )
+
     @field_validator("discard_fraction")
     @classmethod
     def _a_share(cls, value: float | Literal["auto"]) -> float | Literal["auto"]:
@@ -218,8 +224,12 @@ class SelectionConfig(Section):
         return self.discard_fraction
 
     def covered(self) -> dict[str, Any]:
-        """What a fingerprint covers: a key that came later is left out where it has no part."""
-        return self.model_dump(exclude=set() if self.discard_fraction == "auto" else {"false_discard"})
+        """What a fingerprint covers: a key that came later is left out where it has no part.
+
+        Of ``overrides`` the content counts, not the path; it is covered beside this.
+        """
+        idle = set() if self.discard_fraction == "auto" else {"false_discard"}
+        return self.model_dump(exclude={"overrides"} | idle)
 
 
 class RefinementConfig(Section):
