@@ -71,7 +71,7 @@ def parse_decisions(text: str, name: str) -> list[Decision]:
     Raises:
         InputError: a line is none; names ``name`` and the line.
     """
-    return [decision for _, decision in _numbered(text, name)]
+    return [decision for _, decision in numbered(text, name)]
 
 
 def read_text(path: Path) -> str:
@@ -110,20 +110,20 @@ def read_by_hand(path: Path | None, layout: Layout) -> ByHand:
     """
     if path is None:
         return ByHand()
-    numbered = list(_numbered(read_text(path), str(path)))
-    rows, by = check_decisions(numbered, layout, str(path))
+    lines = list(numbered(read_text(path), str(path)))
+    rows, by = check_decisions(lines, layout, str(path))
     whole = np.concatenate([*rows.values(), np.zeros(0, dtype=np.int8)])
     kept, dropped = (int((whole == what).sum()) for what in (KEPT, DROPPED))
-    return ByHand(rows, kept, dropped, dict(sorted(by.items())), len(numbered), sha256(path))
+    return ByHand(rows, kept, dropped, dict(sorted(by.items())), len(lines), sha256(path))
 
 
 def check_decisions(
-    numbered: Sequence[tuple[int, Decision]], layout: Layout, name: str
+    lines: Sequence[tuple[int, Decision]], layout: Layout, name: str
 ) -> tuple[dict[str, np.ndarray], Counter[str]]:
     """What decisions say of each row that they name, and how many tokens each person decided.
 
     Args:
-        numbered: decisions, each with its line.
+        lines: decisions, each with its line.
         layout: of the run.
         name: of the file, for messages.
 
@@ -131,7 +131,7 @@ def check_decisions(
         InputError: as ``read_by_hand``.
     """
     of_row: dict[str, list[tuple[int, Decision]]] = {}
-    for number, decision in numbered:
+    for number, decision in lines:
         of_row.setdefault(decision.row_id, []).append((number, decision))
     rows: dict[str, np.ndarray] = {}
     by: Counter[str] = Counter()
@@ -148,9 +148,9 @@ def check_decisions(
             by[own[index][1].by or UNNAMED] += int(tokens)
     if of_row:
         first = min(own[0][0] for own in of_row.values())
-        lines = sum(len(own) for own in of_row.values())
+        lost = sum(len(own) for own in of_row.values())
         row_id = next(own[0][1].row_id for own in of_row.values() if own[0][0] == first)
-        others = f" ({lines:,} lines name rows that are not there)" if lines > 1 else ""
+        others = f" ({lost:,} lines name rows that are not there)" if lost > 1 else ""
         raise InputError(
             f"{name}:{first}: no row {row_id} in the custom set{others}; ids change with the content of a row: "
             "decide anew, or leave the line out"
@@ -176,7 +176,8 @@ def _check_span(decision: Decision, messages: Sequence[Mapping[str, str]], offse
         )
 
 
-def _numbered(text: str, name: str) -> Iterator[tuple[int, Decision]]:
+def numbered(text: str, name: str) -> Iterator[tuple[int, Decision]]:
+    """As ``parse_decisions``, each with its line."""
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield number, _decision(line, f"{name}:{number}")
@@ -211,8 +212,8 @@ def _span(record: Mapping[str, Any], where: str) -> tuple[int, int, int] | None:
         case [message, start, end] if min(message, start) >= 0 and start < end:
             return message, start, end
     raise InputError(
-        f"{where}: message, start and end are no span; write three whole numbers from 0 on, start before end, or none "
-        "of them for the whole row"
+        f"{where}: message, start and end are no span; write three whole numbers from 0 on, start before end, or "
+        "none of them for the whole row"
     )
 
 
