@@ -131,7 +131,7 @@ def test_a_share_that_people_do_not_leave_is_said(run: tosslm.Run, decision: str
     assert facts["discarded"] == want
     warnings = decided_warnings(facts)
     assert any(says in warning for warning in warnings) == (facts["discarded"] != facts["overrides"]["budget"])
-    assert any("19 rows train on nothing" in warning for warning in warnings) == (decision == "drop")
+    assert any("all that was left of them: 19." in warning for warning in warnings) == (decision == "drop")
     assert "unnamed" in str(decided_told(facts))
 
 
@@ -267,3 +267,22 @@ def test_the_page_counts_what_selection_drops(
         by_source = np.bincount(np.repeat(tokens.source, tokens.lengths), mask, len(tokens.sources))
         assert shown["kinds"][0]["counts"][step] == by_source.astype(int).tolist()
     assert replace(tokens).decisions == [Decision(ids[dropped], False), Decision(ids[kept], True)]
+
+
+def test_a_whole_run_heeds_a_file_and_does_only_what_follows_anew(tiny_config: dict[str, Any]) -> None:
+    run = tosslm.run(tiny_config, until="select")
+    before, ids = run.keep(), run.rows["row_id"]
+    path = wrote(run.layout.overrides, [line(ids[2], "drop", by="ann"), line(ids[3], "keep", by="ann")])
+    finished = {name: entry["finished"] for name, entry in run.stages.items()}
+    again = tosslm.run(run.config_to_go_on([f"selection.overrides={path}"]), until="finetune")
+    redone = {name for name, at in finished.items() if again.stages[name]["finished"] != at}
+    assert redone == {"selection"}
+    after, n = again.keep(), sum(map(len, before))
+    assert not after[2].any()
+    assert after[3].all()
+    assert sum((~row).sum() for row in after) == int(0.2 * n)
+    assert again.stages["selection"]["overrides"]["by"] == {"ann": len(after[2]) + len(after[3])}
+    kept = sum(int(row.sum()) for row in after)
+    assert again.stages["model"]["trained_tokens"] == kept
+    assert any("all that was left of them: 1." in warning for warning in again.manifest["warnings"])
+    assert "by people, in 2 rows (ann" in str(decided_told(again.stages["selection"]))

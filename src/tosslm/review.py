@@ -16,6 +16,7 @@ from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from shlex import quote
 
 from tosslm.errors import InputError
 from tosslm.files import write_text
@@ -255,6 +256,6 @@ def how_to_apply(run: Path, review: Review) -> Sequence[str]:
     if not review.file.exists():
         return [f"Nothing was decided; {review.file} is not written."]
     return [
-        f"{len(decisions):,} decisions in {review.file}.",
-        f"To apply them: toss run {run} --set selection.overrides={review.file}",
+        f"Decisions in {review.file}: {len(decisions):,}.",
+        f"To apply them: toss run {quote(str(run))} --set {quote(f'selection.overrides={review.file}')}",
     ]

@@ -36,7 +36,9 @@ def decided_warnings(selection: Mapping[str, Any]) -> list[str]:
         return []
     found = []
     if decided["rows_emptied"]:
-        found.append(f"{decided['rows_emptied']:,} rows train on nothing: people dropped all that was left of them.")
+        found.append(
+            f"Rows that train on nothing, since people dropped all that was left of them: {decided['rows_emptied']:,}."
+        )
     budget, gone = decided["budget"], selection["discarded"]
     if budget is not None and gone != budget:
         why = "people dropped more than that" if gone > budget else "people kept so many that no more were left"

@@ -86,7 +86,7 @@ def _block(rows: Sequence[PageRow]) -> str:
         ends = np.cumsum([len(text) for text in row.texts])
         messages = [("tokens", "".join(row.texts))]
         triples = np.stack([np.zeros_like(ends), ends - [len(text) for text in row.texts], ends], axis=1)
-        places.append(utf16_places(messages, triples))
+        places.append(utf16_places(messages, triples.tolist()))
         told = f"row {row.number:,}" + (
             f", the first {len(row.ids):,} of {row.length:,}" if row.length > len(row.ids) else ""
         )

@@ -6,17 +6,23 @@ class Marks {
     Object.assign(this, { data, list: [...decisions], settled: decisions.length, unsaved: false });
     this.rowOf = new Map(data.rows.map(({ id }, row) => [id, row]));
     data.hand = new Uint8Array(data.starts[data.rows.length]);
-    this.ofRow = Map.groupBy(this.list, ({ row_id: id }) => this.rowOf.get(id));
-    for (const row of this.ofRow.keys()) if (row !== undefined) this.apply(row);
+    this.ofRow = new Map();
+    for (const one of this.list) this.of(this.rowOf.get(one.row_id)).push(one);
+    for (const row of this.ofRow.keys()) if (row !== undefined) this.apply(row); // others are not in the page
   }
 
   // Those that were made here, and can be undone.
   get made() { return this.list.length - this.settled; }
 
+  of(row) {
+    if (!this.ofRow.has(row)) this.ofRow.set(row, []);
+    return this.ofRow.get(row);
+  }
+
   apply(row) {
     const { data } = this, places = placesOf(data, row), start = data.starts[row];
     data.hand.fill(0, start, data.starts[row + 1]);
-    for (const one of this.ofRow.get(row) ?? []) {
+    for (const one of this.of(row)) {
       const what = one.decision === "keep" ? KEEP : DROP;
       if (one.message === undefined || one.message === null) data.hand.fill(what, start, data.starts[row + 1]);
       else {
@@ -32,8 +38,7 @@ class Marks {
     const made = (range ? this.spans(row, range) : [{}]).map((span) => ({ row_id: this.data.rows[row].id, decision: what, ...span, ...said }));
     if (!made.length) return 0;
     this.list.push(...made);
-    if (!this.ofRow.has(row)) this.ofRow.set(row, []);
-    this.ofRow.get(row).push(...made);
+    this.of(row).push(...made);
     for (const one of made) one.together = made.length; // one step for undo; not written
     this.apply(row);
     return made.length;
@@ -55,7 +60,7 @@ class Marks {
   undo() {
     if (!this.made) return -1;
     const gone = this.list.splice(-this.list[this.list.length - 1].together), row = this.rowOf.get(gone[0].row_id);
-    this.ofRow.get(row).splice(-gone.length);
+    this.of(row).splice(-gone.length);
     this.apply(row);
     return row;
   }
@@ -93,7 +98,7 @@ class Keeper {
       if (!answer.ok) throw new Error(told);
       this.version = told.trim();
       this.marks.unsaved = this.again;
-      this.say(`Saved: ${grouped(this.marks.list.length)} decisions.`, true);
+      this.say(`Saved; decisions in all: ${grouped(this.marks.list.length)}.`, true);
     } catch (error) {
       this.say(`Not saved: ${error.message}. What you decided is still in this page; download it, or decide on to try again.`);
     }
