@@ -37,7 +37,7 @@ def decided_warnings(selection: Mapping[str, Any]) -> list[str]:
     found = []
     if decided["rows_emptied"]:
         found.append(
-            f"Rows that train on nothing, since people dropped all that was left of them: {decided['rows_emptied']:,}."
+            f"Rows that train on nothing, as people dropped all that was left of them: {decided['rows_emptied']:,}."
         )
     budget, gone = decided["budget"], selection["discarded"]
     if budget is not None and gone != budget:
