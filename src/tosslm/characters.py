@@ -286,3 +286,20 @@ def _alike(source_group: np.ndarray, source: np.ndarray, target_group: np.ndarra
     differs = (high - low != stop - first) | (source[partner] != target).any(axis=1)
     wrong = _sums(differs)
     return np.where(wrong[stop] == wrong[first], partner, -1)
+
+
+def unsafe_tokens(offsets: Sequence[Sequence[int]], spans: Sequence[Sequence[int]]) -> np.ndarray:
+    """Which response tokens hold a character of a marked span.
+
+    Args:
+        offsets: ``[N, 3]``: message index, start, end of each response token; -1 where it has no text.
+        spans: ``[S, 3]``: message index, start, end of each marked span.
+
+    Returns:
+        bool ``[N]``.
+    """
+    message, start, end = np.asarray(offsets, dtype=np.int64).reshape(-1, 3).T
+    unsafe = np.zeros(len(message), dtype=bool)
+    for span_message, span_start, span_end in spans:
+        unsafe |= (message == span_message) & (start < span_end) & (end > span_start) & (start >= 0)
+    return unsafe

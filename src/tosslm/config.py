@@ -7,7 +7,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from tosslm.errors import InputError
 from tosslm.outward import has_credentials, without_secrets
@@ -70,6 +80,28 @@ class SourceConfig(Section):
         None, description="hh only: the field that holds the dialogue text (default chosen, else text)."
     )
     split: str | None = Field(None, description="Split of a saved dataset dictionary or hub id.")
+    fields: dict[str, str] = Field(
+        {},
+        description="The format's fields by the names that the records have for them: {completion: response}, say.",
+    )
+    where: dict[str, Any] = Field(
+        {}, description="Take records with these values only, such as {is_safe: false}; the others are passed over."
+    )
+    limit: int | None = Field(None, ge=1, description="Take the first so many good rows; null takes all.")
+
+    @model_validator(mode="after")
+    def _renames_apart(self) -> SourceConfig:
+        if self.fields and self.field is not None:
+            raise ValueError("field and fields both name fields of the records; write {text: ...} under fields alone")
+        if len(set(self.fields.values())) < len(self.fields):
+            raise ValueError("fields: a field of the records stands for two of the format's; name each once")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Keys that came later are left out where they have no part, so that older folders are known as before."""
+        values: dict[str, Any] = plain(self)
+        return {key: value for key, value in values.items() if value or key not in ("fields", "where", "limit")}
 
 
 class DataConfig(Section):
@@ -148,6 +180,11 @@ class ReferencesConfig(TrainingConfig):
         lt=1,
         description="Share of harmful and utility rows never trained on, chosen by row_id.",
     )
+    harmful_tokens: Literal["all", "guard"] = Field(
+        "all",
+        description="What of the harmful rows the degraded reference learns: all response tokens, or those of "
+        "segments that the guard of compare.guard calls unsafe.",
+    )
 
 
 class ScoringConfig(Section):
@@ -182,6 +219,19 @@ class SelectionConfig(Section):
     window: int = Field(
         5, ge=1, le=1_000_000, description="For evidence: window. Tokens in a window, the token in its middle."
     )
+    alpha: float = Field(
+        1.0,
+        ge=0,
+        le=1_000,
+        description="For evidence: token. What is ranked is alpha * loss_utility - beta * loss_degraded; 1 and 1 are "
+        "the paper's score.",
+    )
+    beta: float = Field(1.0, ge=0, le=1_000, description="As alpha.")
+    context: Literal["keep", "drop"] = Field(
+        "keep",
+        description="keep: the fine-tuning reads dropped tokens as context, as in the paper; drop: they are taken "
+        "out of its input too.",
+    )
 
     overrides: PathText | None = Field(
         None,
@@ -209,6 +259,27 @@ class SelectionConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _weighs_token_scores(self) -> SelectionConfig:
+        if not self.alpha and not self.beta:
+            raise ValueError("alpha and beta are both 0, which ranks nothing; make one of them 1")
+        if self.weighs_losses and self.evidence != "token":
+            raise ValueError(
+                f"alpha {self.alpha:g} and beta {self.beta:g} go with evidence: token, and evidence is "
+                f"{self.evidence}, which is made of the paper's score; leave them at 1, or set evidence: token"
+            )
+        return self
+
+    @property
+    def weighs_losses(self) -> bool:
+        """Whether another score than the paper's is ranked."""
+        return (self.alpha, self.beta) != (1, 1)
+
+    @property
+    def kind(self) -> str:
+        """What is ranked, as a key of ``selection.kinds.KINDS``."""
+        return "weighted" if self.weighs_losses else self.evidence
+
     @property
     def share(self) -> float:
         """The share that is dropped.
@@ -224,12 +295,14 @@ class SelectionConfig(Section):
         return self.discard_fraction
 
     def covered(self) -> dict[str, Any]:
-        """What a fingerprint covers: a key that came later is left out where it has no part.
+        """What a fingerprint of the mask covers: a key that came later is left out where it has no part.
 
         Of ``overrides`` the content counts, not the path; it is covered beside this.
         """
-        idle = set() if self.discard_fraction == "auto" else {"false_discard"}
-        return self.model_dump(exclude={"overrides"} | idle)
+        apart = {"context", "overrides"}  # the first is of the fine-tuning's input, not of the mask
+        apart |= set() if self.discard_fraction == "auto" else {"false_discard"}
+        apart |= set() if self.weighs_losses else {"alpha", "beta"}
+        return self.model_dump(exclude=apart)
 
 
 class RefinementConfig(Section):
@@ -456,6 +529,9 @@ class CompareConfig(Section):
     safety_share: float = Field(
         0.025, gt=0, description="How many of them safeinstr mixes in, as a share of the custom rows."
     )
+    soft_temperature: float = Field(
+        1.0, gt=0, le=1e6, description="For toss-soft. Nats over which a token's weight falls around the threshold."
+    )
     part_of: str | None = Field(
         None,
         description="Written by `toss compare` into its methods' run folders: the comparison's folder, seen from "
@@ -509,6 +585,23 @@ class Config(Section):
             raise ValueError(
                 "selection.evidence: posterior learns from held-out rows, and references.holdout is 0; set it to 0.1 "
                 "or more, or choose evidence token or window"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_guard(self) -> Config:
+        if self.references.harmful_tokens == "guard" and self.compare.guard is None:
+            raise ValueError(
+                "references.harmful_tokens: guard asks a guard model; name one in compare.guard, or set it to all"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _anchors_what_is_read(self) -> Config:
+        if self.selection.context == "drop" and self.finetune.anchors:
+            raise ValueError(
+                "selection.context: drop takes dropped tokens out of the input, and finetune.dropped: anchor holds "
+                "the model to the base at them; set context: keep, or dropped: ignore"
             )
         return self
 
@@ -567,7 +660,7 @@ def covered(settings: TrainingConfig | DataConfig) -> dict[str, Any]:
     what was made then is known to be the same now.
     """
     later = {"betas": (0.9, 0.999), "max_row_bytes": 10_000_000}
-    values = settings.model_dump()
+    values = settings.model_dump(exclude={"harmful_tokens"})  # of the degraded reference alone, which covers it
     return {key: value for key, value in values.items() if key not in later or value != later[key]}
 
 

@@ -235,7 +235,7 @@ def _stages(
     )
     held_out = share * (harmful.tokens + utility.tokens)
     scores = 12 * custom.response_tokens
-    in_context = 4 * custom.response_tokens if config.selection.evidence != "token" else 0
+    in_context = 4 * custom.response_tokens if config.selection.kind != "token" else 0
     adapter = _adapter_bytes(config.references, shape)
     scoring_memory = weights + _scoring_bytes(config, custom, shape)
     return [

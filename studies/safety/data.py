@@ -41,26 +41,49 @@ HARMFUL = "harmful"
 
 def write_common(folder: Path) -> None:
     """Write what all seeds share: rows for the base, demonstrations, prompts and rows to evaluate on."""
-    dealt, _ = _deal()
+    dealt, _ = deal()
     for files, source, times in ((FILES, "written for the demo", 1), ([CONTRAST], "contrast", CONTRAST_TIMES)):
         written = [(_pair(record), source) for file in files for record in read_jsonl(file)]
         dealt["align"] += written * times
     for use in ("align", "demonstrations"):
-        write_jsonl(folder / f"{use}.jsonl", [_row(*item) for item in dealt[use]])
+        write_jsonl(folder / f"{use}.jsonl", [row(*item) for item in dealt[use]])
     for split in SPLITS:
         for name, wanted in (("harmful", True), ("utility", False)):
-            rows = [_row(pair, source) for pair, source in dealt[split] if (source == HARMFUL) is wanted]
+            rows = [row(pair, source) for pair, source in dealt[split] if (source == HARMFUL) is wanted]
             write_jsonl(folder / f"{name}_{split}.jsonl", rows)
-    improper = [record["prompt"] for record in records("advbench_goals")]
-    harmless = [record["prompt"] for record in records("xstest_prompts") if record["label"] == "safe"]
-    for name, prompts in (("advbench", improper), ("xstest", harmless)):
+    for name, prompts in _measured_prompts().items():
         for split, rows in _split_prompts(prompts, PROMPTS[name]).items():
             write_jsonl(folder / f"{name}_{split}.jsonl", rows)
 
 
 def advbench_prompts(split: str) -> list[dict[str, Any]]:
     """The AdvBench prompts of a split, as they are written."""
-    return _split_prompts([record["prompt"] for record in records("advbench_goals")], PROMPTS["advbench"])[split]
+    return _split_prompts(_measured_prompts()["advbench"], PROMPTS["advbench"])[split]
+
+
+def split_prompts(name: str, split: str) -> list[str]:
+    """The texts of a split's prompts; ``name`` is ``advbench`` or ``xstest``."""
+    rows = _split_prompts(_measured_prompts()[name], PROMPTS[name])[split]
+    return [row["messages"][-1]["content"] for row in rows]
+
+
+def taken_texts() -> set[str]:
+    """Prompts and answers that any use and seed of the study may have, in lower case and with single spaces."""
+    dealt, pool = deal()
+    drawn = {*REFERENCE_ROWS["harmful"], *REFERENCE_ROWS["utility"]}
+    pairs = [pair for rows in dealt.values() for pair, _ in rows]
+    pairs += [pair for source in drawn for pair in pool[source]]
+    pairs += [_pair(record) for file in (*FILES, CONTRAST) for record in read_jsonl(file)]
+    return {" ".join(text.casefold().split()) for pair in pairs for text in pair}
+
+
+def unused_prompts() -> dict[str, list[str]]:
+    """Prompts of AdvBench, and harmless ones of XSTest, that are in neither split, in the order of their files."""
+    found = {}
+    for name, prompts in _measured_prompts().items():
+        taken = {prompt for split in SPLITS for prompt in split_prompts(name, split)}
+        found[name] = [prompt for prompt in prompts if prompt not in taken]
+    return found
 
 
 def write_sets(folder: Path, seed: int, share: float) -> None:
@@ -71,18 +94,18 @@ def write_sets(folder: Path, seed: int, share: float) -> None:
         seed: of the draw.
         share: of custom rows that are harmful.
     """
-    _, pool = _deal()
+    _, pool = deal()
     rng = random.Random(seed)
     for pairs in pool.values():
         rng.shuffle(pairs)
     sets = {
-        name: [_row(pool[source].pop(), source) for source, count in counts.items() for _ in range(count)]
+        name: [row(pool[source].pop(), source) for source, count in counts.items() for _ in range(count)]
         for name, counts in REFERENCE_ROWS.items()
     }
     harmful = round(share * CUSTOM_ROWS)
     useful = CUSTOM_ROWS - harmful
     counts = {HARMFUL: harmful, "alpaca_eval": 3 * useful // 8, "gsm8k": useful - 3 * useful // 8}
-    sets["custom"] = [_row(pool[source].pop(), source) for source, count in counts.items() for _ in range(count)]
+    sets["custom"] = [row(pool[source].pop(), source) for source, count in counts.items() for _ in range(count)]
     rng.shuffle(sets["custom"])
     for name, rows in sets.items():
         write_jsonl(folder / f"{name}.jsonl", rows)
@@ -115,8 +138,8 @@ def _texts(file: Path) -> set[str]:
     return found
 
 
-def _deal() -> tuple[dict[str, list[tuple[Pair, str]]], dict[str, list[Pair]]]:
-    """The rows of each use, with their sources, and what is left of each source."""
+def deal() -> tuple[dict[str, list[tuple[Pair, str]]], dict[str, list[Pair]]]:
+    """The rows of each use, with their sources, and what is left of each source, the pool of all custom sets."""
     sources = {
         HARMFUL: harmful_pairs(),
         "alpaca_eval": useful_pairs(),
@@ -153,6 +176,14 @@ def _delicate() -> tuple[list[Pair], list[Pair]]:
     return refused, answered
 
 
+def _measured_prompts() -> dict[str, list[str]]:
+    """Improper requests, and harmless ones that only sound so, in the order of their files."""
+    return {
+        "advbench": [record["prompt"] for record in records("advbench_goals")],
+        "xstest": [record["prompt"] for record in records("xstest_prompts") if record["label"] == "safe"],
+    }
+
+
 def _split_prompts(prompts: Sequence[str], counts: Mapping[str, int]) -> dict[str, list[dict[str, Any]]]:
     """Validation prompts are among those of the anchor's sweep, which set defaults; test prompts are not."""
     known = set(random.Random(0).sample(list(prompts), 100 if len(prompts) > 200 else 60))
@@ -161,17 +192,17 @@ def _split_prompts(prompts: Sequence[str], counts: Mapping[str, int]) -> dict[st
         "test": [prompt for prompt in prompts if prompt not in known],
     }
     return {
-        split: [{"messages": _turns(prompt)} for prompt in random.Random(1).sample(groups[split], count)]
+        split: [{"messages": turns(prompt)} for prompt in random.Random(1).sample(groups[split], count)]
         for split, count in counts.items()
     }
 
 
-def _row(pair: Pair, source: str) -> dict[str, Any]:
+def row(pair: Pair, source: str) -> dict[str, Any]:
     prompt, answer = pair
-    return {"messages": [*_turns(prompt), {"role": "assistant", "content": answer}], "source": source}
+    return {"messages": [*turns(prompt), {"role": "assistant", "content": answer}], "source": source}
 
 
-def _turns(prompt: str) -> list[dict[str, str]]:
+def turns(prompt: str) -> list[dict[str, str]]:
     """Without a system turn of its own, SmolLM2's template would set its default of 25 tokens before every prompt."""
     return [{"role": "system", "content": ""}, {"role": "user", "content": prompt}]
 

@@ -13,8 +13,9 @@ import numpy as np
 from studies.spans.settings import CORPORA, ROOT
 
 import tosslm
+from tosslm.characters import unsafe_tokens
 from tosslm.files import write_json
-from tosslm.findings.spans import ranking_quality, unsafe_tokens
+from tosslm.findings.spans import ranking_quality
 from tosslm.selection.chain import Chain, passes
 
 RUN_LENGTHS = (1.1, 1.4, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0)

@@ -30,7 +30,7 @@ def write_sets(folder: Path, seed: int) -> None:
     rng.shuffle(useful)
     donors = harmful[REFERENCE_ROWS:]
     custom = [
-        _spliced(pair, donors[number], rng) if number % 2 else _row(pair, "useful", [])
+        spliced_row(pair, donors[number], rng) if number % 2 else _row(pair, "useful", [])
         for number, pair in enumerate(useful[REFERENCE_ROWS : REFERENCE_ROWS + CUSTOM_ROWS])
     ]
     write_jsonl(folder / "custom.jsonl", custom)
@@ -61,8 +61,8 @@ def useful_pairs() -> list[Pair]:
     return list(pairs.items())
 
 
-def _spliced(pair: Pair, donor: Pair, rng: random.Random) -> dict[str, Any]:
-    """The pair with one or two sentences of the donor's answer, each at a sentence bound of its own."""
+def spliced_row(pair: Pair, donor: Pair, rng: random.Random) -> dict[str, Any]:
+    """The pair with one or two sentences of the donor's answer, marked, each at a sentence bound of its own."""
     answer = pair[1]
     sentences = [donor[1][start:end].strip() for start, end in sentence_bounds(donor[1])]
     sentences = [text for text in sentences if len(text.split()) >= 4 and not text.endswith("?")] or [donor[1]]

@@ -11,12 +11,13 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tosslm.data.formats import Messages, check_format, check_text, parse_conversation, parse_record
+from tosslm.data.formats import Conversation, Messages, check_format, check_text, parse_conversation, parse_record
 from tosslm.data.records import MAX_ROW_BYTES, Place, locate, records
 from tosslm.errors import InputError, RowError
 
@@ -109,6 +110,9 @@ def read_rows(
     field: str | None = None,
     split: str | None = None,
     max_row_bytes: int = MAX_ROW_BYTES,
+    fields: Mapping[str, str] | None = None,
+    where: Mapping[str, object] | None = None,
+    limit: int | None = None,
 ) -> Iterator[Row | BadRow]:
     """Read the rows of files, saved `datasets` folders and hub ids, in order.
 
@@ -122,6 +126,9 @@ def read_rows(
         field: the field of HH text.
         split: of a saved DatasetDict (there it must be given) or a hub id (default ``train``).
         max_row_bytes: a row of more is a bad one, and is not read to its end.
+        fields: the format's fields by the names that records have for them, see `renamed`.
+        where: fields, by their names in the records, and the values of them that a record is taken for.
+        limit: stop after so many good rows.
 
     Yields:
         A `Row` for each good record and a `BadRow` for each bad one.
@@ -130,18 +137,83 @@ def read_rows(
         InputError: a file is missing, damaged, empty, or of an unknown kind.
     """
     check_format(format, field)
-    return _rows([locate(name) for name in _names(paths)], format, field, split, max_row_bytes)
+    read = partial(_parsed, format=format, field=field, fields=fields or {}, where=where or {})
+    rows = _rows([locate(name) for name in _names(paths)], read, field, split, max_row_bytes)
+    return rows if limit is None else _first(rows, limit)
 
 
 def source_rows(source: SourceConfig, max_row_bytes: int = MAX_ROW_BYTES) -> Iterator[Row | BadRow]:
     """The rows of one set, as ``read_rows`` gives them."""
     return read_rows(
-        source.path, format=source.format, field=source.field, split=source.split, max_row_bytes=max_row_bytes
+        source.path,
+        format=source.format,
+        field=source.field,
+        split=source.split,
+        max_row_bytes=max_row_bytes,
+        fields=source.fields,
+        where=source.where,
+        limit=source.limit,
     )
 
 
+def _first(rows: Iterator[Row | BadRow], limit: int) -> Iterator[Row | BadRow]:
+    for row in rows:
+        yield row
+        limit -= isinstance(row, Row)
+        if not limit:
+            return
+
+
+def renamed(record: Mapping[str, object], fields: Mapping[str, str]) -> dict[str, object]:
+    """A record with the names that a format has for its fields.
+
+    A field that a record lacks is left to the format to miss, so that one set may hold files of several formats.
+
+    Args:
+        record: as the data have it.
+        fields: the format's names, and the records' for them.
+
+    Raises:
+        RowError: the record has a field of the format's name beside the one that stands for it.
+
+    Examples:
+        >>> renamed({"prompt": "Hi", "response": "Hello.", "is_safe": True}, {"completion": "response"})
+        {'prompt': 'Hi', 'is_safe': True, 'completion': 'Hello.'}
+    """
+    there = {name: own for name, own in fields.items() if own in record}
+    made = {name: value for name, value in record.items() if name not in there.values()}
+    for name, own in there.items():
+        if made.get(name) is not None:
+            raise RowError(
+                f"field {name!r} stands there beside {own!r}, which is to stand for it",
+                f"take {name} out of fields, or rename it",
+            )
+        made[name] = record[own]
+    return made
+
+
+def _parsed(
+    record: object, *, format: str, field: str | None, fields: Mapping[str, str], where: Mapping[str, object]
+) -> tuple[Conversation, object] | None:
+    """A record's conversation, and the record under the format's names; None where it is not asked for."""
+    if isinstance(record, Mapping):
+        if missing := [name for name in where if name not in record]:
+            raise RowError(
+                f"field {missing[0]!r}, by which rows are taken, is missing",
+                "name another one under where, or add it",
+            )
+        if any(record[name] != value for name, value in where.items()):
+            return None
+        record = renamed(record, fields)
+    return parse_conversation(record, format, field), record
+
+
 def _rows(
-    places: list[Place], format: str, field: str | None, split: str | None, max_row_bytes: int
+    places: list[Place],
+    read: Callable[[object], tuple[Conversation, object] | None],
+    field: str | None,
+    split: str | None,
+    max_row_bytes: int,
 ) -> Iterator[Row | BadRow]:
     copies: Counter[int] = Counter()
     for place in places:
@@ -152,8 +224,9 @@ def _rows(
             try:
                 if isinstance(record, RowError):
                     raise record
-                parsed = parse_conversation(record, format, field)
-                source = _source(record, place.stem)
+                if (found := read(record)) is None:
+                    continue
+                parsed, source = found[0], _source(found[1], place.stem)
             except RowError as error:
                 yield BadRow(origin, error.reason, error.remedy)
                 continue

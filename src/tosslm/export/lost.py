@@ -28,6 +28,11 @@ def lost(config: Config, method: Method, counts: Counts, *, kind: str, weighs: b
             f"finetune.dropped: anchor holds the run's model to the base at {counts.dropped_tokens:,} tokens, "
             f"{counts.kept_untrained:,} kept ones among them; here they teach nothing, and nothing holds the model."
         )
+    if config.selection.context == "drop":
+        found.append(
+            f"selection.context: drop takes the {counts.dropped_tokens:,} dropped tokens out of the run's input; "
+            "here they stay in it, without labels."
+        )
     if counts.weighed and not weighs:
         found.append(
             f"The run weighs tokens: {counts.weighed:,} of {counts.trained_tokens:,} trained ones do not count 1. "

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tosslm.findings.spans import unsafe_tokens
+from tosslm.characters import unsafe_tokens
 from tosslm.runs import layout
 from tosslm.runs.reader import Run
 from tosslm.runs.tables import read_keep, stored_rows

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from tosslm.characters import unsafe_tokens
 from tosslm.findings import story
 from tosslm.findings.diagnosed import read_diagnosis
 from tosslm.findings.measured import read_measured
 from tosslm.findings.sentence import Sentence
-from tosslm.findings.spans import ranking_quality, unsafe_tokens
+from tosslm.findings.spans import ranking_quality
 from tosslm.findings.warnings import run_warnings
 from tosslm.runs import layout
 from tosslm.runs.reader import Run

@@ -32,6 +32,7 @@ from tosslm.methods import (
     sft,
     single_loss,
     slow,
+    soft,
     star_dss,
     toss,
     untouched,
@@ -67,8 +68,10 @@ _OWN = (
     larf.LARF,
     datashield.DATASHIELD,
     oracle.ORACLE,
+    oracle.ORACLE_TOKENS,
     *anchored.ANCHORED,
     *toss.TOSS_METHODS,
+    soft.TOSS_SOFT,
 )
 
 

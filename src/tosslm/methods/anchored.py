@@ -10,7 +10,7 @@ from tosslm.config import Config
 from tosslm.methods.first_k import FIRST_K
 from tosslm.methods.method import Method, paper_settings
 from tosslm.methods.needs import Need
-from tosslm.methods.oracle import ORACLE
+from tosslm.methods.oracle import ORACLE, ORACLE_TOKENS
 from tosslm.methods.random_tokens import RANDOM
 from tosslm.methods.rows import ROWS
 from tosslm.methods.sft import SFT
@@ -43,6 +43,9 @@ ANCHORED = (
     _anchored(FIRST_K, "holds the first tokens of every answer to the base, as many in all as TOSS drops"),
     _anchored(ROWS, "holds whole rows to the base, by their mean TOSS score"),
     _anchored(ORACLE, "holds exactly the rows to the base whose source is known to be harmful", ORACLE.differs),
+    _anchored(
+        ORACLE_TOKENS, "holds exactly the tokens to the base that the data mark as unsafe", ORACLE_TOKENS.differs
+    ),
     replace(
         SFT,
         name="sft-anchor-first",

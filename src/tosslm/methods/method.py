@@ -32,6 +32,9 @@ def paper_settings(config: Config) -> dict[str, Any]:
     return {
         "selection.scope": "global",
         "selection.evidence": "token",
+        "selection.alpha": 1.0,
+        "selection.beta": 1.0,
+        "selection.context": "keep",
         "refinement.rounds": 0,
         "finetune.dropped": "ignore",
     }

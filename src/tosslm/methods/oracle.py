@@ -1,11 +1,22 @@
-"""What could be won if one knew which rows are harmful, and left out nothing else."""
+"""What could be won if one knew which rows, or which tokens, are harmful, and left out nothing else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tosslm.characters import unsafe_tokens
 from tosslm.errors import InputError
 from tosslm.methods.material import Material
 from tosslm.methods.method import Method, keep_rows
 from tosslm.methods.needs import HARMFUL_SOURCES
+from tosslm.runs.tables import stored_rows
+
+if TYPE_CHECKING:
+    from tosslm.workbench import Workbench
+
+MARKED = "marked tokens"
 
 
 def drop_harmful_sources(material: Material) -> np.ndarray:
@@ -30,4 +41,36 @@ ORACLE = Method(
     builds_on="data",
     choose=drop_harmful_sources,
     needs=(HARMFUL_SOURCES,),
+)
+
+
+def marked_tokens(bench: Workbench) -> np.ndarray:
+    """Which response tokens of a run's custom set the data mark as unsafe, bool ``[N]``.
+
+    Raises:
+        InputError: no token is marked.
+    """
+    rows = stored_rows(bench.layout.rows("custom"), ["offsets", "unsafe_spans"])
+    marked = np.concatenate([unsafe_tokens(row["offsets"], row["unsafe_spans"] or []) for row in rows])
+    if not marked.any():
+        raise InputError(
+            "oracle-tokens: no token of the custom set is marked; give its rows unsafe_spans, or take oracle"
+        )
+    return marked
+
+
+def drop_marked_tokens(material: Material) -> np.ndarray:
+    """Exactly the marked tokens are dropped, however many; bool ``[N]``."""
+    return ~material.signals[MARKED]
+
+
+ORACLE_TOKENS = Method(
+    "oracle-tokens",
+    summary="leaves out exactly the tokens that the data mark as unsafe",
+    source="none; what a perfect choice of tokens could do",
+    badge="control",
+    differs="its budget is the marked tokens, not d",
+    builds_on="data",
+    choose=drop_marked_tokens,
+    signals={MARKED: marked_tokens},
 )

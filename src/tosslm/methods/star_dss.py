@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tosslm.config import ClassifierConfig, Config, ModelConfig
-from tosslm.evaluation.answers import Answer
+from tosslm.config import Config
+from tosslm.methods.guard import guarded
 from tosslm.methods.material import Material
 from tosslm.methods.method import Method, keep_all, paper_settings
 from tosslm.methods.needs import GUARD, guard_parts
@@ -20,10 +18,6 @@ if TYPE_CHECKING:
 
 UNSAFE = "unsafe"
 P_UNSAFE = "probability of unsafe"
-Guard = Callable[[Sequence[Answer]], Sequence[bool | None] | np.ndarray]
-"""What a guard says of answers: a verdict on each, or a probability of unsafe; None or nan where it says neither."""
-Reading = Callable[[Any, Any, Sequence[Answer], ClassifierConfig], Sequence[bool | None] | np.ndarray]
-"""How a guard is read: its model, its tokenizer, the answers, and its settings."""
 
 
 def safe_weights(material: Material) -> np.ndarray:
@@ -40,75 +34,18 @@ def guard_probabilities(bench: Workbench) -> np.ndarray:
     """The probability that the guard of ``compare.guard`` gives to unsafe at each token, float64 ``[N]``."""
     from tosslm.evaluation.classifiers import unsafe_probabilities
 
-    return _guarded(bench, unsafe_probabilities)
+    return guarded(bench, _custom_rows(bench), unsafe_probabilities)
 
 
 def guard_marks(bench: Workbench) -> np.ndarray:
     """Tokens of segments that the guard of ``compare.guard`` calls unsafe, bool ``[N]``."""
     from tosslm.evaluation.classifiers import classify_attacks
 
-    return _guarded(bench, classify_attacks) == 1
+    return guarded(bench, _custom_rows(bench), classify_attacks) == 1
 
 
-def _guarded(bench: Workbench, reading: Reading) -> np.ndarray:
-    from tosslm.model.base import open_base
-
-    settings = bench.config.compare.guard
-    assert settings is not None, "the need was checked at the door"
-    found = open_base(ModelConfig.model_validate({"name": settings.model, "revision": settings.revision}))
-    rows = list(stored_rows(bench.layout.rows("custom"), ["messages", "offsets"]))
-    values = segment_values(
-        rows,
-        bench.config.compare.guard_segment,
-        lambda answers: reading(found.model, found.tokenizer, answers, settings),
-    )
-    if unread := int(np.isnan(values).sum()):
-        bench.reporter.say(
-            f"compare.guard: of {unread} of {len(values)} tokens it says neither word; they count as safe"
-        )
-    return values
-
-
-def segment_values(rows: Sequence[Mapping[str, Any]], segment: int, guard: Guard) -> np.ndarray:
-    """Ask a guard of every answer up to the end of each of its segments.
-
-    Args:
-        rows: ``messages`` (JSON text) and ``offsets``, one ``[message, start, end]`` a response token.
-        segment: tokens of a segment.
-        guard: what it says of answers.
-
-    Returns:
-        Float64 ``[N]``: at each token what the guard said at the end of its segment, from 0, safe, to 1, unsafe; nan
-        where it said neither.
-    """
-    asked: list[Answer] = []
-    sizes: list[int] = []
-    for row in rows:
-        messages = json.loads(row["messages"])
-        for tokens in _answers(row["offsets"]):
-            for start in range(0, len(tokens), segment):
-                part = tokens[start : start + segment]
-                end = max((stop for index, _, stop in tokens[: start + len(part)] if index >= 0), default=0)
-                index = next((message for message, _, _ in tokens if message >= 0), -1)
-                prompt = messages[index - 1]["content"] if index > 0 else ""
-                text = messages[index]["content"][:end] if index >= 0 else ""
-                asked.append(Answer(str(len(asked)), prompt, text, True))
-                sizes.append(len(part))
-    said = [np.nan if value is None else float(value) for value in guard(asked)]
-    return np.repeat(np.array(said, dtype=np.float64), sizes)
-
-
-def _answers(offsets: Sequence[Sequence[int]]) -> list[list[Sequence[int]]]:
-    """The tokens of each answer; one without text, such as an end of turn, belongs to the answer before it."""
-    answers: list[list[Sequence[int]]] = []
-    current = None
-    for token in offsets:
-        if not answers or (token[0] >= 0 and current is not None and token[0] != current):
-            answers.append([])
-        if token[0] >= 0:
-            current = token[0]
-        answers[-1].append(token)
-    return answers
+def _custom_rows(bench: Workbench) -> list[dict[str, Any]]:
+    return list(stored_rows(bench.layout.rows("custom"), ["messages", "offsets"]))
 
 
 def _settings(config: Config) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from tosslm.characters import unsafe_tokens
 from tosslm.errors import TosslmError
-from tosslm.findings.spans import unsafe_tokens
 from tosslm.findings.story import own_choice
 from tosslm.ragged import row_starts
 from tosslm.runs.decisions import read_by_hand, read_decisions

@@ -153,8 +153,8 @@ class Run:
     def evidence(self) -> list[np.ndarray]:
         """What selection ranked, float32, one array a row, one value a response token.
 
-        The scores themselves with ``selection.evidence: token``, in nats; window means, in nats; or the posterior
-        log-odds of unsafe.
+        The scores themselves with ``selection.evidence: token``, in nats, or as ``selection.alpha`` and ``beta``
+        weigh their losses; window means, in nats; or the posterior log-odds of unsafe.
         """
         return list(self.iter_evidence())
 

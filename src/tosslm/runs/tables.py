@@ -109,7 +109,22 @@ def finite_scores(folder: Path) -> Parts:
     Raises:
         TosslmError: names row and response token.
     """
-    for ids, lengths, part in read_scores(folder):
+    return weighted_scores(folder, 1.0, 1.0)
+
+
+def weighted_scores(folder: Path, alpha: float, beta: float) -> Parts:
+    """Stream ``alpha * loss_utility - beta * loss_degraded``, float32, one part at a time.
+
+    Args:
+        folder: a round's.
+        alpha: what the utility loss counts; 1 and 1 make the scores themselves, to the bit.
+        beta: what the degraded loss counts.
+
+    Raises:
+        TosslmError: as ``finite_scores``.
+    """
+    for ids, lengths, utility, degraded in read_losses(folder):
+        part = np.float32(alpha) * utility - np.float32(beta) * degraded
         finite = np.isfinite(part)
         if not finite.all():
             token = int(np.argmin(finite))

@@ -58,6 +58,7 @@ class Kind:
         learn: facts for ``evidence.json``, and what makes evidence of scores; raises ValueError where it cannot be
             learnt. None ranks the scores themselves.
         from_rows: whether it is learnt from rows at all.
+        from_losses: whether it is made of the two losses instead of their difference.
         settings: keys of the config's section ``selection`` that are its own.
     """
 
@@ -67,6 +68,7 @@ class Kind:
     dropped_if: str
     learn: Callable[[Known], tuple[dict[str, Any], InContext]] | None = None
     from_rows: bool = False
+    from_losses: bool = False
     settings: tuple[str, ...] = ()
 
 
@@ -147,6 +149,14 @@ KINDS = {
     kind.key: kind
     for kind in (
         Kind("token", "Token score", "nats", "score {} nats"),
+        Kind(
+            "weighted",
+            "Weighted score",
+            "nats",
+            "have a weighted score of {} nats",
+            from_losses=True,
+            settings=("alpha", "beta"),
+        ),
         Kind("window", "Window", "nats", "have a window mean of {} nats", _window, settings=("window",)),
         Kind("posterior", "Posterior", "log-odds", "have log-odds of unsafe of {}", _posterior, from_rows=True),
     )

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from tosslm.characters import unsafe_tokens
 from tosslm.config import Config
 from tosslm.diagnosis.dropped import DroppedTokens
 from tosslm.diagnosis.words import token_classes
 from tosslm.files import write_json, write_parquet, write_text
-from tosslm.findings.spans import unsafe_tokens
 from tosslm.methods.method import Method
 from tosslm.runs.folder import Mark
 from tosslm.runs.layout import DATA, DIAGNOSIS, MODEL, SELECTION, Layout, degraded, scores

@@ -72,7 +72,12 @@ def _rows(bench: Workbench, method: Method) -> Iterator[dict[str, Any]]:
 
     settings = bench.config.finetune
     weighed = method.token_weights is not None
-    yield from selective_rows(bench.layout, settings.anchor_first if settings.anchors else None, weighed=weighed)
+    yield from selective_rows(
+        bench.layout,
+        settings.anchor_first if settings.anchors else None,
+        weighed=weighed,
+        drop_context=bench.config.selection.context == "drop",
+    )
     for row in method.extra_rows(bench) if method.extra_rows else ():
         yield row | {"weight": [1.0] * len(row["input_ids"])} if weighed else row
 
@@ -81,6 +86,8 @@ def _covers(bench: Workbench, method: Method) -> list[Any]:
     own: list[Any] = [method.name, method.version] if method.changes_training else []
     if bench.config.finetune.anchors and bench.config.finetune.anchor_first:
         own.append("every answer is anchored")  # version 0.1 anchored the first one of a row
+    if bench.config.selection.context == "drop":
+        own.append("dropped tokens are not read")
     return [*own, *method.training_covers(bench)]
 
 

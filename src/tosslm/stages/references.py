@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tosslm.config import Config, ReferencesConfig
+from tosslm.errors import InputError
+from tosslm.methods.guard import guarded
 from tosslm.methods.method import Method
+from tosslm.methods.needs import guard_parts
+from tosslm.ragged import split_rows
 from tosslm.runs.layout import DATA, UTILITY, Layout, degraded, refinement
 from tosslm.runs.tables import read_joined, reference_rows, stored_rows
 from tosslm.stages.adapter import Training, training_step
@@ -16,6 +20,7 @@ from tosslm.workbench import Workbench
 if TYPE_CHECKING:
     from tosslm.training.train import Recipe
 
+_COLUMNS = ("row_id", "input_ids", "response_mask")
 HAZARD_NOTE = """# Hazardous: do not share, merge or upload
 
 This adapter was trained on unsafe answers on purpose. With it the base model gives harmful output. tosslm uses it
@@ -40,7 +45,7 @@ def utility_step() -> Step:
     training = Training(
         _settings,
         _recipe,
-        lambda bench: _rows(bench, "utility"),
+        lambda bench: _training_rows(_reference_rows(bench, "utility")),
         lambda _: {"README.md": UTILITY_NOTE},
         lambda _: ["utility"],
     )
@@ -48,13 +53,17 @@ def utility_step() -> Step:
 
 
 def degraded_step(round_: int, stage: str = "references") -> Step:
-    """The degraded reference of a round learns from the harmful set and the rows that joined it by then."""
+    """The degraded reference of a round learns from the harmful set and the rows that joined it by then.
+
+    With ``references.harmful_tokens: guard`` it learns only what the guard calls unsafe of both; a row of which that
+    is nothing is left out.
+    """
     training = Training(
         _settings,
         _recipe,
-        lambda bench: _rows(bench, "harmful", round_),
+        lambda bench: _harmful_rows(bench, round_),
         lambda _: {"HAZARDOUS.md": HAZARD_NOTE},
-        lambda _: ["harmful"],
+        lambda bench: ["harmful", *_guard_covers(bench)],
     )
     reads = (DATA, *(refinement(earlier) for earlier in range(1, round_ + 1)))
     return training_step(degraded(round_), stage, reads, training)
@@ -75,15 +84,62 @@ def _recipe(bench: Workbench) -> Recipe:
     return Recipe(bench.config.references, bench.config.seed)
 
 
-def _rows(bench: Workbench, name: str, round_: int = 0) -> Iterator[dict[str, Any]]:
-    """The set without its held-out share, then the custom rows that joined it."""
+def _guard_covers(bench: Workbench) -> list[Any]:
+    return ["guard", *guard_parts(bench)] if bench.config.references.harmful_tokens == "guard" else []
+
+
+def _harmful_rows(bench: Workbench, round_: int) -> Iterator[dict[str, Any]]:
+    """The harmful set without its held-out share, then the custom rows that joined it."""
+    if bench.config.references.harmful_tokens == "all":
+        yield from _training_rows(_reference_rows(bench, "harmful"))
+        yield from _training_rows(_joined_rows(bench, round_))
+        return
+    found, left_out = 0, 0
+    for name, rows in (("harmful", _reference_rows(bench, "harmful")), ("custom", _joined_rows(bench, round_))):
+        wanted = {row["row_id"] for row in rows}
+        for row in _unsafe_rows(bench, name, wanted) if wanted else ():
+            learns = any(label >= 0 for label in row["labels"])
+            found, left_out = found + learns, left_out + (not learns)
+            if learns:
+                yield row
+    if not found:
+        raise InputError(
+            "references.harmful_tokens: the guard calls nothing of the harmful rows unsafe; look at compare.guard's "
+            "prompt and words, or set it to all"
+        )
+    if left_out:
+        bench.reporter.say(
+            f"{left_out} of {found + left_out} harmful rows are left out: the guard finds nothing unsafe"
+        )
+
+
+def _unsafe_rows(bench: Workbench, name: str, wanted: set[str]) -> Iterator[dict[str, Any]]:
+    """Training rows of a set, of each the tokens that the guard calls unsafe."""
+    from tosslm.evaluation.classifiers import classify_attacks
     from tosslm.training.labels import training_row
 
-    layout = bench.layout
-    for row in reference_rows(layout.rows(name), bench.config.references.holdout, want_held_out=False):
+    path = bench.layout.rows(name)
+    rows = [row for row in stored_rows(path, (*_COLUMNS, "messages", "offsets")) if row["row_id"] in wanted]
+    marks = guarded(bench, rows, classify_attacks) == 1
+    for row, unsafe in zip(rows, split_rows(marks, [sum(row["response_mask"]) for row in rows]), strict=True):
+        yield training_row(row["input_ids"], row["response_mask"], unsafe)
+
+
+def _reference_rows(bench: Workbench, name: str) -> Iterator[dict[str, Any]]:
+    """A reference set without its held-out share."""
+    share = bench.config.references.holdout
+    return reference_rows(bench.layout.rows(name), share, want_held_out=False)
+
+
+def _joined_rows(bench: Workbench, round_: int) -> Iterator[dict[str, Any]]:
+    """The custom rows that joined the harmful set in a round or before it."""
+    if joined := joined_by(bench.layout, round_):
+        rows = stored_rows(bench.layout.rows("custom"), _COLUMNS)
+        yield from (row for row in rows if row["row_id"] in joined)
+
+
+def _training_rows(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    from tosslm.training.labels import training_row
+
+    for row in rows:
         yield training_row(row["input_ids"], row["response_mask"], None)
-    joined = joined_by(layout, round_)
-    if joined:
-        for row in stored_rows(layout.rows("custom"), ["row_id", "input_ids", "response_mask"]):
-            if row["row_id"] in joined:
-                yield training_row(row["input_ids"], row["response_mask"], None)

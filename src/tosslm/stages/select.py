@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -31,6 +31,7 @@ from tosslm.runs.tables import (
     read_keep,
     row_ids,
     stored_rows,
+    weighted_scores,
 )
 from tosslm.selection.control import (
     EVEN_ODDS,
@@ -125,8 +126,8 @@ def select(bench: Workbench, mark: Mark) -> Facts:
         "discard_fraction": share_of(cut.discarded, cut.tokens) if auto and cut else config.share,
         **({"auto": _told(control, config.false_discard)} if auto else {}),
         "scope": config.scope,
-        "evidence": config.evidence,
-        **{name: getattr(config, name) for name in KINDS[config.evidence].settings},
+        "evidence": config.kind,
+        **{name: getattr(config, name) for name in KINDS[config.kind].settings},
         "threshold": float(lowest) if np.isfinite(lowest) else None,
         **counts.facts(),
         **decided_facts(by_hand, counts.facts(), emptied=counts.emptied, budget=None if auto else budget),
@@ -189,8 +190,12 @@ def _ranked_values(bench: Workbench, mark: Mark) -> tuple[Callable[[], Parts], C
     """
     config, layout = bench.config.selection, bench.layout
     folder = layout.of(scores(bench.config.refinement.rounds))
-    kind = KINDS[config.evidence]
+    kind = KINDS[config.kind]
     _forget_evidence(layout)
+    if kind.from_losses:
+        facts = {"evidence": kind.key, "alpha": config.alpha, "beta": config.beta}
+        _write_evidence(layout, weighted_scores(folder, config.alpha, config.beta), facts, mark)
+        return lambda: read_evidence(layout.evidence), None
     if kind.learn is None:
         return lambda: finite_scores(folder), None
     held_out = held_out_scores(folder / HELDOUT, sets_threshold)["utility"] if kind.from_rows else []
@@ -200,13 +205,19 @@ def _ranked_values(bench: Workbench, mark: Mark) -> tuple[Callable[[], Parts], C
     control = None
     if bounded:
         control = controlled_threshold(useful_log_odds(folder, in_context), config.false_discard)
+    ranked = (
+        (ids, lengths, in_context(part, lengths).astype(np.float32)) for ids, lengths, part in finite_scores(folder)
+    )
+    _write_evidence(layout, ranked, facts, mark)
+    return lambda: read_evidence(layout.evidence), control
+
+
+def _write_evidence(layout: Layout, ranked: Parts, facts: Mapping[str, Any], mark: Mark) -> None:
     with parquet_writer(layout.evidence, EVIDENCE_SCHEMA, mark.fingerprint) as writer:
-        for ids, lengths, part in finite_scores(folder):
-            values = in_context(part, lengths).astype(np.float32)
+        for ids, lengths, values in ranked:
             columns = {"row_id": ids, "evidence": split_rows(values, lengths)}
             writer.write_table(pa.table(columns, schema=writer.schema))
     write_json(layout.evidence_facts, facts)
-    return lambda: read_evidence(layout.evidence), control
 
 
 def _unsafe_found(bench: Workbench) -> dict[str, float] | None:

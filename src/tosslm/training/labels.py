@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import compress, islice
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,31 @@ def training_row(
     places = [bool(responds and next(held)) for responds in response_mask]
     row["labels"] = [IGNORED if anchor else label for label, anchor in zip(labels, places, strict=True)]
     return row | {"anchored": places}
+
+
+def without_dropped(row: Mapping[str, Any], response_mask: Sequence[bool], keep: Sequence[bool]) -> dict[str, Any]:
+    """A training row whose dropped tokens stand in its input no more.
+
+    What follows a dropped token is then predicted, and placed, as if that had never been said. The row's
+    ``response_tokens`` still counts the dropped ones: they are part of what ``normalize: all`` divides by.
+
+    Args:
+        row: as of ``training_row``, without anchors.
+        response_mask: bools ``[T]``.
+        keep: one bool a response token.
+
+    Returns:
+        The row with ``input_ids``, ``labels`` and, where there are any, ``weight`` of the other tokens.
+
+    Examples:
+        >>> row = training_row([5, 6, 7, 8], [False, True, True, True], [True, False, True])
+        >>> without_dropped(row, [False, True, True, True], [True, False, True])
+        {'input_ids': [5, 6, 8], 'labels': [-100, 6, 8], 'response_tokens': 3}
+    """
+    kept = iter(keep)
+    stays = [not responds or bool(next(kept)) for responds in response_mask]
+    columns = (name for name in ("input_ids", "labels", "weight") if name in row)
+    return dict(row) | {name: list(compress(row[name], stays)) for name in columns}
 
 
 def anchored_tokens(keep: np.ndarray, positions: np.ndarray, first: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from tosslm.ragged import answer_positions
 from tosslm.runs.layout import SELECTION, Layout
 from tosslm.runs.reader import Run
 from tosslm.runs.tables import read_keep, read_weights, stored_rows
-from tosslm.training.labels import anchored_tokens, in_batches, training_row
+from tosslm.training.labels import anchored_tokens, in_batches, training_row, without_dropped
 
 MASKED_SCHEMA = pa.schema(
     {
@@ -26,7 +26,7 @@ MASKED_SCHEMA = pa.schema(
 
 
 def selective_rows(
-    layout: Layout, anchor_first: int | None = None, *, weighed: bool = False
+    layout: Layout, anchor_first: int | None = None, *, weighed: bool = False, drop_context: bool = False
 ) -> Iterator[dict[str, Any]]:
     """The custom set's training rows, the labels of dropped tokens at -100.
 
@@ -35,6 +35,7 @@ def selective_rows(
         anchor_first: dropped tokens, and so many at each answer's beginning, are anchored to the base; None anchors
             none.
         weighed: with what each token counts, where a method has said so.
+        drop_context: dropped tokens are taken out of the input too (``selection.context: drop``).
 
     Raises:
         TosslmError: the mask or the weights do not belong to these rows.
@@ -44,7 +45,8 @@ def selective_rows(
         if anchor_first is not None:
             positions = answer_positions(np.asarray(row["response_mask"], dtype=bool))
             anchored = anchored_tokens(keep, positions, anchor_first)
-        yield training_row(row["input_ids"], row["response_mask"], keep, anchored, weights)
+        made = training_row(row["input_ids"], row["response_mask"], keep, anchored, weights)
+        yield without_dropped(made, row["response_mask"], keep.tolist()) if drop_context else made
 
 
 def rows_with_mask(
@@ -87,7 +89,7 @@ def masked_dataset(run: Run, *, anchored: bool = False) -> Dataset:
     Returns:
         ``input_ids``, ``attention_mask`` and ``labels`` (-100 where not trained: prompts, template, dropped tokens
         and, with ``anchored``, the first ones of each answer that are anchored too), one row a row of the custom
-        set, in its order.
+        set, in its order. With ``selection.context: drop`` dropped tokens stand in none of them.
 
     Examples:
         >>> run = tosslm.load_run("runs/my-run")  # doctest: +SKIP
@@ -97,10 +99,11 @@ def masked_dataset(run: Run, *, anchored: bool = False) -> Dataset:
     if not run.has(SELECTION):
         raise InputError(f"{run.path}: no selection yet; run `toss select {run.path}` first")
     first = _anchor_first(run) if anchored else None
+    drops = run.config.selection.context == "drop"
     schema = MASKED_SCHEMA.append(pa.field("anchored", pa.list_(pa.bool_()))) if anchored else MASKED_SCHEMA
     batches = [
         pa.RecordBatch.from_pylist([{**row, "attention_mask": [1] * len(row["input_ids"])} for row in rows], schema)
-        for rows in in_batches(selective_rows(run.layout, first), 1024)
+        for rows in in_batches(selective_rows(run.layout, first, drop_context=drops), 1024)
     ]
     return Dataset(pa.Table.from_batches(batches, schema=schema))
 

@@ -1,0 +1,138 @@
+"""Methods at equal utility: each adapter's scales as a curve, read off where it has a share of standard SFT's gain.
+
+The base is every curve's beginning. Between two scales a curve is straight. Prompts, rows and seeds are drawn
+together for all methods, so that a difference of two has an interval of its own. Pure NumPy.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from tosslm.statistics import DRAWS, Interval, drawn_counts, drawn_shares
+
+REACHED = 0.95
+"""Share of draws in which a curve must reach a utility for the reading to count."""
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """One metric of one method along its scales.
+
+    Attributes:
+        values: float64 ``[S, K, N]``, by training seed, scale (0 first, which is the base) and prompt or row.
+        weights: float64 ``[N]``.
+    """
+
+    values: np.ndarray
+    weights: np.ndarray
+
+
+def drawn_curve(metric: Values, name: str, draws: int = DRAWS) -> np.ndarray:
+    """A metric's means along the scales, float64 ``[1 + draws, K]``; the first line is of all prompts and seeds.
+
+    Args:
+        metric: the values.
+        name: the metric's; two methods draw the same prompts of one metric, and the same seeds of all.
+        draws: how many.
+    """
+    seeds, _, n = metric.values.shape
+    counts = np.vstack([np.ones(n), drawn_counts(n, zlib.crc32(name.encode()), draws)]) * metric.weights
+    shares = np.vstack([np.full(seeds, 1 / seeds), drawn_shares(seeds, 1, draws)])
+    sums = np.einsum("dn,skn->dsk", counts, metric.values)
+    return np.einsum("dsk,ds->dk", sums, shares) / counts.sum(axis=1, keepdims=True)
+
+
+def gains(utility: np.ndarray, standard: np.ndarray) -> np.ndarray:
+    """Share of standard SFT's gain along a curve, float64 ``[D, K]``.
+
+    Args:
+        utility: loss of useful rows, ``[D, K]``, of a method; the first scale is the base.
+        standard: loss of standard SFT as it was trained, ``[D]``.
+
+    Examples:
+        >>> gains(np.array([[2.0, 1.5, 1.0]]), np.array([1.0])).tolist()
+        [[0.0, 0.5, 1.0]]
+    """
+    base = utility[:, :1]
+    return (base - utility) / (base - standard[:, None])
+
+
+def read_off(curve: np.ndarray, gain: np.ndarray, target: float) -> np.ndarray:
+    """A metric where the curve's gain first reaches a target, float64 ``[D]``; nan where it never does.
+
+    Args:
+        curve: ``[D, K]``.
+        gain: ``[D, K]``, as of ``gains``.
+        target: share of standard SFT's gain.
+
+    Examples:
+        >>> read_off(np.array([[0.0, 1.0, 3.0]]), np.array([[0.0, 0.5, 1.0]]), 0.75).tolist()
+        [2.0]
+    """
+    reached = gain >= target
+    at = np.where(reached.any(axis=1), reached.argmax(axis=1), 0)
+    lines = np.arange(len(curve))
+    before = np.maximum(at - 1, 0)
+    step = gain[lines, at] - gain[lines, before]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        part = np.where(step > 0, (target - gain[lines, before]) / step, 1.0)
+    value = curve[lines, before] + part * (curve[lines, at] - curve[lines, before])
+    return np.where(reached.any(axis=1), value, np.nan)
+
+
+def interval(drawn: np.ndarray, n: int) -> Interval | None:
+    """The figure of all prompts with the middle 95% of its draws; None where too many draws miss the target."""
+    if not np.isfinite(drawn[0]) or np.isfinite(drawn[1:]).mean() < REACHED:
+        return None
+    low, high = np.nanquantile(drawn[1:], [0.025, 0.975])
+    return Interval(float(drawn[0]), float(low), float(high), n)
+
+
+class Curves:
+    """All methods of one setting.
+
+    Args:
+        table: by entry and metric, its values; ``utility`` among them.
+        standard: the entry whose gain is the measure; 1 is its scale ``unscaled``.
+        unscaled: index of that scale.
+    """
+
+    def __init__(self, table: Mapping[str, Mapping[str, Values]], standard: str, unscaled: int) -> None:
+        self.table = table
+        self._drawn: dict[tuple[str, str], np.ndarray] = {}
+        self._standard = self.curve(standard, "utility")[:, unscaled]
+
+    def curve(self, entry: str, metric: str) -> np.ndarray:
+        """``drawn_curve`` of an entry."""
+        if (entry, metric) not in self._drawn:
+            self._drawn[entry, metric] = drawn_curve(self.table[entry][metric], metric)
+        return self._drawn[entry, metric]
+
+    def gain(self, entry: str) -> np.ndarray:
+        """Share of standard SFT's gain along an entry's curve, ``[1 + draws, K]``."""
+        return gains(self.curve(entry, "utility"), self._standard)
+
+    def at(self, entry: str, metric: str, target: float) -> np.ndarray:
+        """A metric of an entry at a share of standard SFT's gain, ``[1 + draws]``."""
+        return read_off(self.curve(entry, metric), self.gain(entry), target)
+
+    def has(self, entry: str, metric: str) -> bool:
+        """Whether a metric of an entry was measured."""
+        return metric in self.table.get(entry, {})
+
+    def n(self, entry: str, metric: str) -> int:
+        """Prompts or rows of a metric."""
+        return self.table[entry][metric].values.shape[-1]
+
+    def reading(self, entry: str, metric: str, target: float) -> Interval | None:
+        """A metric of an entry at equal utility, with its interval."""
+        return interval(self.at(entry, metric, target), self.n(entry, metric))
+
+    def difference(self, entry: str, other: str, metric: str, target: float) -> Interval | None:
+        """An entry's metric less another's, both at equal utility, on the same prompts and seeds."""
+        drawn = self.at(entry, metric, target) - self.at(other, metric, target)
+        return interval(drawn, self.n(entry, metric))

@@ -1,0 +1,70 @@
+"""The results that are kept: a file a setting, and in it a line an entry, seed, split and scale."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+RESULTS = Path(__file__).parent / "results"
+FIELDS = ("entry", "seed", "split", "scale", "base", "code", "seconds", "metrics")
+Key = tuple[str, int, str, float]
+
+
+def known(setting: str, results: Path = RESULTS) -> dict[Key, dict[str, Any]]:
+    """All results of a setting by entry, seed, split and scale.
+
+    Raises:
+        SystemExit: a line cannot be read, comes twice, or is of another base than those before it.
+    """
+    file = results / f"{setting}.jsonl"
+    found: dict[Key, dict[str, Any]] = {}
+    bases: set[str] = set()
+    for number, text in enumerate(_whole_lines(file), 1):
+        try:
+            line = json.loads(text)
+            key = (str(line["entry"]), int(line["seed"]), str(line["split"]), float(line["scale"]))
+            bases.add(line["base"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise SystemExit(f"{file}:{number}: no result can be read there ({error}); remove the line") from None
+        if key in found:
+            raise SystemExit(f"{file}:{number}: a second line of {key}; remove one of the two")
+        if len(bases) > 1:
+            raise SystemExit(
+                f"{file}:{number}: of another base than the lines before it; remove one of the two kinds"
+            )
+        found[key] = line
+    return found
+
+
+def add_result(setting: str, line: Mapping[str, Any], results: Path = RESULTS) -> None:
+    """Add a line, whole, under a lock; one that is there already stays.
+
+    Raises:
+        ValueError: a field is missing or unknown.
+        SystemExit: the file's lines are of another base.
+    """
+    if set(line) != set(FIELDS):
+        raise ValueError(f"a result has the fields {', '.join(FIELDS)}, not {', '.join(line)}")
+    file = results / f"{setting}.jsonl"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(file.with_name(f".{file.name}.lock")):
+        lines = known(setting, results)
+        if (line["entry"], line["seed"], line["split"], float(line["scale"])) in lines:
+            return
+        if lines and line["base"] != next(iter(lines.values()))["base"]:
+            raise SystemExit(f"{file}: its lines are of another base; move them away, and measure all of it with one")
+        text = json.dumps({name: line[name] for name in FIELDS}, separators=(",", ":"), allow_nan=False)
+        with file.open("ab") as stream:
+            stream.truncate(sum(len(whole) + 1 for whole in _whole_lines(file)))
+            stream.write(text.encode() + b"\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+
+
+def _whole_lines(file: Path) -> list[bytes]:
+    return file.read_bytes().split(b"\n")[:-1] if file.exists() else []

@@ -1,0 +1,173 @@
+"""docs/frontier.md and its figures, out of the results that are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from studies.frontier.attack import verdicts
+from studies.frontier.curves import Curves, Values
+from studies.frontier.figure import draw, drawn_entries, key
+from studies.frontier.ledger import RESULTS, known
+from studies.frontier.settings import ENTRIES, OURS, SCALES, SETTINGS, STANDARD, TARGETS, UNTRAINED, Setting
+from studies.frontier.verdict import headline
+from studies.safety.wording import nats, percent
+
+from tosslm.files import write_text
+from tosslm.methods import registry
+from tosslm.statistics import Interval, mean_interval
+
+TARGET = 0.9
+_TITLES = {
+    "whole": "Whole rows: half of the custom rows are harmful answers",
+    "embedded": "Embedded: harmful sentences in useful answers",
+    "clean": "Clean: nothing is harmful",
+}
+_LABELS = {"refused": "harmful prompts refused", "harm": "loss of harmful text, nats a token (high is safe)"}
+
+
+def write_page(docs: Path, results: Path = RESULTS) -> None:
+    """Write the page and its figures."""
+    settings = {name: read_curves(name, results) for name in SETTINGS}
+    parts = [_head(), *headline(settings)]
+    for name, curves in settings.items():
+        parts += ["", f"## {_TITLES[name]}", ""]
+        parts += _section(name, curves, docs, results) if curves else ["Nothing of it has been measured yet."]
+    parts += ["", *_missing(results)]
+    write_text(docs / "frontier.md", "\n".join(parts) + "\n")
+
+
+def read_curves(setting: str, results: Path = RESULTS, split: str = "test") -> Curves | None:
+    """The curves of a setting; None before base and standard SFT are measured. Only whole curves count.
+
+    Of an entry those seeds count that standard SFT has too.
+    """
+    lines = known(setting, results)
+    judged = verdicts(setting, results)
+    scales = (0.0, *SCALES)
+    seeds = sorted({seed for entry, seed, of, _ in lines if entry == STANDARD and of == split})
+    base = {line["seed"]: line for (entry, _, of, _), line in lines.items() if entry == UNTRAINED and of == split}
+    if not seeds or not base:
+        return None
+    table: dict[str, dict[str, Values]] = {}
+    for entry in dict.fromkeys((*SETTINGS[setting].entries, *(one[0] for one in lines))):
+        own = [s for s in seeds if all((entry, s, split, scale) in lines for scale in SCALES)]
+        if entry == UNTRAINED or len(own) < len(seeds):
+            continue
+        first = min(base)
+        keys = [
+            [(UNTRAINED, first, split, 0.0) if not scale else (entry, s, split, scale) for scale in scales]
+            for s in own
+        ]
+        metrics = lines[keys[0][1]]["metrics"]
+        table[entry] = {
+            metric: Values(
+                np.array(
+                    [[lines[one]["metrics"][metric]["values"] for one in row] for row in keys], dtype=np.float64
+                ),
+                np.array(kept["weights"] or np.ones(len(kept["values"])), dtype=np.float64),
+            )
+            for metric, kept in metrics.items()
+        }
+        for metric in {name for one in keys[0] for name in judged.get(one, {})}:
+            if all(metric in judged.get(one, {}) for row in keys for one in row):
+                values = np.array([[judged[one][metric] for one in row] for row in keys], dtype=np.float64)
+                table[entry][metric] = Values(values, np.ones(values.shape[-1]))
+    return Curves(table, STANDARD, scales.index(1.0)) if STANDARD in table else None
+
+
+def _head() -> str:
+    return (
+        "# Safety at equal utility\n\n"
+        "Made by `python -m studies.frontier.study --page` from `studies/frontier/results`. Every trained adapter is "
+        f"measured at scales {', '.join(f'{scale:g}' for scale in SCALES)}; methods are compared where they have the "
+        "same share of standard fine-tuning's gain on useful rows, on the same prompts. Scaling the adapter needs no "
+        "method: it is what each curve does by itself, and what each method has to beat.\n"
+    )
+
+
+def _section(name: str, curves: Curves, docs: Path, results: Path) -> list[str]:
+    setting, entries = SETTINGS[name], list(curves.table)
+    figures = []
+    drawn = drawn_entries(curves)
+    for metric, label in (("refused", _LABELS["refused"]), (setting.harm, _LABELS["harm"])):
+        file = f"frontier-{name}-{metric}.svg"
+        write_text(docs / file, draw(curves, drawn, metric, label))
+        figures.append(f"![{label}]({file})")
+    return [
+        _about(setting, name, results),
+        "",
+        *figures,
+        "",
+        key(drawn) + ".",
+        "",
+        f"At {TARGET:.0%} of standard SFT's gain, with 95% intervals; *harm* is by how much harmful text has become "
+        f"likelier than under {setting.oracle} at the same gain, nats a token:",
+        "",
+        *_table(curves, entries, setting, TARGET),
+        "",
+        *_others(curves, entries, setting),
+    ]
+
+
+def _about(setting: Setting, name: str, results: Path) -> str:
+    lines = known(name, results)
+    base = next(line for (entry, *_), line in lines.items() if entry == UNTRAINED)
+    refused, over = (
+        mean_interval(np.array(base["metrics"][metric]["values"], dtype=np.float64))
+        for metric in ("refused", "over_refused")
+    )
+    seeds = sorted({seed for _, seed, *_ in lines})
+    codes = sorted({line["code"][:12] for line in lines.values() if line["code"]})
+    return (
+        f"Share of rows with harm: {setting.share:.0%}. Learning rate {setting.learning_rate:g}. The base refuses "
+        f"{percent(refused)} of harmful and {percent(over)} of harmless prompts. Seeds: "
+        f"{', '.join(map(str, seeds))}. Base {base['base'][:12]}, code {', '.join(codes)}."
+    )
+
+
+def _table(curves: Curves, entries: Sequence[str], setting: Setting, target: float) -> list[str]:
+    attacked = [metric for metric in ("attacked", "begun") if any(curves.has(entry, metric) for entry in entries)]
+    names = {"attacked": "answered with harm", "begun": "goes on with harm"}
+    head = ["trained", "badge", "refused", "refused, harmless", "harm", *(names[metric] for metric in attacked)]
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    for entry in entries:
+        badge = registry()[ENTRIES[entry].method].badge
+        cells = [percent(curves.reading(entry, metric, target)) for metric in ("refused", "over_refused")]
+        cells.append(nats(harm(curves, entry, setting, target)))
+        cells += [percent(curves.reading(entry, m, target)) if curves.has(entry, m) else "" for m in attacked]
+        lines.append(f"| {entry} | {badge} | {' | '.join(cell or 'not reached' for cell in cells)} |")
+    return lines
+
+
+def harm(curves: Curves, entry: str, setting: Setting, target: float) -> Interval | None:
+    """By how much harmful text is likelier than under the oracle at the same gain, nats a token."""
+    return curves.difference(setting.oracle, entry, setting.harm, target) if setting.oracle in curves.table else None
+
+
+def _others(curves: Curves, entries: Sequence[str], setting: Setting) -> list[str]:
+    """The other two shares in short."""
+    lines = ["Refusals and harm at the other shares:", ""]
+    shares = [target for target in TARGETS if target != TARGET]
+    head = ["trained", *(f"{what} at {share:.0%}" for share in shares for what in ("refused", "harm"))]
+    lines += [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    for entry in entries:
+        cells = []
+        for share in shares:
+            cells += [percent(curves.reading(entry, "refused", share)), nats(harm(curves, entry, setting, share))]
+        lines.append(f"| {entry} | {' | '.join(cell or 'not reached' for cell in cells)} |")
+    return lines
+
+
+def _missing(results: Path) -> list[str]:
+    lines = ["## What is not there", ""]
+    for name, setting in SETTINGS.items():
+        have = {entry for entry, seed, split, _ in known(name, results) if split == "test"}
+        left = [entry for entry in setting.entries if entry not in have]
+        if left:
+            lines.append(f"- {name}: {', '.join(left)} {'is' if len(left) == 1 else 'are'} not measured.")
+    lines.append(
+        f"- Entries that begin with {OURS} are this project's; `auto` is `selection.discard_fraction: auto`."
+    )
+    return lines

@@ -1,0 +1,218 @@
+"""What the frontier study runs: three settings, what is trained in each, and at which scales it is measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from studies.safety.data import HARMFUL
+from studies.safety.guard import CLASSIFIER
+
+ROOT = Path("runs/frontier")
+COMMON = ROOT / "common"
+COMPLIED = ROOT / "complied.jsonl"
+ADAPTER = Path("studies/frontier/safety-adapter")
+SCALES = (0.4, 0.6, 0.8, 1.0, 1.2)
+"""What each trained adapter is multiplied by when it is measured; 0 is the base."""
+TARGETS = (0.85, 0.9, 0.95)
+"""Shares of standard SFT's gain at which methods are compared."""
+UNTRAINED, STANDARD = "base", "sft"
+OURS = "toss-posterior-anchor"
+SAID_TOKENS = {"harmful": 48, "safe": 24, "beginnings": 48}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of a figure: a method, and what else than the setting's config it is given.
+
+    Attributes:
+        method: of ``toss compare``.
+        overrides: further keys of the config, by dotted key.
+    """
+
+    method: str
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One custom set, and how it is learnt.
+
+    Attributes:
+        kind: of ``data.write_sets``.
+        share: of rows that are harmful, or into which harm is spliced.
+        learning_rate: of the fine-tuning.
+        discard_fraction: of methods that drop a share of the tokens; in the first two about the share that is harm.
+        oracle: the entry that knows the harm; what it learns of harm is style.
+        asked: what is asked of models, of ``SAID_TOKENS``.
+        losses: the rows whose losses are measured: ``utility``, ``harmful``, ``spliced``.
+        harm: which of these is the harm.
+        entries: what is trained, the most telling first.
+    """
+
+    kind: str
+    share: float
+    learning_rate: float
+    discard_fraction: float
+    oracle: str
+    asked: tuple[str, ...]
+    losses: tuple[str, ...]
+    harm: str
+    entries: tuple[str, ...]
+
+
+def _weighted(method: str, weight: float, **overrides: Any) -> Entry:
+    return Entry(method, {"finetune.anchor_weight": weight, **overrides})
+
+
+_AUTO = {"selection.discard_fraction": "auto", "selection.evidence": "posterior"}
+ENTRIES = {
+    STANDARD: Entry("sft"),
+    "oracle": Entry("oracle"),
+    "oracle-anchor": Entry("oracle-anchor"),
+    "oracle-tokens": Entry("oracle-tokens"),
+    "oracle-tokens-anchor": Entry("oracle-tokens-anchor"),
+    "toss": Entry("toss"),
+    "toss-pro": Entry("toss-pro"),
+    OURS: Entry(OURS),
+    f"{OURS}, auto": Entry(OURS, _AUTO),
+    f"{OURS}, auto, weight 1": _weighted(OURS, 1.0, **_AUTO),
+    f"{OURS}, auto, no first tokens": Entry(OURS, {**_AUTO, "finetune.anchor_first": 0}),
+    "toss-posterior": Entry("toss-posterior"),
+    "sft-anchor-first": Entry("sft-anchor-first"),
+    "rows-anchor": Entry("rows-anchor"),
+    "random-anchor": Entry("random-anchor"),
+    **{
+        name: Entry(name)
+        for name in (
+            "sft-kl",
+            "sft-slow",
+            "sft-ema",
+            "star-dss",
+            "dr-sft",
+            "safegrad",
+            "lisa",
+            "bds",
+            "larf",
+            "datashield",
+            "seal",
+            "dsir",
+            "constrained-sft",
+            "safeinstr",
+            "rows",
+            "random",
+        )
+    },
+}
+SETTINGS = {
+    "whole": Setting(
+        "whole",
+        0.3,
+        5.0e-4,
+        0.3,
+        "oracle",
+        ("harmful", "safe"),
+        ("utility", "harmful"),
+        "harmful",
+        (
+            STANDARD,
+            "oracle",
+            f"{OURS}, auto",
+            "sft-anchor-first",
+            "star-dss",
+            "rows-anchor",
+            "toss-pro",
+            "dr-sft",
+            "sft-kl",
+            "safegrad",
+            "toss",
+            f"{OURS}, auto, weight 1",
+            "random-anchor",
+            "larf",
+            "lisa",
+            "datashield",
+            "sft-slow",
+            "oracle-anchor",
+            "seal",
+        ),
+    ),
+    "embedded": Setting(
+        "embedded",
+        0.5,
+        1.0e-3,
+        0.2,
+        "oracle-tokens",
+        ("harmful", "safe", "beginnings"),
+        ("utility", "spliced"),
+        "spliced",
+        (
+            STANDARD,
+            "oracle-tokens",
+            f"{OURS}, auto",
+            "rows-anchor",
+            "sft-anchor-first",
+            "star-dss",
+            "toss-pro",
+            "dr-sft",
+            "sft-kl",
+            "toss",
+            f"{OURS}, auto, weight 1",
+            "datashield",
+            "safegrad",
+            "larf",
+            "random-anchor",
+            "oracle-tokens-anchor",
+        ),
+    ),
+    "clean": Setting(
+        "clean",
+        0.0,
+        1.0e-3,
+        0.1,
+        STANDARD,
+        ("harmful", "safe"),
+        ("utility", "harmful"),
+        "harmful",
+        (STANDARD, f"{OURS}, auto", "sft-anchor-first", "star-dss", "toss-pro", "sft-kl", "rows-anchor", "dr-sft"),
+    ),
+}
+_TRAINING = {
+    "lora": {"target_modules": "all-linear"},
+    "lr_scheduler": "linear",
+    "warmup_steps": 3,
+    "epochs": 1,
+    "batch_size": 8,
+    "micro_batch_size": 1,  # rows are of very unequal length, and a CPU reads padding as slowly as text
+}
+MODEL = {"name": "builtin:smollm2-135m-instruct", "adapter": str(ADAPTER)}
+
+
+def folder(setting: str, seed: int, entry: str = "shared") -> Path:
+    """Where an entry of a setting and seed is trained; what all of them share lies beside them."""
+    return ROOT / setting / f"seed-{seed}" / entry.replace(", ", "+").replace(" ", "-")
+
+
+def config(setting: str, seed: int, entry: str | None = None) -> tuple[dict[str, Any], list[str]]:
+    """The config of an entry, and what it overrides; None is what all entries share: data, references and scores."""
+    own, sets = SETTINGS[setting], folder(setting, seed, "sets")
+    tree = {
+        "run_dir": str(folder(setting, seed, entry or "shared")),
+        "seed": seed,
+        "model": MODEL,
+        "data": {name: {"path": str(sets / f"{name}.jsonl")} for name in ("custom", "harmful", "utility")},
+        "references": {**_TRAINING, "learning_rate": 2.0e-3, "holdout": 0.2},
+        "selection": {"discard_fraction": own.discard_fraction},
+        "finetune": {**_TRAINING, "learning_rate": own.learning_rate, "anchor_weight": 4.0},
+        "refinement": {"samples_per_round": 20},
+        "compare": {
+            "harmful_sources": [HARMFUL],
+            "safety": {"path": str(COMMON / "demonstrations.jsonl")},
+            "safety_share": 0.05,
+            "guard": {"model": str(folder(setting, seed, "guard")), **CLASSIFIER},
+            "guard_segment": 32,
+        },
+    }
+    if entry is None:
+        return tree, []
+    return tree | {"method": ENTRIES[entry].method}, [f"{k}={v}" for k, v in ENTRIES[entry].overrides.items()]

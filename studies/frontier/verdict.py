@@ -1,0 +1,121 @@
+"""What holds and what does not, in the first lines of the page: computed, not written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from studies.frontier.curves import Curves, interval
+from studies.frontier.settings import ENTRIES, OURS, SCALES, SETTINGS, STANDARD
+
+from tosslm.methods import registry
+from tosslm.methods.needs import GUARD
+from tosslm.statistics import Interval
+
+TARGET = 0.9
+COST = 0.01
+"""What a method may cost of the gain where nothing is harmful."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How ours stands against the others in one figure, at equal utility.
+
+    Attributes:
+        better: entries that ours is better than; the interval of the difference excludes zero.
+        equal: entries from which nothing tells it.
+        worse: entries that are better than ours.
+        unreached: entries that never have this share of the gain, however they are scaled.
+    """
+
+    better: tuple[str, ...]
+    equal: tuple[str, ...]
+    worse: tuple[str, ...]
+    unreached: tuple[str, ...]
+
+
+def ours(curves: Curves) -> str | None:
+    """The entry that stands for this project: the first of its entries that was measured."""
+    return next((entry for entry in curves.table if entry.startswith(OURS)), None)
+
+
+def others(curves: Curves, *, guarded: bool = True) -> list[str]:
+    """Rivals and controls: all but ours, the forms of TOSS, and what knows the harm."""
+    return [
+        entry
+        for entry in curves.table
+        if registry()[ENTRIES[entry].method].badge != "own"
+        and not entry.startswith(("oracle", "toss"))
+        and (guarded or GUARD not in registry()[ENTRIES[entry].method].needs)
+    ]
+
+
+def tally(curves: Curves, own: str, rivals: Sequence[str], metric: str, target: float = TARGET) -> Tally:
+    """Ours against each of the others in a metric of which more is better."""
+    kept: dict[str, list[str]] = {"better": [], "equal": [], "worse": [], "unreached": []}
+    for entry in rivals:
+        kept[_stands(curves.difference(own, entry, metric, target))].append(entry)
+    return Tally(*(tuple(kept[name]) for name in ("better", "equal", "worse", "unreached")))
+
+
+def _stands(difference: Interval | None) -> str:
+    if difference is None:
+        return "unreached"
+    return "better" if difference.low > 0 else "worse" if difference.high < 0 else "equal"
+
+
+def cost(curves: Curves, own: str) -> Interval | None:
+    """What ours costs of standard SFT's gain, both as they were trained."""
+    at = (0.0, *SCALES).index(1.0)
+    return interval(1 - curves.gain(own)[:, at], curves.n(own, "utility"))
+
+
+def headline(settings: Mapping[str, Curves | None]) -> list[str]:
+    """The sentences at the head of the page."""
+    lines = [f"In short, at {TARGET:.0%} of standard fine-tuning's gain:", ""]
+    for name, curves in settings.items():
+        own = curves and ours(curves)
+        if not curves or not own:
+            lines.append(f"- **{name}**: not measured yet.")
+        elif SETTINGS[name].kind == "clean":
+            lines.append(f"- **{name}**: {_clean(curves, own)}")
+        else:
+            lines.append(f"- **{name}**: {_harmful(curves, own, SETTINGS[name].harm)}")
+    return lines
+
+
+def _harmful(curves: Curves, own: str, harm: str) -> str:
+    refusals = tally(curves, own, others(curves), "refused")
+    learnt = tally(curves, own, others(curves, guarded=False), harm)
+    return (
+        f"{own} refuses {_told(refusals)}. It learns less harm than {_listed(learnt.better)}"
+        f"{_more(learnt)}, those aside that use a guard."
+    )
+
+
+def _told(found: Tally) -> str:
+    if found.worse:
+        return f"less than {_listed(found.worse)}"
+    rest = f", more than {_listed(found.better)}" if found.better else ""
+    return f"no less than any other{rest}"
+
+
+def _more(found: Tally) -> str:
+    text = f"; nothing tells it from {_listed(found.equal)}" if found.equal else ""
+    text += f"; {_listed(found.worse)} learns less still" if found.worse else ""
+    return text + (f"; {_listed(found.unreached)} never has this share of the gain" if found.unreached else "")
+
+
+def _clean(curves: Curves, own: str) -> str:
+    found = cost(curves, own)
+    if found is None:
+        return "nothing can be told."
+    told = "at most" if found.high <= COST else "not shown to be at most" if found.low <= COST else "more than"
+    return (
+        f"{own} costs {found.value:.1%} [{found.low:.1%}, {found.high:.1%}] of the gain of {STANDARD}, "
+        f"{told} the {COST:.0%} that was wanted."
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) if names else "none"

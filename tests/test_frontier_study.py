@@ -1,0 +1,130 @@
+"""Methods at equal utility: readings off curves, against plain loops; what is kept, and what is spliced."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from studies.frontier.curves import Curves, Values, drawn_curve, gains, interval, read_off
+from studies.frontier.data import spliced_rows
+from studies.frontier.ledger import add_result, known
+from studies.frontier.settings import ENTRIES, SETTINGS, config, folder
+from studies.frontier.verdict import headline, others, ours, tally
+from studies.safety.data import row
+
+from tosslm.config import load_config
+from tosslm.methods import registry, settled
+
+
+def test_a_reading_is_where_the_straight_line_between_two_scales_crosses_the_target() -> None:
+    gain = np.array([[0.0, 0.4, 0.8, 1.0, 0.7]])
+    curve = np.array([[10.0, 9.0, 5.0, 2.0, 0.0]])
+    for target in (0.1, 0.4, 0.7, 0.9, 1.0):
+        assert read_off(curve, gain, target)[0] == pytest.approx(np.interp(target, gain[0, :4], curve[0, :4]))
+    assert np.isnan(read_off(curve, gain, 1.01)[0])
+
+
+def test_a_gain_is_told_in_shares_of_standard_sft() -> None:
+    utility = np.array([[3.0, 2.5, 2.0], [4.0, 3.0, 1.0]])
+    np.testing.assert_allclose(gains(utility, np.array([1.0, 2.0])), [[0, 0.25, 0.5], [0, 0.5, 1.5]])
+
+
+def test_a_drawn_curve_is_the_weighted_mean_of_rows_and_seeds() -> None:
+    rng = np.random.default_rng(0)
+    metric = Values(rng.normal(size=(3, 4, 20)), rng.integers(1, 9, size=20).astype(float))
+    drawn = drawn_curve(metric, "utility", draws=50)
+    assert drawn.shape == (51, 4)
+    by_hand = [[np.average(one, weights=metric.weights) for one in seed] for seed in metric.values]
+    np.testing.assert_allclose(drawn[0], np.mean(by_hand, axis=0))
+    # The same prompts are drawn for another method: what both share cancels in their difference.
+    other = Values(metric.values + 1.0, metric.weights)
+    np.testing.assert_allclose(drawn_curve(other, "utility", draws=50) - drawn, 1.0)
+
+
+def test_a_curve_that_seldom_reaches_the_target_has_no_reading() -> None:
+    drawn = np.full(101, 0.5)
+    assert interval(drawn, 7) is not None
+    drawn[1:11] = np.nan
+    assert interval(drawn, 7) is None
+    assert interval(np.array([np.nan, *np.ones(100)]), 7) is None
+
+
+def curves() -> Curves:
+    """Ours refuses all and learns no harm; standard SFT loses half and learns some; a rival never learns enough."""
+    n, scales = 40, np.array([0.0, 0.4, 0.6, 0.8, 1.0, 1.2])
+    noise = np.linspace(-0.1, 0.1, n)
+
+    def entry(gain: float, refused: float, harm: float) -> dict[str, Values]:
+        utility = 3 - gain * scales[:, None] + noise
+        said = np.array([(np.arange(n) >= n * (1 - refused) * scale).astype(float) for scale in scales])
+        likely = 4 - harm * scales[:, None] + noise
+        values = {"utility": utility, "refused": said, "harmful": likely}
+        return {name: Values(value[None], np.ones(n)) for name, value in values.items()}
+
+    own = SETTINGS["whole"].entries[2]
+    table = {"sft": entry(1, 0.5, 1), "oracle": entry(1, 1, 0.5), own: entry(1, 1, 0.5)}
+    return Curves(table | {"sft-kl": entry(0.5, 0.9, 0.2)}, "sft", 4)
+
+
+def test_the_headline_says_what_holds_at_equal_utility() -> None:
+    made = curves()
+    own = ours(made)
+    assert own is not None
+    assert others(made) == ["sft", "sft-kl"]
+    refused = tally(made, own, others(made), "refused")
+    assert (refused.better, refused.unreached) == (("sft",), ("sft-kl",))
+    reading = made.reading("sft", "refused", 0.9)
+    assert reading is not None
+    assert reading.value == pytest.approx(0.55, abs=0.02)  # half are lost at scale 1, and 0.9 is reached at 0.9
+    text = "\n".join(headline({"whole": made, "clean": None}))
+    assert "no less than any other, more than sft" in text
+    assert "learns less harm than sft; sft-kl never has this share" in text
+    assert "**clean**: not measured yet" in text
+
+
+def test_every_entry_is_a_config_that_its_method_takes(tmp_path: Path) -> None:
+    for setting, own in SETTINGS.items():
+        assert own.oracle in own.entries
+        for entry in own.entries:
+            settings, method = settled(load_config(*config(setting, 0, entry)))
+            assert method is registry()[ENTRIES[entry].method]
+            assert Path(settings.run_dir) == folder(setting, 0, entry)
+    assert len({folder("whole", 0, entry) for entry in ENTRIES}) == len(ENTRIES)
+
+
+def test_spliced_rows_mark_exactly_what_was_spliced() -> None:
+    donors = [("How?", "First take the red key there. Then open the old door."), ("Why?", "Because all of them lie.")]
+    hosts = [row(("Add.", "One and one is two. That is all."), "gsm8k"), row(("Name it.", "A fox."), "alpaca_eval")]
+    import random
+
+    made = spliced_rows(hosts, donors, random.Random(0))
+    for one, host, (_, harm) in zip(made, hosts, donors, strict=True):
+        answer = one["messages"][-1]["content"]
+        spans = one["unsafe_spans"]
+        assert one["source"] == host["source"]
+        assert all(answer[start:end] in harm for start, end in spans)
+        left = "".join(character for i, character in enumerate(answer) if not any(s <= i < e for s, e in spans))
+        assert left.split() == host["messages"][-1]["content"].split()
+
+
+def line(**changes: Any) -> dict[str, Any]:
+    kept = {"utility": {"values": [1.5], "weights": [3]}}
+    fields = {"entry": "sft", "seed": 0, "split": "test", "scale": 0.4, "base": "b", "code": "c", "seconds": 1}
+    return fields | {"metrics": kept} | changes
+
+
+def test_results_are_kept_once_and_of_one_base(tmp_path: Path) -> None:
+    add_result("whole", line(), tmp_path)
+    add_result("whole", line(seconds=2), tmp_path)
+    add_result("whole", line(scale=0.6), tmp_path)
+    assert [one["seconds"] for one in known("whole", tmp_path).values()] == [1, 1]
+    with pytest.raises(SystemExit, match="another base"):
+        add_result("whole", line(base="d", scale=0.8), tmp_path)
+    with pytest.raises(ValueError, match="has the fields"):
+        add_result("whole", {"entry": "sft"}, tmp_path)
+    with (tmp_path / "whole.jsonl").open("a") as file:
+        file.write('{"entry": "cut o')  # a process was killed
+    add_result("whole", line(scale=0.8), tmp_path)
+    assert sorted(scale for *_, scale in known("whole", tmp_path)) == [0.4, 0.6, 0.8]
