@@ -30,6 +30,7 @@ from tosslm.selection.decided import Decision, decide, overrule, placed
 from tosslm.stages.select import choose
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_people_go_first_and_the_rest_makes_up_for_them(data: st.DataObject) -> None:
     """All but the decided tokens, sorted by hand: the highest go until ``floor(d * N)`` are gone."""
@@ -50,6 +51,7 @@ def test_people_go_first_and_the_rest_makes_up_for_them(data: st.DataObject) -> 
 SPANS = st.tuples(st.integers(0, 2), st.integers(0, 12), st.integers(1, 6)).map(lambda s: (s[0], s[1], s[1] + s[2]))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.none() | SPANS), max_size=6))
 def test_where_decisions_overlap_the_later_line_counts(lines: list[tuple[bool, tuple[int, int, int] | None]]) -> None:
     offsets = np.array([[0, 0, 3], [0, 3, 7], [0, 7, 7], [2, 0, 5], [2, 4, 9], [-1, -1, -1]])
@@ -176,6 +178,7 @@ def test_a_line_that_fits_nothing_is_refused_where_it_stands(run: tosslm.Run, te
 WORDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
 
 
+@settings(deadline=None)
 @given(st.lists(st.builds(Decision, WORDS, st.booleans(), st.none() | SPANS, *[st.none() | WORDS] * 3), max_size=4))
 def test_what_is_written_is_read_again(decisions: list[Decision]) -> None:
     assert parse_decisions(written(decisions), "x") == decisions
