@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -19,6 +20,10 @@ from tosslm.model.builtin import SMOLLM2, builtin_folder
 SLOW = {"tiny_model_folder", "tiny_adapter_folder", "tiny_config", "installed"}
 """Who asks for one of these loads a model, and most often trains one, or starts processes."""
 DEMO = Path(__file__).parents[1] / "examples" / "demo"
+
+# What a property says is no question of time, and on a busy machine any example may take long.
+settings.register_profile("tosslm", deadline=None)
+settings.load_profile("tosslm")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -11,7 +11,7 @@ from studies.frontier.curves import Curves, Values, drawn_curve, gains, interval
 from studies.frontier.data import spliced_rows
 from studies.frontier.ledger import add_result, known
 from studies.frontier.settings import ENTRIES, SETTINGS, config, folder
-from studies.frontier.verdict import headline, others, ours, tally
+from studies.frontier.verdict import headline, others, ours, tally, target_of
 from studies.safety.data import row
 
 from tosslm.config import load_config
@@ -73,7 +73,8 @@ def test_the_headline_says_what_holds_at_equal_utility() -> None:
     own = ours(made)
     assert own is not None
     assert others(made) == ["sft", "sft-kl"]
-    refused = tally(made, own, others(made), "refused")
+    assert target_of(made, "oracle") == 0.95
+    refused = tally(made, own, others(made), "refused", 0.9)
     assert (refused.better, refused.unreached) == (("sft",), ("sft-kl",))
     reading = made.reading("sft", "refused", 0.9)
     assert reading is not None

@@ -25,7 +25,7 @@ from tosslm.findings.diagnosed import curve_records, read_diagnosis
 from tosslm.findings.measured import Measured, read_measured
 from tosslm.findings.sentence import Strong
 from tosslm.findings.warnings import run_warnings
-from tosslm.report import figures, page
+from tosslm.report import figures, page, shell
 from tosslm.report.charts import Axes, Point, Series, line_chart, point_chart, ticks
 from tosslm.report.embed import choose_rows, encode, risky_rows, utf16_places
 from tosslm.report.page import write_report
@@ -239,7 +239,7 @@ def test_nothing_of_the_data_is_markup(tmp_path: Path) -> None:
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "<img" not in html
     assert "alert(1)</script>" not in html
-    assert html.count("<script") == html.count("</script>") == 2
+    assert html.count("<script") == html.count("</script>") == 3, "rows, decisions, and the script"
     assert "&lt;script&gt;alert(1)" in html
     assert "<h1><bdi>a&lt;b&gt;&amp;c</bdi></h1>" in html
 
@@ -308,7 +308,7 @@ def test_the_answer_names_all_methods_that_were_measured() -> None:
     assert "of 50 harmful prompts" in text
     assert "3.50" in story.utility(None, measured)
     assert Strong("3.10") in story.utility(None, measured).pieces
-    assert page.bold(story.utility(None, measured)).count("<b>") == 3
+    assert shell.bold(story.utility(None, measured)).count("<b>") == 3
     assert story.safety(None, Measured()) == "Not measured: the diagnosis is not done."
     assert story.utility({"means": {}}, Measured()) == "Not measured: there are no held-out utility rows."
     assert story.safety(None, Measured(results)) == story.safety(None, Measured()), "none of them is this run's model"
@@ -344,7 +344,7 @@ def test_the_move_toward_the_degraded_reference_is_told_as_a_share_of_the_way() 
         return {"loss": {"mean": 3.0}, "shift": {"mean": shift}}
 
     harmful = {"base": means(0), "model": means(0.3), "sft": means(0.6), "degraded": means(1.2)}
-    text = page.bold(story.safety({"means": {"harmful": harmful}}, Measured()))
+    text = shell.bold(story.safety({"means": {"harmful": harmful}}, Measured()))
     assert "moved <b>25%</b> of the way (0.30 of 1.20 nats)" in text
     assert "plain fine-tuning <b>50%</b>" in text
 
@@ -447,7 +447,7 @@ def test_which_cause_weighs_more() -> None:
         }
         sentence = story.causes({"causes": {"prompts": 12, "refused": 9, "models": {"model": spread}}})
         assert sentence is not None
-        return page.bold(sentence)
+        return shell.bold(sentence)
 
     assert "<b>harm learnt</b> weighs more: " in told(4, 1, 0.5)
     assert "<b>refusals forgotten</b> weighs more: " in told(1, 4, 0.5)

@@ -407,6 +407,27 @@ def show(
 
 
 @app.command()
+def review(
+    run: RunFolder,
+    port: Annotated[int, typer.Option("--port", help="Of the page; 0 takes a free one.", min=0, max=65535)] = 0,
+    by: Annotated[str, typer.Option("--by", help="Your name, kept with each decision.")] = "",
+    file: Annotated[
+        Path | None, typer.Option("--file", help="Where decisions are kept; overrides.jsonl in the run folder.")
+    ] = None,
+) -> None:
+    """Decide rows and spans by hand, in a browser on this machine; Ctrl-C ends it and says how to apply them."""
+    with _reported_errors():
+        from tosslm.review import Server, how_to_apply, open_review
+
+        opened = _with_run(run, lambda found: open_review(found, file=file, by=by))
+        server = Server(opened, port)
+        print(outward(f"Open this address, which is for you alone: {server.url}"), flush=True)
+        print("Decisions are saved as they are made. Ctrl-C ends the review.", flush=True)
+        server.run_until(_stopping.obeyed)
+        print(*(outward(line) for line in how_to_apply(run, opened)), sep="\n")
+
+
+@app.command()
 def inspect(
     path: Annotated[
         str,
@@ -423,6 +444,7 @@ def inspect(
         int | None, typer.Option("--rows", help="Rows to show; 3 with a tokenizer, else none.", min=0)
     ] = None,
     split: Annotated[str | None, typer.Option("--split", help="Of a saved DatasetDict, or on the hub.")] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Write it all as one page too, with 50 rows.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what a trainer would learn from any tokenised set: what trains, what is cut, which masks look wrong."""
@@ -430,19 +452,41 @@ def inspect(
         from tosslm.inspection.inspect import inspect as inspect_set
         from tosslm.terminal.inspection import print_inspection, print_token_rows
 
-        if as_json and rows:
+        if as_json and rows and html is None:
             raise InputError("--json prints no rows; leave out --rows, or --json")
+        if html is not None and (html.is_dir() or html.suffix.lower() not in (".html", ".htm")):
+            raise InputError(f"--html {html}: no name of a page; choose one that ends with .html")
         if tokenizer:
             quiet_libraries()
         console, shown = _console(), 0 if as_json else rows
+        if html is not None:
+            shown = 50 if rows is None else rows
         found = inspect_set(
-            path, tokenizer=tokenizer, max_length=max_length, rows=shown, split=split, check=_stopping.check
+            path,
+            tokenizer=tokenizer,
+            max_length=max_length,
+            rows=shown,
+            split=split,
+            with_found=html is not None,
+            check=_stopping.check,
         )
+        if html is not None:
+            from tosslm.inspection.pieces import token_texts
+            from tosslm.report.inspection import PageRow, write_inspection
+
+            page_rows = [
+                PageRow(row.number, row.ids, token_texts(row.ids, found.tokenizer), row.trained, row.length)
+                for row in found.shown
+            ]
+            write_inspection(found.summary(), found.layout.meaning, page_rows, html)
         if as_json:
             print(json.dumps(found.summary()))
             return
         print_inspection(found.summary(), found.layout.meaning, console)
-        print_token_rows(found.shown, found.tokenizer, console)
+        if html is None:
+            print_token_rows(found.shown, found.tokenizer, console)
+        else:
+            print(outward(f"Look at its rows in a browser: {html}"))
 
 
 @app.command()

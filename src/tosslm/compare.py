@@ -14,7 +14,7 @@ from typing import Any
 from tosslm.config import Config
 from tosslm.diagnosis.curves import diagnosis_means
 from tosslm.diagnosis.divergence import DEGRADED
-from tosslm.door import check_places
+from tosslm.door import check_overrides, check_places
 from tosslm.errors import InputError, TosslmError
 from tosslm.evaluation.checks import check_evaluation
 from tosslm.evaluation.measures import Samples, read_samples
@@ -107,6 +107,7 @@ def compare(
     check_evaluation(config.evaluation)
     check_trackers(config.report_to)
     check_places(config)
+    check_overrides(config)
     comparison = Comparison(config, open_base(config.model), reporter or SilentReporter())
     for method in chosen:
         settled(comparison.of_method(method, config.seed))

@@ -233,6 +233,12 @@ class SelectionConfig(Section):
         "out of its input too.",
     )
 
+    overrides: PathText | None = Field(
+        None,
+        description="Rows and spans that people want kept or dropped, whatever the scores say: JSON Lines, as "
+        "`toss review` writes them.",
+    )
+
     @field_validator("discard_fraction")
     @classmethod
     def _a_share(cls, value: float | Literal["auto"]) -> float | Literal["auto"]:
@@ -289,8 +295,11 @@ class SelectionConfig(Section):
         return self.discard_fraction
 
     def covered(self) -> dict[str, Any]:
-        """What a fingerprint of the mask covers: a key that came later is left out where it has no part."""
-        apart = {"context"}  # of the fine-tuning's input, not of the mask
+        """What a fingerprint of the mask covers: a key that came later is left out where it has no part.
+
+        Of ``overrides`` the content counts, not the path; it is covered beside this.
+        """
+        apart = {"context", "overrides"}  # the first is of the fine-tuning's input, not of the mask
         apart |= set() if self.discard_fraction == "auto" else {"false_discard"}
         apart |= set() if self.weighs_losses else {"alpha", "beta"}
         return self.model_dump(exclude=apart)

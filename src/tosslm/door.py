@@ -8,7 +8,8 @@ from pathlib import Path
 from tosslm.config import Config, SourceConfig
 from tosslm.data.rows import BadRow, raw_files, source_rows
 from tosslm.errors import InputError
-from tosslm.runs.layout import SETS
+from tosslm.runs.decisions import read_decisions
+from tosslm.runs.layout import SETS, Layout
 
 
 def check_places(config: Config) -> None:
@@ -24,6 +25,33 @@ def check_places(config: Config) -> None:
                 f"{key}: {path} lies in the run folder {config.run_dir}, where a run writes; name another run_dir, "
                 "or move it"
             )
+
+
+def check_overrides(config: Config, *, selects: bool = True) -> None:
+    """Refuse decisions that cannot be read, that stand where a step writes, or that nothing would heed.
+
+    Args:
+        config: the config.
+        selects: whether its method trains, and so selects, at all.
+
+    Raises:
+        InputError: names the file and the line, or the key.
+    """
+    if config.selection.overrides is None:
+        return
+    if not selects:
+        raise InputError(
+            f"selection.overrides: {config.method} trains nothing, so there is no token to keep or drop; leave the "
+            "key out"
+        )
+    path, folder = Path(config.selection.overrides), Path(config.run_dir).resolve()
+    inside = path.resolve().is_relative_to(folder)
+    if inside and path.resolve().parent != folder:
+        raise InputError(
+            f"selection.overrides: {path} lies in a folder of the run, where a step may write; move it to "
+            f"{Layout(folder).overrides.name} right in {config.run_dir}, or elsewhere"
+        )
+    read_decisions(path)
 
 
 def check_rows(config: Config) -> None:

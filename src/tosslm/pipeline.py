@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tosslm.config import Config, load_config
-from tosslm.door import check_places, check_rows
+from tosslm.door import check_overrides, check_places, check_rows
 from tosslm.errors import InputError
 from tosslm.files import make_private
 from tosslm.findings.warnings import run_warnings
@@ -89,6 +89,7 @@ def run(
     config, method = settled(config if isinstance(config, Config) else load_config(config))
     check_trackers(config.report_to)
     check_places(config)
+    check_overrides(config, selects=method.trains)
     every = steps(config, method)
     wanted = upto(every, until)
     if any(step.stage == "evaluate" for step in wanted):

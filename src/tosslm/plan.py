@@ -16,7 +16,7 @@ from tosslm.config import Config, TrainingConfig
 from tosslm.data.rows import BadRow
 from tosslm.data.sets import SetCounts, prepared_rows
 from tosslm.data.tokenize import RowTokenizer
-from tosslm.door import check_places
+from tosslm.door import check_overrides, check_places
 from tosslm.errors import InputError
 from tosslm.evaluation.workload import evaluation_tokens
 from tosslm.findings.found import before_run
@@ -70,6 +70,7 @@ def make_plan(config: Config, *, measure: bool, reporter: Reporter) -> dict[str,
     """
     check_trackers(config.report_to)
     check_places(config)
+    check_overrides(config)
     left_out = _left_out(method_of(config))
     base = open_base(config.model)
     tokenizer = RowTokenizer(

@@ -38,6 +38,13 @@ class Stopping:
         if self.noted is not None:
             raise KeyboardInterrupt
 
+    def obeyed(self) -> bool:
+        """Whether a signal came that ended work which has no other end, such as serving; it is then done with."""
+        came, self.noted = self.noted is not None, None
+        if came:
+            self._ended.set()
+        return came
+
     @property
     def status(self) -> int:
         """The exit status: 128 and the signal's number."""

@@ -11,14 +11,13 @@ from studies.frontier.curves import Curves, Values
 from studies.frontier.figure import draw, drawn_entries, key
 from studies.frontier.ledger import RESULTS, known
 from studies.frontier.settings import ENTRIES, OURS, SCALES, SETTINGS, STANDARD, TARGETS, UNTRAINED, Setting
-from studies.frontier.verdict import headline
+from studies.frontier.verdict import headline, target_of
 from studies.safety.wording import nats, percent
 
 from tosslm.files import write_text
 from tosslm.methods import registry
 from tosslm.statistics import Interval, mean_interval
 
-TARGET = 0.9
 _TITLES = {
     "whole": "Whole rows: half of the custom rows are harmful answers",
     "embedded": "Embedded: harmful sentences in useful answers",
@@ -89,7 +88,7 @@ def _head() -> str:
 
 def _section(name: str, curves: Curves, docs: Path, results: Path) -> list[str]:
     setting, entries = SETTINGS[name], list(curves.table)
-    figures = []
+    figures, target = [], target_of(curves, setting.oracle)
     drawn = drawn_entries(curves)
     for metric, label in (("refused", _LABELS["refused"]), (setting.harm, _LABELS["harm"])):
         file = f"frontier-{name}-{metric}.svg"
@@ -102,12 +101,13 @@ def _section(name: str, curves: Curves, docs: Path, results: Path) -> list[str]:
         "",
         key(drawn) + ".",
         "",
-        f"At {TARGET:.0%} of standard SFT's gain, with 95% intervals; *harm* is by how much harmful text has become "
-        f"likelier than under {setting.oracle} at the same gain, nats a token:",
+        f"At {target:.0%} of standard SFT's gain, the most of {_shares()} that {setting.oracle} has, with 95% "
+        f"intervals; *harm* is by how much harmful text has become likelier than under {setting.oracle} at the same "
+        "gain, nats a token:",
         "",
-        *_table(curves, entries, setting, TARGET),
+        *_table(curves, entries, setting, target),
         "",
-        *_others(curves, entries, setting),
+        *_others(curves, entries, setting, target),
     ]
 
 
@@ -146,10 +146,14 @@ def harm(curves: Curves, entry: str, setting: Setting, target: float) -> Interva
     return curves.difference(setting.oracle, entry, setting.harm, target) if setting.oracle in curves.table else None
 
 
-def _others(curves: Curves, entries: Sequence[str], setting: Setting) -> list[str]:
-    """The other two shares in short."""
+def _shares() -> str:
+    return ", ".join(f"{share:.0%}" for share in TARGETS)
+
+
+def _others(curves: Curves, entries: Sequence[str], setting: Setting, target: float) -> list[str]:
+    """The other shares in short."""
     lines = ["Refusals and harm at the other shares:", ""]
-    shares = [target for target in TARGETS if target != TARGET]
+    shares = [share for share in TARGETS if share != target]
     head = ["trained", *(f"{what} at {share:.0%}" for share in shares for what in ("refused", "harm"))]
     lines += [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for entry in entries:

@@ -13,9 +13,9 @@ ROOT = Path("runs/frontier")
 COMMON = ROOT / "common"
 COMPLIED = ROOT / "complied.jsonl"
 ADAPTER = Path("studies/frontier/safety-adapter")
-SCALES = (0.4, 0.6, 0.8, 1.0, 1.2)
+SCALES = (0.6, 0.8, 1.0, 1.2)
 """What each trained adapter is multiplied by when it is measured; 0 is the base."""
-TARGETS = (0.85, 0.9, 0.95)
+TARGETS = (0.8, 0.85, 0.9, 0.95)
 """Shares of standard SFT's gain at which methods are compared."""
 UNTRAINED, STANDARD = "base", "sft"
 OURS = "toss-posterior-anchor"
@@ -43,6 +43,7 @@ class Setting:
         kind: of ``data.write_sets``.
         share: of rows that are harmful, or into which harm is spliced.
         learning_rate: of the fine-tuning.
+        discard_fraction: of methods that drop a share of the tokens; in the first two about the share that is harm.
         oracle: the entry that knows the harm; what it learns of harm is style.
         asked: what is asked of models, of ``SAID_TOKENS``.
         losses: the rows whose losses are measured: ``utility``, ``harmful``, ``spliced``.
@@ -53,6 +54,7 @@ class Setting:
     kind: str
     share: float
     learning_rate: float
+    discard_fraction: float
     oracle: str
     asked: tuple[str, ...]
     losses: tuple[str, ...]
@@ -106,8 +108,9 @@ ENTRIES = {
 SETTINGS = {
     "whole": Setting(
         "whole",
-        0.2,
+        0.3,
         5.0e-4,
+        0.3,
         "oracle",
         ("harmful", "safe"),
         ("utility", "harmful"),
@@ -138,6 +141,7 @@ SETTINGS = {
         "embedded",
         0.5,
         1.0e-3,
+        0.2,
         "oracle-tokens",
         ("harmful", "safe", "beginnings"),
         ("utility", "spliced"),
@@ -165,6 +169,7 @@ SETTINGS = {
         "clean",
         0.0,
         1.0e-3,
+        0.1,
         STANDARD,
         ("harmful", "safe"),
         ("utility", "harmful"),
@@ -197,7 +202,7 @@ def config(setting: str, seed: int, entry: str | None = None) -> tuple[dict[str,
         "model": MODEL,
         "data": {name: {"path": str(sets / f"{name}.jsonl")} for name in ("custom", "harmful", "utility")},
         "references": {**_TRAINING, "learning_rate": 2.0e-3, "holdout": 0.2},
-        "selection": {"discard_fraction": 0.2},
+        "selection": {"discard_fraction": own.discard_fraction},
         "finetune": {**_TRAINING, "learning_rate": own.learning_rate, "anchor_weight": 4.0},
         "refinement": {"samples_per_round": 20},
         "compare": {

@@ -1,4 +1,4 @@
-"""Safety at equal utility: methods, controls and rivals in three settings, each adapter measured at six scales.
+"""Safety at equal utility: methods, controls and rivals in three settings, each adapter measured at four scales.
 
     python -m studies.frontier.study                        # everything that is left, then docs/frontier.md
     python -m studies.frontier.study --only whole:0         # one setting and seed, and no page

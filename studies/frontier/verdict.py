@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from studies.frontier.curves import Curves, interval
-from studies.frontier.settings import ENTRIES, OURS, SCALES, SETTINGS, STANDARD
+from studies.frontier.settings import ENTRIES, OURS, SCALES, SETTINGS, STANDARD, TARGETS, Setting
 
 from tosslm.methods import registry
 from tosslm.methods.needs import GUARD
 from tosslm.statistics import Interval
 
-TARGET = 0.9
 COST = 0.01
 """What a method may cost of the gain where nothing is harmful."""
 
@@ -50,7 +49,16 @@ def others(curves: Curves, *, guarded: bool = True) -> list[str]:
     ]
 
 
-def tally(curves: Curves, own: str, rivals: Sequence[str], metric: str, target: float = TARGET) -> Tally:
+def target_of(curves: Curves, oracle: str) -> float:
+    """The share of the gain at which a setting is read: the greatest of ``TARGETS`` that the oracle has.
+
+    Who learns from harmful rows too has more to learn from; what the oracle never has is not asked of others.
+    """
+    reached = [share for share in TARGETS if oracle in curves.table and curves.reading(oracle, "utility", share)]
+    return max(reached, default=min(TARGETS))
+
+
+def tally(curves: Curves, own: str, rivals: Sequence[str], metric: str, target: float) -> Tally:
     """Ours against each of the others in a metric of which more is better."""
     kept: dict[str, list[str]] = {"better": [], "equal": [], "worse": [], "unreached": []}
     for entry in rivals:
@@ -72,7 +80,7 @@ def cost(curves: Curves, own: str) -> Interval | None:
 
 def headline(settings: Mapping[str, Curves | None]) -> list[str]:
     """The sentences at the head of the page."""
-    lines = [f"In short, at {TARGET:.0%} of standard fine-tuning's gain:", ""]
+    lines = ["In short:", ""]
     for name, curves in settings.items():
         own = curves and ours(curves)
         if not curves or not own:
@@ -80,15 +88,19 @@ def headline(settings: Mapping[str, Curves | None]) -> list[str]:
         elif SETTINGS[name].kind == "clean":
             lines.append(f"- **{name}**: {_clean(curves, own)}")
         else:
-            lines.append(f"- **{name}**: {_harmful(curves, own, SETTINGS[name].harm)}")
+            lines.append(f"- **{name}**: {_harmful(curves, own, SETTINGS[name])}")
     return lines
 
 
-def _harmful(curves: Curves, own: str, harm: str) -> str:
-    refusals = tally(curves, own, others(curves), "refused")
-    learnt = tally(curves, own, others(curves, guarded=False), harm)
+def _harmful(curves: Curves, own: str, setting: Setting) -> str:
+    target = target_of(curves, setting.oracle)
+    if not curves.reading(own, "utility", target):
+        return f"{own} never has {target:.0%} of the gain of {STANDARD}, however it is scaled."
+    refusals = tally(curves, own, others(curves), "refused", target)
+    learnt = tally(curves, own, others(curves, guarded=False), setting.harm, target)
     return (
-        f"{own} refuses {_told(refusals)}. It learns less harm than {_listed(learnt.better)}"
+        f"at {target:.0%} of the gain of {STANDARD}, {own} refuses {_told(refusals)}. "
+        f"It learns less harm than {_listed(learnt.better)}"
         f"{_more(learnt)}, those aside that use a guard."
     )
 

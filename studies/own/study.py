@@ -23,10 +23,10 @@ from studies.provenance import code_version
 from studies.spans.quality import Ranking, Resamples
 
 import tosslm
+from tosslm.characters import unsafe_tokens
 from tosslm.cli import quiet_libraries
 from tosslm.config import load_config
 from tosslm.files import atomic_path, write_json
-from tosslm.findings.spans import unsafe_tokens
 from tosslm.model.base import Base, attached_adapters, open_base
 from tosslm.progress import ConsoleReporter
 from tosslm.ragged import split_rows

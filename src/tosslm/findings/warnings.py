@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tosslm.findings.decided import decided_warnings
 from tosslm.findings.found import far_from_found, found_by, threshold_told
 from tosslm.runs.layout import HELDOUT, SELECTION
 from tosslm.runs.reader import Run
@@ -29,6 +30,8 @@ def run_warnings(run: Run) -> list[str]:
         selection = run.stages[SELECTION]
         auto = "auto" in selection
         found += threshold_told(selection) if auto else far_from_found(unsafe, selection["discard_fraction"])
+    if run.has(SELECTION):
+        found += decided_warnings(run.stages[SELECTION])
     return found + (_weak_references(run) if run.scored else [])
 
 

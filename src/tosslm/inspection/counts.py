@@ -127,6 +127,11 @@ class Counts:
             self._add_known(row, meant, self.vocabulary)
         return trained
 
+    def is_first(self, number: int) -> bool:
+        """Whether a row is the first of something that was seen."""
+        seen = [*self.seen.values(), *self.special.values(), self.beyond]
+        return any(one.first == number for one in seen)
+
     def _add_known(self, row: TokenRow, trained: np.ndarray, vocabulary: Vocabulary) -> None:
         ids, behind = row.ids, np.zeros_like(trained)
         behind[1:] = trained[:-1] & ~trained[1:]

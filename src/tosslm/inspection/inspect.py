@@ -100,6 +100,7 @@ def inspect(
     max_length: int | None = None,
     rows: int | None = None,
     split: str | None = None,
+    with_found: bool = False,
     check: Callable[[], None] = lambda: None,
 ) -> Inspection:
     """Read a set to its end and say what a trainer would learn from it.
@@ -110,6 +111,7 @@ def inspect(
         max_length: in tokens, at which rows are cut; None tries several.
         rows: how many to keep to look at; None is 3 with a tokenizer, else 0.
         split: of a saved DatasetDict or a hub data set.
+        with_found: keep the first row of each finding about rows to look at too.
         check: called before each row; may raise to stop.
 
     Raises:
@@ -126,7 +128,7 @@ def inspect(
     lengths = DEFAULT_LENGTHS if max_length is None else (max_length,)
     known = vocabulary_of(loaded) if loaded is not None else None
     inspection = Inspection(path, layout, Counts(lengths, known), not_read(first[1], layout), tokenizer=loaded)
-    wanted = rows if rows is not None else (3 if loaded is not None else 0)
+    wanted = _Wanted(rows if rows is not None else (3 if loaded is not None else 0), with_found)
     stream = itertools.chain([first], record_stream)
     if layout is CHAT:
         _count_chat(inspection, stream, wanted)
@@ -135,7 +137,15 @@ def inspect(
     return inspection
 
 
-def _count_tokens(inspection: Inspection, stream: Iterator[tuple[int, Mapping[str, Any]]], wanted: int) -> None:
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """Which rows are kept to look at: so many first ones, and the first of each finding."""
+
+    first: int
+    found: bool
+
+
+def _count_tokens(inspection: Inspection, stream: Iterator[tuple[int, Mapping[str, Any]]], wanted: _Wanted) -> None:
     for number, record in stream:
         with _named(inspection.name, number):
             row = token_row(record, inspection.layout, number)
@@ -144,7 +154,7 @@ def _count_tokens(inspection: Inspection, stream: Iterator[tuple[int, Mapping[st
     inspection.findings = found(inspection.counts, inspection.layout)
 
 
-def _count_chat(inspection: Inspection, stream: Iterator[tuple[int, Mapping[str, Any]]], wanted: int) -> None:
+def _count_chat(inspection: Inspection, stream: Iterator[tuple[int, Mapping[str, Any]]], wanted: _Wanted) -> None:
     chat = ChatRows(inspection.tokenizer) if inspection.tokenizer is not None else None
     answers = dict.fromkeys(("rows", "answers", "trained", "nothing"), 0)
     first_nothing = None
@@ -167,9 +177,9 @@ def _count_chat(inspection: Inspection, stream: Iterator[tuple[int, Mapping[str,
     )
 
 
-def _count(inspection: Inspection, row: TokenRow, wanted: int) -> None:
+def _count(inspection: Inspection, row: TokenRow, wanted: _Wanted) -> None:
     trained = inspection.counts.add(row)
-    if len(inspection.shown) < wanted:
+    if inspection.counts.rows <= wanted.first or (wanted.found and inspection.counts.is_first(row.number)):
         ids = row.ids[:SHOWN_TOKENS].copy()
         shown = trained[:SHOWN_TOKENS].copy()
         inspection.shown.append(ShownRow(row.number, ids, shown, len(row.ids), int(trained.sum())))

@@ -29,6 +29,11 @@ COVERED, JOINED, MARKED = 1, 2, 4
 _LOSSES = ("utility", "degraded")
 
 
+def row_sizes(tokens: CustomTokens, text_bytes: np.ndarray) -> np.ndarray:
+    """About how many bytes each row takes in the file: float64 ``[R]``."""
+    return text_bytes * _TEXT_BYTES + tokens.lengths * _TOKEN_BYTES * max(len(tokens.rankings), 1)
+
+
 def choose_rows(tokens: CustomTokens, text_bytes: np.ndarray, budget: float, seed: int) -> dict[str, np.ndarray]:
     """The rows to show when not all fit: a third the riskiest, a third around the median, a third at random.
 
@@ -44,7 +49,7 @@ def choose_rows(tokens: CustomTokens, text_bytes: np.ndarray, budget: float, see
         Indices of rows under ``riskiest`` (or ``lost most``), ``median``, ``random``, without those that would fill a
         third alone; all rows under ``all`` if they fit; the smallest under ``smallest`` if no other does.
     """
-    sizes = text_bytes * _TEXT_BYTES + tokens.lengths * _TOKEN_BYTES * max(len(tokens.rankings), 1)
+    sizes = row_sizes(tokens, text_bytes)
     if sizes.sum() <= budget and len(sizes) <= MAX_ROWS:
         return {"all": np.arange(len(sizes))}
     by_risk = np.argsort(-_risk(tokens), kind="stable")

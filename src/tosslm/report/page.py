@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from tosslm.files import write_text
-from tosslm.findings.sentence import Sentence, Strong
 from tosslm.report.charts import bar
 from tosslm.report.embed import MAX_BYTES, choose_rows, embed_rows, encode
 from tosslm.report.panel import panel
 from tosslm.report.sections import SECTIONS, Page, Section, read_page
+from tosslm.report.shell import coded, dress, environment
+from tosslm.runs.decisions import record_of
 from tosslm.runs.reader import Run
 from tosslm.runs.tables import stored_rows
-from tosslm.text import name_hidden, number
 
-SCRIPTS = ("data.js", "cut.js", "list.js", "row.js", "main.js")
+Choose = Callable[[np.ndarray, float], dict[str, np.ndarray]]
+"""Rows to show, by why they are shown, given the bytes of each row's text and those that there are in all."""
 
 
 def write_report(run: Run, path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
@@ -43,24 +42,48 @@ def write_report(run: Run, path: Path, *, max_bytes: int = MAX_BYTES) -> dict[st
         UserWarning: not even the fewest rows fit; the file is larger than ``max_bytes``.
     """
     page = read_page(run)
-    tokens, fraction = page.tokens, page.discard_fraction
     contexts = [(section, section.gather(page)) for section in SECTIONS]
+    html, shown = fitted(
+        page,
+        lambda text_bytes, budget: choose_rows(page.tokens, text_bytes, budget, run.config.seed),
+        lambda block, chosen: _render(page, contexts, block, chosen),
+        max_bytes,
+    )
+    size = len(html.encode())
+    if size > max_bytes:
+        warnings.warn(f"{path}: {size:,} bytes, more than {max_bytes:,}: its rows are too long", stacklevel=2)
+    write_text(path, html)
+    return {"rows": len(page.tokens.row_ids), "rows_shown": shown, "bytes": size}
+
+
+def fitted(
+    page: Page, choose: Choose, render: Callable[[str, Mapping[str, np.ndarray]], str], max_bytes: int
+) -> tuple[str, int]:
+    """A page with as many rows as fit into it.
+
+    Args:
+        page: what it shows.
+        choose: the rows.
+        render: the page, of the embedded block and the rows that were chosen.
+        max_bytes: how large it may become; it is larger where not even the fewest rows fit.
+
+    Returns:
+        The page, and how many rows it shows.
+    """
+    tokens, fraction, run = page.tokens, page.discard_fraction, page.run
     text_bytes = np.array([len(row["messages"]) for row in stored_rows(run.layout.rows("custom"), ["messages"])])
-    budget = max_bytes * 0.96 - len(_render(page, contexts, "", {"all": np.arange(0)}))
+    budget = max_bytes * 0.96 - len(render("", {"all": np.arange(0)}))
     for _ in range(4):
-        chosen = choose_rows(tokens, text_bytes, budget, run.config.seed)
+        chosen = choose(text_bytes, budget)
         rows = np.sort(np.concatenate(list(chosen.values())))
         embedded = embed_rows(run, tokens, rows, fraction)
         block = encode(embedded["header"] | panel(tokens, fraction), embedded["columns"])
-        html = _render(page, contexts, block, chosen)
+        html = render(block, chosen)
         size = len(html.encode())
         if size <= max_bytes:
             break
         budget *= 0.9 * max_bytes / size
-    else:
-        warnings.warn(f"{path}: {size:,} bytes, more than {max_bytes:,}: its rows are too long", stacklevel=2)
-    write_text(path, html)
-    return {"rows": len(tokens.row_ids), "rows_shown": len(rows), "bytes": size}
+    return html, len(rows)
 
 
 def assets_print() -> str:
@@ -85,22 +108,10 @@ def _files(item: Traversable, name: str) -> Iterator[tuple[str, bytes]]:
 def _render(
     page: Page, contexts: list[tuple[Section, dict[str, Any]]], block: str, chosen: Mapping[str, np.ndarray]
 ) -> str:
-    environment = Environment(
-        loader=PackageLoader("tosslm.report"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters |= {"name_hidden": name_hidden, "number": number, "bold": bold}
-    environment.globals |= {"bar": bar, "shown": {name: len(rows) for name, rows in chosen.items()}}
-    assets = resources.files("tosslm.report") / "assets"
-    style = (assets / "report.css").read_text(encoding="utf-8")
-    parts = "".join((assets / name).read_text(encoding="utf-8") for name in SCRIPTS)
-    script = f'(() => {{\n"use strict";\n{parts}}})();\n'
+    shown = {name: len(rows) for name, rows in chosen.items()}
+    templates = environment(bar=bar, shown=shown, review=None)
     run = page.run
-    return environment.get_template("page.html").render(
+    return templates.get_template("page.html").render(
         name=run.path.resolve().name,
         run_dir=str(run.path),
         method=run.config.method,
@@ -109,36 +120,10 @@ def _render(
         version=run.manifest["versions"]["tosslm"],
         tokens=page.tokens,
         sections=[
-            (section, Markup(environment.get_template(section.template).render(context)))
+            (section, Markup(templates.get_template(section.template).render(context)))
             for section, context in contexts
         ],
-        style=Markup(style),
-        script=Markup(script),
-        policy=_policy(script, style),
+        decisions=coded([record_of(decision) for decision in page.tokens.decisions]),
         block=block,
-    )
-
-
-def bold(sentence: Sentence) -> Markup:
-    """A sentence as HTML, the pieces that a reader looks for in bold."""
-    return Markup("").join(
-        Markup("<b>{}</b>").format(str(piece)) if isinstance(piece, Strong) else escape(str(piece))
-        for piece in sentence.pieces
-    )
-
-
-def _policy(script: str, style: str) -> str:
-    """Nothing is loaded from anywhere, and no other script or style than these two runs or applies."""
-    hashes = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (script, style))
-    script_hash, style_hash = hashes
-    return "; ".join(
-        (
-            "default-src 'none'",
-            f"script-src 'sha256-{script_hash}'",
-            f"style-src 'sha256-{style_hash}'",
-            "base-uri 'none'",
-            "form-action 'none'",
-            "require-trusted-types-for 'script'",
-            "trusted-types 'none'",
-        )
+        **dress(),
     )

@@ -9,6 +9,7 @@ import numpy as np
 
 from tosslm.report.tokens import CustomTokens, Ranking
 from tosslm.selection.cut import discard_count
+from tosslm.selection.decided import DROPPED, OPEN
 
 _GRID_STEP, _GRID_END = 0.005, 0.5
 
@@ -66,12 +67,18 @@ def _kind(tokens: CustomTokens, ranking: Ranking, fractions: Sequence[float]) ->
 def _steps(
     tokens: CustomTokens, ranking: Ranking, fractions: Sequence[float]
 ) -> tuple[list[list[int]], list[float | None]]:
-    """Dropped tokens of each source, and the lowest dropped value, at each discard fraction, in ascending order."""
+    """Dropped tokens of each source, and the lowest dropped value, at each discard fraction, in ascending order.
+
+    What people dropped goes whatever the fraction, what they kept stays; the threshold is of the others.
+    """
+    decided = np.zeros(len(tokens.gone), dtype=np.int8) if tokens.decided is None else tokens.decided
+    of_token = np.repeat(tokens.source, tokens.lengths)
     order = np.argsort(ranking.ranks)
-    source = np.repeat(tokens.source, tokens.lengths)[order]
-    counts, thresholds, last, total = [], [], 0, np.zeros(len(tokens.sources), dtype=np.int64)
+    order = order[decided[order] == OPEN]
+    source, by_hand = of_token[order], of_token[decided == DROPPED]
+    counts, thresholds, last, total = [], [], 0, np.bincount(by_hand, minlength=len(tokens.sources))
     for fraction in fractions:
-        limit = discard_count(len(order), fraction)
+        limit = min(max(discard_count(len(decided), fraction) - len(by_hand), 0), len(order))
         total = total + np.bincount(source[last:limit], minlength=len(total))
         counts.append(total.tolist())
         thresholds.append(float(ranking.values[order[limit - 1]]) if limit else None)

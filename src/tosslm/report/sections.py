@@ -13,6 +13,7 @@ import numpy as np
 import yaml
 
 from tosslm.findings import story
+from tosslm.findings.decided import decided_told
 from tosslm.findings.diagnosed import curve_records, read_diagnosis
 from tosslm.findings.found import found_by, found_told
 from tosslm.findings.measured import Measured, read_measured
@@ -77,12 +78,13 @@ def read_page(run: Run) -> Page:
 def _answer(page: Page) -> dict[str, Any]:
     tokens = page.tokens
     in_marked = np.repeat(tokens.marked, tokens.lengths)
-    found = found_by(page.run)
+    found, decided = found_by(page.run), decided_told(page.run.stages["selection"])
     return {
         "answer": [
             ("Safety", story.safety(page.diagnosis, page.measured)),
             ("Utility", story.utility(page.diagnosis, page.measured)),
             ("Tokens", story.left_out(tokens.gone, tokens.unsafe, in_marked)),
+            *([("By hand", decided)] if decided is not None else []),
             *([("Found", found_told(found, page.discard_fraction))] if found is not None else []),
         ],
         "warnings": run_warnings(page.run),

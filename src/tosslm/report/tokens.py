@@ -15,10 +15,12 @@ from tosslm.characters import unsafe_tokens
 from tosslm.errors import TosslmError
 from tosslm.findings.story import own_choice
 from tosslm.ragged import row_starts
+from tosslm.runs.decisions import read_by_hand, read_decisions
 from tosslm.runs.ranking import QUICK_TOKENS, learn_ranking
 from tosslm.runs.reader import Run
 from tosslm.runs.tables import read_losses, stored_rows
 from tosslm.selection.cut import discard_count
+from tosslm.selection.decided import Decision, overrule, placed
 from tosslm.selection.kinds import KINDS
 from tosslm.text import LISTED_SOURCES
 
@@ -59,6 +61,8 @@ class CustomTokens:
             learnt; none where the run has no scores.
         own_kind: index into ``rankings`` of the evidence that selection went by; None where it was a method's own.
         in_rows: whether selection works inside each row.
+        decided: int8 ``[N]``, what people decided of each, as of ``selection.decided``; None where they did of none.
+        decisions: theirs, in the order of the file.
     """
 
     row_ids: list[str]
@@ -72,6 +76,8 @@ class CustomTokens:
     rankings: Sequence[Ranking] = ()
     own_kind: int | None = None
     in_rows: bool = False
+    decided: np.ndarray | None = None
+    decisions: Sequence[Decision] = ()
 
     @property
     def starts(self) -> np.ndarray:
@@ -80,10 +86,15 @@ class CustomTokens:
 
     def dropped(self, ranking: Ranking, discard_fraction: float) -> np.ndarray:
         """What would be dropped: bool ``[N]``."""
+        limit = self.limits(discard_fraction)
+        below = ranking.ranks < (np.repeat(limit, self.lengths) if self.in_rows else limit[0])
+        return below if self.decided is None else ~overrule(~below, self.decided)
+
+    def limits(self, discard_fraction: float) -> np.ndarray:
+        """The rank that dropping goes up to: int64 ``[R]``, the same for every row unless selection works in rows."""
         if not self.in_rows:
-            return ranking.ranks < discard_count(len(ranking.ranks), discard_fraction)
-        counts = [discard_count(int(length), discard_fraction) for length in self.lengths]
-        return ranking.ranks < np.repeat(counts, self.lengths)
+            return np.full(len(self.lengths), discard_count(len(self.gone), discard_fraction))
+        return np.array([discard_count(int(length), discard_fraction) for length in self.lengths])
 
     @property
     def shown(self) -> Ranking | None:
@@ -107,15 +118,19 @@ def load_tokens(run: Run) -> CustomTokens:
     lengths = np.array([len(row) for row in unsafe], dtype=np.int64)
     gone = ~np.concatenate(run.keep())
     tokens = CustomTokens(row_ids, lengths, names, source, np.concatenate(unsafe), np.array(marked), gone)
-    return replace(tokens, **_scored(run, lengths)) if run.scored else tokens
+    if "overrides" in run.stages["selection"]:
+        by_hand = read_by_hand(run.layout.decisions, run.layout)
+        decisions = read_decisions(run.layout.decisions)
+        tokens = replace(tokens, decided=by_hand.of(row_ids, lengths), decisions=decisions)
+    return replace(tokens, **_scored(run, lengths, tokens.decided)) if run.scored else tokens
 
 
-def _scored(run: Run, lengths: np.ndarray) -> dict[str, Any]:
+def _scored(run: Run, lengths: np.ndarray, decided: np.ndarray | None) -> dict[str, Any]:
     parts = list(read_losses(run.scores_folder()))
     utility, degraded = (np.concatenate([part[i] for part in parts]) for i in (2, 3))
     selection = run.stages["selection"]
     in_rows = selection.get("scope") == "row"
-    rankings = _rankings(run, utility - degraded, lengths, in_rows)
+    rankings = _rankings(run, utility - degraded, lengths, in_rows, decided)
     own = None if own_choice(run) else [ranking.key for ranking in rankings].index(selection.get("evidence", "token"))
     return {"losses": (utility, degraded), "rankings": rankings, "own_kind": own, "in_rows": in_rows}
 
@@ -143,7 +158,9 @@ def _ranks(values: np.ndarray, lengths: np.ndarray | None) -> np.ndarray:
     return ranks
 
 
-def _rankings(run: Run, scores: np.ndarray, lengths: np.ndarray, in_rows: bool) -> list[Ranking]:
+def _rankings(
+    run: Run, scores: np.ndarray, lengths: np.ndarray, in_rows: bool, decided: np.ndarray | None
+) -> list[Ranking]:
     """What tokens can be ranked by, and which of it selection did rank."""
     own = run.stages["selection"].get("evidence", "token")
     values = {"token": scores}
@@ -151,8 +168,9 @@ def _rankings(run: Run, scores: np.ndarray, lengths: np.ndarray, in_rows: bool) 
         values[own] = np.concatenate(run.evidence())
     if own != "posterior" and (posterior := _posterior(run, scores, lengths)) is not None:
         values["posterior"] = posterior
+    ordered = {key: some if decided is None else placed(some, decided) for key, some in values.items()}
     return [
-        Ranking(key, KINDS[key].label, KINDS[key].unit, some, _ranks(some, lengths if in_rows else None))
+        Ranking(key, KINDS[key].label, KINDS[key].unit, some, _ranks(ordered[key], lengths if in_rows else None))
         for key, some in values.items()
     ]
 

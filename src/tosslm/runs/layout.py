@@ -127,6 +127,16 @@ class Layout:
         return self.of(SELECTION) / "evidence.json"
 
     @property
+    def decisions(self) -> Path:
+        """What people decided, as it was when tokens were selected."""
+        return self.of(SELECTION) / "overrides.jsonl"
+
+    @property
+    def overrides(self) -> Path:
+        """Where `toss review` keeps decisions unless it is told otherwise; no step writes or reads it by itself."""
+        return self.root / "overrides.jsonl"
+
+    @property
     def weights(self) -> Path:
         """What each token counts, where a method weighs them."""
         return self.of(SELECTION) / "weights.parquet"

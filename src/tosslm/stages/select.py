@@ -16,6 +16,7 @@ from tosslm.files import parquet_writer, write_json, write_parquet
 from tosslm.methods.material import load_material
 from tosslm.methods.method import Method
 from tosslm.ragged import split_rows
+from tosslm.runs.decisions import ByHand
 from tosslm.runs.folder import Mark
 from tosslm.runs.layout import DATA, HELDOUT, SELECTION, Layout, scores
 from tosslm.runs.ranking import find_unsafe, found_in, learn_ranking, useful_log_odds
@@ -41,7 +42,9 @@ from tosslm.selection.control import (
     sets_threshold,
 )
 from tosslm.selection.cut import Cut, apply_cut, find_cut, select_in_rows, share_of
+from tosslm.selection.decided import KEPT, OPEN, overrule, placed
 from tosslm.selection.kinds import KINDS
+from tosslm.stages.decided import decided_facts, decisions_cover, people_decided
 from tosslm.stages.purposes import PURPOSES
 from tosslm.stages.step import Facts, Stage, Step
 from tosslm.workbench import Workbench
@@ -78,17 +81,17 @@ def selection_step(method: Method, rounds: int) -> Step:
 
 
 def _covers(bench: Workbench) -> list[Any]:
-    return [bench.config.selection.covered(), bench.config.seed]
+    return [bench.config.selection.covered(), bench.config.seed, *decisions_cover(bench)]
 
 
 def _choice_covers(bench: Workbench, method: Method) -> list[Any]:
     config = bench.config
     settings = [config.selection.discard_fraction, config.compare.harmful_sources, config.seed]
-    return [method.name, method.version, *settings, *method.choice_covers(bench)]
+    return [method.name, method.version, *settings, *method.choice_covers(bench), *decisions_cover(bench)]
 
 
 def select(bench: Workbench, mark: Mark) -> Facts:
-    """The highest evidence is dropped: over the whole set, or inside each row.
+    """The highest evidence is dropped: over the whole set, or inside each row; what people decided goes first.
 
     Returns:
         Facts for the manifest: those of ``selection.json``, how many tokens' choice differs from the mask that
@@ -96,20 +99,29 @@ def select(bench: Workbench, mark: Mark) -> Facts:
 
     Raises:
         TosslmError: a score is not finite (names row and position), or evidence cannot be learnt.
+        InputError: people's decisions do not fit the rows, or leave nothing to train on.
     """
     config, layout = bench.config.selection, bench.layout
     layout.weights.unlink(missing_ok=True)
+    by_hand = people_decided(bench)
     values, control = _ranked_values(bench, mark)
-    cut = _cut(config, values, control)
-    lowest = np.inf
+
+    def ranked() -> Parts:
+        for ids, lengths, part in values():
+            yield ids, lengths, placed(part, by_hand.of(ids, lengths)) if by_hand.rows else part
+
+    cut = _cut(config, ranked, control)
+    lowest, budget = np.inf, 0 if cut is None else cut.discarded
 
     def masked() -> MaskedRows:
-        nonlocal lowest
-        for ids, lengths, ranked, keep in _masked_parts(config, values(), cut):
-            lowest = min(lowest, ranked[~keep].min(initial=np.inf))
-            yield ids, split_rows(keep, lengths)
+        nonlocal lowest, budget
+        for ids, lengths, part, keep in _masked_parts(config, ranked(), cut):
+            decided = by_hand.of(ids, lengths)
+            budget += int((~keep).sum()) if cut is None else 0
+            lowest = min(lowest, part[~keep & (decided == OPEN)].min(initial=np.inf))
+            yield ids, split_rows(overrule(keep, decided), lengths)
 
-    counts = _write_mask(layout, masked(), mark)
+    counts = _write_mask(layout, masked(), mark, by_hand)
     auto = config.discard_fraction == "auto"
     facts = {
         "discard_fraction": share_of(cut.discarded, cut.tokens) if auto and cut else config.share,
@@ -119,33 +131,38 @@ def select(bench: Workbench, mark: Mark) -> Facts:
         **{name: getattr(config, name) for name in KINDS[config.kind].settings},
         "threshold": float(lowest) if np.isfinite(lowest) else None,
         **counts.facts(),
+        **decided_facts(by_hand, counts.facts(), emptied=counts.emptied, budget=None if auto else budget),
     }
     write_json(layout.selection_facts, facts)
     return facts | counts.changes() | {"unsafe_found": _unsafe_found(bench)}
 
 
 def choose(bench: Workbench, mark: Mark, method: Method) -> Facts:
-    """A method's own choice of tokens.
+    """A method's own choice of tokens, overruled where people decided; what it drops in all is not made up for.
+
+    A token that people keep has a weight of 1 where the method weighs tokens.
 
     Returns:
         Facts for the manifest, as of ``select``.
     """
     assert method.choose is not None
-    layout = bench.layout
+    layout, by_hand = bench.layout, people_decided(bench)
     _forget_evidence(layout)
     layout.weights.unlink(missing_ok=True)
     signals = {name: signal(bench) for name, signal in method.signals.items()}
     material = load_material(bench, with_scores=method.builds_on != "data", signals=signals)
-    keep = method.choose(material)
-    rows = split_rows(keep, material.lengths)
-    counts = _write_mask(layout, [(row_ids(layout.rows("custom")), rows)], mark)
+    ids = row_ids(layout.rows("custom"))
+    decided = by_hand.of(ids, material.lengths)
+    keep = overrule(method.choose(material), decided)
+    counts = _write_mask(layout, [(ids, split_rows(keep, material.lengths))], mark, by_hand)
     if method.token_weights:
-        _write_weights(layout, method.token_weights(material), material.lengths, mark)
+        _write_weights(layout, method.token_weights(material), material.lengths, mark, decided)
     facts = {
         "method": method.name,
         "discard_fraction": material.discard_fraction,
         "threshold": None,
         **counts.facts(),
+        **decided_facts(by_hand, counts.facts(), emptied=counts.emptied, budget=None),
     }
     write_json(layout.selection_facts, facts)
     return facts | counts.changes()
@@ -231,19 +248,22 @@ def _masked_parts(
 
 
 class _Counts:
-    """Tokens and dropped ones by source, and how many changed sides since the mask before."""
+    """Tokens and dropped ones by source, rows that people emptied, and changes since the mask before."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, by_hand: ByHand) -> None:
+        self._by_hand = by_hand
         self._sources: dict[str, dict[str, int]] = {}
         # A mask that cannot be read is being made again, so there is nothing to compare with.
         self._previous = read_keep(layout.keep) if _is_readable(layout) else None
         self._changed: int | None = 0 if self._previous else None
+        self.emptied = 0
 
     def add(self, source: str, row_id: str, keep: np.ndarray) -> None:
         counts = self._sources.setdefault(source, {"rows": 0, "tokens": 0, "discarded": 0})
         counts["rows"] += 1
         counts["tokens"] += len(keep)
         counts["discarded"] += int((~keep).sum())
+        self.emptied += row_id in self._by_hand.rows and not keep.any()
         if self._previous is not None and self._changed is not None:
             before_id, before = next(self._previous, (None, keep))
             same = before_id == row_id and len(before) == len(keep)  # else it is of another custom set
@@ -260,12 +280,12 @@ class _Counts:
         return {} if self._changed is None else {"changed_from_previous": self._changed}
 
 
-def _write_weights(layout: Layout, weights: np.ndarray, lengths: np.ndarray, mark: Mark) -> None:
+def _write_weights(layout: Layout, weights: np.ndarray, lengths: np.ndarray, mark: Mark, decided: np.ndarray) -> None:
     if weights.shape != (lengths.sum(),) or not (np.isfinite(weights) & (weights >= 0)).all():
         raise TosslmError("the method's token weights are not one number from 0 for each response token")
     columns = {
         "row_id": row_ids(layout.rows("custom")),
-        "weight": split_rows(weights.astype(np.float32), lengths),
+        "weight": split_rows(np.where(decided == KEPT, np.float32(1), weights.astype(np.float32)), lengths),
     }
     write_parquet(layout.weights, columns, WEIGHTS_SCHEMA, mark.fingerprint)
 
@@ -277,8 +297,8 @@ def _is_readable(layout: Layout) -> bool:
         return False
 
 
-def _write_mask(layout: Layout, masked: MaskedRows, mark: Mark) -> _Counts:
-    counts = _Counts(layout)
+def _write_mask(layout: Layout, masked: MaskedRows, mark: Mark, by_hand: ByHand) -> _Counts:
+    counts = _Counts(layout, by_hand)
     sources = (row["source"] for row in stored_rows(layout.rows("custom"), ["source"]))
     with parquet_writer(layout.keep, KEEP_SCHEMA, mark.fingerprint) as writer:
         for ids, rows in masked:

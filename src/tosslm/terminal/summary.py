@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from tosslm.findings.decided import decided_told
 from tosslm.findings.found import found_told
 from tosslm.outward import outward
 from tosslm.selection.kinds import KINDS
@@ -98,6 +99,8 @@ def _print_selection(selection: Mapping[str, Any], console: Console) -> None:
         kind = KINDS[selection["evidence"]]
         reached = kind.dropped_if.format(f"{selection['threshold']:.3f}")
         console.print(f"Threshold: tokens that {reached} and more are dropped.")
+    if (decided := decided_told(selection)) is not None:
+        console.print(told("By hand", "bold", decided))
     if (found := selection.get("unsafe_found")) is not None:
         console.print(told("Found", "bold", found_told(found, selection["discard_fraction"])))
     if selection.get("changed_from_previous"):

@@ -1,5 +1,5 @@
 // What is dropped, as it is looked at: by one kind of evidence up to a discard fraction, or by a method's own choice.
-const CHOSEN = -1;
+const CHOSEN = -1, NEAR = 0.25;
 
 class Cut {
   constructor(data) {
@@ -9,6 +9,7 @@ class Cut {
     this.highest = data.kinds.map(() => new Float32Array(data.rows.length));
     this.mean = data.kinds.map(() => new Float32Array(data.rows.length));
     this.dropped = new Uint32Array(data.rows.length);
+    this.near = new Uint32Array(data.rows.length);
     data.kinds.forEach((_, k) => this.summarise(k));
     this.count();
   }
@@ -19,7 +20,7 @@ class Cut {
   get shown() { return Math.max(this.kind, 0); }
   get evidence() { return this.data.kinds[this.shown]; }
   get ranks() { return this.data.columns[`rank${this.shown}`]; }
-  isDropped(token, row) { return this.kind === CHOSEN ? this.data.columns.gone[token] === 1 : this.ranks[token] < this.limit(row); }
+  isDropped(token, row) { return this.data.hand[token] ? this.data.hand[token] === DROP : this.kind === CHOSEN ? this.data.columns.gone[token] === 1 : this.ranks[token] < this.limit(row); }
   value(token, kind = this.shown) { return this.data.columns[`value${kind}`][token] * this.data.step; }
 
   // How many go: of all tokens, or of each row where selection works inside rows. The product as Python has it.
@@ -36,17 +37,25 @@ class Cut {
   }
 
   count() {
-    const { data: { starts, columns } } = this, chosen = this.kind === CHOSEN, marks = chosen ? columns.gone : this.ranks;
-    for (let row = 0; row < this.dropped.length; row++) {
-      const limit = this.limit(row);
-      let n = 0;
-      for (let i = starts[row]; i < starts[row + 1]; i++) if (chosen ? marks[i] : marks[i] < limit) n++;
-      this.dropped[row] = n;
+    for (let row = 0; row < this.dropped.length; row++) this.countRow(row);
+  }
+
+  // How many of a row's tokens go, and how many stand near the cut: the last quarter of those that go, and as many behind it.
+  countRow(row) {
+    const { data: { starts, columns, hand } } = this, chosen = this.kind === CHOSEN, marks = chosen ? columns.gone : this.ranks;
+    const limit = this.limit(row), low = limit - NEAR * limit, high = limit + NEAR * limit;
+    let n = 0, near = 0;
+    for (let i = starts[row]; i < starts[row + 1]; i++) {
+      if (hand[i] ? hand[i] === DROP : chosen ? marks[i] : marks[i] < limit) n++;
+      if (this.scored && !hand[i] && this.ranks[i] >= low && this.ranks[i] < high) near++;
     }
+    this.dropped[row] = n;
+    this.near[row] = near;
   }
 }
 
 function showCut(cut) {
+  if (!document.getElementById("panel")) return;
   const { data, evidence } = cut, chosen = cut.kind === CHOSEN;
   const counts = chosen ? data.sourceGone : evidence.counts[cut.step], threshold = chosen ? null : evidence.thresholds[cut.step];
   const total = counts.reduce((sum, n) => sum + n, 0), own = chosen || (cut.step === data.own && cut.kind === data.ownKind);

@@ -18,7 +18,17 @@ async function readBlock() {
   data.starts = new Uint32Array(lengths.length + 1);
   lengths.forEach((n, i) => { data.starts[i + 1] = data.starts[i] + n; });
   data.rows = data.rows.map(([id, origin, source, flags, messages, spans, name = data.sources[source]]) => ({ id, origin, source, flags, messages, spans, name }));
+  data.words ??= ["kept", "dropped", "response tokens"];
   return data;
+}
+
+// What people decided before, in Base64 as the rows are.
+function readDecisions() {
+  const element = document.getElementById("decisions");
+  if (!element) return [];
+  const bytes = Uint8Array.from(atob(element.textContent), (c) => c.charCodeAt(0));
+  element.remove();
+  return JSON.parse(new TextDecoder().decode(bytes));
 }
 
 // Where each token of a row stands: message index, start and end in UTF-16 units; -1 where it has no text.

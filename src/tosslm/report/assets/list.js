@@ -31,6 +31,7 @@ class RowList {
     const share = (row) => cut.dropped[row] / data.columns.length[row];
     if (order === "share") found.sort((a, b) => share(b) - share(a) || (cut.scored ? highest[b] - highest[a] : 0));
     if (order === "highest") found.sort((a, b) => highest[b] - highest[a]);
+    if (order === "near") found.sort((a, b) => cut.near[b] - cut.near[a] || highest[b] - highest[a]);
     if (order === "mean") found.sort((a, b) => mean[b] - mean[a]);
     this.order = found;
     document.getElementById("count").textContent = `${grouped(found.length)} of ${grouped(data.rows.length)} rows`;
@@ -52,6 +53,8 @@ class RowList {
     else this.box.removeAttribute("aria-activedescendant");
   }
 
+  byHand(row) { return this.data.hand.subarray(this.data.starts[row], this.data.starts[row + 1]).some((one) => one > 0); }
+
   item(row, place) {
     const { cut, data } = this, facts = data.rows[row], n = data.columns.length[row];
     const item = make("div", "item");
@@ -62,8 +65,8 @@ class RowList {
     item.setAttribute("aria-posinset", place + 1);
     item.style.top = `${place * ITEM}px`;
     const head = make("span", "head");
-    head.append(make("bdi", "", visible(facts.name)), make("span", "", `${grouped(cut.dropped[row])} of ${grouped(n)} dropped`));
-    const covered = this.covered(row), answer = facts.messages.find((m) => m[0] === "assistant");
+    head.append(make("bdi", "", visible(facts.name)), make("span", "", `${grouped(cut.dropped[row])} of ${grouped(n)} ${data.words[1]}${this.byHand(row) ? " \u00b7 by hand" : ""}`));
+    const covered = this.covered(row), answer = facts.messages.find((m) => m[0] === "assistant") ?? facts.messages[0];
     const says = make("span", covered ? "says off" : "says", covered ? "covered: may be harmful" : visible(answer[1].slice(0, 160)).replace(/\s+/g, " "));
     const share = make("span", "share"), fill = make("i");
     fill.style.width = `${100 * cut.dropped[row] / n}%`;
@@ -83,6 +86,12 @@ class RowList {
     const to = { ArrowDown: at + 1, ArrowUp: at - 1, PageDown: at + page, PageUp: at - page, Home: 0, End: this.order.length - 1 }[event.key];
     if (to === undefined || !this.order.length) return;
     event.preventDefault();
+    this.go(to);
+  }
+
+  step(by) { if (this.order.length) this.go(this.order.indexOf(this.chosen) + by); }
+
+  go(to) {
     const place = Math.min(Math.max(to, 0), this.order.length - 1), top = place * ITEM;
     if (top < this.box.scrollTop) this.box.scrollTop = top;
     if (top + ITEM > this.box.scrollTop + this.box.clientHeight) this.box.scrollTop = top + ITEM - this.box.clientHeight;

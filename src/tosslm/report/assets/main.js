@@ -39,15 +39,16 @@ function readyForPaper(view) {
 }
 
 async function start() {
+  if (!at("explorer")) return;
   at("loading").hidden = false;
-  const data = await readBlock(), cut = new Cut(data);
+  const data = await readBlock(), marks = new Marks(data, readDecisions()), cut = new Cut(data);
   let view = null;
   const list = new RowList(cut, (row) => view.open(row));
   view = new RowView(cut, list);
-  data.sources.forEach((name, i) => at("source").append(new Option(visible(name), i)));
+  data.sources.forEach((name, i) => at("source")?.append(new Option(visible(name), i)));
   const filter = () => list.filter({
-    text: at("search").value, source: Number(at("source").value), least: parseFloat(at("least")?.value),
-    marked: at("marked").checked, order: at("order").value,
+    text: at("search").value, source: Number(at("source")?.value ?? -1), least: parseFloat(at("least")?.value),
+    marked: at("marked")?.checked, order: at("order").value,
   });
   const moved = () => {
     cut.count();
@@ -55,19 +56,20 @@ async function start() {
     filter();
     view.repaint();
   };
-  if (cut.scored) {
+  if (at("panel")) {
     readyDial(data, (step) => { cut.step = step; moved(); });
     chooseKinds(cut, () => { moved(); view.draw(); });
   }
   at("filters").addEventListener("submit", (event) => event.preventDefault());
   for (const id of ["search", "source", "least", "marked", "order"])
     at(id)?.addEventListener("input", () => { at("list").scrollTop = 0; filter(); });
-  at("uncover").addEventListener("input", () => { list.all = at("uncover").checked; list.draw(); view.draw(); });
+  at("uncover")?.addEventListener("input", () => { list.all = at("uncover").checked; list.draw(); view.draw(); });
   at("explorer").hidden = false;
   at("loading").hidden = true;
   readyForPaper(view);
   moved();
   if (list.order.length) list.open(list.order[0]);
+  if (at("marks")) new Desk(marks, cut, list, view);
 }
 
 start().catch((error) => {

@@ -3,7 +3,7 @@ const BLOCK = 400, BARS = 160, SVG = "http://www.w3.org/2000/svg";
 
 class RowView {
   constructor(cut, list) {
-    Object.assign(this, { cut, list, data: cut.data, row: -1, token: -1, blocks: [] });
+    Object.assign(this, { cut, list, data: cut.data, row: -1, token: -1, blocks: [], range: null, anchor: -1 });
     this.box = document.getElementById("row");
     this.observer = new IntersectionObserver((seen) => {
       for (const entry of seen) if (entry.isIntersecting) this.fill(entry.target);
@@ -13,12 +13,15 @@ class RowView {
       if (token) this.look(token.index);
     });
     this.box.addEventListener("keydown", (event) => this.key(event));
+    this.box.addEventListener("pointerdown", () => this.choose(null));
+    document.addEventListener("selectionchange", () => this.chooseSelected());
   }
 
   open(row) {
     this.row = row;
     this.places = placesOf(this.data, row);
     this.token = -1;
+    this.range = null;
     this.draw();
     this.box.scrollTop = 0;
   }
@@ -41,11 +44,15 @@ class RowView {
   head(facts) {
     const head = make("div", "row-head"), title = make("h3"), meta = make("p", "meta");
     title.append(make("bdi", "", visible(facts.name)), ` \u00b7 ${facts.id}`);
-    const n = this.places.length, dropped = this.cut.dropped[this.row];
-    this.counts = make("span", "", `${grouped(dropped)} of ${grouped(n)} response tokens dropped (${percent(dropped / n)})`);
+    this.counts = make("span", "", this.counted());
     meta.append(this.counts, " \u00b7 ", make("bdi", "", visible(facts.origin)), facts.flags & JOINED ? " \u00b7 joined the harmful set" : "");
     head.append(title, meta);
     return head;
+  }
+
+  counted() {
+    const n = this.places.length, dropped = this.cut.dropped[this.row], [, gone, what] = this.data.words;
+    return `${grouped(dropped)} of ${grouped(n)} ${what} ${gone} (${percent(n ? dropped / n : 0)})`;
   }
 
   cover() {
@@ -155,6 +162,8 @@ class RowView {
     if (!token.textContent) names.push("z");
     const dropped = cut.isDropped(at, this.row);
     if (dropped) names.push("x");
+    if (this.data.hand[at]) names.push("h");
+    if (this.range && token.index >= this.range[0] && token.index <= this.range[1]) names.push("sel");
     if (this.unsafe(token.index)) {
       names.push("u");
       if (!this.unsafe(token.index - 1)) names.push("u1");
@@ -162,15 +171,14 @@ class RowView {
     }
     if (token.index === this.token) names.push("now");
     token.className = names.join(" ");
-    if (dropped) token.setAttribute("role", "deletion");
+    if (dropped && this.data.words[1] === "dropped") token.setAttribute("role", "deletion");
     else token.removeAttribute("role");
   }
 
   // The cut moved: only what is in the page as tokens is painted anew.
   repaint() {
     if (this.row < 0) return;
-    const n = this.places.length, dropped = this.cut.dropped[this.row];
-    this.counts.textContent = `${grouped(dropped)} of ${grouped(n)} response tokens dropped (${percent(dropped / n)})`;
+    this.counts.textContent = this.counted();
     for (const block of this.blocks) {
       if (!block.tokens) continue;
       const { top, bottom } = block.getBoundingClientRect();
@@ -199,9 +207,10 @@ class RowView {
   known(index) {
     const { cut, data } = this, at = data.starts[this.row] + index, place = this.places[index];
     const text = place.turn < 0 ? "end of turn" : visible(data.rows[this.row].messages[place.turn][1].slice(place.start, place.end)).replace(/\n/g, "\u23ce") || "part of a character";
-    const state = cut.isDropped(at, this.row) ? "dropped" : "kept";
+    const byHand = data.hand[at] > 0, state = `${data.words[Number(cut.isDropped(at, this.row))]}${byHand ? " by hand" : ""}`;
     const facts = [["token", this.list.covered(this.row) ? "covered" : text]];
-    const kept = ["kept or dropped", state, this.unsafe(index) ? ", marked unsafe" : ""];
+    const kept = [data.words.slice(0, 2).join(" or "), state, this.unsafe(index) ? ", marked unsafe" : ""];
+    if (data.columns.id) facts.push(["id", String(data.columns.id[at])]);
     if (!cut.scored) return [...facts, kept];
     const total = data.inRows ? this.places.length : data.tokens;
     const nats = (name) => `${(data.columns[name][at] * data.step).toFixed(2)} nats`;
@@ -213,8 +222,31 @@ class RowView {
       ["utility loss", nats("utility")],
       ["degraded loss", nats("degraded")],
       kept,
-      ["rank", `${grouped(cut.ranks[at] + 1)} of ${grouped(total)}`],
+      ["rank", byHand ? "decided by hand" : `${grouped(cut.ranks[at] + 1)} of ${grouped(total)}`],
     ];
+  }
+
+  // The tokens that are to be decided together; none means the row.
+  choose(range) {
+    if (!range && !this.range) return;
+    this.range = range;
+    for (const block of this.blocks) for (const token of block.tokens ?? [])
+      token.classList.toggle("sel", range !== null && token.index >= range[0] && token.index <= range[1]);
+  }
+
+  chooseSelected() {
+    const selection = getSelection();
+    if (selection.isCollapsed || !selection.rangeCount) return;
+    const range = selection.getRangeAt(0), inside = (token) => {
+      const own = document.createRange();
+      own.selectNodeContents(token);
+      return range.compareBoundaryPoints(Range.END_TO_START, own) < 0 && range.compareBoundaryPoints(Range.START_TO_END, own) > 0;
+    };
+    if (!range.intersectsNode(this.box)) return;
+    const found = this.blocks.flatMap((block) => block.tokens ?? []).filter(inside).map((token) => token.index);
+    if (!found.length) return;
+    this.anchor = found[0];
+    this.choose([found[0], found[found.length - 1]]);
   }
 
   element(index) {
@@ -230,7 +262,11 @@ class RowView {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (!step || !event.target.classList.contains("text")) return;
     event.preventDefault();
-    this.look(Math.min(Math.max(this.token + step, 0), this.places.length - 1));
+    // The first arrow with Shift chooses the token that is looked at, the next ones reach further.
+    const reach = event.shiftKey && this.token >= 0, from = reach && !this.range;
+    if (from) this.anchor = this.token;
+    if (!from) this.look(Math.min(Math.max(this.token + step, 0), this.places.length - 1));
+    this.choose(reach ? [Math.min(this.anchor, this.token), Math.max(this.anchor, this.token)] : null);
     this.element(this.token)?.scrollIntoView({ block: "nearest" });
   }
 }
