@@ -19,6 +19,7 @@ from tosslm.cli import app
 from tosslm.config import load_config
 from tosslm.data.formats import parse_record
 from tosslm.methods import registry
+from tosslm.runs.decisions import parse_decisions
 
 SETS = {name: {"path": f"{name}.jsonl"} for name in ("custom", "harmful", "utility")}
 EVERY = [block for page in pages() for block in blocks(page)]
@@ -63,6 +64,10 @@ def is_config(code: str) -> None:
 
 
 def is_rows(code: str) -> None:
+    """Rows of any format, or what people decided of some."""
+    if '"decision"' in code:
+        parse_decisions(code, "page")
+        return
     for line in code.splitlines():
         parse_record(json.loads(line))
 
@@ -114,8 +119,13 @@ NOT_RUN = {
         "docker run --rm -v $PWD:/work tosslm run toss.yaml",
     ],
     "docs/quickstart.md": ["toss run configs/demo.yaml"],
+    "docs/review.md": [
+        "toss run config.yaml",
+        "toss review runs/my-run --by Ann",
+        "toss run runs/my-run --set selection.overrides=runs/my-run/overrides.jsonl",
+    ],
 }
-"""What installs, edits, builds, fetches or takes minutes; a page says so above the block."""
+"""What installs, edits, builds, fetches, serves or takes minutes; a page says so above the block."""
 
 
 def test_what_is_not_run_is_marked_and_listed() -> None:
