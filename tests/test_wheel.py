@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -92,3 +93,12 @@ write_report(tosslm.load_run(sys.argv[2]), pathlib.Path(sys.argv[3]))
         [target / "bin/toss", "--help"], env=environment, capture_output=True, text=True, check=True
     )
     assert "finetune" in helped.stdout
+
+
+def test_the_image_is_made_of_what_is_there() -> None:
+    """Each file that the Dockerfile copies exists, and is among those that `.dockerignore` lets in."""
+    copies = re.findall(r"^COPY (.+) \S+$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
+    let_in = re.findall(r"^!(.+)$", (ROOT / ".dockerignore").read_text(encoding="utf-8"), re.MULTILINE)
+    copied = [name for line in copies for name in line.split()]
+    assert sorted(copied) == sorted(let_in)
+    assert all((ROOT / name).exists() for name in copied)
