@@ -130,7 +130,7 @@ def test_megatron_trains_the_same_tokens(run: tosslm.Run, tmp_path: Path) -> Non
 def test_megatron_says_what_its_collator_takes_out(tmp_path: Path) -> None:
     """Token 2 ends a sequence; 11 and 12 are trained, and 11 stands right behind it."""
     row = masked(ids=[10, 2, 11, 12], trained=[False, False, True, True])
-    job = Job(count_rows([row]), "base", "", 20, 2, tmp_path)
+    job = Job(count_rows([row]), "base", "", 20, 2, "here")
     [sentence] = megatron.KIND.write(iter([row]), tmp_path, job).lost
     assert "1 trained tokens stand right behind one" in sentence
     assert not megatron.KIND.write(iter([row]), tmp_path, replace(job, eos=13)).lost
@@ -368,7 +368,7 @@ def test_counts_are_those_of_the_tables(run: tosslm.Run, tmp_path: Path, tiny_mo
     assert facts["dropped_tokens"] == run.stages["selection"]["discarded"]
     assert facts["longest_row"] == max(len(ids) for ids, _ in rows)
     assert facts["configs"] == {"trl": "train_trl.py"}
-    assert set(facts["files"]) == {"data.parquet", "train_trl.py"}
+    assert set(facts["files"]) == {"data.parquet", "train_trl.py", "README.md"}
     assert facts["base"]["name"] == str(tiny_model_folder)
     assert "tokenizer.json" in facts["tokenizer"]["files"]
 
@@ -481,7 +481,7 @@ def test_places_that_are_refused(run: tosslm.Run, tmp_path: Path) -> None:
 
 def test_what_a_run_folder_names_is_a_literal_in_a_config(run: tosslm.Run) -> None:
     bad = 'x"; import os; os.system("$(true)'
-    job = Job(count_rows([]), bad, "", 10, None, Path("here"))
+    job = Job(count_rows([]), bad, "", 10, None, "here")
     assert ast.literal_eval(Snippet("a", "a.py", "@BASE@").filled(job, {})) == bad
     assert Snippet("a", "a.sh", "@BASE@").filled(job, {}) == f"'{bad}'"
 

@@ -75,4 +75,5 @@ KIND = ExportKind(
     _write,
     (Snippet("ms-swift", "train_swift.sh", _SHELL),),
     weighs=True,
+    data=FILE,
 )
