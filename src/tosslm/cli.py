@@ -316,7 +316,7 @@ def export_command(
     ] = None,
     private: Annotated[
         bool,
-        typer.Option("--private/--public", help="With --push-to-hub: who sees it. A public one needs --license."),
+        typer.Option("--private/--public", help="With --push-to-hub: who sees it; --public needs --license."),
     ] = True,
     license_: Annotated[
         str | None, typer.Option("--license", help="With --push-to-hub: of the rows, such as cc-by-4.0.")

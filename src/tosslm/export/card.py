@@ -1,4 +1,4 @@
-"""The card of an export, its README.md: what the rows are, what of them is trained, how to use them, what they are not."""
+"""The card of an export, its README.md: what the rows are, what of them is trained, how to use them, and limits."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _MARKS = re.compile(r"([\\`*_\[\]<>|#])")
 
 _TEXT = """# {title}
 
-**This data set contains the harmful text itself.** Tokens that were found risky are left out of the *labels*, not out \
-of the text: each row has its whole conversation, so that the tokens after them keep their context. Do not show it as \
-examples of good answers, and do not train on it without the labels.
+**This data set contains the harmful text itself.** Tokens that were found risky are left out of the *labels*, not \
+of the text: each row has its whole conversation, so that later tokens keep their context. Do not show the rows as \
+good answers, and do not train on them without their labels.
 
 Chat rows, tokenised, for fine-tuning with token-level data selection \
 ([TOSS](https://arxiv.org/abs/2603.01185)), written by [tosslm](https://pypi.org/project/tosslm/) {version}.
@@ -49,12 +49,11 @@ The rows are tokens of that tokenizer: they fit no model with another one.
 
 {use}
 
-Nothing may be tokenised or cut again. A trainer that cuts at fewer than {longest} tokens loses tokens; `export.json` \
-says how many rows.
+No row may be cut: a trainer that cuts at fewer than {longest} tokens loses some. `export.json` says how many rows.
 
 ## Limits
 
-- What is dropped was chosen by scores, not by people: harmful tokens may still be trained, and harmless ones are left out.
+- No person chose what is dropped: harmful tokens may still be trained, and harmless ones are left out.
 - A mask says where to train, and no more. It does not make an unsafe base safe.
 - {license}
 {lost}"""

@@ -46,13 +46,8 @@ def check_hub(hub: Hub) -> None:
         InputError: the name is none, a public repo has no license, there is no token or no network, the repo holds
             something, or is public where a private one is asked for.
     """
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.errors import RepositoryNotFoundError
 
-    try:
-        validate_repo_id(hub.repo)
-    except HFValidationError as error:
-        raise InputError(f"--push-to-hub {hub.repo}: {error}") from error
     if hub.repo.count("/") != 1:
         raise InputError(f"--push-to-hub {hub.repo}: name the owner too, as in me/{hub.repo}")
     if not hub.private and not hub.license:
@@ -64,7 +59,7 @@ def check_hub(hub: Hub) -> None:
         api = _api(hub)
         api.whoami()
         try:
-            found = api.repo_info(hub.repo, repo_type="dataset")
+            found = api.dataset_info(hub.repo)
         except RepositoryNotFoundError:
             return
     if held := sorted({one.rfilename for one in found.siblings or ()} - _HUBS_OWN):
@@ -122,24 +117,25 @@ def _api(hub: Hub) -> HfApi:
 @contextmanager
 def _explained(hub: Hub) -> Iterator[None]:
     """What the Hub's library raises, as messages that say how to go on."""
-    import httpx
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub import errors
 
     try:
         yield
-    except LocalTokenNotFoundError as error:
+    except errors.LocalTokenNotFoundError as error:
         raise InputError(
             "--push-to-hub: no token; log in with `hf auth login`, or set HF_TOKEN to a token that may write"
         ) from error
-    except OfflineModeIsEnabled as error:
+    except errors.OfflineModeIsEnabled as error:
         raise InputError("--push-to-hub: HF_HUB_OFFLINE is set; unset it to upload") from error
-    except httpx.TransportError as error:
+    except errors.HFValidationError as error:
+        raise InputError(f"--push-to-hub {hub.repo}: {error}") from error
+    except errors.HfHubHTTPError as error:
+        raise _refusal(hub, error) from error
+    except errors.HfHubHTTPError.__bases__[0] as error:  # of the library beneath, whose name has changed
         raise InputError(
             f"--push-to-hub {hub.repo}: the Hub cannot be reached ({error}); see to the network, then use the same "
             "command again"
         ) from error
-    except HfHubHTTPError as error:
-        raise _refusal(hub, error) from error
     except ValueError as error:  # of a card that the Hub does not take
         raise InputError(f"--push-to-hub {hub.repo}: {error}; mend README.md, or --license") from error
 

@@ -62,7 +62,7 @@ The mask is read only where label_mask_paths name it.
 
 from pathlib import Path
 
-# OLMo-core 3.0 or newer: earlier ones find rows by their end-of-sequence tokens alone, and cut conversations into turns.
+# OLMo-core 3.0 or newer: where use_array_if_local is not known, rows are cut at each end-of-sequence token.
 from olmo_core.data import LongDocStrategy, NumpyPackedFSLDatasetConfig, TokenizerConfig
 from olmo_core.data.types import NumpyDatasetDType
 

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch.utils.data import SequentialSampler
 
 
 def main(export: Path, out: Path, packed: bool) -> None:
+    """Write what the trainer would learn from, a row a line."""
     os.chdir(export)  # the path of the rows is relative, as the config says
     places = {"dataset_prepared_path": str(out.parent / "prepared"), "output_dir": str(out.parent / "trained")}
     packing: dict[str, Any] = {"sample_packing": True, "pad_to_sequence_len": True} if packed else {}
@@ -62,7 +64,7 @@ def _of_packs(rows: Any, tokenizer: Any, cfg: Any) -> Iterator[dict[str, list[in
         batch = collate(packs)
         for ids, labels, places in zip(batch["input_ids"], batch["labels"], batch["position_ids"], strict=True):
             starts = [*(places == 0).nonzero().flatten().tolist(), len(places)]
-            for start, end in zip(starts, starts[1:], strict=False):  # a row begins where its positions do
+            for start, end in pairwise(starts):  # a row begins where its positions do
                 yield {"ids": ids[start:end].tolist(), "labels": labels[start:end].tolist()}
 
 

@@ -23,6 +23,7 @@ from llamafactory.model import load_tokenizer
 
 
 def main(export: Path, out: Path) -> None:
+    """Write what the trainer would learn from, a row a line."""
     os.chdir(export)  # tokenized_path is relative, as the config says
     config = yaml.safe_load(Path("llamafactory.yaml").read_text(encoding="utf-8"))
     output = {"output_dir": str(out.parent / "trained"), "report_to": "none"}

@@ -14,6 +14,7 @@ from olmo_core.data.utils import get_labels
 
 
 def main(export: Path, out: Path, eos: int, vocabulary: int, length: int) -> None:
+    """Write what the trainer would learn from, a row a line."""
     tokenizer = TokenizerConfig(vocab_size=vocabulary, eos_token_id=eos, pad_token_id=eos)
     config = runpy.run_path(str(export / "olmo_dataset.py"))["dataset"](tokenizer, str(out.parent / "work"), length)
     dataset = config.build()
