@@ -28,6 +28,7 @@ from conftest import demo_rows, write_rows
 from tosslm import InputError, TosslmError
 from tosslm.cli import app
 from tosslm.export import KINDS, megatron, named, openai
+from tosslm.export.axolotl_text import marked
 from tosslm.export.counts import count_rows
 from tosslm.export.handing import export_run
 from tosslm.export.kind import UNMERGED, Job, Snippet
@@ -347,6 +348,17 @@ def test_axolotl_text_trains_kept_tokens_and_no_dropped_one(
             let_in += learnt and not own
             missing += own and not learnt
     assert facts["written"] == {"answers_left_out": 0, "tokens_lost": missing, "ends_of_turn_let_in": let_in}
+
+
+def test_axolotl_trains_a_token_whose_last_character_is_dropped_with_the_next() -> None:
+    """Two tokens share the ç, and the second is dropped: to Axolotl the first ends before it."""
+    offsets = np.array([[0, 0, 2], [0, 1, 2], [0, 2, 3]], dtype=np.int32)
+    messages = [{"role": "assistant", "content": "aç!"}]
+    parts = {"offsets": offsets, "messages": messages, "response_mask": np.ones(3, dtype=bool)}
+    row = masked([1, 2, 3], [True, False, True], **parts)
+    record, _, lost, let_in = marked(row)
+    assert [one["train"] for one in record["messages"][0]["train_detail"]] == [True, False, True]
+    assert (lost, let_in) == (0, 0)
 
 
 def test_llamafactory_folder_loads(run: tosslm.Run, tmp_path: Path) -> None:

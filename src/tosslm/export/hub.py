@@ -119,6 +119,8 @@ def _explained(hub: Hub) -> Iterator[None]:
     """What the Hub's library raises, as messages that say how to go on."""
     from huggingface_hub import errors
 
+    network: Any = errors.HfHubHTTPError.__bases__[0]  # of the library beneath, which has changed its name
+
     try:
         yield
     except errors.LocalTokenNotFoundError as error:
@@ -131,7 +133,7 @@ def _explained(hub: Hub) -> Iterator[None]:
         raise InputError(f"--push-to-hub {hub.repo}: {error}") from error
     except errors.HfHubHTTPError as error:
         raise _refusal(hub, error) from error
-    except errors.HfHubHTTPError.__bases__[0] as error:  # of the library beneath, whose name has changed
+    except network as error:
         raise InputError(
             f"--push-to-hub {hub.repo}: the Hub cannot be reached ({error}); see to the network, then use the same "
             "command again"

@@ -1,6 +1,6 @@
 """Read an export as ms-swift does: its own loader, its ChatML template, labels and weights as its loss takes them.
 
-Runs in the consumer's environment: python swift_rows.py EXPORT OUT.jsonl TOKENIZER
+Runs in the consumer's environment: python swift_rows.py EXPORT OUT.jsonl TOKENIZER SYSTEM
 """
 
 import json
@@ -15,7 +15,7 @@ from swift.model import get_processor
 from swift.template import get_template
 
 
-def main(export: Path, out: Path, tokenizer: str) -> None:
+def main(export: Path, out: Path, tokenizer: str, system: str) -> None:
     """Write what the trainer would learn from, a row a line."""
     rows, _ = load_dataset([str(export / "data.jsonl")])
     template = get_template(
@@ -23,6 +23,7 @@ def main(export: Path, out: Path, tokenizer: str) -> None:
         template_type="chatml",
         loss_scale="default",
         is_binary_loss_scale=False,
+        default_system=system,
         max_length=None,
     )
     template.set_mode("train")
@@ -35,4 +36,4 @@ def main(export: Path, out: Path, tokenizer: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve(), sys.argv[3])
+    main(Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve(), sys.argv[3], sys.argv[4])
