@@ -15,7 +15,7 @@ PROMPTS = {path: examples/demo/data/prompts.jsonl, where: {label: $(1)}}
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: venv demo test check quick lint types lock benchmarks browser docs clean
+.PHONY: venv demo test check quick lint types lock benchmarks consumers browser docs clean
 
 venv: $(VENV)/.installed
 
@@ -59,6 +59,10 @@ benchmarks: venv
 	$(BIN)/python benchmarks/evidence.py --check
 	$(BIN)/python benchmarks/scoring.py
 	$(BIN)/python benchmarks/report.py --check
+
+# Exports, read with the code of the trainers that they are for; each in an environment of its own: slow, gigabytes.
+consumers: venv
+	$(BIN)/python -m tools.consumers
 
 # Chromium for the tests of the report; skipped where there is one.
 browser:
