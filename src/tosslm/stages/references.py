@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from tosslm.config import Config, ReferencesConfig
 from tosslm.methods.method import Method
-from tosslm.runs.layout import DATA, UTILITY, Layout, degraded, refinement
+from tosslm.runs.layout import PROXY, UTILITY, Layout, degraded, refinement
 from tosslm.runs.tables import read_joined, reference_rows, stored_rows
 from tosslm.stages.adapter import Training, training_step
+from tosslm.stages.proxy import proxy_steps, reads, rows_of
 from tosslm.stages.step import Stage, Step
 from tosslm.workbench import Workbench
 
@@ -29,13 +30,15 @@ A LoRA trained on the run's small utility set, used by tosslm to score tokens. I
 
 
 def _steps(config: Config, method: Method, before: Sequence[Step]) -> list[Step]:
-    return [utility_step(), degraded_step(0)] if method.builds_on != "data" else []
+    if method.builds_on == "data":
+        return []
+    return [*proxy_steps(config), utility_step(config), degraded_step(config, 0)]
 
 
-STAGE = Stage("references", "Train the degraded and the utility reference.", ("references",), _steps)
+STAGE = Stage("references", "Train the degraded and the utility reference.", ("references", PROXY), _steps)
 
 
-def utility_step() -> Step:
+def utility_step(config: Config) -> Step:
     """The utility reference learns from the utility set."""
     training = Training(
         _settings,
@@ -43,11 +46,12 @@ def utility_step() -> Step:
         lambda bench: _rows(bench, "utility"),
         lambda _: {"README.md": UTILITY_NOTE},
         lambda _: ["utility"],
+        lambda bench: bench.reference_base,
     )
-    return training_step(UTILITY, "references", (DATA,), training)
+    return training_step(UTILITY, "references", reads(config), training)
 
 
-def degraded_step(round_: int, stage: str = "references") -> Step:
+def degraded_step(config: Config, round_: int, stage: str = "references") -> Step:
     """The degraded reference of a round learns from the harmful set and the rows that joined it by then."""
     training = Training(
         _settings,
@@ -55,9 +59,10 @@ def degraded_step(round_: int, stage: str = "references") -> Step:
         lambda bench: _rows(bench, "harmful", round_),
         lambda _: {"HAZARDOUS.md": HAZARD_NOTE},
         lambda _: ["harmful"],
+        lambda bench: bench.reference_base,
     )
-    reads = (DATA, *(refinement(earlier) for earlier in range(1, round_ + 1)))
-    return training_step(degraded(round_), stage, reads, training)
+    joined = (refinement(earlier) for earlier in range(1, round_ + 1))
+    return training_step(degraded(round_), stage, (*reads(config), *joined), training)
 
 
 def joined_by(layout: Layout, round_: int) -> set[str]:
@@ -79,11 +84,10 @@ def _rows(bench: Workbench, name: str, round_: int = 0) -> Iterator[dict[str, An
     """The set without its held-out share, then the custom rows that joined it."""
     from tosslm.training.labels import training_row
 
-    layout = bench.layout
-    for row in reference_rows(layout.rows(name), bench.config.references.holdout, want_held_out=False):
+    for row in reference_rows(rows_of(bench, name), bench.config.references.holdout, want_held_out=False):
         yield training_row(row["input_ids"], row["response_mask"], None)
-    joined = joined_by(layout, round_)
+    joined = joined_by(bench.layout, round_)
     if joined:
-        for row in stored_rows(layout.rows("custom"), ["row_id", "input_ids", "response_mask"]):
+        for row in stored_rows(rows_of(bench, "custom"), ["row_id", "input_ids", "response_mask"]):
             if row["row_id"] in joined:
                 yield training_row(row["input_ids"], row["response_mask"], None)
