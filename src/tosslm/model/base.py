@@ -70,6 +70,10 @@ class Base:
             self._model = load_model(self)
         return self._model
 
+    def release(self) -> None:
+        """Let the weights go; who asks for them again waits for them again."""
+        self._model = None
+
 
 def where_it_runs(config: ModelConfig) -> dict[str, Any]:
     """What figures and speed depend on: device, dtype, and the threads of a CPU."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from tosslm.config import Config
-from tosslm.errors import InputError, RowError, TosslmError
+from tosslm.errors import TosslmError
 from tosslm.files import parquet_writer
 from tosslm.runs.folder import Mark
 from tosslm.runs.layout import DATA, PROXY, SETS
@@ -26,27 +26,6 @@ Rows = Sequence[dict[str, Any]]
 ROW_COLUMNS = ("row_id", "messages", "input_ids", "response_mask", "offsets")
 """What a row's place on the axis of its answers is told from."""
 _ROWS_PER_WRITE = 1024
-
-
-@dataclass(slots=True)
-class ProxyCounts:
-    """What a set is to a proxy; the names are those of the manifest.
-
-    Attributes:
-        rows: rows of the set.
-        tokens: the proxy's tokens in them.
-        response_tokens: its response tokens.
-        longest: tokens of its longest row.
-        same_rows: rows whose tokens are the base's own.
-        unscored: response tokens of the base of which the proxy says nothing; their losses are 0.
-    """
-
-    rows: int = 0
-    tokens: int = 0
-    response_tokens: int = 0
-    longest: int = 0
-    same_rows: int = 0
-    unscored: int = 0
 
 
 def reads(config: Config) -> tuple[str, ...]:
@@ -79,6 +58,8 @@ def _prepare(bench: Workbench, mark: Mark) -> Facts:
     Raises:
         InputError: the proxy cannot read a row (names it).
     """
+    from tosslm.model.proxy import ProxyCounts
+
     proxy, references = _proxy(bench), bench.config.references
     bench.reporter.say(
         f"the references are trained on the proxy {references.model}"
@@ -88,44 +69,16 @@ def _prepare(bench: Workbench, mark: Mark) -> Facts:
     counts = {name: ProxyCounts() for name in SETS}
     for name in SETS:
         stored = stored_rows(bench.layout.rows(name), (*ROW_COLUMNS, "origin"))
-        rows = proxy_rows(proxy, stored, bench.config, counts[name])
+        rows = proxy.rows(stored, bench.config.data.turns, counts[name])
         with parquet_writer(bench.layout.proxy_rows(name), PROXY_SCHEMA, mark.fingerprint) as writer:
             for batch in _batched(rows):
                 writer.write_table(pa.Table.from_pylist(batch, schema=writer.schema))
     return {
         "name": references.model,
         "adapter": references.adapter,
-        "chat_template": "its own" if proxy.own_template else "the base's",
+        "chat_template": proxy.template_told,
         "sets": {name: asdict(one) for name, one in counts.items()},
     }
-
-
-def proxy_rows(
-    proxy: Proxy, rows: Iterator[dict[str, Any]], config: Config, counts: ProxyCounts
-) -> Iterator[dict[str, Any]]:
-    """The records of a set as a proxy reads them, counted.
-
-    Raises:
-        InputError: the proxy cannot read a row.
-    """
-    from tosslm.data.proxied import proxy_row
-
-    tokenize = proxy.tokenizer()
-    for row in rows:
-        try:
-            found = proxy_row(row, tokenize, proxy.base.limits, config.data.turns)
-        except RowError as error:
-            raise InputError(
-                f"references.model: {row['origin']}: the proxy cannot read the row: {error.reason}; {error.remedy}, "
-                "or choose another proxy"
-            ) from error
-        counts.rows += 1
-        counts.tokens += len(found.record["input_ids"])
-        counts.response_tokens += len(found.record["offsets"])
-        counts.longest = max(counts.longest, len(found.record["input_ids"]))
-        counts.same_rows += found.same
-        counts.unscored += found.unscored
-        yield found.record
 
 
 def _batched(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

@@ -81,6 +81,8 @@ def score_rows(bench: Workbench, round_: int, mark: Mark) -> Facts:
         for stale in part_files(folder)[facts["parts"] :]:
             stale.unlink()
         _score_heldout(bench, losses, folder / HELDOUT, known / HELDOUT if known else None, mark)
+    if bench.proxy and round_ == config.refinement.rounds:
+        bench.proxy.base.release()  # the base is to have the memory from here on
     return facts | {"tokens": losses.tokens}
 
 
