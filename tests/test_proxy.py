@@ -142,7 +142,7 @@ def test_another_proxy_is_another_run_and_the_same_one_elsewhere_is_not(
     first = prints(proxy_folder)
     elsewhere, other = tmp_path / "elsewhere", tmp_path / "other"
     save_model(elsewhere, small_tokenizer())
-    save_model(other, small_tokenizer(TEMPLATE.replace("[", "<")))
+    save_model(other, small_tokenizer(TEMPLATE.replace("</s>\n", "</s>")))
     assert prints(elsewhere) == first
     changed = prints(other)
     assert {name for name in first if changed[name] != first[name]} == {
