@@ -16,6 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 import tosslm
 from conftest import demo_rows
 from tosslm import InputError
+from tosslm.compare import compare
 from tosslm.config import load_config
 from tosslm.data.proxied import proxy_row
 from tosslm.data.tokenize import Limits, RowTokenizer
@@ -250,3 +251,28 @@ def test_scores_of_later_rounds_take_the_utility_losses_of_the_first(
     assert [row["loss_utility"] for row in first] == [row["loss_utility"] for row in second]
     assert any(not np.array_equal(a["loss_degraded"], b["loss_degraded"]) for a, b in zip(first, second, strict=True))
     assert run.stages["refinement/round-1"]["joined"] == 3
+
+
+def test_methods_of_a_comparison_share_the_proxys_scores(tiny_config: dict[str, Any], proxy_folder: Path) -> None:
+    asked = {"harmful_rows": tiny_config["data"]["harmful"]}
+    config = load_config(
+        with_proxy(tiny_config | {"refinement": {"rounds": 0}, "evaluation": asked}, model=str(proxy_folder))
+    )
+    assert compare(config, ["sft", "toss"])["failed"] == []
+    run = tosslm.load_run(config.run_dir)
+    toss = tosslm.load_run(run.layout.method("toss", 7))
+    assert toss.stages["scores/round-0"]["fingerprint"] == run.stages["scores/round-0"]["fingerprint"]
+    told = "The scores are a proxy's"
+    assert told in (toss.layout.model / "README.md").read_text()
+    assert told not in (run.layout.method("sft", 7) / "model/README.md").read_text()
+    means = json.loads((run.layout.compared_curves / "diagnosis.json").read_text())["means"]["harmful"]
+    assert "shift" not in means["sft"]
+
+
+@pytest.mark.parametrize("key", ["model", "adapter"])
+def test_a_run_folder_that_holds_the_proxy_is_refused(
+    tiny_config: dict[str, Any], proxy_folder: Path, tiny_adapter_folder: Path, key: str
+) -> None:
+    named = {"model": str(proxy_folder), "adapter": str(tiny_adapter_folder)}
+    with pytest.raises(InputError, match=rf"^references\.{key}: .* lies in the run folder"):
+        tosslm.run(with_proxy(tiny_config | {"run_dir": named[key]}, **named))
