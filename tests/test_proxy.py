@@ -274,5 +274,6 @@ def test_a_run_folder_that_holds_the_proxy_is_refused(
     tiny_config: dict[str, Any], proxy_folder: Path, tiny_adapter_folder: Path, key: str
 ) -> None:
     named = {"model": str(proxy_folder), "adapter": str(tiny_adapter_folder)}
+    tiny_config["model"]["adapter"] = None
     with pytest.raises(InputError, match=rf"^references\.{key}: .* lies in the run folder"):
         tosslm.run(with_proxy(tiny_config | {"run_dir": named[key]}, **named))

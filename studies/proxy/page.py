@@ -32,8 +32,7 @@ set, and one in {custom} of the custom set; one epoch, no round of TOSS-Pro, one
 Chance gives {discard}.
 - **Average precision**: how well the scores find the text that is marked unsafe in the demo's rows. Chance
 gives the share of marked tokens. The demo marks whole answers and sentences, ordinary words in them too, so a
-row's mean finds them better than any token's own score does; [where single words are marked](spans.md) it is
-the other way round.
+row's mean finds them better than the tokens' own scores do.
 
 Brackets hold 95% intervals, by bootstrap over rows. Beside the proxy's scores stand simpler ones: their mean
 over each row, which has no token detail left, and the proxy's scores shuffled among its tokens within each row
