@@ -58,6 +58,11 @@ def test_reading_loads_nothing_heavy(command: str, run_dir: Path, tmp_path: Path
     assert not loaded(CALL, *arguments) & set(HEAVY)
 
 
+def test_help_waits_for_no_stage() -> None:
+    """A stage needs these; which commands there are does not."""
+    assert not loaded(CALL, "--help") & {"numpy", "pyarrow", "pydantic", "yaml", *HEAVY}
+
+
 def test_a_heavy_module_would_be_seen() -> None:
     assert "sklearn" in loaded(f"import sklearn\n{CALL}", "--help")
 

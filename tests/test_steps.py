@@ -24,6 +24,7 @@ from tosslm.methods import registry, settled, with_values
 from tosslm.pipeline import STAGES, steps, upto
 from tosslm.progress import SilentReporter
 from tosslm.runs.folder import Mark, RunFolder
+from tosslm.stages.purposes import PURPOSES
 from tosslm.stages.step import Facts, Stage, Step
 from tosslm.workbench import Workbench
 
@@ -103,6 +104,10 @@ def test_steps_stand_in_the_order_of_the_stages_and_read_what_stands_before_them
     assert len({step.name for step in found}) == len(found)
 
 
+def test_the_command_line_has_the_stages_in_their_order() -> None:
+    assert list(PURPOSES.items()) == [(name, stage.purpose) for name, stage in STAGES.items()]
+
+
 def tally() -> Stage:
     """A stage as somebody may add it: how many rows the custom set has, in a file."""
 
@@ -135,6 +140,7 @@ def test_a_stage_is_added_by_one_entry(tiny_config: dict[str, Any], monkeypatch:
 @pytest.fixture
 def app_with_tally(monkeypatch: pytest.MonkeyPatch) -> Iterator[Typer]:
     monkeypatch.setattr(pipeline, "STAGES", with_tally())
+    monkeypatch.setitem(PURPOSES, "tally", "Count the rows.")
     yield importlib.reload(cli).app
     monkeypatch.undo()
     importlib.reload(cli)

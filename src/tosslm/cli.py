@@ -17,7 +17,7 @@ from rich.console import Console
 from tosslm.errors import InputError, TosslmError
 from tosslm.exits import PipeConsole, reported
 from tosslm.outward import outward
-from tosslm.pipeline import STAGES
+from tosslm.stages.purposes import PURPOSES
 from tosslm.stopping import StoppableReporter, Stopping
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Leave out the risky tokens, keep the rows: token-level data selection for safe LLM fine-tuning.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
 )
 debug = False
@@ -179,9 +179,9 @@ def _stage(name: str, help_text: str) -> None:
     app.command(name, help=f"{help_text} Does first what earlier stages still miss.")(command)
 
 
-for _name, _known in STAGES.items():
+for _name, _purpose in PURPOSES.items():
     if _name not in ("data", "evaluate"):  # the first is no command; the other has options of its own
-        _stage(_name, _known.purpose)
+        _stage(_name, _purpose)
 
 
 @app.command()

@@ -19,6 +19,7 @@ from tosslm.methods.method import Method
 from tosslm.runs.folder import Mark
 from tosslm.runs.layout import DATA, SETS
 from tosslm.runs.tables import DATA_SCHEMA
+from tosslm.stages.purposes import PURPOSES
 from tosslm.stages.step import Facts, Stage, Step
 from tosslm.workbench import Workbench
 
@@ -30,7 +31,7 @@ def _steps(config: Config, method: Method, before: Sequence[Step]) -> list[Step]
     return [Step(DATA, "data", 1, (), _prepare, _covers)]
 
 
-STAGE = Stage("data", "Read and tokenise the three sets.", (DATA,), _steps)
+STAGE = Stage("data", PURPOSES["data"], (DATA,), _steps)
 
 
 def _source(config: DataConfig, name: str) -> SourceConfig:

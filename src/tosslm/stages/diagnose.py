@@ -29,6 +29,7 @@ from tosslm.runs.tables import (
     reference_rows,
     stored_rows,
 )
+from tosslm.stages.purposes import PURPOSES
 from tosslm.stages.step import Facts, Stage, Step
 from tosslm.workbench import Workbench
 
@@ -39,9 +40,7 @@ def _steps(config: Config, method: Method, before: Sequence[Step]) -> list[Step]
     return [diagnosis_step(config, method)] if method.trains else []
 
 
-STAGE = Stage(
-    "diagnose", "Measure where safety goes: position by position, and by which cause.", (DIAGNOSIS,), _steps
-)
+STAGE = Stage("diagnose", PURPOSES["diagnose"], (DIAGNOSIS,), _steps)
 
 
 def diagnosis_step(config: Config, method: Method) -> Step:

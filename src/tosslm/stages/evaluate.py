@@ -15,6 +15,7 @@ from tosslm.runs.folder import Mark
 from tosslm.runs.layout import DATA, EVALUATION, MODEL, RESULTS, Layout, evaluation, evaluation_at
 from tosslm.runs.results import read_record, write_results
 from tosslm.runs.tables import held_out_rows
+from tosslm.stages.purposes import PURPOSES
 from tosslm.stages.step import Facts, Stage, Step
 from tosslm.workbench import Workbench
 
@@ -38,7 +39,7 @@ def _steps(config: Config, method: Method, before: Sequence[Step]) -> list[Step]
     return [_step(BASE, last=False), _step(MODEL, (evaluation(BASE),), last=True), *scaled]
 
 
-STAGE = Stage("evaluate", "Measure safety and utility of base and fine-tuned model.", (EVALUATION,), _steps)
+STAGE = Stage("evaluate", PURPOSES["evaluate"], (EVALUATION,), _steps)
 
 
 def _step(name: str, beside: tuple[str, ...] = (), *, last: bool) -> Step:

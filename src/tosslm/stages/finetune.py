@@ -11,6 +11,7 @@ from tosslm.findings.proxied import proxy_used
 from tosslm.methods.method import Method
 from tosslm.runs.layout import DATA, MODEL, SELECTION
 from tosslm.stages.adapter import Training, training_step
+from tosslm.stages.purposes import PURPOSES
 from tosslm.stages.step import Stage, Step
 from tosslm.workbench import Workbench
 
@@ -35,7 +36,7 @@ def _steps(config: Config, method: Method, before: Sequence[Step]) -> list[Step]
     return [finetune_step(method)] if method.trains else []
 
 
-STAGE = Stage("finetune", "Fine-tune the base on the tokens kept.", (MODEL,), _steps)
+STAGE = Stage("finetune", PURPOSES["finetune"], (MODEL,), _steps)
 
 
 def finetune_step(method: Method) -> Step:

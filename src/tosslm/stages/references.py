@@ -15,6 +15,7 @@ from tosslm.runs.layout import PROXY, UTILITY, Layout, degraded, refinement
 from tosslm.runs.tables import read_joined, reference_rows, stored_rows
 from tosslm.stages.adapter import Training, training_step
 from tosslm.stages.proxy import proxy_steps, reads, rows_of
+from tosslm.stages.purposes import PURPOSES
 from tosslm.stages.step import Stage, Step
 from tosslm.workbench import Workbench
 
@@ -40,7 +41,7 @@ def _steps(config: Config, method: Method, before: Sequence[Step]) -> list[Step]
     return [*proxy_steps(config), utility_step(config), degraded_step(config, 0)]
 
 
-STAGE = Stage("references", "Train the degraded and the utility reference.", ("references", PROXY), _steps)
+STAGE = Stage("references", PURPOSES["references"], ("references", PROXY), _steps)
 
 
 def utility_step(config: Config) -> Step:

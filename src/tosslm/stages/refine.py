@@ -14,6 +14,7 @@ from tosslm.ragged import split_rows
 from tosslm.runs.layout import DATA, refinement, scores
 from tosslm.runs.tables import finite_scores, row_ids
 from tosslm.selection.joining import rows_to_join
+from tosslm.stages.purposes import PURPOSES
 from tosslm.stages.references import degraded_step, joined_by
 from tosslm.stages.score import score_step
 from tosslm.stages.step import Facts, Stage, Step
@@ -32,7 +33,7 @@ def _steps(config: Config, method: Method, before: Sequence[Step]) -> list[Step]
 
 STAGE = Stage(
     "refine",
-    "TOSS-Pro: refine the degraded reference, and score again.",
+    PURPOSES["refine"],
     ("refinement", "references", "scores"),
     _steps,
 )

@@ -12,6 +12,7 @@ from tosslm.methods.method import Method
 from tosslm.runs.folder import Mark
 from tosslm.runs.layout import REPORT
 from tosslm.runs.reader import Run
+from tosslm.stages.purposes import PURPOSES
 from tosslm.stages.step import Facts, Stage, Step
 from tosslm.workbench import Workbench
 
@@ -20,9 +21,7 @@ def _steps(config: Config, method: Method, before: Sequence[Step]) -> list[Step]
     return [report_step(before)] if method.trains else []
 
 
-STAGE = Stage(
-    "report", "Write the report: one HTML file, for any browser, without network.", ("report.html",), _steps
-)
+STAGE = Stage("report", PURPOSES["report"], ("report.html",), _steps)
 
 
 def report_step(before: Sequence[Step]) -> Step:

@@ -16,6 +16,7 @@ from tosslm.runs.folder import Mark
 from tosslm.runs.layout import HELDOUT, UTILITY, degraded, scores
 from tosslm.runs.tables import HELDOUT_SCHEMA, PROXY_SCHEMA, SCORE_SCHEMA, part_files, reference_rows, stored_rows
 from tosslm.stages.proxy import ROW_COLUMNS, carried, paired, reads, rows_of
+from tosslm.stages.purposes import PURPOSES
 from tosslm.stages.step import Facts, Stage, Step
 from tosslm.tracking import Trackers, tracked
 from tosslm.workbench import Workbench
@@ -28,7 +29,7 @@ def _steps(config: Config, method: Method, before: Sequence[Step]) -> list[Step]
     return [score_step(config, 0)] if method.builds_on != "data" else []
 
 
-STAGE = Stage("score", "Score every response token of the custom set.", ("scores",), _steps)
+STAGE = Stage("score", PURPOSES["score"], ("scores",), _steps)
 
 
 def score_step(config: Config, round_: int, stage: str = "score") -> Step:

@@ -45,6 +45,7 @@ from tosslm.selection.cut import Cut, apply_cut, find_cut, select_in_rows, share
 from tosslm.selection.decided import KEPT, OPEN, overrule, placed
 from tosslm.selection.kinds import KINDS
 from tosslm.stages.decided import decided_facts, decisions_cover, people_decided
+from tosslm.stages.purposes import PURPOSES
 from tosslm.stages.step import Facts, Stage, Step
 from tosslm.workbench import Workbench
 
@@ -56,7 +57,7 @@ def _steps(config: Config, method: Method, before: Sequence[Step]) -> list[Step]
     return [selection_step(method, config.refinement.rounds)] if method.trains else []
 
 
-STAGE = Stage("select", "Choose the tokens to leave out.", (SELECTION,), _steps)
+STAGE = Stage("select", PURPOSES["select"], (SELECTION,), _steps)
 
 
 def selection_step(method: Method, rounds: int) -> Step:
