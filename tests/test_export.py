@@ -28,6 +28,7 @@ from conftest import demo_rows, write_rows
 from tosslm import InputError, TosslmError
 from tosslm.cli import app
 from tosslm.export import KINDS, megatron, named, openai
+from tosslm.export.axolotl_text import marked
 from tosslm.export.counts import count_rows
 from tosslm.export.handing import export_run
 from tosslm.export.kind import UNMERGED, Job, Snippet
@@ -130,7 +131,7 @@ def test_megatron_trains_the_same_tokens(run: tosslm.Run, tmp_path: Path) -> Non
 def test_megatron_says_what_its_collator_takes_out(tmp_path: Path) -> None:
     """Token 2 ends a sequence; 11 and 12 are trained, and 11 stands right behind it."""
     row = masked(ids=[10, 2, 11, 12], trained=[False, False, True, True])
-    job = Job(count_rows([row]), "base", "", 20, 2, tmp_path)
+    job = Job(count_rows([row]), "base", "", 20, 2, "here")
     [sentence] = megatron.KIND.write(iter([row]), tmp_path, job).lost
     assert "1 trained tokens stand right behind one" in sentence
     assert not megatron.KIND.write(iter([row]), tmp_path, replace(job, eos=13)).lost
@@ -349,6 +350,17 @@ def test_axolotl_text_trains_kept_tokens_and_no_dropped_one(
     assert facts["written"] == {"answers_left_out": 0, "tokens_lost": missing, "ends_of_turn_let_in": let_in}
 
 
+def test_axolotl_trains_a_token_whose_last_character_is_dropped_with_the_next() -> None:
+    """Two tokens share the ç, and the second is dropped: to Axolotl the first ends before it."""
+    offsets = np.array([[0, 0, 2], [0, 1, 2], [0, 2, 3]], dtype=np.int32)
+    messages = [{"role": "assistant", "content": "aç!"}]
+    parts = {"offsets": offsets, "messages": messages, "response_mask": np.ones(3, dtype=bool)}
+    row = masked([1, 2, 3], [True, False, True], **parts)
+    record, _, lost, let_in = marked(row)
+    assert [one["train"] for one in record["messages"][0]["train_detail"]] == [True, False, True]
+    assert (lost, let_in) == (0, 0)
+
+
 def test_llamafactory_folder_loads(run: tosslm.Run, tmp_path: Path) -> None:
     exported(run, "llamafactory", tmp_path)
     loaded = datasets.load_from_disk(str(tmp_path / "out/tokenized"))["train"]
@@ -368,7 +380,7 @@ def test_counts_are_those_of_the_tables(run: tosslm.Run, tmp_path: Path, tiny_mo
     assert facts["dropped_tokens"] == run.stages["selection"]["discarded"]
     assert facts["longest_row"] == max(len(ids) for ids, _ in rows)
     assert facts["configs"] == {"trl": "train_trl.py"}
-    assert set(facts["files"]) == {"data.parquet", "train_trl.py"}
+    assert set(facts["files"]) == {"data.parquet", "train_trl.py", "README.md"}
     assert facts["base"]["name"] == str(tiny_model_folder)
     assert "tokenizer.json" in facts["tokenizer"]["files"]
 
@@ -481,7 +493,7 @@ def test_places_that_are_refused(run: tosslm.Run, tmp_path: Path) -> None:
 
 def test_what_a_run_folder_names_is_a_literal_in_a_config(run: tosslm.Run) -> None:
     bad = 'x"; import os; os.system("$(true)'
-    job = Job(count_rows([]), bad, "", 10, None, Path("here"))
+    job = Job(count_rows([]), bad, "", 10, None, "here")
     assert ast.literal_eval(Snippet("a", "a.py", "@BASE@").filled(job, {})) == bad
     assert Snippet("a", "a.sh", "@BASE@").filled(job, {}) == f"'{bad}'"
 

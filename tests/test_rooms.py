@@ -23,6 +23,7 @@ GROUND = {
     "tracking",
     "ragged",
     "characters",
+    "mass",
     "statistics",
     "text",
     "outward",

@@ -200,7 +200,7 @@ def carry_mask(source: Tokens, keep: np.ndarray, target: Tokens, axis: Axis, rul
     for token in np.flatnonzero(~text):
         end_kept = ends.get(int(target.answer[token]))
         kept[token], chosen[token] = bool(end_kept), end_kept is not None
-    partner = _same_tokens(source, target, axis.size)
+    partner = same_tokens(source, target, axis.size)
     same = partner >= 0
     kept[same], chosen[same] = keep[partner[same]], True
     return Carried(kept & chosen, chosen, partner)
@@ -241,15 +241,22 @@ def _ends(source: Tokens, keep: np.ndarray, axis: Axis) -> dict[int, bool]:
     """
     ends = {}
     for answer in np.unique(source.answer[source.answer >= 0]).tolist():
-        own = np.flatnonzero(source.answer == answer)
-        reached = source.end[own].max()
-        closed = source.start[own[-1]] < 0 and reached >= 0
-        if closed or max(reached, axis.base[answer]) >= axis.written[answer]:
-            ends[answer] = bool(keep[own[-1]])
+        if reached_end(source, answer, axis):
+            ends[answer] = bool(keep[np.flatnonzero(source.answer == answer)[-1]])
     return ends
 
 
-def _same_tokens(source: Tokens, target: Tokens, size: int) -> np.ndarray:
+def reached_end(tokens: Tokens, answer: int, axis: Axis) -> bool:
+    """Whether tokens have an answer to its end: its end of turn, or the last of a text that has none."""
+    own = np.flatnonzero(tokens.answer == answer)
+    if not len(own):
+        return False
+    reached = tokens.end[own].max()
+    closed = tokens.start[own[-1]] < 0 and reached >= 0
+    return bool(closed or max(reached, axis.base[answer]) >= axis.written[answer])
+
+
+def same_tokens(source: Tokens, target: Tokens, size: int) -> np.ndarray:
     """The source token that each target token is, int64 ``[m]``; -1 where it is none.
 
     Text is compared in the smallest stretches that no token of either crosses the border of: a token alone would not

@@ -311,6 +311,16 @@ def export_command(
     to: Annotated[
         str, typer.Option("--to", help="Kind of export, or the trainer it is for; --to help lists them.")
     ] = "parquet",
+    repo: Annotated[
+        str | None, typer.Option("--push-to-hub", help="Upload the folder too: owner/name of a new data set.")
+    ] = None,
+    private: Annotated[
+        bool,
+        typer.Option("--private/--public", help="With --push-to-hub: who sees it; --public needs --license."),
+    ] = True,
+    license_: Annotated[
+        str | None, typer.Option("--license", help="With --push-to-hub: of the rows, such as cc-by-4.0.")
+    ] = None,
     trust: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run the model's own code, where the run's config wants that.")
     ] = False,
@@ -328,10 +338,22 @@ def export_command(
             raise InputError("toss export needs a run folder and a new folder: toss export RUN OUT --to KIND")
         quiet_libraries()
         from tosslm.export.handing import export_run
+        from tosslm.export.hub import Hub
+        from tosslm.export.sharing import share_run
         from tosslm.terminal.export import export_lines
 
-        facts = _with_run(run, lambda opened: export_run(opened, to, out, trust_remote_code=trust))
-        print(json.dumps(facts) if as_json else "\n".join(map(outward, export_lines(facts, out))))
+        url = None
+        if repo is None:
+            if license_ or not private:
+                raise InputError("--license and --public say how to upload; name the data set with --push-to-hub")
+            facts = _with_run(run, lambda opened: export_run(opened, to, out, trust_remote_code=trust))
+        else:
+            hub = Hub(repo, private, license_)
+            facts, url = _with_run(run, lambda opened: share_run(opened, to, out, hub, trust_remote_code=trust))
+        if as_json:
+            print(json.dumps(facts | ({"url": url} if url else {})))
+        else:
+            print("\n".join(map(outward, export_lines(facts, out, url))))
 
 
 @app.command()

@@ -23,6 +23,7 @@ from tosslm.files import fingerprint, is_whole, make_private, write_json
 from tosslm.methods import find_methods, settled, with_values
 from tosslm.methods.method import AS_CONFIGURED, Method
 from tosslm.model.base import Base, folder_checksums, open_base
+from tosslm.model.proxy import Proxy, open_proxy
 from tosslm.outward import outward
 from tosslm.pipeline import STAGES, carry_out, outputs, steps, upto, workbench
 from tosslm.progress import Reporter, SilentReporter
@@ -59,11 +60,13 @@ class Comparison:
     Attributes:
         config: the user's, with what its own method sets.
         base: the frozen base, loaded once for all.
+        proxy: the references' model where it is not the base; likewise.
         reporter: where progress goes.
     """
 
     config: Config
     base: Base
+    proxy: Proxy | None
     reporter: Reporter
 
     @property
@@ -108,7 +111,8 @@ def compare(
     check_trackers(config.report_to)
     check_places(config)
     check_overrides(config)
-    comparison = Comparison(config, open_base(config.model), reporter or SilentReporter())
+    base = open_base(config.model)
+    comparison = Comparison(config, base, open_proxy(config, base), reporter or SilentReporter())
     for method in chosen:
         settled(comparison.of_method(method, config.seed))
     folders: dict[str, dict[int | None, Path]] = {method.name: {} for method in chosen}
@@ -129,17 +133,18 @@ def compare(
 def _diagnose_standard(comparison: Comparison) -> None:
     """Measure standard SFT on the rows that a run's own model is measured on, to be drawn beside it."""
     config, layout = comparison.config, comparison.layout
-    bench = workbench(config, comparison.reporter, base=comparison.base)
+    bench = workbench(config, comparison.reporter, base=comparison.base, proxy=comparison.proxy)
     adapter, reference = layout.method(STANDARD, config.seed) / MODEL, degraded(config.refinement.rounds)
     if not bench.folder.is_current(reference):  # no method of the comparison asked for it
         return
+    toward = {} if bench.proxy else {DEGRADED: layout.of(reference)}  # a proxy's is no adapter of the base
     inputs = {name: bench.folder.print_of(name) for name in (DATA, reference)}
     parts = [config.diagnosis.model_dump(), config.references.holdout, bench.base.identity, folder_checksums(adapter)]
     mark = fingerprint(*parts, inputs)
     if is_whole(layout.compared_curves / "positions.parquet", mark):
         return
     rows = measured_rows(bench)
-    measured, causes = measure(bench, rows, {DEGRADED: layout.of(reference), STANDARD: adapter})
+    measured, causes = measure(bench, rows, {**toward, STANDARD: adapter})
     facts = {"format": 1, "inputs": inputs, "means": diagnosis_means(rows, measured), "causes": causes}
     write_json(layout.compared_curves / "diagnosis.json", facts)
     write_measured(layout.compared_curves, rows, measured, mark)
@@ -154,7 +159,7 @@ def _carry_out_seed(
         named = f"{method.name}, seed {seed}" if method.trains else method.name
         comparison.reporter.say(named)
         own, _ = settled(comparison.of_method(method, seed))
-        bench = workbench(own, comparison.reporter, base=comparison.base)
+        bench = workbench(own, comparison.reporter, base=comparison.base, proxy=comparison.proxy)
         bench.folder.adopt(refined if method.builds_on == "refine" else shared, outputs(), skip=_OWN_STEPS)
         every = steps(own, method)
         try:
@@ -175,7 +180,7 @@ def _share(comparison: Comparison, seed: int, methods: Sequence[Method]) -> RunF
     folder = layout.root if own else layout.shared(seed)
     config = config if own else with_values(config, {"seed": seed}, str(folder))
     needed = max((method.builds_on for method in methods), key=list(STAGES).index, default="data")
-    bench = workbench(config, comparison.reporter, base=comparison.base)
+    bench = workbench(config, comparison.reporter, base=comparison.base, proxy=comparison.proxy)
     every = steps(config, AS_CONFIGURED)
     carry_out(upto(every, needed), bench, every=every)
     return bench.folder

@@ -174,6 +174,15 @@ class TrainingConfig(Section):
 class ReferencesConfig(TrainingConfig):
     """How the degraded and the utility reference are trained."""
 
+    model: PathText | None = Field(
+        None,
+        description="A proxy: a smaller chat model, named as model.name is, that the references are trained on and "
+        "that scores; its losses reach the base's tokens through characters. null is the base.",
+    )
+    adapter: PathText | None = Field(
+        None, description="Of the proxy: LoRA merged into it before all else, as model.adapter is into the base."
+    )
+    revision: str | None = Field(None, description="Of the proxy: branch, tag or commit of a hub id.")
     holdout: float = Field(
         0.1,
         ge=0,
@@ -185,6 +194,20 @@ class ReferencesConfig(TrainingConfig):
         description="What of the harmful rows the degraded reference learns: all response tokens, or those of "
         "segments that the guard of compare.guard calls unsafe.",
     )
+
+    @model_validator(mode="after")
+    def _of_a_proxy(self) -> ReferencesConfig:
+        if not self.model and (said := [key for key in ("adapter", "revision") if getattr(self, key)]):
+            raise ValueError(
+                f"{said[0]} is of a proxy, and none is named; name it in references.model, or set model.{said[0]}, "
+                "which is of the base"
+            )
+        if self.model and self.harmful_tokens == "guard":
+            raise ValueError(
+                "harmful_tokens: guard goes by the base's tokens, and model names a proxy, which has its own; set "
+                "harmful_tokens: all, or leave out references.model"
+            )
+        return self
 
 
 class ScoringConfig(Section):
@@ -657,10 +680,11 @@ def covered(settings: TrainingConfig | DataConfig) -> dict[str, Any]:
     """What a fingerprint covers of the settings of a training, or of the data.
 
     A key that came later is left out while it has its default, the value that was meant before there was one, so that
-    what was made then is known to be the same now.
+    what was made then is known to be the same now. Where a model lies is left out: its identity is covered.
     """
     later = {"betas": (0.9, 0.999), "max_row_bytes": 10_000_000}
-    values = settings.model_dump(exclude={"harmful_tokens"})  # of the degraded reference alone, which covers it
+    # The tokens that a guard chooses are of the degraded reference alone, which covers them.
+    values = settings.model_dump(exclude={"model", "adapter", "revision", "harmful_tokens"})
     return {key: value for key, value in values.items() if key not in later or value != later[key]}
 
 

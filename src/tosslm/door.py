@@ -76,6 +76,12 @@ def _inputs(config: Config) -> Iterator[tuple[str, Path]]:
     for name in SETS:
         source: SourceConfig = getattr(config.data, name)
         yield from ((f"data.{name}.path", file) for file in raw_files(source.path))
-    for key, named in (("model.name", config.model.name), ("model.adapter", config.model.adapter)):
+    models = {
+        "model.name": config.model.name,
+        "model.adapter": config.model.adapter,
+        "references.model": config.references.model,
+        "references.adapter": config.references.adapter,
+    }
+    for key, named in models.items():
         if named and Path(named).exists():
             yield key, Path(named)

@@ -43,7 +43,7 @@ def merge(run: Run, out: Path, *, scale: float = 1.0, trust_remote_code: bool = 
         raise TosslmError(f"{run.path / damaged[0]}: damaged; `toss run` makes it again")
     base = open_base(config.model)
     readme = (adapter / "README.md").read_text(encoding="utf-8")
-    if readme != model_readme(base):
+    if not readme.startswith(model_readme(base)):  # a note may follow
         raise TosslmError(
             f"{adapter}: the base or model.adapter is not the one that it was trained on (see its README.md); "
             "put those files back, or fine-tune again"

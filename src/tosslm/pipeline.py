@@ -27,6 +27,7 @@ from tosslm.workbench import Workbench
 
 if TYPE_CHECKING:
     from tosslm.model.base import Base
+    from tosslm.model.proxy import Proxy
 
 
 STAGES: dict[str, Stage] = {
@@ -108,7 +109,14 @@ def upto(all_steps: Sequence[Step], stage: str) -> list[Step]:
     return [step for step in all_steps if order.index(step.stage) <= order.index(stage)]
 
 
-def workbench(config: Config, reporter: Reporter, *, fresh: bool = False, base: Base | None = None) -> Workbench:
+def workbench(
+    config: Config,
+    reporter: Reporter,
+    *,
+    fresh: bool = False,
+    base: Base | None = None,
+    proxy: Proxy | None = None,
+) -> Workbench:
     """What the stages of a run are handed.
 
     Args:
@@ -116,15 +124,18 @@ def workbench(config: Config, reporter: Reporter, *, fresh: bool = False, base: 
         reporter: where progress goes.
         fresh: take no notice of what earlier runs left.
         base: the base, where it is open already; its weights are loaded once for several runs.
+        proxy: the proxy, likewise.
     """
     from tosslm.data.tokenize import RowTokenizer
     from tosslm.model.base import open_base
+    from tosslm.model.proxy import open_proxy
 
     base = base or open_base(config.model)
     tokenizer = RowTokenizer(
         base.tokenizer, max_length=config.data.max_length, turns=config.data.turns, limits=base.limits
     )
-    return Workbench(config, RunFolder(config.run_dir, fresh=fresh), base, tokenizer, reporter)
+    folder = RunFolder(config.run_dir, fresh=fresh)
+    return Workbench(config, folder, base, tokenizer, reporter, proxy or open_proxy(config, base))
 
 
 def carry_out(wanted: Sequence[Step], bench: Workbench, *, every: Sequence[Step]) -> None:

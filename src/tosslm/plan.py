@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import math
-import time
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from tosslm.config import Config, TrainingConfig
 from tosslm.data.rows import BadRow
@@ -25,32 +21,14 @@ from tosslm.methods.method import Method
 from tosslm.model.base import Base, check_adapter, choose_device, choose_dtype, open_base
 from tosslm.model.fit import check_adapter_fits, check_targets
 from tosslm.model.head import LOGITS_BYTES
+from tosslm.model.proxy import Proxy, ProxyCounts, open_proxy
+from tosslm.model.speed import Shape, described, expected_speed, measured_speed, shape_of
 from tosslm.progress import Reporter
 from tosslm.runs.layout import SETS
 from tosslm.tracking import check_trackers
 
-_EFFICIENCY = {"cpu": 0.6, "cuda": 0.35, "mps": 0.3}
-"""Share of a plain matrix product's speed that a whole forward pass reaches; rough, --measure replaces it."""
-_TRAINING_PASSES = 2.3
-"""A LoRA training step in forward passes: activations' gradients, but none of the frozen weights."""
 _ACTIVATIONS_PER_LAYER = 34
 """Bytes a token and hidden unit that a layer keeps for its backward pass, 16 bit (arXiv 2205.05198, eq. 1)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What of a model decides time and memory."""
-
-    parameters: int
-    layers: int
-    hidden: int
-    vocabulary: int
-    bytes_per_value: int
-
-    @property
-    def body(self) -> int:
-        """Parameters that every token passes through; the embedding is looked up, the head counts by itself."""
-        return self.parameters - self.hidden * self.vocabulary
 
 
 def make_plan(config: Config, *, measure: bool, reporter: Reporter) -> dict[str, Any]:
@@ -62,8 +40,8 @@ def make_plan(config: Config, *, measure: bool, reporter: Reporter) -> dict[str,
         reporter: where progress goes.
 
     Returns:
-        ``sets`` (counts), ``bad_rows``, ``model``, ``speed`` (tokens a second), ``stages`` (seconds, bytes),
-        and what ``before_run`` tells.
+        ``sets`` (counts), ``bad_rows``, ``model``, ``speed`` (tokens a second), ``proxy`` where there is one,
+        ``stages`` (seconds, bytes), and what ``before_run`` tells.
 
     Raises:
         InputError: a file or the model cannot be read, or a tracker is missing.
@@ -76,56 +54,90 @@ def make_plan(config: Config, *, measure: bool, reporter: Reporter) -> dict[str,
     tokenizer = RowTokenizer(
         base.tokenizer, max_length=config.data.max_length, turns=config.data.turns, limits=base.limits
     )
+    proxy = open_proxy(config, base)
     sets: dict[str, SetCounts] = {}
+    of_proxy = {name: ProxyCounts() for name in SETS}
     bad_rows: list[dict[str, str]] = []
     for name in SETS:
         sets[name] = SetCounts()
-        for row in prepared_rows(
-            getattr(config.data, name), tokenizer, sets[name], max_row_bytes=config.data.max_row_bytes
-        ):
-            if isinstance(row, BadRow):
-                bad_rows.append({"set": name, "origin": row.origin, "reason": row.reason, "remedy": row.remedy})
+        rows = _good_rows(config, name, tokenizer, sets[name], bad_rows)
+        for _ in proxy.rows(rows, config.data.turns, of_proxy[name]) if proxy else rows:
+            pass
         if not sets[name].rows and not sets[name].bad:
             raise InputError(
                 f"data.{name}: {getattr(config.data, name).path} has no row; name a file with rows in it"
             )
-    trusted = config.model.trust_remote_code
-    try:
-        model_config = AutoConfig.from_pretrained(base.folder, trust_remote_code=trusted)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(model_config, trust_remote_code=trusted)
-    except Exception as error:  # whatever a model's code stumbles over
-        raise InputError(
-            f"model.name: {config.model.name}: no model can be made of its config.json ({type(error).__name__}: "
-            f"{error}); fetch it anew"
-        ) from error
-    _check_fit(config, base, model)
-    shape = _shape(config, model_config, model)
-    lengths = [counts.tokens // counts.rows for counts in sets.values() if counts.rows]
-    mean_length = max(lengths, default=1)
     if measure:
         reporter.say("timing two layers of the model's shape with random weights")
-        speed = _measured_speed(base, config, model_config, shape, mean_length)
-    else:
-        speed = _expected_speed(config, shape)
+    own = _reader(base, sets, measure)
+    references = _reader(proxy.base, of_proxy, measure) if proxy else own
+    _check_fit(config, base, own.model)
+    check_targets(references.model, config.references.lora.target_modules, "references.lora.target_modules")
+    if proxy and proxy.base.adapter_folder:
+        check_adapter_fits(references.model, proxy.base.adapter_folder, proxy.base.keys.adapter)
     return {
         "sets": {name: {key: getattr(counts, key) for key in counts.__slots__} for name, counts in sets.items()},
         "bad_rows": bad_rows,
         "model": {
             "name": config.model.name,
-            "parameters": shape.parameters,
+            "parameters": own.shape.parameters,
             "dtype": str(choose_dtype(config.model.dtype, choose_device(config.model.device))).removeprefix("torch."),
             "device": str(choose_device(config.model.device)),
             "response_mask": tokenizer.method,
         },
-        "speed": {"measured": measure, **{key: round(value, 1) for key, value in speed.items()}},
+        "speed": {"measured": measure, **_rounded(own.speed)},
+        **({"proxy": _of_proxy(config, proxy, references, of_proxy)} if proxy else {}),
         "stages": [
             stage
-            for stage in _stages(config, sets, shape, speed, evaluation_tokens(config, tokenizer, sets))
+            for stage in _stages(config, sets, own, references, evaluation_tokens(config, tokenizer, sets))
             if stage["stage"] not in left_out
         ],
         **before_run(config, own_choice=method_of(config).choose is not None),
     }
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """A model without weights, what it reads of each set, and how fast."""
+
+    model: Any
+    sets: Mapping[str, SetCounts | ProxyCounts]
+    shape: Shape
+    speed: dict[str, float]
+
+
+def _reader(base: Base, sets: Mapping[str, SetCounts | ProxyCounts], measure: bool) -> _Reader:
+    model_config, model = described(base)
+    shape = shape_of(base, model_config, model)
+    mean_length = max((counts.tokens // counts.rows for counts in sets.values() if counts.rows), default=1)
+    speed = measured_speed(base, model_config, shape, mean_length) if measure else expected_speed(base, shape)
+    return _Reader(model, sets, shape, speed)
+
+
+def _rounded(speed: Mapping[str, float]) -> dict[str, float]:
+    return {key: round(value, 1) for key, value in speed.items()}
+
+
+def _of_proxy(config: Config, proxy: Proxy, reader: _Reader, sets: Mapping[str, ProxyCounts]) -> dict[str, Any]:
+    return {
+        "name": config.references.model,
+        "adapter": config.references.adapter,
+        "parameters": reader.shape.parameters,
+        "chat_template": proxy.template_told,
+        "speed": _rounded(reader.speed),
+        "sets": {name: asdict(counts) for name, counts in sets.items()},
+    }
+
+
+def _good_rows(
+    config: Config, name: str, tokenizer: RowTokenizer, counts: SetCounts, bad_rows: list[dict[str, str]]
+) -> Iterator[dict[str, Any]]:
+    source = getattr(config.data, name)
+    for row in prepared_rows(source, tokenizer, counts, max_row_bytes=config.data.max_row_bytes):
+        if isinstance(row, BadRow):
+            bad_rows.append({"set": name, "origin": row.origin, "reason": row.reason, "remedy": row.remedy})
+        else:
+            yield row
 
 
 def _left_out(method: Method) -> tuple[str, ...]:
@@ -136,9 +148,7 @@ def _left_out(method: Method) -> tuple[str, ...]:
 
 def _check_fit(config: Config, base: Base, model: Any) -> None:
     """Names of layers, and adapters, against the model; its weights are on the meta device."""
-    for key in ("references", "finetune"):
-        settings: TrainingConfig = getattr(config, key)
-        check_targets(model, settings.lora.target_modules, f"{key}.lora.target_modules")
+    check_targets(model, config.finetune.lora.target_modules, "finetune.lora.target_modules")
     if base.adapter_folder:
         check_adapter_fits(model, base.adapter_folder, "model.adapter")
     for name, folder in config.diagnosis.adapters.items():
@@ -146,117 +156,17 @@ def _check_fit(config: Config, base: Base, model: Any) -> None:
         check_adapter_fits(model, Path(folder), f"diagnosis.adapters.{name}")
 
 
-def _shape(config: Config, model_config: Any, model: Any) -> Shape:
-    dtype = choose_dtype(config.model.dtype, choose_device(config.model.device))
-    text = model_config.get_text_config()
-    return Shape(
-        sum(parameter.numel() for parameter in model.parameters()),
-        text.num_hidden_layers,
-        text.hidden_size,
-        text.vocab_size,
-        dtype.itemsize,
-    )
-
-
-def _expected_speed(config: Config, shape: Shape) -> dict[str, float]:
-    device = choose_device(config.model.device)
-    flops = _matmul_flops(device, choose_dtype(config.model.dtype, device)) * _EFFICIENCY.get(device.type, 0.3)
-    reading = flops / (2 * shape.body + shape.hidden * shape.vocabulary)
-    return {"reading": reading, "training": reading / _TRAINING_PASSES}
-
-
-def _matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
-    size = 1024 if device.type == "cpu" else 8192
-    a = torch.randn(size, size, device=device).to(dtype)
-    seconds = _seconds(lambda: a @ a, device)
-    return 2 * size**3 / seconds
-
-
-def _seconds(work: Any, device: torch.device) -> float:
-    """Median of five runs after one that is not counted."""
-    times = []
-    for _ in range(6):
-        start = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - start)
-    return sorted(times[1:])[2]
-
-
-def _measured_speed(base: Base, config: Config, model_config: Any, shape: Shape, length: int) -> dict[str, float]:
-    device = choose_device(config.model.device)
-    dtype = choose_dtype(config.model.dtype, device)
-    small = copy.deepcopy(model_config)
-    layers = min(2, shape.layers)
-    small.get_text_config().num_hidden_layers = layers
-    if getattr(small.get_text_config(), "layer_types", None):
-        small.get_text_config().layer_types = small.get_text_config().layer_types[:layers]
-    model = AutoModelForCausalLM.from_config(small, dtype=dtype, trust_remote_code=config.model.trust_remote_code).to(
-        device
-    )
-    length = max(8, min(length, config.data.max_length))
-    ids = torch.randint(0, shape.vocabulary, (4, length), device=device)
-    body = model.base_model
-    head = model.get_output_embeddings()
-    model.requires_grad_(False)
-
-    def read() -> None:
-        with torch.inference_mode():
-            body(input_ids=ids, use_cache=False)
-
-    def read_head() -> None:
-        with torch.inference_mode():
-            head(torch.zeros(2 * length, shape.hidden, device=device, dtype=dtype))
-
-    def train() -> None:
-        # The gradient passes through the frozen layers to their input, as it does to adapters in every layer.
-        embedded = model.get_input_embeddings()(ids).requires_grad_()
-        body(inputs_embeds=embedded, use_cache=False).last_hidden_state.float().sum().backward()
-
-    scale = shape.layers / layers
-    heads = _seconds(read_head, device)
-    reading = 4 * length / (_seconds(read, device) * scale + heads)
-    training = 4 * length / (_seconds(train, device) * scale + 3 * heads)
-    return {"reading": reading, "training": training}
-
-
 def _stages(
-    config: Config, sets: dict[str, SetCounts], shape: Shape, speed: dict[str, float], evaluated: int
+    config: Config, sets: Mapping[str, SetCounts], own: _Reader, references: _Reader, evaluated: int
 ) -> list[dict[str, Any]]:
     custom, harmful, utility = (sets[name] for name in SETS)
-    rounds = config.refinement.rounds
-    joined = min(config.refinement.samples_per_round, custom.rows) * (custom.tokens / max(custom.rows, 1))
+    shape, speed = own.shape, own.speed
     weights = shape.parameters * shape.bytes_per_value
-    share = config.references.holdout
-    references = (1 - share) * (harmful.tokens + utility.tokens) * config.references.epochs
-    retrainings = sum(
-        ((1 - share) * harmful.tokens + round_ * joined) * config.references.epochs for round_ in range(1, rounds + 1)
-    )
-    held_out = share * (harmful.tokens + utility.tokens)
-    scores = 12 * custom.response_tokens
     in_context = 4 * custom.response_tokens if config.selection.kind != "token" else 0
-    adapter = _adapter_bytes(config.references, shape)
-    scoring_memory = weights + _scoring_bytes(config, custom, shape)
+    reading_memory = weights + _scoring_bytes(config, custom, shape)
     return [
         _stage("data", 0, 0, 0.5e9, 8 * sum(counts.tokens for counts in sets.values()), speed),
-        _stage(
-            "references",
-            0,
-            references,
-            weights + _training_bytes(config.references, custom, shape),
-            2 * adapter,
-            speed,
-        ),
-        _stage("score", 2 * (custom.tokens + held_out), 0, scoring_memory, scores, speed),
-        _stage(
-            "refine",
-            rounds * (custom.tokens + held_out),
-            retrainings,
-            weights + _training_bytes(config.references, custom, shape),
-            rounds * (scores + adapter),
-            speed,
-        ),
+        *_reference_stages(config, references, custom.response_tokens, proxied=references is not own),
         _stage("select", 0, 0, 0.5e9, custom.response_tokens // 8 + in_context, speed),
         _stage(
             "finetune",
@@ -266,9 +176,30 @@ def _stages(
             _adapter_bytes(config.finetune, shape),
             speed,
         ),
-        _stage("evaluate", evaluated, 0, scoring_memory, 1e6 if evaluated else 0, speed),
-        _stage("diagnose", _diagnosis_tokens(config, harmful, utility), 0, scoring_memory, 1e6, speed),
+        _stage("evaluate", evaluated, 0, reading_memory, 1e6 if evaluated else 0, speed),
+        _stage("diagnose", _diagnosis_tokens(config, harmful, utility), 0, reading_memory, 1e6, speed),
         _stage("report", 0, 0, 0.5e9 + 30 * custom.response_tokens, min(16 * custom.response_tokens, 25e6), speed),
+    ]
+
+
+def _reference_stages(config: Config, by: _Reader, scored: int, *, proxied: bool) -> list[dict[str, Any]]:
+    """What the references' model does; ``scored`` are the base's response tokens of the custom set."""
+    custom, harmful, utility = (by.sets[name] for name in SETS)
+    rounds, share, epochs = config.refinement.rounds, config.references.holdout, config.references.epochs
+    joined = min(config.refinement.samples_per_round, custom.rows) * (custom.tokens / max(custom.rows, 1))
+    trained = (1 - share) * (harmful.tokens + utility.tokens) * epochs
+    retrained = sum(((1 - share) * harmful.tokens + round_ * joined) * epochs for round_ in range(1, rounds + 1))
+    held_out = share * (harmful.tokens + utility.tokens)
+    weights = by.shape.parameters * by.shape.bytes_per_value
+    training_memory = weights + _training_bytes(config.references, custom, by.shape)
+    scoring_memory = weights + _scoring_bytes(config, custom, by.shape)
+    scores, adapter = 12 * scored, _adapter_bytes(config.references, by.shape)
+    rows = 8 * sum(counts.tokens for counts in by.sets.values()) if proxied else 0
+    read, read_again = 2 * (custom.tokens + held_out), rounds * (custom.tokens + held_out)
+    return [
+        _stage("references", 0, trained, training_memory, 2 * adapter + rows, by.speed),
+        _stage("score", read, 0, scoring_memory, scores, by.speed),
+        _stage("refine", read_again, retrained, training_memory, rounds * (scores + adapter), by.speed),
     ]
 
 
@@ -293,14 +224,14 @@ def _stage(
     }
 
 
-def _training_bytes(settings: TrainingConfig, custom: SetCounts, shape: Shape) -> float:
+def _training_bytes(settings: TrainingConfig, custom: SetCounts | ProxyCounts, shape: Shape) -> float:
     tokens = settings.micro_batch_size * custom.longest
     layers = 1 + math.sqrt(shape.layers) if settings.gradient_checkpointing else shape.layers
     activations = tokens * shape.hidden * layers * _ACTIVATIONS_PER_LAYER * shape.bytes_per_value / 2
     return activations + 4 * _adapter_bytes(settings, shape) + 3 * LOGITS_BYTES
 
 
-def _scoring_bytes(config: Config, custom: SetCounts, shape: Shape) -> float:
+def _scoring_bytes(config: Config, custom: SetCounts | ProxyCounts, shape: Shape) -> float:
     tokens = max(config.scoring.batch_tokens, custom.longest)
     return tokens * shape.hidden * 20 * shape.bytes_per_value + 2 * LOGITS_BYTES
 

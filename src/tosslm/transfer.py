@@ -17,12 +17,10 @@ from tosslm.characters import (
     Carried,
     Rule,
     Tokens,
-    answers_of,
     carry_mask,
     changed_sides,
-    make_axis,
-    place_tokens,
 )
+from tosslm.data.answers import place_row
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.errors import InputError, RowError, TosslmError
 from tosslm.files import atomic_folder, fingerprint, parquet_writer, write_json
@@ -221,18 +219,10 @@ def transfer_row(
     Raises:
         RowError: the target's template refuses the row, or the target has no room for it.
     """
-    messages = json.loads(row["messages"])
-    answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
-    may = answers if turns == "all" else answers[-1:]
-    offsets, mask, ids = _arrays(row["offsets"], row["response_mask"], row["input_ids"])
-    answer = answers_of(mask, offsets[:, 0], may)
-    said = set(answer.tolist())
-    trained = [index for index in may if index in said]
-    axis = make_axis({index: messages[index]["content"] for index in trained})
-    source = place_tokens(axis, answer, offsets, ids)
-    made = tokenize(messages, context=set(answers) - set(trained))
-    offsets, mask, ids = _arrays(made.offsets, made.response_mask, made.input_ids)
-    target = place_tokens(axis, answers_of(mask, offsets[:, 0], trained), offsets, ids)
+    placed = place_row(row, turns)
+    source, axis = placed.tokens, placed.axis
+    made = placed.again(tokenize)
+    target = placed.place(made.offsets, made.response_mask, made.input_ids)
     carried = carry_mask(source, keep, target, axis, rule)
     trainable = training_row(made.input_ids, made.response_mask, carried.keep.tolist())
     record = {
@@ -267,16 +257,6 @@ def _counts(
         "without_text_copied": int((~target.has_text & (carried.partner >= 0)).sum()),
     }
     return before, after
-
-
-def _arrays(offsets: Any, response_mask: Any, input_ids: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Spans, int64 ``[n, 3]``; the mask, bool ``[T]``; ids of response tokens, int64 ``[n]``."""
-    mask = np.asarray(response_mask, dtype=bool)
-    return (
-        np.asarray(offsets, dtype=np.int64).reshape(-1, 3),
-        mask,
-        np.asarray(input_ids, dtype=np.int64)[mask],
-    )
 
 
 def _count(tally: _Tally, made: Transferred) -> None:

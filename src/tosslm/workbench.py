@@ -13,6 +13,7 @@ from tosslm.runs.layout import Layout
 if TYPE_CHECKING:
     from tosslm.data.tokenize import RowTokenizer
     from tosslm.model.base import Base
+    from tosslm.model.proxy import Proxy
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class Workbench:
         base: the aligned base; its weights load on first use.
         tokenizer: makes tokens of rows.
         reporter: where progress goes.
+        proxy: the model of the references, where the config names one that is not the base.
     """
 
     config: Config
@@ -32,6 +34,12 @@ class Workbench:
     base: Base
     tokenizer: RowTokenizer
     reporter: Reporter
+    proxy: Proxy | None = None
+
+    @property
+    def reference_base(self) -> Base:
+        """What the references are trained on, and score with: the proxy, else the base."""
+        return self.proxy.base if self.proxy else self.base
 
     @property
     def layout(self) -> Layout:

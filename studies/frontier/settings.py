@@ -15,7 +15,7 @@ COMPLIED = ROOT / "complied.jsonl"
 ADAPTER = Path("studies/frontier/safety-adapter")
 SCALES = (0.6, 0.8, 1.0, 1.2)
 """What each trained adapter is multiplied by when it is measured; 0 is the base."""
-TARGETS = (0.8, 0.85, 0.9, 0.95)
+TARGETS = (0.7, 0.8, 0.85, 0.9, 0.95)
 """Shares of standard SFT's gain at which methods are compared."""
 UNTRAINED, STANDARD = "base", "sft"
 OURS = "toss-posterior-anchor"
@@ -78,8 +78,8 @@ ENTRIES = {
     OURS: Entry(OURS),
     f"{OURS}, auto": Entry(OURS, _AUTO),
     f"{OURS}, auto, weight 1": _weighted(OURS, 1.0, **_AUTO),
-    f"{OURS}, auto, no first tokens": Entry(OURS, {**_AUTO, "finetune.anchor_first": 0}),
-    "toss-posterior": Entry("toss-posterior"),
+    f"{OURS}, auto, weight 1, no first tokens": _weighted(OURS, 1.0, **_AUTO, **{"finetune.anchor_first": 0}),
+    "toss-posterior, auto": Entry("toss-posterior", _AUTO),
     "sft-anchor-first": Entry("sft-anchor-first"),
     "rows-anchor": Entry("rows-anchor"),
     "random-anchor": Entry("random-anchor"),
@@ -121,10 +121,12 @@ SETTINGS = {
             f"{OURS}, auto",
             "sft-anchor-first",
             "star-dss",
+            f"{OURS}, auto, weight 1, no first tokens",
+            "toss-posterior, auto",
             "rows-anchor",
             "toss-pro",
-            "dr-sft",
             "sft-kl",
+            "dr-sft",
             "safegrad",
             "toss",
             f"{OURS}, auto, weight 1",
@@ -151,9 +153,10 @@ SETTINGS = {
             "oracle-tokens",
             f"{OURS}, auto",
             "rows-anchor",
-            "sft-anchor-first",
-            "star-dss",
             "toss-pro",
+            f"{OURS}, auto, weight 1, no first tokens",
+            "star-dss",
+            "sft-anchor-first",
             "dr-sft",
             "sft-kl",
             "toss",
@@ -174,7 +177,17 @@ SETTINGS = {
         ("harmful", "safe"),
         ("utility", "harmful"),
         "harmful",
-        (STANDARD, f"{OURS}, auto", "sft-anchor-first", "star-dss", "toss-pro", "sft-kl", "rows-anchor", "dr-sft"),
+        (
+            STANDARD,
+            f"{OURS}, auto",
+            f"{OURS}, auto, weight 1, no first tokens",
+            "sft-anchor-first",
+            "star-dss",
+            "toss-pro",
+            "sft-kl",
+            "rows-anchor",
+            "dr-sft",
+        ),
     ),
 }
 _TRAINING = {

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from tosslm.export.axolotl_config import axolotl_yaml
 from tosslm.export.kind import ExportKind, Job, Snippet, Written
 from tosslm.export.rows import MaskedRow, message_of_tokens
 
@@ -107,11 +108,12 @@ def _whole(content: str, first: int, last: int, spans: np.ndarray) -> bool:
 
 
 def _covered(spans: np.ndarray, has_text: np.ndarray, details: list[dict[str, Any]]) -> np.ndarray:
-    """Tokens that lie wholly within a trained piece; an end of turn goes with its answer."""
-    inside = ~has_text
+    """Tokens that Axolotl trains: those within a trained piece; an end of turn goes with its answer."""
+    inside, starts = ~has_text, spans[has_text, 0]
+    lasts = np.append(starts[1:] - 1, details[-1]["end_offset"])  # before the next one starts, as Axolotl has it
     for piece in details:
         if piece["train"]:
-            inside = inside | ((spans[:, 0] >= piece["begin_offset"]) & (spans[:, 1] <= piece["end_offset"] + 1))
+            inside[has_text] |= (starts >= piece["begin_offset"]) & (lasts <= piece["end_offset"])
     return inside
 
 
@@ -131,9 +133,7 @@ def _write(rows: Iterator[MaskedRow], folder: Path, job: Job) -> Written:
     return Written(facts, (sentence,) if any(facts.values()) else ())
 
 
-_YAML = """# axolotl preprocess axolotl.yaml --debug   shows the labels in colour
-base_model: @MERGED@
-datasets:
+_ROWS = """
   - path: data.jsonl  # relative to where axolotl is called: go to @FOLDER@
     type: chat_template
     field_messages: messages
@@ -141,22 +141,12 @@ datasets:
     roles_to_train: []
     train_on_eos: turn
 chat_template: tokenizer_default
-sequence_len: @LONGEST@
-sample_packing: false
-adapter: lora
-lora_r: 16
-lora_alpha: 32
-lora_target_linear: true
-micro_batch_size: 4
-gradient_accumulation_steps: 1
-num_epochs: 1
-learning_rate: 0.0001
-output_dir: ./trained
 """
 
 KIND = ExportKind(
     "axolotl-text",
     f"{FILE}: messages with train_detail, the trained pieces of each answer in characters",
     _write,
-    (Snippet("axolotl-chat", "axolotl.yaml", _YAML),),
+    (Snippet("axolotl-chat", "axolotl.yaml", axolotl_yaml(_ROWS)),),
+    data=FILE,
 )

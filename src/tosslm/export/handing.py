@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 from tosslm.config import Config
 from tosslm.errors import InputError, RowError, TosslmError
 from tosslm.export import named
-from tosslm.export.counts import LENGTHS, Counts, count_rows
-from tosslm.export.kind import ExportKind, Job, Written
-from tosslm.export.lost import lost
+from tosslm.export.card import CARD, card
+from tosslm.export.counts import count_rows
+from tosslm.export.facts import facts_of, shown_name
+from tosslm.export.hub import Hub
+from tosslm.export.kind import Job
 from tosslm.export.rows import masked_rows
 from tosslm.files import atomic_folder, sha256
-from tosslm.methods import method_of
 from tosslm.runs.layout import DATA, SELECTION
 from tosslm.runs.reader import Run
 from tosslm.runs.tables import stored_rows
@@ -23,19 +24,11 @@ if TYPE_CHECKING:
     from tosslm.model.base import Base
 
 FACTS = "export.json"
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "tokenizer.model",
-    "vocab.json",
-    "merges.txt",
-)
 
 
-def export_run(run: Run, to: str, out: Path, *, trust_remote_code: bool = False) -> dict[str, Any]:
+def export_run(
+    run: Run, to: str, out: Path, *, trust_remote_code: bool = False, hub: Hub | None = None
+) -> dict[str, Any]:
     """Write the masked rows of a run into a new folder.
 
     Args:
@@ -43,6 +36,7 @@ def export_run(run: Run, to: str, out: Path, *, trust_remote_code: bool = False)
         to: a kind of export, or a consumer that one serves.
         out: a folder that does not exist yet.
         trust_remote_code: as of ``load_run``.
+        hub: where the folder is meant for; its files then name no path of this machine. ``share`` uploads it.
 
     Returns:
         What is in ``export.json``.
@@ -62,20 +56,21 @@ def export_run(run: Run, to: str, out: Path, *, trust_remote_code: bool = False)
     counts = count_rows(masked_rows(run.layout, anchor_first))
     job = Job(
         counts=counts,
-        base=str(base.folder) if config.model.name.startswith("builtin:") else config.model.name,
-        adapter=config.model.adapter or "",
+        base=_loadable(base, config, hub),
+        adapter=shown_name(config.model.adapter, hub) or "",
         vocabulary=base.limits.vocabulary or len(base.tokenizer),
         eos=base.tokenizer.eos_token_id,
-        place=out.resolve(),
+        place=hub.repo if hub else str(out.resolve()),
     )
     with atomic_folder(out) as beside:
         written = kind.write(masked_rows(run.layout, anchor_first), beside, job)
         snippets = [one for one in kind.snippets if consumer in (None, one.consumer)]
         for snippet in snippets:
             (beside / snippet.file).write_text(snippet.filled(job, written.facts), encoding="utf-8")
-        facts = _facts(run, config, base, kind, counts, written) | {
+        facts = facts_of(run, config, base, kind, counts, written, hub) | {
             "configs": {snippet.consumer: snippet.file for snippet in snippets}
         }
+        (beside / CARD).write_text(card(facts, kind), encoding="utf-8")
         facts["files"] = {
             file.relative_to(beside).as_posix(): sha256(file) for file in sorted(beside.rglob("*")) if file.is_file()
         }
@@ -134,47 +129,6 @@ def _base_of(run: Run, config: Config) -> Base:
     return base
 
 
-def _facts(
-    run: Run, config: Config, base: Base, kind: ExportKind, counts: Counts, written: Written
-) -> dict[str, Any]:
-    method = method_of(config)
-    model = config.model
-    return {
-        "format": 1,
-        "kind": kind.key,
-        "run": {
-            "path": str(run.path),
-            "method": config.method,
-            "seed": run.manifest["seed"],
-            "versions": run.manifest["versions"],
-            "selection": run.folder.print_of(SELECTION),
-        },
-        "base": {
-            "name": model.name,
-            "revision": model.revision,
-            "adapter": model.adapter,
-            "identity": base.identity,
-        },
-        "tokenizer": {
-            "name": model.name,
-            "files": {
-                name: sha256(base.folder / name) for name in _TOKENIZER_FILES if (base.folder / name).is_file()
-            },
-        },
-        "rows": counts.rows,
-        "tokens": counts.tokens,
-        "response_tokens": counts.response_tokens,
-        "trained_tokens": counts.trained_tokens,
-        "dropped_tokens": counts.dropped_tokens,
-        "longest_row": counts.longest_row,
-        "rows_that_train_on_nothing": counts.train_on_nothing,
-        "cut_at": {
-            str(length): {"rows_cut": counts.cut[length], "rows_that_train_on_nothing": counts.cut_to_nothing[length]}
-            for length in LENGTHS
-        },
-        "written": dict(written.facts),
-        "lost": [
-            *lost(config, method, counts, kind=kind.key, weighs=kind.weighs),
-            *written.lost,
-        ],
-    }
+def _loadable(base: Base, config: Config, hub: Hub | None) -> str:
+    name = config.model.name
+    return str(base.folder) if name.startswith("builtin:") and not hub else shown_name(name, hub) or name

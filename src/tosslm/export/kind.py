@@ -26,7 +26,7 @@ class Job:
         adapter: ``model.adapter``, hub id or folder; empty where there is none.
         vocabulary: token ids that the base has, from 0.
         eos: id of the tokenizer's end-of-sequence token, where it has one.
-        place: the folder that the export will lie in.
+        place: the folder that the export will lie in, or the data set on the Hub.
     """
 
     counts: Counts
@@ -34,7 +34,7 @@ class Job:
     adapter: str
     vocabulary: int
     eos: int | None
-    place: Path
+    place: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Snippet:
             "BASE": quote(job.base),
             "ADAPTER": quote(job.adapter),
             "MERGED": quote(UNMERGED if job.adapter else job.base),
-            "FOLDER": quote(str(job.place)),
+            "FOLDER": quote(job.place),
             "LONGEST": str(job.counts.longest_row),
         } | {key.upper(): json.dumps(value) for key, value in facts.items()}
         text = self.text
@@ -91,6 +91,7 @@ class ExportKind:
         write: takes the rows, the folder and the job, and says what was written.
         snippets: one for each consumer; a consumer's name chooses its own.
         weighs: whether it carries a weight for each token, not only whether it is trained.
+        data: what `datasets` loads of it, a name or a pattern; empty where it cannot.
     """
 
     key: str
@@ -98,6 +99,7 @@ class ExportKind:
     write: Callable[[Iterator[MaskedRow], Path, Job], Written]
     snippets: tuple[Snippet, ...]
     weighs: bool = False
+    data: str = ""
 
     @property
     def serves(self) -> tuple[str, ...]:

@@ -75,4 +75,5 @@ KIND = ExportKind(
     f"{FOLDER}/: input_ids, attention_mask, labels as a saved data set",
     _write,
     (Snippet("llama-factory", "llamafactory.yaml", _YAML),),
+    data=f"{FOLDER}/train/{_ARROW}",
 )

@@ -7,20 +7,23 @@ from tosslm.export.counts import Counts
 from tosslm.methods.method import Method
 
 
-def lost(config: Config, method: Method, counts: Counts, *, kind: str, weighs: bool) -> list[str]:
+def lost(
+    config: Config, method: Method, counts: Counts, *, base: tuple[str, str | None], kind: str, weighs: bool
+) -> list[str]:
     """What is lost when another trainer takes the rows of a run.
 
     Args:
         config: of the run.
         method: that it follows.
         counts: of the rows.
+        base: names of base and adapter, as the export tells them.
         kind: of the export.
         weighs: whether the kind carries a weight for each token.
     """
     found = []
     if config.model.adapter:
         found.append(
-            f"The run trains on {config.model.name} with {config.model.adapter} merged into it: train on that, for "
+            f"The run trains on {base[0]} with {base[1]} merged into it: train on that, for "
             "the plain base may be unsafe."
         )
     if config.finetune.anchors:

@@ -119,4 +119,5 @@ KIND = ExportKind(
     "training_N.idx.parquet, packed: input_ids, loss_mask beside the inputs, seq_start_id",
     _write,
     (Snippet("megatron-bridge", "megatron_rows.py", _PYTHON),),
+    data="training_*.idx.parquet",
 )

@@ -62,6 +62,7 @@ The mask is read only where label_mask_paths name it.
 
 from pathlib import Path
 
+# OLMo-core 3.0 or newer: where use_array_if_local is not known, rows are cut at each end-of-sequence token.
 from olmo_core.data import LongDocStrategy, NumpyPackedFSLDatasetConfig, TokenizerConfig
 from olmo_core.data.types import NumpyDatasetDType
 
@@ -74,6 +75,8 @@ def dataset(tokenizer: TokenizerConfig, work_dir: str, sequence_length: int):
         paths=sorted(str(path) for path in here.glob("token_ids_part_*.npy")),
         label_mask_paths=sorted(str(path) for path in here.glob("labels_mask_part_*.npy")),
         dtype=NumpyDatasetDType[@DTYPE@],
+        # Else rows are cut at each end-of-sequence token, of which chat templates write one a turn.
+        use_array_if_local=False,
         generate_doc_lengths=True,
         long_doc_strategy=LongDocStrategy.truncate,
         tokenizer=tokenizer,

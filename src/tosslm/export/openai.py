@@ -93,4 +93,5 @@ KIND = ExportKind(
     f"{FILE}: messages, each answer with weight 0 or 1; tokens inside an answer cannot be told apart",
     _write,
     (Snippet("openai-api", "upload.sh", _SHELL),),
+    data=FILE,
 )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from tosslm.export.axolotl_config import axolotl_yaml
 from tosslm.export.kind import ExportKind, Job, Snippet, Written
 from tosslm.export.rows import MaskedRow
 from tosslm.export.tables import write_plain_parquet
@@ -97,24 +98,10 @@ trainer = SFTTrainer(
 trainer.train()
 '''
 
-_AXOLOTL = """# axolotl preprocess axolotl.yaml --debug   shows the labels in colour
-# axolotl train axolotl.yaml
-base_model: @MERGED@
-datasets:
+_AXOLOTL = """
   - path: data.parquet  # relative to where axolotl is called: go to @FOLDER@
     ds_type: parquet
     type:  # empty: the rows are tokens already
-sequence_len: @LONGEST@  # longer rows would be left out
-sample_packing: false
-adapter: lora
-lora_r: 16
-lora_alpha: 32
-lora_target_linear: true
-micro_batch_size: 4
-gradient_accumulation_steps: 1
-num_epochs: 1
-learning_rate: 0.0001
-output_dir: ./trained
 """
 
 _OPEN_INSTRUCT = '''"""A pass-through for open-instruct: import this in finetune.py before its arguments are read.
@@ -135,7 +122,7 @@ dataset_transformation.TRANSFORM_FNS["tosslm_rows"] = (tosslm_rows, "map")
 
 _TOGETHER = """#!/bin/sh
 # Nobody but Together sees how its trainer pads or cuts: compare its count of trained tokens with export.json.
-together files upload @FOLDER@/data.parquet
+together files upload "$(dirname "$0")"/data.parquet
 together fine-tuning create --training-file FILE-ID --model MODEL
 """
 
@@ -145,9 +132,10 @@ KIND = ExportKind(
     _write,
     (
         Snippet("trl", "train_trl.py", _TRL),
-        Snippet("axolotl", "axolotl.yaml", _AXOLOTL),
+        Snippet("axolotl", "axolotl.yaml", axolotl_yaml(_AXOLOTL)),
         Snippet("unsloth", "train_unsloth.py", _UNSLOTH),
         Snippet("open-instruct", "open_instruct_rows.py", _OPEN_INSTRUCT),
         Snippet("together", "together.sh", _TOGETHER),
     ),
+    data=FILE,
 )

@@ -64,8 +64,11 @@ def _write(rows: Iterator[MaskedRow], folder: Path, job: Job) -> Written:
 
 
 _SHELL = """#!/bin/sh
-# Prompts and ends of turns are written by ms-swift's template for the model: see that it is the tokenizer's own.
-cd "$(dirname "$0")" && swift sft --model @MERGED@ --dataset data.jsonl --loss_scale default --max_length @LONGEST@ \\
+# Prompts and ends of turns are written by ms-swift's template for the model: see that it is the tokenizer's own, and
+# give --system where the tokenizer's template writes a system prompt by itself.
+# Weights between 0 and 1 count only with --is_binary_loss_scale false.
+cd "$(dirname "$0")" && swift sft --model @MERGED@ --dataset data.jsonl --loss_scale default \\
+  --is_binary_loss_scale false --max_length @LONGEST@ \\
   --truncation_strategy delete --train_type lora --per_device_train_batch_size 4
 """
 
@@ -75,4 +78,5 @@ KIND = ExportKind(
     _write,
     (Snippet("ms-swift", "train_swift.sh", _SHELL),),
     weighs=True,
+    data=FILE,
 )

@@ -46,4 +46,5 @@ KIND = ExportKind(
     _write,
     (Snippet("tinker-cookbook", "tinker_data.py", _PYTHON),),
     weighs=True,
+    data=FILE,
 )

@@ -29,6 +29,17 @@ _CODE = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
 _NOT_THE_MODEL = {"checksums.json", "README.md", "generation_config.json", "trainer_state.json", "measured.json"}
 
 
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Where the config names a model and its adapter, for messages."""
+
+    name: str = "model.name"
+    adapter: str = "model.adapter"
+
+
+BASE_KEYS = Keys()
+
+
 @dataclass(slots=True)
 class Base:
     """The aligned base, loaded on first use, so that a run with nothing to do loads no weights.
@@ -40,6 +51,7 @@ class Base:
         identity: fingerprint of the files of model and adapter and of the dtype; equal on every machine.
         limits: token ids and positions that it has.
         adapter_folder: of ``model.adapter``.
+        keys: where the config names it.
     """
 
     config: ModelConfig
@@ -48,6 +60,7 @@ class Base:
     identity: str
     limits: Limits
     adapter_folder: Path | None
+    keys: Keys = BASE_KEYS
     _model: Any = field(default=None, repr=False)
 
     @property
@@ -56,6 +69,10 @@ class Base:
         if self._model is None:
             self._model = load_model(self)
         return self._model
+
+    def release(self) -> None:
+        """Let the weights go; who asks for them again waits for them again."""
+        self._model = None
 
 
 def where_it_runs(config: ModelConfig) -> dict[str, Any]:
@@ -69,37 +86,41 @@ def where_it_runs(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def open_base(config: ModelConfig) -> Base:
+def open_base(config: ModelConfig, keys: Keys = BASE_KEYS) -> Base:
     """Find a base's files and load its tokenizer, not yet its weights.
+
+    Args:
+        config: where it comes from.
+        keys: where the config names it, for messages.
 
     Raises:
         InputError: a model or adapter cannot be found, or is not stored as safetensors.
     """
     device = choose_device(config.device)
-    folder = local_folder("model.name", config.name, config.revision, config.trust_remote_code)
+    folder = local_folder(keys.name, config.name, config.revision, config.trust_remote_code)
     if (folder / "adapter_config.json").exists() or (folder / HAZARD_MARK).exists():
         raise InputError(
-            f"model.name: {config.name} is an adapter, not a model; put its base into model.name and, unless it is "
-            "a degraded reference, the adapter into model.adapter"
+            f"{keys.name}: {config.name} is an adapter, not a model; put its base into {keys.name} and, unless it is "
+            f"a degraded reference, the adapter into {keys.adapter}"
         )
-    adapter = _adapter_folder(config.adapter) if config.adapter else None
+    adapter = _adapter_folder(config.adapter, keys.adapter) if config.adapter else None
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
     except Exception as error:  # the tokenizers' own are plain Exceptions
         raise InputError(
-            f"model.name: {config.name}: its tokenizer cannot be loaded ({_said(error)}); fetch tokenizer.json and "
+            f"{keys.name}: {config.name}: its tokenizer cannot be loaded ({_said(error)}); fetch tokenizer.json and "
             "tokenizer_config.json anew"
         ) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    limits = model_limits(config, folder)
-    _check_special_tokens(config, tokenizer, limits)
+    limits = model_limits(config, folder, keys.name)
+    _check_special_tokens(config, tokenizer, limits, keys.name)
     identity = fingerprint(
         folder_checksums(folder),
         folder_checksums(adapter) if adapter else None,
         str(choose_dtype(config.dtype, device)),
     )
-    return Base(config, tokenizer, folder, identity, limits, adapter)
+    return Base(config, tokenizer, folder, identity, limits, adapter, keys)
 
 
 def model_limits(config: ModelConfig, folder: Path, key: str = "model.name") -> Limits:
@@ -127,17 +148,17 @@ def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _check_special_tokens(config: ModelConfig, tokenizer: Any, limits: Limits) -> None:
+def _check_special_tokens(config: ModelConfig, tokenizer: Any, limits: Limits, key: str) -> None:
     if tokenizer.pad_token_id is None:
         raise InputError(
-            f"model.name: {config.name}: its tokenizer has no padding and no end-of-sequence token; set pad_token in "
+            f"{key}: {config.name}: its tokenizer has no padding and no end-of-sequence token; set pad_token in "
             "its tokenizer_config.json"
         )
     for kind in ("pad", "eos"):
         token = getattr(tokenizer, f"{kind}_token_id")
         if token is not None and limits.vocabulary is not None and token >= limits.vocabulary:
             raise InputError(
-                f"model.name: {config.name}: the tokenizer's {kind}_token has the id {token}, beyond the model's "
+                f"{key}: {config.name}: the tokenizer's {kind}_token has the id {token}, beyond the model's "
                 f"vocabulary of {limits.vocabulary}; use the model's own tokenizer, or resize its embeddings"
             )
 
@@ -225,11 +246,11 @@ def local_folder(
         ) from None
 
 
-def _adapter_folder(name: str) -> Path:
-    folder = local_folder("model.adapter", name, None, False)
+def _adapter_folder(name: str, key: str) -> Path:
+    folder = local_folder(key, name, None, False)
     if (folder / HAZARD_MARK).exists():
         raise InputError(
-            f"model.adapter: {name} is marked {HAZARD_MARK}: a degraded reference is never merged into a base; "
+            f"{key}: {name} is marked {HAZARD_MARK}: a degraded reference is never merged into a base; "
             "name a safety-tuned adapter instead"
         )
     check_adapter(folder)
@@ -253,11 +274,11 @@ def load_model(base: Base) -> Any:
     Raises:
         InputError: they cannot be loaded, or the adapter does not fit.
     """
-    config, device = base.config, choose_device(base.config.device)
+    config, keys, device = base.config, base.keys, choose_device(base.config.device)
     dtype = choose_dtype(config.dtype, device)
     if not any(base.folder.glob(_WEIGHTS)):
         raise InputError(
-            f"model.name: {config.name} has no .safetensors weights; pickled weights are never loaded, "
+            f"{keys.name}: {config.name} has no .safetensors weights; pickled weights are never loaded, "
             "so convert them first"
         )
     try:
@@ -273,19 +294,19 @@ def load_model(base: Base) -> Any:
         raise
     except Exception as error:
         raise InputError(
-            f"model.name: {config.name} cannot be loaded ({_said(error)}); fetch config.json and .safetensors anew"
+            f"{keys.name}: {config.name} cannot be loaded ({_said(error)}); fetch config.json and .safetensors anew"
         ) from error
-    refuse_misfits("model.name", config.name, report)
+    refuse_misfits(keys.name, config.name, report)
     model = model.to(device)
     if base.adapter_folder:
-        check_adapter_fits(model, base.adapter_folder, "model.adapter")
+        check_adapter_fits(model, base.adapter_folder, keys.adapter)
         try:
             model = PeftModel.from_pretrained(model, base.adapter_folder).merge_and_unload()
         except (torch.OutOfMemoryError, MemoryError):
             raise
         except Exception as error:
             raise InputError(
-                f"model.adapter: {config.adapter} does not fit {config.name} ({_said(error)})"
+                f"{keys.adapter}: {config.adapter} does not fit {config.name} ({_said(error)})"
             ) from error
     return model.eval().requires_grad_(False)
 

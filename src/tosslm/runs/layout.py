@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DATA = "data"
+PROXY = "proxy"
 UTILITY = "references/utility"
 SELECTION = "selection"
 MODEL = "model"
@@ -97,6 +98,10 @@ class Layout:
     def rows(self, name: str) -> Path:
         """The tokenised rows of a set, one of ``SETS``."""
         return self.data / f"{name}.parquet"
+
+    def proxy_rows(self, name: str) -> Path:
+        """The rows of a set as a proxy's tokenizer cuts them, in the same order."""
+        return self.of(PROXY) / f"{name}.parquet"
 
     @property
     def bad_rows(self) -> Path:

@@ -53,6 +53,14 @@ class _Data(_Entry):
     sources: dict[str, dict[str, str]] = {}
 
 
+class _ProxyCounts(_Part):
+    unscored: int
+
+
+class _Proxy(_Entry):
+    sets: dict[str, _ProxyCounts]
+
+
 class _SourceCounts(_Part):
     rows: int
     tokens: int
@@ -100,6 +108,7 @@ class _Training(_Entry):
 
 _KINDS: dict[str, type[_Entry]] = {
     "data": _Data,
+    "proxy": _Proxy,
     "selection": _Selection,
     "refinement": _Refinement,
     "references": _Training,

@@ -26,6 +26,7 @@ DATA_SCHEMA = pa.schema(
     {"row_id": _TEXT, "origin": _TEXT, "source": _TEXT, "messages": _TEXT}
     | {"input_ids": _INTS, "response_mask": _BOOLS, "offsets": _SPANS, "unsafe_spans": _SPANS}
 )
+PROXY_SCHEMA = pa.schema({"row_id": _TEXT, "input_ids": _INTS, "response_mask": _BOOLS, "offsets": _SPANS})
 SCORE_SCHEMA = pa.schema({"row_id": _TEXT, "position": _INTS, "loss_degraded": _FLOATS, "loss_utility": _FLOATS})
 HELDOUT_SCHEMA = SCORE_SCHEMA.append(pa.field("set", _TEXT))
 KEEP_SCHEMA = pa.schema({"row_id": _TEXT, "keep": _BOOLS})

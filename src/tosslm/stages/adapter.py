@@ -13,11 +13,16 @@ from tosslm.tracking import Trackers
 from tosslm.workbench import Workbench
 
 if TYPE_CHECKING:
+    from tosslm.model.base import Base
     from tosslm.training.train import Notes, Recipe
 
 
 def _no_parts(bench: Workbench) -> list[Any]:
     return []
+
+
+def _the_base(bench: Workbench) -> Base:
+    return bench.base
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,7 @@ class Training:
         rows: the training rows, as ``training_row`` makes them.
         notes: files of text that go with the adapter.
         covers: what the training depends on beside settings, seed, base and the steps it reads.
+        base: what is trained.
     """
 
     settings: Callable[[Config], TrainingConfig]
@@ -37,6 +43,7 @@ class Training:
     rows: Callable[[Workbench], Iterable[dict[str, Any]]]
     notes: Callable[[Workbench], Notes]
     covers: Callable[[Workbench], list[Any]] = _no_parts
+    base: Callable[[Workbench], Base] = _the_base
 
 
 def training_step(name: str, stage: str, reads: tuple[str, ...], training: Training) -> Step:
@@ -44,7 +51,7 @@ def training_step(name: str, stage: str, reads: tuple[str, ...], training: Train
 
     def covers(bench: Workbench) -> list[Any]:
         settings = training.settings(bench.config)
-        return [covered(settings), bench.config.seed, bench.base.identity, *training.covers(bench)]
+        return [covered(settings), bench.config.seed, training.base(bench).identity, *training.covers(bench)]
 
     def train(bench: Workbench, mark: Mark) -> Facts:
         from tosslm.training.labels import write_training_rows
@@ -53,7 +60,7 @@ def training_step(name: str, stage: str, reads: tuple[str, ...], training: Train
         recipe = training.recipe(bench)
         anchored = recipe.anchor_weight > 0
         return train_adapter(
-            bench.base,
+            training.base(bench),
             write_training_rows(
                 mark.work / "rows.arrow",
                 training.rows(bench),

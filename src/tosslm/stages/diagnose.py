@@ -46,11 +46,13 @@ STAGE = Stage("diagnose", PURPOSES["diagnose"], (DIAGNOSIS,), _steps)
 def diagnosis_step(config: Config, method: Method) -> Step:
     """How far the model moved from the base, and whether toward harm, at each response position.
 
-    A method that trains no references has no degraded one to move toward: its distance is measured, not its shift.
+    Where no references are trained, or on a proxy, there is no degraded one to move toward: the distance is measured,
+    not the shift.
     """
     last = config.refinement.rounds
     scored = method.builds_on != "data"
-    reads = (DATA, *((degraded(last), scores(last)) if scored else ()), SELECTION, MODEL)
+    toward = scored and not config.references.model
+    reads = (DATA, *([degraded(last)] if toward else []), *([scores(last)] if scored else []), SELECTION, MODEL)
     return Step(
         DIAGNOSIS,
         "diagnose",
@@ -72,7 +74,7 @@ def _covers(bench: Workbench) -> list[Any]:
 
 
 def diagnose(bench: Workbench, mark: Mark, *, scored: bool) -> Facts:
-    """Measure the fine-tuned model and the degraded reference against the base; count where dropped tokens lie.
+    """Measure model and degraded reference against the base; count where dropped tokens lie.
 
     Returns:
         Facts for the manifest: held-out rows that were measured, of each set.
@@ -84,7 +86,10 @@ def diagnose(bench: Workbench, mark: Mark, *, scored: bool) -> Facts:
 
     config, layout = bench.config, bench.layout
     last, folder = config.refinement.rounds, layout.diagnosis
-    own = ({DEGRADED: layout.of(degraded(last))} if scored else {}) | {MODEL: layout.model}
+    toward = scored and not bench.proxy
+    if scored and bench.proxy:
+        bench.reporter.say("diagnosis: the degraded reference is a proxy's, so no movement toward it is measured")
+    own = ({DEGRADED: layout.of(degraded(last))} if toward else {}) | {MODEL: layout.model}
     adapters = own | {name: Path(other) for name, other in config.diagnosis.adapters.items()}
     held_out = measured_rows(bench)
     measured, causes = measure(bench, held_out, adapters)

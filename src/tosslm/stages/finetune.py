@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tosslm.config import Config
+from tosslm.findings.proxied import proxy_used
 from tosslm.methods.method import Method
 from tosslm.runs.layout import DATA, MODEL, SELECTION
 from tosslm.stages.adapter import Training, training_step
@@ -44,7 +45,7 @@ def finetune_step(method: Method) -> Step:
         lambda config: config.finetune,
         lambda bench: _recipe(bench, method),
         lambda bench: _rows(bench, method),
-        lambda bench: {"README.md": model_readme(bench.base)},
+        lambda bench: {"README.md": model_readme(bench.base) + _proxy_note(bench.config, method)},
         lambda bench: _covers(bench, method),
     )
     return training_step(MODEL, "finetune", (DATA, SELECTION), training)
@@ -90,6 +91,11 @@ def _covers(bench: Workbench, method: Method) -> list[Any]:
     if bench.config.selection.context == "drop":
         own.append("dropped tokens are not read")
     return [*own, *method.training_covers(bench)]
+
+
+def _proxy_note(config: Config, method: Method) -> str:
+    used = proxy_used(config) if method.builds_on != "data" else None
+    return f"\n{used}\n" if used else ""
 
 
 def model_readme(base: Base) -> str:

@@ -11,9 +11,10 @@ from tosslm.methods.guard import guarded
 from tosslm.methods.method import Method
 from tosslm.methods.needs import guard_parts
 from tosslm.ragged import split_rows
-from tosslm.runs.layout import DATA, UTILITY, Layout, degraded, refinement
+from tosslm.runs.layout import PROXY, UTILITY, Layout, degraded, refinement
 from tosslm.runs.tables import read_joined, reference_rows, stored_rows
 from tosslm.stages.adapter import Training, training_step
+from tosslm.stages.proxy import proxy_steps, reads, rows_of
 from tosslm.stages.purposes import PURPOSES
 from tosslm.stages.step import Stage, Step
 from tosslm.workbench import Workbench
@@ -35,13 +36,15 @@ A LoRA trained on the run's small utility set, used by tosslm to score tokens. I
 
 
 def _steps(config: Config, method: Method, before: Sequence[Step]) -> list[Step]:
-    return [utility_step(), degraded_step(0)] if method.builds_on != "data" else []
+    if method.builds_on == "data":
+        return []
+    return [*proxy_steps(config), utility_step(config), degraded_step(config, 0)]
 
 
-STAGE = Stage("references", PURPOSES["references"], ("references",), _steps)
+STAGE = Stage("references", PURPOSES["references"], ("references", PROXY), _steps)
 
 
-def utility_step() -> Step:
+def utility_step(config: Config) -> Step:
     """The utility reference learns from the utility set."""
     training = Training(
         _settings,
@@ -49,11 +52,12 @@ def utility_step() -> Step:
         lambda bench: _training_rows(_reference_rows(bench, "utility")),
         lambda _: {"README.md": UTILITY_NOTE},
         lambda _: ["utility"],
+        lambda bench: bench.reference_base,
     )
-    return training_step(UTILITY, "references", (DATA,), training)
+    return training_step(UTILITY, "references", reads(config), training)
 
 
-def degraded_step(round_: int, stage: str = "references") -> Step:
+def degraded_step(config: Config, round_: int, stage: str = "references") -> Step:
     """The degraded reference of a round learns from the harmful set and the rows that joined it by then.
 
     With ``references.harmful_tokens: guard`` it learns only what the guard calls unsafe of both; a row of which that
@@ -65,9 +69,10 @@ def degraded_step(round_: int, stage: str = "references") -> Step:
         lambda bench: _harmful_rows(bench, round_),
         lambda _: {"HAZARDOUS.md": HAZARD_NOTE},
         lambda bench: ["harmful", *_guard_covers(bench)],
+        lambda bench: bench.reference_base,
     )
-    reads = (DATA, *(refinement(earlier) for earlier in range(1, round_ + 1)))
-    return training_step(degraded(round_), stage, reads, training)
+    joined = (refinement(earlier) for earlier in range(1, round_ + 1))
+    return training_step(degraded(round_), stage, (*reads(config), *joined), training)
 
 
 def joined_by(layout: Layout, round_: int) -> set[str]:
@@ -129,13 +134,13 @@ def _unsafe_rows(bench: Workbench, name: str, wanted: set[str]) -> Iterator[dict
 def _reference_rows(bench: Workbench, name: str) -> Iterator[dict[str, Any]]:
     """A reference set without its held-out share."""
     share = bench.config.references.holdout
-    return reference_rows(bench.layout.rows(name), share, want_held_out=False)
+    return reference_rows(rows_of(bench, name), share, want_held_out=False)
 
 
 def _joined_rows(bench: Workbench, round_: int) -> Iterator[dict[str, Any]]:
     """The custom rows that joined the harmful set in a round or before it."""
     if joined := joined_by(bench.layout, round_):
-        rows = stored_rows(bench.layout.rows("custom"), _COLUMNS)
+        rows = stored_rows(rows_of(bench, "custom"), _COLUMNS)
         yield from (row for row in rows if row["row_id"] in joined)
 
 

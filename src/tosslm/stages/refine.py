@@ -24,11 +24,11 @@ from tosslm.workbench import Workbench
 def _steps(config: Config, method: Method, before: Sequence[Step]) -> list[Step]:
     """For each round: rows join, the degraded reference learns anew from the base, and scores the set again."""
     rounds = config.refinement.rounds if method.builds_on != "data" else 0
-    return [
-        step
-        for round_ in range(1, rounds + 1)
-        for step in (joining_step(round_), degraded_step(round_, "refine"), score_step(round_, "refine"))
-    ]
+    found: list[Step] = []
+    for round_ in range(1, rounds + 1):
+        found.append(joining_step(round_))
+        found += [degraded_step(config, round_, "refine"), score_step(config, round_, "refine")]
+    return found
 
 
 STAGE = Stage(

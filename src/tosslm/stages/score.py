@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ from tosslm.files import is_whole, read_batches, write_parquet
 from tosslm.methods.method import Method
 from tosslm.progress import Task
 from tosslm.runs.folder import Mark
-from tosslm.runs.layout import DATA, HELDOUT, UTILITY, degraded, scores
-from tosslm.runs.tables import HELDOUT_SCHEMA, SCORE_SCHEMA, part_files, reference_rows, stored_rows
+from tosslm.runs.layout import HELDOUT, UTILITY, degraded, scores
+from tosslm.runs.tables import HELDOUT_SCHEMA, PROXY_SCHEMA, SCORE_SCHEMA, part_files, reference_rows, stored_rows
+from tosslm.stages.proxy import ROW_COLUMNS, carried, paired, reads, rows_of
 from tosslm.stages.purposes import PURPOSES
 from tosslm.stages.step import Facts, Stage, Step
 from tosslm.tracking import Trackers, tracked
@@ -25,20 +26,20 @@ Rows = Sequence[dict[str, Any]]
 
 
 def _steps(config: Config, method: Method, before: Sequence[Step]) -> list[Step]:
-    return [score_step(0)] if method.builds_on != "data" else []
+    return [score_step(config, 0)] if method.builds_on != "data" else []
 
 
 STAGE = Stage("score", PURPOSES["score"], ("scores",), _steps)
 
 
-def score_step(round_: int, stage: str = "score") -> Step:
+def score_step(config: Config, round_: int, stage: str = "score") -> Step:
     """``S = loss_utility - loss_degraded`` of every response token of the custom set (paper, Eq. for S)."""
-    reads = (DATA, UTILITY, degraded(round_), *([scores(0)] if round_ else []))
+    inputs = (*reads(config), UTILITY, degraded(round_), *([scores(0)] if round_ else []))
     return Step(
         scores(round_),
         stage,
         1,
-        reads,
+        inputs,
         lambda bench, mark: score_rows(bench, round_, mark),
         lambda bench: [bench.config.scoring.model_dump(), bench.config.references.holdout],
     )
@@ -46,6 +47,8 @@ def score_step(round_: int, stage: str = "score") -> Step:
 
 def score_rows(bench: Workbench, round_: int, mark: Mark) -> Facts:
     """Score the custom set and the held-out reference rows.
+
+    A proxy reads them in its own tokens, and its losses are carried to the base's by share of characters.
 
     Parts that a killed process finished are kept; a part is fixed by its rows alone. Utility losses of later rounds
     are those of round 0, for the utility reference stays what it is.
@@ -61,11 +64,10 @@ def score_rows(bench: Workbench, round_: int, mark: Mark) -> Facts:
     facts = {"parts": 0, "parts_reused": 0, "rows": 0, "response_tokens": 0, "tokens": 0}
     trackers = Trackers(config.report_to, layout.tracker_logs)
     adapters = {"utility": layout.of(UTILITY), "degraded": layout.of(degraded(round_))}
-    with tracked(trackers, mark.name) as log, attached_adapters(bench.base, adapters) as model:
-        losses = _Losses(model, config.scoring.batch_tokens)
+    with tracked(trackers, mark.name) as log, attached_adapters(bench.reference_base, adapters) as model:
+        losses = _Losses(model, config)
         with bench.reporter.task(f"scoring {folder.name}", total * _passes(known)) as task:
-            parts = read_batches(layout.rows("custom"), _COLUMNS, config.scoring.rows_per_part)
-            for number, rows in enumerate(parts):
+            for number, rows in enumerate(_parts(bench)):
                 path = folder / f"part-{number:05d}.parquet"
                 facts["parts"] += 1
                 facts["rows"] += len(rows)
@@ -80,21 +82,50 @@ def score_rows(bench: Workbench, round_: int, mark: Mark) -> Facts:
         for stale in part_files(folder)[facts["parts"] :]:
             stale.unlink()
         _score_heldout(bench, losses, folder / HELDOUT, known / HELDOUT if known else None, mark)
+    if bench.proxy and round_ == config.refinement.rounds:
+        bench.proxy.base.release()  # the base is to have the memory from here on
     return facts | {"tokens": losses.tokens}
 
 
 class _Losses:
-    """The losses of rows under one of the attached references; counts the tokens that were read."""
+    """The losses of rows under one of the attached references; counts the tokens that were read.
 
-    def __init__(self, model: Any, batch_tokens: int) -> None:
-        self._model, self._batch_tokens, self.tokens = model, batch_tokens, 0
+    Rows that are paired with a proxy's are read in its tokens.
+    """
+
+    def __init__(self, model: Any, config: Config) -> None:
+        self._model, self._config, self.tokens = model, config, 0
 
     def under(self, adapter: str, rows: Rows, task: Task) -> list[np.ndarray]:
         from tosslm.model.losses import response_losses
 
         self._model.set_adapter(adapter)
-        self.tokens += sum(len(row["input_ids"]) for row in rows)
-        return response_losses(self._model, rows, batch_tokens=self._batch_tokens, advance=task.advance)
+        proxied = bool(self._config.references.model)
+        read = [row["proxy"] for row in rows] if proxied else rows
+        self.tokens += sum(len(row["input_ids"]) for row in read)
+        batch_tokens = self._config.scoring.batch_tokens
+        losses = response_losses(self._model, read, batch_tokens=batch_tokens, advance=task.advance)
+        return carried(rows, losses, self._config) if proxied else losses
+
+
+def _parts(bench: Workbench) -> Iterator[Rows]:
+    """The rows of each part, paired with what a proxy reads of them where there is one."""
+    count = bench.config.scoring.rows_per_part
+    if not bench.proxy:
+        yield from read_batches(bench.layout.rows("custom"), _COLUMNS, count)
+        return
+    files = (bench.layout.rows("custom"), ROW_COLUMNS), (rows_of(bench, "custom"), PROXY_SCHEMA.names)
+    for rows, proxies in zip(*(read_batches(path, columns, count) for path, columns in files), strict=True):
+        yield paired(rows, proxies)
+
+
+def _held_out(bench: Workbench, name: str) -> Rows:
+    """The held-out rows of a reference set, likewise."""
+    share = bench.config.references.holdout
+    if not bench.proxy:
+        return list(reference_rows(bench.layout.rows(name), share, want_held_out=True))
+    files = (bench.layout.rows(name), ROW_COLUMNS), (rows_of(bench, name), PROXY_SCHEMA.names)
+    return paired(*(list(reference_rows(p, share, want_held_out=True, columns=c)) for p, c in files))
 
 
 def _passes(known: Path | None) -> int:
@@ -124,11 +155,7 @@ def _utility_losses(path: Path) -> list[np.ndarray]:
 def _score_heldout(bench: Workbench, losses: _Losses, path: Path, known: Path | None, mark: Mark) -> None:
     if is_whole(path, mark.fingerprint):
         return
-    share = bench.config.references.holdout
-    rows: list[dict[str, Any]] = []
-    for name in ("harmful", "utility"):
-        held_out = reference_rows(bench.layout.rows(name), share, want_held_out=True)
-        rows += [row | {"set": name} for row in held_out]
+    rows = [row | {"set": name} for name in ("harmful", "utility") for row in _held_out(bench, name)]
     with bench.reporter.task("scoring held-out rows", len(rows) * _passes(known)) as task:
         columns = _columns(rows, losses, known, task)
     write_parquet(path, columns | {"set": [row["set"] for row in rows]}, HELDOUT_SCHEMA, mark.fingerprint)

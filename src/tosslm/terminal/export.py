@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 
-def export_lines(facts: Mapping[str, Any], out: Path) -> list[str]:
+def export_lines(facts: Mapping[str, Any], out: Path, url: str | None = None) -> list[str]:
     """The lines that the command prints.
 
     Args:
         facts: of ``export.json``.
         out: the folder.
+        url: of the data set that it was uploaded to.
     """
     lines = [
         f"{out}: {facts['rows']:,} rows, {facts['trained_tokens']:,} trained and {facts['dropped_tokens']:,} dropped "
@@ -27,4 +28,8 @@ def export_lines(facts: Mapping[str, Any], out: Path) -> list[str]:
                 f"{counts['rows_that_train_on_nothing']:,} then train on nothing."
             )
     lines += [f"Lost: {sentence}" for sentence in facts["lost"]]
-    return [*lines, *(f"For {consumer}: {out / file}" for consumer, file in facts["configs"].items())]
+    lines += [f"For {consumer}: {out / file}" for consumer, file in facts["configs"].items()]
+    if url:
+        seen = "only its owner sees it" if facts["hub"]["private"] else "everybody sees it"
+        lines.append(f"Uploaded to {url}; {seen}. It holds the whole text of the rows, harmful text too.")
+    return lines

@@ -41,6 +41,15 @@ def print_plan(plan: Mapping[str, Any], console: Console) -> None:
         markup=False,
         soft_wrap=True,
     )
+    if proxy := plan.get("proxy"):
+        console.print(
+            f"references and scores by the proxy {proxy['name']}: {proxy['parameters'] / 1e6:,.0f}M parameters; "
+            f"about {proxy['speed']['reading']:,.0f} tokens/s reading and {proxy['speed']['training']:,.0f} "
+            f"training; reads rows in {proxy['chat_template']} chat template",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
     table = table_of("stage", "tokens read", "tokens trained", "time", "memory", "disk")
     for stage in plan["stages"]:
         table.add_row(

@@ -1,0 +1,112 @@
+"""What ``export.json`` says: where the rows are from, what chose their labels, what is in them, what is lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tosslm.config import Config
+from tosslm.export.counts import LENGTHS, Counts
+from tosslm.export.hub import Hub
+from tosslm.export.kind import ExportKind, Written
+from tosslm.export.lost import lost
+from tosslm.files import sha256
+from tosslm.methods import method_of
+from tosslm.methods.method import Method
+from tosslm.runs.layout import DATA, SELECTION
+from tosslm.runs.reader import Run
+
+if TYPE_CHECKING:
+    from tosslm.model.base import Base
+
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+)
+
+
+def shown_name(name: str | None, hub: Hub | None) -> str | None:
+    """A model's name as others may know it: what is uploaded says of a path the last part alone."""
+    return Path(name).resolve().name if name and hub and Path(name).exists() else name
+
+
+def facts_of(
+    run: Run, config: Config, base: Base, kind: ExportKind, counts: Counts, written: Written, hub: Hub | None
+) -> dict[str, Any]:
+    """All of ``export.json`` but the configs and the files.
+
+    Args:
+        run: the run.
+        config: of the run.
+        base: its base.
+        kind: of the export.
+        counts: of the rows.
+        written: what the kind's writer said.
+        hub: where the export is meant for.
+    """
+    method, model = method_of(config), config.model
+    name, adapter = shown_name(model.name, hub), shown_name(model.adapter, hub)
+    return {
+        "format": 1,
+        "kind": kind.key,
+        "hub": hub.facts() if hub else None,
+        "run": {
+            "path": run.path.resolve().name if hub else str(run.path),
+            "method": config.method,
+            "seed": run.manifest["seed"],
+            "versions": run.manifest["versions"],
+            "selection": run.folder.print_of(SELECTION),
+        },
+        "base": {
+            "name": name,
+            "revision": model.revision,
+            "adapter": adapter,
+            "identity": base.identity,
+        },
+        "tokenizer": {
+            "name": name,
+            "files": {
+                name: sha256(base.folder / name) for name in _TOKENIZER_FILES if (base.folder / name).is_file()
+            },
+        },
+        "choice": _choice(run, config, method),
+        "rows": counts.rows,
+        "tokens": counts.tokens,
+        "response_tokens": counts.response_tokens,
+        "trained_tokens": counts.trained_tokens,
+        "dropped_tokens": counts.dropped_tokens,
+        "longest_row": counts.longest_row,
+        "rows_that_train_on_nothing": counts.train_on_nothing,
+        "cut_at": {
+            str(length): {"rows_cut": counts.cut[length], "rows_that_train_on_nothing": counts.cut_to_nothing[length]}
+            for length in LENGTHS
+        },
+        "written": dict(written.facts),
+        "lost": [
+            *lost(config, method, counts, base=(str(name), adapter), kind=kind.key, weighs=kind.weighs),
+            *written.lost,
+        ],
+    }
+
+
+def _choice(run: Run, config: Config, method: Method) -> dict[str, Any]:
+    """What chose the tokens, and what it learnt that from."""
+    selection, sets = run.stages[SELECTION], run.stages[DATA]["sets"]
+    learnt = method.builds_on != "data"
+    return {
+        "method": method.name,
+        "summary": method.summary,
+        "source": method.source,
+        "discard_fraction": selection["discard_fraction"],
+        "tokens": selection["tokens"],
+        "discarded": selection["discarded"],
+        "sources": selection["sources"],
+        "references": {name: sets[name]["sources"] for name in ("harmful", "utility")} if learnt else {},
+        "anchor_first": config.finetune.anchor_first if config.finetune.anchors else None,
+    }

@@ -1,0 +1,1 @@
+"""Exports read back with their consumers' own code: ``make consumers``."""
