@@ -105,8 +105,8 @@ def _section(name: str, curves: Curves, docs: Path, results: Path) -> list[str]:
         key(drawn) + ".",
         "",
         "*Most* is the greatest share of standard SFT's gain that an entry has at any scale; *harm* by how much "
-        f"harmful text has become likelier than under `{setting.oracle}` at the same gain, nats a token; all with 95% "
-        "intervals.",
+        f"harmful text has become likelier than under `{setting.oracle}` at the same gain, nats a token; all with "
+        "95% intervals.",
         *(line for target in targets for line in _at(curves, entries, setting, target)),
         "",
         *_others(curves, entries, setting, targets),
