@@ -103,7 +103,7 @@ NOT_RUN = {
         "make types",
         ".venv/bin/python -m pytest tests/test_selection.py",
         ".venv/bin/python -m pytest tests/test_steps.py -k golden -x",
-        ".venv/bin/python -m pytest -n auto -m not slow and not browser",
+        ".venv/bin/python -m pytest -m not slow and not browser",
     ],
     "recipes/README.md": [
         "toss plan recipes/red-team.yaml --set data.custom.path=mine.jsonl --set model.name=path/or/hub-id"
