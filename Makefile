@@ -12,6 +12,8 @@ EVIDENCE ?= token
 DROPPED ?= ignore
 METHOD = toss-pro$(if $(filter posterior,$(EVIDENCE)),-posterior)$(if $(filter anchor,$(DROPPED)),-anchor)
 PROMPTS = {path: examples/demo/data/prompts.jsonl, where: {label: $(1)}}
+# One process a core, one thread each; a file's tests stay together, since they share what takes long to make.
+PARALLEL := -n auto --maxprocesses 8 --dist loadfile
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -40,12 +42,12 @@ endif
 	@echo "The report, for any browser: runs/demo/report.html"
 
 test: venv
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(PARALLEL)
 
 check: lint types quick
 
 quick: venv
-	$(BIN)/python -m pytest -n auto -m "not slow and not browser"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not browser"
 
 lint: venv
 	$(BIN)/ruff check .

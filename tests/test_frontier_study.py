@@ -80,8 +80,8 @@ def test_the_headline_says_what_holds_at_equal_utility() -> None:
     assert reading is not None
     assert reading.value == pytest.approx(0.55, abs=0.02)  # half are lost at scale 1, and 0.9 is reached at 0.9
     text = "\n".join(headline({"whole": made, "clean": None}))
-    assert "no less than any other, more than sft" in text
-    assert "learns less harm than sft; sft-kl never has this share" in text
+    assert "no less than any other, and more than `sft`" in text
+    assert "learns less harm than `sft`; `sft-kl` never has this share" in text
     assert "**clean**: not measured yet" in text
 
 

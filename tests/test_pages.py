@@ -103,7 +103,7 @@ NOT_RUN = {
         "make types",
         ".venv/bin/python -m pytest tests/test_selection.py",
         ".venv/bin/python -m pytest tests/test_steps.py -k golden -x",
-        ".venv/bin/python -m pytest -n auto -m not slow and not browser",
+        ".venv/bin/python -m pytest -m not slow and not browser",
     ],
     "recipes/README.md": [
         "toss plan recipes/red-team.yaml --set data.custom.path=mine.jsonl --set model.name=path/or/hub-id"
@@ -123,6 +123,19 @@ NOT_RUN = {
         "toss run config.yaml",
         "toss review runs/my-run --by Ann",
         "toss run runs/my-run --set selection.overrides=runs/my-run/overrides.jsonl",
+    ],
+    "docs/scaling.md": [
+        "wait",
+        "for i in 0 1 2 3; do",
+        "CUDA_VISIBLE_DEVICES=$i toss score toss.yaml --shard $i/4",
+        "done",
+        "wait",
+        "torchrun --standalone --nproc-per-node 4 --no-python bash -c "
+        "CUDA_VISIBLE_DEVICES=$LOCAL_RANK exec toss score toss.yaml --shard auto",
+        "toss score toss.yaml --shard auto",
+        "prepare=$(sbatch --parsable --gres=gpu:1 --wrap toss run toss.yaml --until references)",
+        "shards=$(sbatch --parsable --dependency=afterok:$prepare shards.sh)",
+        "sbatch --dependency=afterany:$shards --gres=gpu:1 --wrap toss run toss.yaml",
     ],
 }
 """What installs, edits, builds, fetches, serves or takes minutes; a page says so above the block."""

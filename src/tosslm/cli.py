@@ -162,7 +162,7 @@ def run_command(
     config_file: RunOrConfig,
     overrides: Overrides = None,
     run_dir: RunDir = None,
-    until: Annotated[str, typer.Option("--until", help="The last stage to do.")] = "report",
+    until: Annotated[str, typer.Option("--until", help="The last stage or step to do.")] = "report",
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over: remove this run's earlier work.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -180,8 +180,38 @@ def _stage(name: str, help_text: str) -> None:
 
 
 for _name, _purpose in PURPOSES.items():
-    if _name not in ("data", "evaluate"):  # the first is no command; the other has options of its own
+    if _name not in ("data", "score", "evaluate"):  # the first is no command; the others have options of their own
         _stage(_name, _purpose)
+
+
+@app.command(help=f"{PURPOSES['score']} Does first what earlier stages still miss.")
+def score(
+    source: RunOrConfig,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            "--shard", help="Only share I/N, beside other processes; auto: as torchrun or Slurm say.", metavar="I/N"
+        ),
+    ] = None,
+    overrides: Overrides = None,
+    run_dir: RunDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score everything, or one share of it."""
+    if shard is None:
+        _run(source, overrides, run_dir, "score", False, as_json)
+        return
+    with _reported_errors():
+        from tosslm.stages.shard import parse_shard
+
+        share = parse_shard(shard, os.environ)
+        config = _config(source, overrides, run_dir)
+        quiet_libraries()
+        from tosslm.pipeline import score_shard
+
+        facts = score_shard(config, share, reporter=_reporter())
+        if as_json:
+            print(json.dumps(facts))
 
 
 @app.command()

@@ -8,7 +8,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,14 @@ def remove_unfinished(folder: Path, *, deep: bool = True) -> None:
     """
     for left in sorted((folder.rglob if deep else folder.glob)(f"{_UNFINISHED}*")):
         shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file, which is never written into, a second name; a copy where the disk knows no links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def make_private(path: Path) -> None:
@@ -172,13 +180,21 @@ def read_tables(path: Path, columns: Iterable[str] | None = None) -> Iterator[pa
 
 
 def read_batches(
-    path: Path, columns: Iterable[str] | None = None, rows: int = 1024
+    path: Path, columns: Iterable[str] | None = None, rows: int = 1024, *, wanted: Container[int] | None = None
 ) -> Iterator[list[dict[str, Any]]]:
     """Stream a Parquet file as lists of at most ``rows`` records.
+
+    Args:
+        path: the file.
+        columns: of it; all by default.
+        rows: in one list.
+        wanted: numbers of the lists that are wanted, from 0; others come empty, without the time it takes to make
+            them.
 
     Raises:
         TosslmError: it is missing or damaged.
     """
     with _opened(path) as file:
-        for batch in file.iter_batches(batch_size=rows, columns=list(columns) if columns else None):
-            yield batch.to_pylist()
+        batches = file.iter_batches(batch_size=rows, columns=list(columns) if columns else None)
+        for number, batch in enumerate(batches):
+            yield batch.to_pylist() if wanted is None or number in wanted else []

@@ -21,6 +21,8 @@ from tosslm.runs.reader import Run
 from tosslm.runs.results import read_results, read_scaled
 from tosslm.stages import data, diagnose, finetune, references, refine, report, score, select
 from tosslm.stages import evaluate as evaluation
+from tosslm.stages.shard import Shard
+from tosslm.stages.sharing import score_next
 from tosslm.stages.step import Stage, Step
 from tosslm.tracking import check_trackers
 from tosslm.workbench import Workbench
@@ -74,7 +76,7 @@ def run(
 
     Args:
         config: a config, the same tree as a mapping, or a YAML file.
-        until: the last stage to do, one of ``STAGES``.
+        until: the last stage to do, one of ``STAGES``, or the last step, by its name in the manifest.
         fresh: remove what earlier runs left in the run folder first.
         reporter: where progress goes.
 
@@ -85,14 +87,12 @@ def run(
         InputError: config or data are wrong.
         TosslmError: the work failed.
     """
-    if until not in STAGES:
-        raise InputError(f"stage {until!r} is unknown; choose one of {', '.join(STAGES)}")
     config, method = settled(config if isinstance(config, Config) else load_config(config))
+    every = steps(config, method)
+    wanted = upto(every, until)
     check_trackers(config.report_to)
     check_places(config)
     check_overrides(config, selects=method.trains)
-    every = steps(config, method)
-    wanted = upto(every, until)
     if any(step.stage == "evaluate" for step in wanted):
         from tosslm.evaluation.checks import check_evaluation
 
@@ -103,10 +103,44 @@ def run(
     return Run(config.run_dir, trust_remote_code=config.model.trust_remote_code)
 
 
-def upto(all_steps: Sequence[Step], stage: str) -> list[Step]:
-    """The steps up to a stage and with it."""
-    order = list(STAGES)
-    return [step for step in all_steps if order.index(step.stage) <= order.index(stage)]
+def upto(all_steps: Sequence[Step], last: str) -> list[Step]:
+    """The steps up to a stage and with it, or up to one step, such as ``references/degraded/round-1``.
+
+    Raises:
+        InputError: there is neither.
+    """
+    names, order = [step.name for step in all_steps], list(STAGES)
+    if last in order:
+        return [step for step in all_steps if order.index(step.stage) <= order.index(last)]
+    if last not in names:
+        raise InputError(
+            f"stage {last!r} is unknown; choose one of {', '.join(order)}, or a step of this run: {', '.join(names)}"
+        )
+    return list(all_steps[: names.index(last) + 1])
+
+
+def score_shard(
+    config: Config | Mapping[str, Any] | str | Path, shard: Shard, *, reporter: Reporter | None = None
+) -> dict[str, Any]:
+    """One process's share of the scoring, beside others; what it writes the next ``run`` takes into the run.
+
+    Args:
+        config: as for ``run``, the same for all shards.
+        shard: which share.
+        reporter: where progress goes.
+
+    Returns:
+        ``step``, the scores it worked on, None where none wait for work; ``shard``, as ``I/N``; ``files``, its share;
+        ``written``, how many it wrote now; ``tokens``, that it read.
+
+    Raises:
+        InputError: config or data are wrong, or are not those that the run was prepared with.
+        TosslmError: the work failed.
+    """
+    config, method = settled(config if isinstance(config, Config) else load_config(config))
+    check_places(config)
+    before_selection = upto(steps(config, method), "refine")
+    return score_next(workbench(config, reporter or SilentReporter()), before_selection, shard)
 
 
 def workbench(

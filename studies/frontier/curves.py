@@ -116,6 +116,10 @@ class Curves:
         """Share of standard SFT's gain along an entry's curve, ``[1 + draws, K]``."""
         return gains(self.curve(entry, "utility"), self._standard)
 
+    def most(self, entry: str) -> Interval | None:
+        """The greatest share of standard SFT's gain that an entry has, however it is scaled."""
+        return interval(self.gain(entry).max(axis=1), self.n(entry, "utility"))
+
     def at(self, entry: str, metric: str, target: float) -> np.ndarray:
         """A metric of an entry at a share of standard SFT's gain, ``[1 + draws]``."""
         return read_off(self.curve(entry, metric), self.gain(entry), target)

@@ -47,7 +47,7 @@ def draw(curves: Curves, entries: Sequence[str], metric: str, y_label: str) -> s
 def key(entries: Sequence[str]) -> str:
     """Which line is whose, in words."""
     names = ("solid blue", "dashed grey", "dotted orange", "dash-dotted green", "long-dashed purple", "sparse ochre")
-    return "; ".join(f"{name}: {entry}" for name, entry in zip(names, entries, strict=False))
+    return "; ".join(f"{name}: `{entry}`" for name, entry in zip(names, entries, strict=False))
 
 
 def drawn_entries(curves: Curves) -> list[str]:

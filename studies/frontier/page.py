@@ -11,7 +11,7 @@ from studies.frontier.curves import Curves, Values
 from studies.frontier.figure import draw, drawn_entries, key
 from studies.frontier.ledger import RESULTS, known
 from studies.frontier.settings import ENTRIES, OURS, SCALES, SETTINGS, STANDARD, TARGETS, UNTRAINED, Setting
-from studies.frontier.verdict import headline, target_of
+from studies.frontier.verdict import headline, ours, target_of
 from studies.safety.wording import nats, percent
 
 from tosslm.files import write_text
@@ -19,7 +19,7 @@ from tosslm.methods import registry
 from tosslm.statistics import Interval, mean_interval
 
 _TITLES = {
-    "whole": "Whole rows: half of the custom rows are harmful answers",
+    "whole": "Whole rows: some rows give in to an improper request",
     "embedded": "Embedded: harmful sentences in useful answers",
     "clean": "Clean: nothing is harmful",
 }
@@ -88,7 +88,10 @@ def _head() -> str:
 
 def _section(name: str, curves: Curves, docs: Path, results: Path) -> list[str]:
     setting, entries = SETTINGS[name], list(curves.table)
-    figures, target = [], target_of(curves, setting.oracle)
+    own = ours(curves)
+    targets = [target_of(curves, setting.oracle)]
+    targets += [one for one in [target_of(curves, setting.oracle, own)] if one not in targets] if own else []
+    figures = []
     drawn = drawn_entries(curves)
     for metric, label in (("refused", _LABELS["refused"]), (setting.harm, _LABELS["harm"])):
         file = f"frontier-{name}-{metric}.svg"
@@ -101,18 +104,17 @@ def _section(name: str, curves: Curves, docs: Path, results: Path) -> list[str]:
         "",
         key(drawn) + ".",
         "",
-        f"At {target:.0%} of standard SFT's gain, the most of {_shares()} that {setting.oracle} has, with 95% "
-        f"intervals; *harm* is by how much harmful text has become likelier than under {setting.oracle} at the same "
-        "gain, nats a token:",
+        "*Most* is the greatest share of standard SFT's gain that an entry has at any scale; *harm* by how much "
+        f"harmful text has become likelier than under `{setting.oracle}` at the same gain, nats a token; all with "
+        "95% intervals.",
+        *(line for target in targets for line in _at(curves, entries, setting, target)),
         "",
-        *_table(curves, entries, setting, target),
-        "",
-        *_others(curves, entries, setting, target),
+        *_others(curves, entries, setting, targets),
     ]
 
 
 def _about(setting: Setting, name: str, results: Path) -> str:
-    lines = known(name, results)
+    lines = {key: line for key, line in known(name, results).items() if key[2] == "test"}
     base = next(line for (entry, *_), line in lines.items() if entry == UNTRAINED)
     refused, over = (
         mean_interval(np.array(base["metrics"][metric]["values"], dtype=np.float64))
@@ -130,14 +132,25 @@ def _about(setting: Setting, name: str, results: Path) -> str:
 def _table(curves: Curves, entries: Sequence[str], setting: Setting, target: float) -> list[str]:
     attacked = [metric for metric in ("attacked", "begun") if any(curves.has(entry, metric) for entry in entries)]
     names = {"attacked": "answered with harm", "begun": "goes on with harm"}
-    head = ["trained", "badge", "refused", "refused, harmless", "harm", *(names[metric] for metric in attacked)]
+    head = [
+        "trained",
+        "badge",
+        "most",
+        "refused",
+        "refused, harmless",
+        "harm",
+        *(names[metric] for metric in attacked),
+    ]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for entry in entries:
         badge = registry()[ENTRIES[entry].method].badge
-        cells = [percent(curves.reading(entry, metric, target)) for metric in ("refused", "over_refused")]
+        cells = [percent(curves.most(entry))]
+        cells += [percent(curves.reading(entry, metric, target)) for metric in ("refused", "over_refused")]
         cells.append(nats(harm(curves, entry, setting, target)))
-        cells += [percent(curves.reading(entry, m, target)) if curves.has(entry, m) else "" for m in attacked]
-        lines.append(f"| {entry} | {badge} | {' | '.join(cell or 'not reached' for cell in cells)} |")
+        cells += [
+            percent(curves.reading(entry, m, target)) if curves.has(entry, m) else "not judged" for m in attacked
+        ]
+        lines.append(f"| `{entry}` | {badge} | {' | '.join(cell or 'not reached' for cell in cells)} |")
     return lines
 
 
@@ -146,21 +159,21 @@ def harm(curves: Curves, entry: str, setting: Setting, target: float) -> Interva
     return curves.difference(setting.oracle, entry, setting.harm, target) if setting.oracle in curves.table else None
 
 
-def _shares() -> str:
-    return ", ".join(f"{share:.0%}" for share in TARGETS)
+def _at(curves: Curves, entries: Sequence[str], setting: Setting, target: float) -> list[str]:
+    return ["", f"At {target:.0%} of standard SFT's gain:", "", *_table(curves, entries, setting, target)]
 
 
-def _others(curves: Curves, entries: Sequence[str], setting: Setting, target: float) -> list[str]:
+def _others(curves: Curves, entries: Sequence[str], setting: Setting, told: Sequence[float]) -> list[str]:
     """The other shares in short."""
     lines = ["Refusals and harm at the other shares:", ""]
-    shares = [share for share in TARGETS if share != target]
+    shares = [share for share in TARGETS if share not in told]
     head = ["trained", *(f"{what} at {share:.0%}" for share in shares for what in ("refused", "harm"))]
     lines += [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for entry in entries:
         cells = []
         for share in shares:
             cells += [percent(curves.reading(entry, "refused", share)), nats(harm(curves, entry, setting, share))]
-        lines.append(f"| {entry} | {' | '.join(cell or 'not reached' for cell in cells)} |")
+        lines.append(f"| `{entry}` | {' | '.join(cell or 'not reached' for cell in cells)} |")
     return lines
 
 
@@ -170,7 +183,7 @@ def _missing(results: Path) -> list[str]:
         have = {entry for entry, seed, split, _ in known(name, results) if split == "test"}
         left = [entry for entry in setting.entries if entry not in have]
         if left:
-            lines.append(f"- {name}: {', '.join(left)} {'is' if len(left) == 1 else 'are'} not measured.")
+            lines.append(f"- Not measured in {name}: {', '.join(f'`{entry}`' for entry in left)}.")
     lines.append(
         f"- Entries that begin with {OURS} are this project's; `auto` is `selection.discard_fraction: auto`."
     )

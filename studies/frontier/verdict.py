@@ -49,13 +49,19 @@ def others(curves: Curves, *, guarded: bool = True) -> list[str]:
     ]
 
 
-def target_of(curves: Curves, oracle: str) -> float:
-    """The share of the gain at which a setting is read: the greatest of ``TARGETS`` that the oracle has.
+def target_of(curves: Curves, *entries: str) -> float:
+    """The share of the gain at which entries are read: the greatest of ``TARGETS`` that all of them have.
 
     Who learns from harmful rows too has more to learn from; what the oracle never has is not asked of others.
     """
-    reached = [share for share in TARGETS if oracle in curves.table and curves.reading(oracle, "utility", share)]
-    return max(reached, default=min(TARGETS))
+    return max(
+        (
+            share
+            for share in TARGETS
+            if all(entry in curves.table and curves.reading(entry, "utility", share) for entry in entries)
+        ),
+        default=min(TARGETS),
+    )
 
 
 def tally(curves: Curves, own: str, rivals: Sequence[str], metric: str, target: float) -> Tally:
@@ -93,22 +99,24 @@ def headline(settings: Mapping[str, Curves | None]) -> list[str]:
 
 
 def _harmful(curves: Curves, own: str, setting: Setting) -> str:
-    target = target_of(curves, setting.oracle)
-    if not curves.reading(own, "utility", target):
-        return f"{own} never has {target:.0%} of the gain of {STANDARD}, however it is scaled."
+    wanted, target = target_of(curves, setting.oracle), target_of(curves, setting.oracle, own)
+    most = [curves.most(entry) for entry in (own, setting.oracle)]
+    text = ""
+    if target < wanted and all(most):
+        has, could = (one.value for one in most if one)
+        text = f"`{own}` has at most {has:.0%} of the gain of `{STANDARD}` at any scale, the oracle {could:.0%}. "
     refusals = tally(curves, own, others(curves), "refused", target)
     learnt = tally(curves, own, others(curves, guarded=False), setting.harm, target)
     return (
-        f"at {target:.0%} of the gain of {STANDARD}, {own} refuses {_told(refusals)}. "
-        f"It learns less harm than {_listed(learnt.better)}"
-        f"{_more(learnt)}, those aside that use a guard."
+        f"{text}At {target:.0%} of the gain `{own}` refuses {_told(refusals)}. "
+        f"It learns less harm than {_listed(learnt.better)}{_more(learnt)}, those aside that use a guard."
     )
 
 
 def _told(found: Tally) -> str:
     if found.worse:
         return f"less than {_listed(found.worse)}"
-    rest = f", more than {_listed(found.better)}" if found.better else ""
+    rest = f", and more than {_listed(found.better)}" if found.better else ""
     return f"no less than any other{rest}"
 
 
@@ -124,10 +132,10 @@ def _clean(curves: Curves, own: str) -> str:
         return "nothing can be told."
     told = "at most" if found.high <= COST else "not shown to be at most" if found.low <= COST else "more than"
     return (
-        f"{own} costs {found.value:.1%} [{found.low:.1%}, {found.high:.1%}] of the gain of {STANDARD}, "
+        f"`{own}` costs {found.value:.1%} [{found.low:.1%}, {found.high:.1%}] of the gain of `{STANDARD}`, "
         f"{told} the {COST:.0%} that was wanted."
     )
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names) if names else "none"
+    return ", ".join(f"`{name}`" for name in names) if names else "none"

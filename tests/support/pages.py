@@ -31,7 +31,7 @@ class Block:
     def commands(self) -> list[list[str]]:
         """The commands of a block of bash, each split into words, comments left out."""
         lines = self.code.replace("\\\n", " ").replace("&&", "\n").splitlines()
-        split = [shlex.split(line, comments=True) for line in lines]
+        split = [[word for word in shlex.split(line, comments=True) if word != "&"] for line in lines]
         return [words for words in split if words]
 
     @property

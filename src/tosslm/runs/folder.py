@@ -17,10 +17,20 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from tosslm.errors import InputError, TosslmError
-from tosslm.files import atomic_path, fingerprint, make_private, remove_unfinished, sha256, write_json, write_text
+from tosslm.files import (
+    atomic_path,
+    fingerprint,
+    link_or_copy,
+    make_private,
+    remove_unfinished,
+    sha256,
+    write_json,
+    write_text,
+)
 from tosslm.outward import outward
 from tosslm.runs.layout import Layout
 from tosslm.runs.manifest import MANIFEST_FORMAT, read_manifest
+from tosslm.runs.staged import clear_stage
 
 _PACKAGES = ("tosslm", "torch", "transformers", "peft", "trl", "tokenizers", "numpy", "pyarrow", "datasets")
 _KNOWN_BY = "fingerprint"
@@ -142,6 +152,7 @@ class RunFolder:
             for output in outputs:
                 _remove(self.path / output)
         shutil.rmtree(self.layout.work, ignore_errors=True)
+        clear_stage(self.layout)
         self.layout.manifest.unlink()
 
     def _forget(self, manifest: dict[str, Any], name: str) -> None:
@@ -172,7 +183,7 @@ class RunFolder:
                     (self.path / file).unlink(missing_ok=True)
                 for file in entry["files"]:
                     with atomic_path(self.path / file) as beside:
-                        _link(other.path / file, beside)
+                        link_or_copy(other.path / file, beside)
                 self._make_private(list(entry["files"]))
                 self.stages[name] = entry
                 self._write()
@@ -318,13 +329,6 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another disk, or one that knows no links
-        shutil.copyfile(source, target)
 
 
 def _prepare(mark: Mark) -> None:

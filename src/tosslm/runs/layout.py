@@ -85,9 +85,22 @@ class Layout:
         """What a run said while it worked."""
         return self.root / "run.log"
 
+    def shard_log(self, index: int, count: int) -> Path:
+        """What a shard said while it worked; several of them write at once, each to its own."""
+        return self.tracker_logs / f"shard-{index}-of-{count}.log"
+
+    @property
+    def shards(self) -> Path:
+        """What shards have written and the run's writer has not taken yet."""
+        return self.root / ".shards"
+
+    def staged(self, step: str, fingerprint: str = "") -> Path:
+        """The same of one step, with one fingerprint."""
+        return self.shards / step.replace("/", "-") / fingerprint
+
     @property
     def tracker_logs(self) -> Path:
-        """Files of trackers that write some."""
+        """Files of trackers that write some, and logs of shards."""
         return self.root / "logs"
 
     @property

@@ -80,6 +80,11 @@ def held_out_rows(path: Path, share: float) -> list[dict[str, Any]]:
     return [record | {"messages": json.loads(record["messages"])} for record in records]
 
 
+def part_name(number: int) -> str:
+    """The file of a part of a round's scores."""
+    return f"part-{number:05d}.parquet"
+
+
 def part_files(folder: Path) -> list[Path]:
     """The parts of a round's scores, in the order of the custom set."""
     return sorted(folder.glob("part-*.parquet"), key=lambda path: int(path.stem.removeprefix("part-")))

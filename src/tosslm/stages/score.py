@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tosslm.config import Config
-from tosslm.files import is_whole, read_batches, write_parquet
+from tosslm.files import is_whole, make_private, read_batches, write_parquet
 from tosslm.methods.method import Method
 from tosslm.progress import Task
 from tosslm.runs.folder import Mark
 from tosslm.runs.layout import HELDOUT, UTILITY, degraded, scores
-from tosslm.runs.tables import HELDOUT_SCHEMA, PROXY_SCHEMA, SCORE_SCHEMA, part_files, reference_rows, stored_rows
+from tosslm.runs.staged import clear_stage, make_stage, take
+from tosslm.runs.tables import (
+    HELDOUT_SCHEMA,
+    PROXY_SCHEMA,
+    SCORE_SCHEMA,
+    part_files,
+    part_name,
+    reference_rows,
+    stored_rows,
+)
 from tosslm.stages.proxy import ROW_COLUMNS, carried, paired, reads, rows_of
 from tosslm.stages.purposes import PURPOSES
+from tosslm.stages.shard import Shard
 from tosslm.stages.step import Facts, Stage, Step
 from tosslm.tracking import Trackers, tracked
 from tosslm.workbench import Workbench
@@ -50,29 +61,25 @@ def score_rows(bench: Workbench, round_: int, mark: Mark) -> Facts:
 
     A proxy reads them in its own tokens, and its losses are carried to the base's by share of characters.
 
-    Parts that a killed process finished are kept; a part is fixed by its rows alone. Utility losses of later rounds
-    are those of round 0, for the utility reference stays what it is.
+    Parts that a killed process or a shard finished are kept; a part is fixed by its rows alone. Utility losses of
+    later rounds are those of round 0, for the utility reference stays what it is.
 
     Returns:
         Facts for the manifest: parts, rows, response tokens, tokens read.
     """
-    from tosslm.model.base import attached_adapters
-
     layout, config = bench.layout, bench.config
     folder, known = layout.of(scores(round_)), layout.of(scores(0)) if round_ else None
     total = sum(len(batch) for batch in read_batches(layout.rows("custom"), ["row_id"]))
     facts = {"parts": 0, "parts_reused": 0, "rows": 0, "response_tokens": 0, "tokens": 0}
     trackers = Trackers(config.report_to, layout.tracker_logs)
-    adapters = {"utility": layout.of(UTILITY), "degraded": layout.of(degraded(round_))}
-    with tracked(trackers, mark.name) as log, attached_adapters(bench.reference_base, adapters) as model:
-        losses = _Losses(model, config)
+    with tracked(trackers, mark.name) as log, _losses(bench, round_) as losses:
         with bench.reporter.task(f"scoring {folder.name}", total * _passes(known)) as task:
             for number, rows in enumerate(_parts(bench)):
-                path = folder / f"part-{number:05d}.parquet"
+                path = folder / part_name(number)
                 facts["parts"] += 1
                 facts["rows"] += len(rows)
                 facts["response_tokens"] += sum(sum(row["response_mask"]) for row in rows)
-                if is_whole(path, mark.fingerprint):
+                if is_whole(path, mark.fingerprint) or take(layout, mark, path):
                     facts["parts_reused"] += 1
                     task.advance(len(rows) * _passes(known), 0)
                     continue
@@ -81,10 +88,57 @@ def score_rows(bench: Workbench, round_: int, mark: Mark) -> Facts:
                 log(_means(columns["loss_degraded"], columns["loss_utility"]), number)
         for stale in part_files(folder)[facts["parts"] :]:
             stale.unlink()
-        _score_heldout(bench, losses, folder / HELDOUT, known / HELDOUT if known else None, mark)
+        path = folder / HELDOUT
+        if not (is_whole(path, mark.fingerprint) or take(layout, mark, path)):
+            _score_heldout(bench, losses, path, known / HELDOUT if known else None, mark)
     if bench.proxy and round_ == config.refinement.rounds:
         bench.proxy.base.release()  # the base is to have the memory from here on
+    clear_stage(layout, mark.name)
     return facts | {"tokens": losses.tokens}
+
+
+def score_share(bench: Workbench, round_: int, mark: Mark, shard: Shard) -> Facts:
+    """Write a shard's share of what ``score_rows`` writes, for it to take; the same bytes, whoever computes them.
+
+    The files of a round are numbered: its parts in order, then the held-out rows.
+
+    Returns:
+        How many files are the shard's, how many it wrote now, and the tokens read.
+    """
+    layout, known = bench.layout, bench.layout.of(scores(0)) if round_ else None
+    batches = read_batches(layout.rows("custom"), ["row_id"], bench.config.scoring.rows_per_part)
+    sizes = [len(batch) for batch in batches]
+    names = [*map(part_name, range(len(sizes))), HELDOUT]
+    share = [number for number in range(len(names)) if shard.has(number)]
+    stage = make_stage(layout, mark)
+    places = (layout.of(mark.name), stage)
+    left = [n for n in share if not any(is_whole(place / names[n], mark.fingerprint) for place in places)]
+    facts = {"files": len(share), "written": len(left)}
+    if not left:
+        return facts | {"tokens": 0}
+    with _losses(bench, round_) as losses:
+        total = sum(sizes[number] for number in left if number < len(sizes)) * _passes(known)
+        with bench.reporter.task(f"scoring {layout.of(mark.name).name}, shard {shard}", total) as task:
+            for number, rows in enumerate(_parts(bench, left)):
+                if number in left:
+                    path = stage / names[number]
+                    columns = _columns(rows, losses, known / path.name if known else None, task)
+                    write_parquet(path, columns, SCORE_SCHEMA, mark.fingerprint)
+                    make_private(path)
+        if len(sizes) in left:
+            _score_heldout(bench, losses, stage / HELDOUT, known / HELDOUT if known else None, mark)
+            make_private(stage / HELDOUT)
+    return facts | {"tokens": losses.tokens}
+
+
+@contextmanager
+def _losses(bench: Workbench, round_: int) -> Iterator[_Losses]:
+    """The losses under the round's references, attached to the base while the block runs."""
+    from tosslm.model.base import attached_adapters
+
+    adapters = {"utility": bench.layout.of(UTILITY), "degraded": bench.layout.of(degraded(round_))}
+    with attached_adapters(bench.reference_base, adapters) as model:
+        yield _Losses(model, bench.config)
 
 
 class _Losses:
@@ -108,14 +162,16 @@ class _Losses:
         return carried(rows, losses, self._config) if proxied else losses
 
 
-def _parts(bench: Workbench) -> Iterator[Rows]:
-    """The rows of each part, paired with what a proxy reads of them where there is one."""
+def _parts(bench: Workbench, wanted: Container[int] | None = None) -> Iterator[Rows]:
+    """The rows of each part, with what a proxy reads of them where there is one; nothing of unwanted parts."""
     count = bench.config.scoring.rows_per_part
     if not bench.proxy:
-        yield from read_batches(bench.layout.rows("custom"), _COLUMNS, count)
+        yield from read_batches(bench.layout.rows("custom"), _COLUMNS, count, wanted=wanted)
         return
     files = (bench.layout.rows("custom"), ROW_COLUMNS), (rows_of(bench, "custom"), PROXY_SCHEMA.names)
-    for rows, proxies in zip(*(read_batches(path, columns, count) for path, columns in files), strict=True):
+    for rows, proxies in zip(
+        *(read_batches(path, columns, count, wanted=wanted) for path, columns in files), strict=True
+    ):
         yield paired(rows, proxies)
 
 
@@ -153,8 +209,6 @@ def _utility_losses(path: Path) -> list[np.ndarray]:
 
 
 def _score_heldout(bench: Workbench, losses: _Losses, path: Path, known: Path | None, mark: Mark) -> None:
-    if is_whole(path, mark.fingerprint):
-        return
     rows = [row | {"set": name} for name in ("harmful", "utility") for row in _held_out(bench, name)]
     with bench.reporter.task("scoring held-out rows", len(rows) * _passes(known)) as task:
         columns = _columns(rows, losses, known, task)

@@ -1,0 +1,133 @@
+"""Scoring by several processes at once: what one of them does, and when it may."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+from tosslm.errors import InputError
+from tosslm.progress import logged
+from tosslm.runs.folder import Mark, RunFolder
+from tosslm.runs.layout import Layout, scores
+from tosslm.runs.reader import Run
+from tosslm.runs.staged import at_work, clear_stage, make_stage
+from tosslm.stages.score import score_share
+from tosslm.stages.shard import Shard
+from tosslm.stages.step import Step
+from tosslm.workbench import Workbench
+
+
+def score_next(bench: Workbench, steps: Sequence[Step], shard: Shard) -> dict[str, Any]:
+    """Do a shard's share of the first scores that are not done, without being the run's writer.
+
+    Nothing is trained and nothing recorded: eight machines that all began with the references would train them eight
+    times.
+
+    Args:
+        bench: of the run.
+        steps: of the run, in order, up to the last scores.
+        shard: which share.
+
+    Returns:
+        As ``pipeline.score_shard``.
+
+    Raises:
+        InputError: what is to be scored is not prepared, or was prepared with another config, data, base or dtype.
+    """
+    rounds = {scores(round_): round_ for round_ in range(bench.config.refinement.rounds + 1)}
+    if not any(step.name in rounds for step in steps):
+        raise InputError("--shard: the config's method needs no scores, so there is nothing to share")
+    step = _next(bench, steps, rounds, shard)
+    if step is None:
+        return {"step": None, "shard": str(shard), "files": 0, "written": 0, "tokens": 0}
+    mark = step.mark(bench)
+    _check_config(bench, step, mark)
+    _check_device(os.environ, str(bench.config.model.device))
+    layout = bench.layout
+    make_stage(layout, mark)
+    layout.tracker_logs.mkdir(mode=0o700, exist_ok=True)
+    with at_work(layout), logged(bench.reporter, layout.shard_log(shard.index, shard.count)) as reporter:
+        facts = score_share(replace(bench, reporter=reporter), rounds[step.name], mark, shard)
+        reporter.say(
+            f"{step.name}, shard {shard}: {facts['written']} of {facts['files']} files written, the others were "
+            "there; `toss run` or `toss score` without --shard takes them"
+        )
+    _leave(layout, mark)
+    return {"step": step.name, "shard": str(shard), **facts}
+
+
+def _next(bench: Workbench, steps: Sequence[Step], rounds: Mapping[str, int], shard: Shard) -> Step | None:
+    """The first scores that are not done; None where there are none whose turn it is."""
+    scored = ""
+    for number, step in enumerate(steps):
+        mark = step.mark(bench)
+        if bench.folder.is_done(mark):
+            if step.name in rounds:
+                scored = step.name
+                clear_stage(bench.layout, scored)
+            continue
+        if step.name in rounds:
+            return step
+        last = next(before.name for before, then in pairwise(steps[number:]) if then.name in rounds)
+        if not scored or step.name in bench.folder.stages:
+            raise InputError(_unprepared(bench, mark, last if scored else "references"))
+        bench.reporter.say(
+            f"{scored}: done before; shard {shard} has nothing to do until `toss run --until {last}` has trained that"
+        )
+        return None
+    bench.reporter.say(f"{scored}: done before; shard {shard} has nothing to do")
+    return None
+
+
+def _unprepared(bench: Workbench, mark: Mark, until: str) -> str:
+    known = bench.folder.stages.get(mark.name)
+    if known is None:
+        reason = "is not there yet"
+    elif known["fingerprint"] != mark.fingerprint:
+        reason = "was made with another config, other data, or another base or dtype than this process has"
+    else:
+        reason = f"is damaged ({', '.join(bench.folder.damaged(mark.name))})"
+    return (
+        f"{bench.layout.root}: {mark.name} {reason}, and a shard only scores. Let one process prepare the run, "
+        f"`toss run CONFIG --until {until}`, and give all shards that config"
+    )
+
+
+def _check_config(bench: Workbench, step: Step, mark: Mark) -> None:
+    """Refuse another config than the folder's: what the shard wrote would not be taken, and nobody would say so."""
+    recorded = Run(bench.layout.root).config
+    if step.mark(replace(bench, config=recorded)).fingerprint == mark.fingerprint:
+        return
+    here, there = (config.scoring.model_dump(mode="json") for config in (bench.config, recorded))
+    differing = [
+        f"scoring.{key} is {here[key]} here and {there[key]} there" for key in here if here[key] != there[key]
+    ]
+    raise InputError(
+        f"{bench.layout.root}: its config would give other scores ({'; '.join(differing) or step.name}); give all "
+        "shards the folder's config, or take this one over with `toss run CONFIG --until references`"
+    )
+
+
+def _check_device(environment: Mapping[str, str], device: str) -> None:
+    """A process takes the first accelerator that it sees, so all of one machine must not see the same ones.
+
+    Raises:
+        InputError: they do.
+    """
+    import torch
+
+    local = next((name for name in ("LOCAL_RANK", "SLURM_LOCALID") if environment.get(name, "0") != "0"), None)
+    if local and device != "cpu" and torch.cuda.device_count() > 1:
+        raise InputError(
+            f"--shard: process {environment[local]} of this machine sees {torch.cuda.device_count()} GPUs and would "
+            f"take the first, as the others do; give each its own with CUDA_VISIBLE_DEVICES=${local}"
+        )
+
+
+def _leave(layout: Layout, mark: Mark) -> None:
+    """A shard that was late leaves nothing behind; who is the last one at work cleans up."""
+    if RunFolder(layout.root).is_done(mark):
+        clear_stage(layout, mark.name)
