@@ -35,4 +35,4 @@ def test_it_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             exec(compile("".join(cell["source"]), f"{NOTEBOOK.name}, cell {number}", "exec"), names)
     assert (names["run"].path / "report.html").is_file()
     assert "[" in names["text"]
-    assert len(names["rows"]) == 24
+    assert len(names["rows"]) == 16

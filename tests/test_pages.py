@@ -118,6 +118,7 @@ NOT_RUN = {
         "docker run --rm -v $PWD:/work tosslm plan toss.yaml",
         "docker run --rm -v $PWD:/work tosslm run toss.yaml",
     ],
+    "docs/export.md": ["toss export runs/mine masked --to trl --push-to-hub me/masked-rows"],
     "docs/quickstart.md": ["toss run configs/demo.yaml"],
     "docs/review.md": [
         "toss run config.yaml",
