@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,14 @@ def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
             item.add_marker("slow")
         if "browser" in item.fixturenames:
             item.add_marker("browser")
+
+
+@pytest.fixture(autouse=True)
+def interrupts_as_on_a_terminal() -> Iterator[None]:
+    """Where the tests run in a shell's background it is ignored, and what is ignored stays so."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

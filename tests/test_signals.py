@@ -26,14 +26,6 @@ WITHIN = 10.0
 TOSS = [sys.executable, "-m", "tosslm"]
 
 
-@pytest.fixture(autouse=True)
-def interrupts_as_on_a_terminal() -> Iterator[None]:
-    """Where the tests run in a shell's background it is ignored, and what is ignored stays so."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 def start(*arguments: str) -> subprocess.Popen[str]:
     def as_on_a_terminal() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # where the tests run in a shell's background it is ignored
