@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ from tosslm.data.proxied import proxy_row
 from tosslm.data.tokenize import Limits, RowTokenizer
 from tosslm.errors import RowError
 from tosslm.merge import merge
+from tosslm.pipeline import score_shard
 from tosslm.plan import make_plan
 from tosslm.progress import SilentReporter
 from tosslm.runs.tables import stored_rows
+from tosslm.stages.shard import Shard
 
 TEMPLATE = (
     "{% for message in messages %}[{{ message['role'] }}] {{ message['content'] }}</s>\n{% endfor %}"
@@ -277,3 +280,17 @@ def test_a_run_folder_that_holds_the_proxy_is_refused(
     tiny_config["model"]["adapter"] = None
     with pytest.raises(InputError, match=rf"^references\.{key}: .* lies in the run folder"):
         tosslm.run(with_proxy(tiny_config | {"run_dir": named[key]}, **named))
+
+
+def test_shards_of_a_proxy_write_the_bytes_of_one_process(
+    tiny_config: dict[str, Any], proxy_folder: Path, tmp_path: Path
+) -> None:
+    config = with_proxy(tiny_config, model=str(proxy_folder)) | {"refinement": {"rounds": 0}}
+    tosslm.run(config, until="references")
+    shutil.copytree(config["run_dir"], tmp_path / "alone")
+    alone = tosslm.run(config | {"run_dir": str(tmp_path / "alone")}, until="score").stages["scores/round-0"]
+    for share in (2, 0, 1):
+        score_shard(config, Shard(share, 3))
+    shared = tosslm.run(config, until="score").stages["scores/round-0"]
+    assert shared["files"] == alone["files"]
+    assert shared["tokens"] == 0 < alone["tokens"]  # all of it was taken, nothing was computed again
