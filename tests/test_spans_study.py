@@ -85,7 +85,7 @@ def test_the_page_of_runs_made_by_hand(tmp_path: Path) -> None:
         run = tmp_path / f"runs/toxic/seed-{seed}"
         run.mkdir(parents=True)
         token = np.random.default_rng(seed).random((2, 101)) / 2
-        np.savez(run / "quality.npz", allow_pickle=False, **{"token score": token, "posterior": token + 0.1})
+        np.savez(run / "quality.npz", **{"token score": token, "posterior": token + 0.1})  # type: ignore[arg-type]
         (run / "facts.json").write_text(json.dumps(facts))
         (run / "run_lengths.json").write_text(json.dumps({"2.0": 0.4}))
     write_page(tmp_path / "spans.md", tmp_path / "runs")
