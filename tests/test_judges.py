@@ -20,7 +20,7 @@ import pytest
 from tosslm.config import JudgeConfig
 from tosslm.errors import InputError, TosslmError
 from tosslm.evaluation.answers import Answer
-from tosslm.evaluation.judges import Judge, _pause_after, check_judge
+from tosslm.evaluation.judges import Judge, check_judge, pause_after
 from tosslm.evaluation.verdicts import judge_attacks, judge_pairs, pair_samples, read_pair_verdict
 from tosslm.progress import SilentReporter
 
@@ -223,7 +223,7 @@ def test_a_pause_that_the_endpoint_wants_is_a_sane_one(wanted: str) -> None:
     import openai
 
     response = SimpleNamespace(headers={"retry-after": wanted}, request=None, status_code=429)
-    pause = _pause_after(openai.APIStatusError("slow down", response=response, body=None), 2.0)
+    pause = pause_after(openai.APIStatusError("slow down", response=response, body=None), 2.0)
     assert pause == (60.0 if wanted in ("inf", "1e9") else 2.0)
 
 

@@ -114,7 +114,7 @@ class Judge:
                 text = _within(self.config.timeout, partial(self._request, question))
                 break
             except Exception as error:
-                wait = _pause_after(error, pause)
+                wait = pause_after(error, pause)
                 if wait is None or not tries_left:
                     raise TosslmError(
                         f"evaluation.judge: {self.config.model} gave no reply: {_reason(error)}; verdicts so far are "
@@ -244,7 +244,7 @@ def _within(seconds: float, call: Callable[[], str]) -> str:
     return found
 
 
-def _pause_after(error: Exception, pause: float) -> float | None:
+def pause_after(error: Exception, pause: float) -> float | None:
     """Seconds to wait before the next try; None where another try would end the same."""
     import openai
 
