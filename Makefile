@@ -12,8 +12,8 @@ EVIDENCE ?= token
 DROPPED ?= ignore
 METHOD = toss-pro$(if $(filter posterior,$(EVIDENCE)),-posterior)$(if $(filter anchor,$(DROPPED)),-anchor)
 PROMPTS = {path: examples/demo/data/prompts.jsonl, where: {label: $(1)}}
-# One process a core, one thread each; a file's tests stay together, since they share what takes long to make.
-PARALLEL := -n auto --maxprocesses 8 --dist loadfile
+# One process a core, one thread each.
+PARALLEL := -n auto --maxprocesses 8
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -41,13 +41,14 @@ ifneq ($(EVIDENCE) $(DROPPED),token ignore)
 endif
 	@echo "The report, for any browser: runs/demo/report.html"
 
+# A file's tests stay together, since they share what takes long to make.
 test: venv
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(PARALLEL)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(PARALLEL) --dist loadfile
 
 check: lint types quick
 
 quick: venv
-	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not browser"
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(PARALLEL) -m "not slow and not browser"
 
 lint: venv
 	$(BIN)/ruff check .
