@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -135,6 +136,17 @@ def test_a_stage_is_added_by_one_entry(tiny_config: dict[str, Any], monkeypatch:
     (stranger / "tally.txt").write_text("somebody else's")
     with pytest.raises(InputError, match=r"is no run folder .* holds tally\.txt"):
         tosslm.run(tiny_config | {"run_dir": str(stranger)}, until="tally")
+
+
+def test_a_stage_is_its_file_and_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = list(STAGES)
+    file = ModuleType("tosslm.stages.tally")
+    vars(file)["STAGE"] = tally()
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, file.__name__, file)
+        patch.setitem(PURPOSES, "tally", "Count the rows.")
+        assert list(importlib.reload(pipeline).STAGES) == [*before, "tally"]
+    assert list(importlib.reload(pipeline).STAGES) == before
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,7 @@ from tosslm.progress import Reporter, SilentReporter, logged
 from tosslm.runs.folder import RunFolder
 from tosslm.runs.reader import Run
 from tosslm.runs.results import read_results, read_scaled
-from tosslm.stages import data, diagnose, finetune, references, refine, report, score, select
-from tosslm.stages import evaluate as evaluation
+from tosslm.stages.purposes import PURPOSES
 from tosslm.stages.shard import Shard
 from tosslm.stages.sharing import score_next
 from tosslm.stages.step import Stage, Step
@@ -32,20 +32,7 @@ if TYPE_CHECKING:
     from tosslm.model.proxy import Proxy
 
 
-STAGES: dict[str, Stage] = {
-    stage.name: stage
-    for stage in (
-        data.STAGE,
-        references.STAGE,  # two LoRA adapters from the aligned base
-        score.STAGE,  # S = loss_utility - loss_degraded of every response token
-        refine.STAGE,  # TOSS-Pro: the riskiest rows join the harmful set, T times
-        select.STAGE,  # the global top d are dropped
-        finetune.STAGE,  # the base learns from the tokens kept
-        evaluation.STAGE,
-        diagnose.STAGE,
-        report.STAGE,
-    )
-}
+STAGES: dict[str, Stage] = {name: import_module(f"tosslm.stages.{name}").STAGE for name in PURPOSES}
 """The method in the paper's order; each a command, and where ``--until`` stops."""
 
 

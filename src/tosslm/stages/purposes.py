@@ -1,10 +1,15 @@
-"""What each stage is for, in the paper's order. `toss --help` says it, and waits for nothing that a stage needs."""
+"""The stages in the paper's order, and what each is for: the one list of them, each the file here of that name.
+
+It loads nothing, so that `toss --help` waits for nothing that a stage needs.
+"""
 
 from __future__ import annotations
 
 PURPOSES = {
     "data": "Read and tokenise the three sets.",
+    # two LoRA adapters from the aligned base
     "references": "Train the degraded and the utility reference.",
+    # S = loss_utility - loss_degraded
     "score": "Score every response token of the custom set.",
     "refine": "TOSS-Pro: refine the degraded reference, and score again.",
     "select": "Choose the tokens to leave out.",
