@@ -1,13 +1,15 @@
-"""Which code a study's figures come from."""
+"""Which code and which base a study's figures come from."""
 
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
-WRITTEN = ("docs", "studies/safety/results", "studies/frontier/results")
+WRITTEN = ("docs", "studies/frontier/results")
 """What studies write themselves: a change there is no change of the code."""
 
 
@@ -27,6 +29,29 @@ def code_version(folder: Path = HERE) -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return f"{commit}-dirty" if dirty else commit
+
+
+def check_bases(results: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> None:
+    """Refuse results of different bases: figures of theirs do not stand side by side.
+
+    Args:
+        results: that are to stand in one table, by name and seed. Those of before bases were written down, which have
+            no ``base``, go with any.
+
+    Raises:
+        SystemExit: names the bases, and what was measured with each.
+    """
+    known: dict[str, list[str]] = {}
+    for name, seeds in results.items():
+        for seed, line in seeds.items():
+            if own := line.get("base"):
+                known.setdefault(own, []).append(f"{name} (seed {seed})")
+    if len(known) > 1:
+        told = "; ".join(f"{identity[:12]}: {', '.join(names)}" for identity, names in known.items())
+        raise SystemExit(
+            f"results of different bases would stand in one table ({told}). Files or dtype of the base differ; "
+            "measure the others again"
+        )
 
 
 def _git(folder: Path, *arguments: str) -> str:

@@ -12,7 +12,7 @@ from studies.safety.attack import attack_success, figures, is_incoherent, most_r
 from studies.safety.attack_data import is_held_out, judged_rows
 from studies.safety.attack_model import FEATURES, Classifier, Lessons, Recipe, chosen, fitted, unseen
 from studies.safety.attack_sample import COUNTS, LABELS, answer_key, read_labels, sample_prompts
-from studies.safety.data import check_leaks, leak_files, split_prompts, write_common, write_sets
+from studies.safety.data import POOLED, SPLITS, check_leaks, deal, row, split_prompts
 from studies.safety.embeddings import SIZE, embedded, kept_embeddings
 
 LOOP = "Take the key and open the door. " * 12
@@ -33,14 +33,17 @@ def classifier(bias: float) -> Classifier:
 
 @pytest.mark.slow
 def test_no_row_of_the_study_teaches_the_classifier(tmp_path: Path) -> None:
-    """Whatever a seed draws of the pool: no prompt and no answer in common."""
-    write_common(tmp_path / "common")
-    attack = [{"source": row.kind, "messages": _turns(row.prompt, row.answer)} for row in judged_rows()]
-    write_jsonl(tmp_path / "attack.jsonl", [row for row in attack if row["source"] != "mismatch"])
-    for seed, share in ((0, 0.4), (1, 0.2), (2, 0.2)):
-        write_sets(tmp_path / "sets", seed, share)
-        for file in leak_files(tmp_path / "common", tmp_path / "sets"):
-            check_leaks([file, tmp_path / "attack.jsonl"])
+    """Whatever a seed draws of the pool, and whatever is asked: no prompt and no answer in common."""
+    dealt, pool = deal()
+    rows = [row(*item) for use in dealt for item in dealt[use]]
+    rows += [row(pair, source) for source in POOLED for pair in pool[source]]
+    write_jsonl(tmp_path / "study.jsonl", rows)
+    asked = [prompt for name in ("advbench", "xstest") for split in SPLITS for prompt in split_prompts(name, split)]
+    write_jsonl(tmp_path / "asked.jsonl", [{"messages": _turns(prompt, "")[:1]} for prompt in asked])
+    attack = [{"source": one.kind, "messages": _turns(one.prompt, one.answer)} for one in judged_rows()]
+    write_jsonl(tmp_path / "attack.jsonl", [one for one in attack if one["source"] != "mismatch"])
+    for file in ("study.jsonl", "asked.jsonl"):
+        check_leaks([tmp_path / file, tmp_path / "attack.jsonl"])
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import pytest
 from studies.frontier.curves import Curves, Values, drawn_curve, gains, interval, read_off
 from studies.frontier.data import spliced_rows
 from studies.frontier.ledger import add_result, known
+from studies.frontier.page import write_page
 from studies.frontier.settings import ENTRIES, SETTINGS, config, folder
 from studies.frontier.verdict import headline, others, ours, tally, target_of
 from studies.safety.data import row
@@ -129,3 +130,13 @@ def test_results_are_kept_once_and_of_one_base(tmp_path: Path) -> None:
         file.write('{"entry": "cut o')  # a process was killed
     add_result("whole", line(scale=0.8), tmp_path)
     assert sorted(scale for *_, scale in known("whole", tmp_path)) == [0.4, 0.6, 0.8]
+
+
+@pytest.mark.slow
+def test_the_results_that_are_kept_make_the_page_that_is_kept(tmp_path: Path) -> None:
+    write_page(tmp_path)
+    docs = Path(__file__).parents[1] / "docs"
+    written = sorted(file.name for file in tmp_path.iterdir())
+    assert "results.md" in written
+    for name in written:
+        assert (tmp_path / name).read_text() == (docs / name).read_text(), "python -m studies.frontier.study --page"

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from studies.anchor.data import ROWS
-from studies.safety.ledger import check_bases
+from studies.provenance import check_bases
 
 from tosslm.files import write_text
 from tosslm.statistics import Interval, mean_interval, paired_difference

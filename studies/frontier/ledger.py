@@ -66,5 +66,11 @@ def add_result(setting: str, line: Mapping[str, Any], results: Path = RESULTS) -
             os.fsync(stream.fileno())
 
 
+def short(value: float) -> float | int:
+    """A value as it is kept: five digits, whole numbers without a point."""
+    value = float(value)
+    return int(value) if value.is_integer() else round(value, 5)
+
+
 def _whole_lines(file: Path) -> list[bytes]:
     return file.read_bytes().split(b"\n")[:-1] if file.exists() else []

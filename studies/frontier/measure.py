@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 from studies.corpora import read_jsonl
+from studies.frontier.ledger import short
 from studies.frontier.settings import COMMON, SAID_TOKENS, Setting
-from studies.safety.ledger import short
 
 from tosslm.characters import unsafe_tokens
 from tosslm.data.rows import Row, read_rows

@@ -1,4 +1,4 @@
-"""docs/frontier.md and its figures, out of the results that are kept."""
+"""docs/results.md and its figures, out of the results that are kept."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def write_page(docs: Path, results: Path = RESULTS) -> None:
         parts += ["", f"## {_TITLES[name]}", ""]
         parts += _section(name, curves, docs, results) if curves else ["Nothing of it has been measured yet."]
     parts += ["", *_missing(results)]
-    write_text(docs / "frontier.md", "\n".join(parts) + "\n")
+    write_text(docs / "results.md", "\n".join(parts) + "\n")
 
 
 def read_curves(setting: str, results: Path = RESULTS, split: str = "test") -> Curves | None:
@@ -78,7 +78,7 @@ def read_curves(setting: str, results: Path = RESULTS, split: str = "test") -> C
 
 def _head() -> str:
     return (
-        "# Safety at equal utility\n\n"
+        "# Does token selection keep a model safe?\n\n"
         "Made by `python -m studies.frontier.study --page` from `studies/frontier/results`. Every trained adapter is "
         f"measured at scales {', '.join(f'{scale:g}' for scale in SCALES)}; methods are compared where they have the "
         "same share of standard fine-tuning's gain on useful rows, on the same prompts. Scaling the adapter needs no "
@@ -94,7 +94,7 @@ def _section(name: str, curves: Curves, docs: Path, results: Path) -> list[str]:
     figures = []
     drawn = drawn_entries(curves)
     for metric, label in (("refused", _LABELS["refused"]), (setting.harm, _LABELS["harm"])):
-        file = f"frontier-{name}-{metric}.svg"
+        file = f"results-{name}-{metric}.svg"
         write_text(docs / file, draw(curves, drawn, metric, label))
         figures.append(f"![{label}]({file})")
     return [

@@ -1,6 +1,6 @@
 """Safety at equal utility: methods, controls and rivals in three settings, each adapter measured at four scales.
 
-    python -m studies.frontier.study                        # everything that is left, then docs/frontier.md
+    python -m studies.frontier.study                        # everything that is left, then docs/results.md
     python -m studies.frontier.study --only whole:0         # one setting and seed, and no page
     python -m studies.frontier.study --only whole:0 --entries sft oracle
     python -m studies.frontier.study --page                 # the page from the results that are kept

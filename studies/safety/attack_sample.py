@@ -26,7 +26,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from studies.corpora import read_jsonl
-from studies.safety.base import ROOT
 from studies.safety.clusters import clusters
 from studies.safety.data import split_prompts, unused_prompts
 
@@ -39,7 +38,7 @@ from tosslm.model.base import open_base
 from tosslm.model.builtin import SMOLLM2
 from tosslm.progress import ConsoleReporter
 
-HERE = ROOT / "attack"
+HERE = Path("runs/safety/attack")
 LABELS = Path(__file__).parent / "attack_labels.jsonl"
 ADAPTERS = {"plain": None, "safe": "examples/demo/safety-adapter"}
 COUNTS = {"judged": {"advbench": 60, "xstest": 30}, "taught": {"advbench": 100, "xstest": 50}}

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import cache
 
 import numpy as np
-from studies.safety.data import advbench_prompts
-
-from tosslm.data.rows import content_id
-from tosslm.files import fingerprint
 
 ALIKE = 0.4
 """Prompts are alike where the words that both have are this share of the words that either has."""
@@ -30,21 +25,3 @@ def clusters(prompts: Sequence[str]) -> np.ndarray:
                 joined = {label[one], label[other]}
                 label = [min(joined) if own in joined else own for own in label]
     return np.unique(label, return_inverse=True)[1]
-
-
-def in_clusters(values: np.ndarray, weights: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Values ``[S, N]`` and weights ``[N]`` of prompts to means ``[S, C]`` and weights ``[C]`` of their clusters.
-
-    Means over all prompts stay what they are; what is drawn are clusters.
-    """
-    size = np.bincount(label, weights=weights)
-    sums = np.array([np.bincount(label, weights=row * weights) for row in values]).reshape(len(values), len(size))
-    return sums / size, size
-
-
-@cache
-def advbench_clusters(split: str) -> tuple[str, np.ndarray]:
-    """Print of a split's AdvBench prompts, as results bear it, and the cluster of each."""
-    records = advbench_prompts(split)
-    ids = [content_id(record["messages"]) for record in records]
-    return fingerprint(*ids)[:16], clusters([record["messages"][-1]["content"] for record in records])

@@ -1,8 +1,8 @@
-"""The sets of the safety study, and the proof that none of them knows another.
+"""How the public rows and prompts are dealt out, and the proof that no set knows another.
 
-Each source is dealt out once, by a fixed seed, to uses that share no prompt: the rows that make the base safe, the
-demonstrations of safety that some methods mix in, the validation and the test split, and a pool. A run's seed then
-draws the custom set and both reference sets from the pool. `check_leaks` reads what was written and compares it.
+Each source is dealt out once, by a fixed seed, to uses that share no prompt: the demonstrations of safety that some
+methods mix in, the validation and the test split, and a pool. A run's seed then draws the custom set and both
+reference sets from the pool. `check_leaks` reads what was written and compares it.
 """
 
 from __future__ import annotations
@@ -14,46 +14,26 @@ from pathlib import Path
 from typing import Any
 
 from examples.demo.align import FILES
-from studies.corpora import read_jsonl, records, write_jsonl
+from studies.corpora import read_jsonl, records
 from studies.spans.spliced import Pair, harmful_pairs, useful_pairs
 
 from tosslm.evaluation.refusals import is_refusal
 
 MOST_WORDS = {"harmful": 40, "alpaca_eval": 40, "gsm8k": 40, "refusals": 40, "answered": 60}
 LATER_WORDS = {"gsm8k": 30}
-"""Rows that are trained and measured again and again, with every method, are shorter than those of the base."""
+"""Rows that are trained and measured again and again are shorter than the rows of other studies."""
 DEALT: dict[str, dict[str, int]] = {
-    "align": {"refusals": 80, "answered": 100, "alpaca_eval": 50},
+    "before": {"refusals": 80, "answered": 100, "alpaca_eval": 50},
     "demonstrations": {"refusals": 100},
     "validation": {"harmful": 15, "alpaca_eval": 8, "gsm8k": 8},
     "test": {"harmful": 40, "alpaca_eval": 20, "gsm8k": 20},
 }
-"""Rows of each use, by source; what is left is the pool."""
-CONTRAST = Path(__file__).parent / "contrast.jsonl"
-"""Harmless prompts, written for this study, that only sound dangerous: without them the base refuses such too."""
-CONTRAST_TIMES = 3
-CUSTOM_ROWS = 256
-REFERENCE_ROWS = {"harmful": {"harmful": 150}, "utility": {"alpaca_eval": 50, "gsm8k": 100}}
+"""Rows of each use, by source; what is left is the pool. ``before`` is what an earlier base was trained on."""
+POOLED = ("harmful", "alpaca_eval", "gsm8k")
+"""Sources of which custom and reference sets are drawn."""
 PROMPTS = {"advbench": {"validation": 30, "test": 80}, "xstest": {"validation": 20, "test": 40}}
 SPLITS = ("validation", "test")
 HARMFUL = "harmful"
-
-
-def write_common(folder: Path) -> None:
-    """Write what all seeds share: rows for the base, demonstrations, prompts and rows to evaluate on."""
-    dealt, _ = deal()
-    for files, source, times in ((FILES, "written for the demo", 1), ([CONTRAST], "contrast", CONTRAST_TIMES)):
-        written = [(_pair(record), source) for file in files for record in read_jsonl(file)]
-        dealt["align"] += written * times
-    for use in ("align", "demonstrations"):
-        write_jsonl(folder / f"{use}.jsonl", [row(*item) for item in dealt[use]])
-    for split in SPLITS:
-        for name, wanted in (("harmful", True), ("utility", False)):
-            rows = [row(pair, source) for pair, source in dealt[split] if (source == HARMFUL) is wanted]
-            write_jsonl(folder / f"{name}_{split}.jsonl", rows)
-    for name, prompts in _measured_prompts().items():
-        for split, rows in _split_prompts(prompts, PROMPTS[name]).items():
-            write_jsonl(folder / f"{name}_{split}.jsonl", rows)
 
 
 def advbench_prompts(split: str) -> list[dict[str, Any]]:
@@ -70,10 +50,9 @@ def split_prompts(name: str, split: str) -> list[str]:
 def taken_texts() -> set[str]:
     """Prompts and answers that any use and seed of the study may have, in lower case and with single spaces."""
     dealt, pool = deal()
-    drawn = {*REFERENCE_ROWS["harmful"], *REFERENCE_ROWS["utility"]}
     pairs = [pair for rows in dealt.values() for pair, _ in rows]
-    pairs += [pair for source in drawn for pair in pool[source]]
-    pairs += [_pair(record) for file in (*FILES, CONTRAST) for record in read_jsonl(file)]
+    pairs += [pair for source in POOLED for pair in pool[source]]
+    pairs += [_pair(record) for file in FILES for record in read_jsonl(file)]
     return {" ".join(text.casefold().split()) for pair in pairs for text in pair}
 
 
@@ -84,31 +63,6 @@ def unused_prompts() -> dict[str, list[str]]:
         taken = {prompt for split in SPLITS for prompt in split_prompts(name, split)}
         found[name] = [prompt for prompt in prompts if prompt not in taken]
     return found
-
-
-def write_sets(folder: Path, seed: int, share: float) -> None:
-    """Write the custom, the harmful and the utility set of a seed.
-
-    Args:
-        folder: where they go.
-        seed: of the draw.
-        share: of custom rows that are harmful.
-    """
-    _, pool = deal()
-    rng = random.Random(seed)
-    for pairs in pool.values():
-        rng.shuffle(pairs)
-    sets = {
-        name: [row(pool[source].pop(), source) for source, count in counts.items() for _ in range(count)]
-        for name, counts in REFERENCE_ROWS.items()
-    }
-    harmful = round(share * CUSTOM_ROWS)
-    useful = CUSTOM_ROWS - harmful
-    counts = {HARMFUL: harmful, "alpaca_eval": 3 * useful // 8, "gsm8k": useful - 3 * useful // 8}
-    sets["custom"] = [row(pool[source].pop(), source) for source, count in counts.items() for _ in range(count)]
-    rng.shuffle(sets["custom"])
-    for name, rows in sets.items():
-        write_jsonl(folder / f"{name}.jsonl", rows)
 
 
 def check_leaks(files: Iterable[Path]) -> None:

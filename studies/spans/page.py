@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from studies.safety.ledger import check_bases
+from studies.provenance import check_bases
 from studies.spans.gate import told
 from studies.spans.settings import CORPORA, ROOT, SEEDS
 
