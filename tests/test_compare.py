@@ -47,7 +47,7 @@ def compared(
             "data": {name: {"path": str(folder / f"{name}.jsonl")} for name in ("custom", "harmful", "utility")},
             "references": {**training, "holdout": 0.3},
             "finetune": training,
-            "selection": {"discard_fraction": 0.2},
+            "selection": {"discard_fraction": 0.2, "evidence": "token"},
             "compare": {
                 "harmful_sources": ["harm"],
                 "safety": {"path": str(folder / "safety.jsonl")},

@@ -146,7 +146,7 @@ DATA = {name: {"path": f"{name}.jsonl"} for name in ("custom", "harmful", "utili
 @pytest.mark.parametrize(
     ("selection", "said"),
     [
-        ({"discard_fraction": "auto"}, "auto goes by the posterior"),
+        ({"evidence": "token"}, "auto goes by the posterior"),
         ({"discard_fraction": "auto", "evidence": "posterior", "scope": "row"}, "auto goes by the posterior"),
         ({"discard_fraction": "some"}, "discard_fraction"),
         ({"discard_fraction": -0.1}, "from 0 up to 1"),
@@ -172,8 +172,16 @@ def test_a_method_that_drops_a_share_asks_for_one_at_the_door(tmp_path: Path, na
     assert any("share" in need.remedy for need in registry()[name].needs)
 
 
+@pytest.mark.parametrize("name", DROP_A_SHARE)
+def test_without_a_word_of_how_much_a_method_that_drops_a_share_drops_the_papers(tmp_path: Path, name: str) -> None:
+    safety = {"path": str(tmp_path / "safety.jsonl")}
+    config = load_config({"data": DATA, "compare": {"safety": safety}, "method": name})
+    assert config.selection.discard_fraction == "auto"
+    assert settled(config)[0].selection.discard_fraction == 0.1
+
+
 def test_a_folder_made_with_a_share_is_known_as_before() -> None:
-    config = load_config({"data": DATA})
+    config = load_config({"data": DATA, "selection": {"discard_fraction": 0.1, "evidence": "token"}})
     assert "false_discard" not in config.selection.covered()
     auto = load_config({"data": DATA, "selection": {"discard_fraction": "auto", "evidence": "posterior"}})
     assert auto.selection.covered()["false_discard"] == 0.02

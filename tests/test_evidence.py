@@ -181,7 +181,9 @@ def test_evidence_without_held_out_rows_is_refused_at_the_door(tiny_config: dict
 
 
 def test_a_run_gives_what_it_ranked(tiny_config: dict[str, Any]) -> None:
-    run = tosslm.run({**tiny_config, "selection": {"evidence": "window", "window": 3}}, until="select")
+    run = tosslm.run(
+        {**tiny_config, "selection": {"discard_fraction": 0.1, "evidence": "window", "window": 3}}, until="select"
+    )
     for ranked, scores in zip(run.evidence(), run.scores(), strict=True):
         np.testing.assert_allclose(ranked, window_means(scores, np.array([len(scores)]), 3), rtol=1e-5, atol=1e-6)
     record = row_record(run, run.rows["row_id"][0])

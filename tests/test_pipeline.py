@@ -44,7 +44,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> to
             "data": {name: {"path": str(folder / f"{name}.jsonl")} for name in ("custom", "harmful", "utility")},
             "references": {**training, "holdout": 0.25},
             "scoring": {"rows_per_part": 8},
-            "selection": {"discard_fraction": 0.15},
+            "selection": {"discard_fraction": 0.15, "evidence": "token"},
             "refinement": {"rounds": 2, "samples_per_round": 4},
             "finetune": training,
         }

@@ -180,7 +180,9 @@ def test_kl_beside_the_loss_weighs_every_token_alike() -> None:
 def test_a_method_may_be_settled_again_and_again() -> None:
     """A run folder's config has what its method sets; going on from there changes nothing."""
     for name in ("sft-slow", "sft-ema", "sft-kl", *ANCHORED):
-        config = load_config({**CONFIG, "method": name, "compare": {"harmful_sources": ["bad"]}})
+        config = load_config(
+            {**CONFIG, "method": name, "compare": {"harmful_sources": ["bad"]}, "finetune": {"anchor_first": 3}}
+        )
         once, _ = settled(config)
         assert settled(once)[0] == once
         assert once.finetune.learning_rate == config.finetune.learning_rate

@@ -228,7 +228,7 @@ def config(setting: str, seed: int, entry: str | None = None) -> tuple[dict[str,
         "data": {name: {"path": str(sets / f"{name}.jsonl")} for name in ("custom", "harmful", "utility")},
         "references": {**_TRAINING, "learning_rate": 2.0e-3, "holdout": 0.2},
         "selection": {"discard_fraction": own.discard_fraction},
-        "finetune": {**_TRAINING, "learning_rate": own.learning_rate, "anchor_weight": 4.0},
+        "finetune": {**_TRAINING, "learning_rate": own.learning_rate, "anchor_weight": 4.0, "anchor_first": 3},
         "refinement": {"samples_per_round": 20},
         "compare": {
             "harmful_sources": [HARMFUL],

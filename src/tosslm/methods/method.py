@@ -27,9 +27,18 @@ Badge = Literal["faithful", "variant", "simplified", "control", "own"]
 are named; ``simplified``, a part of it. ``control`` is no method of anybody, ``own`` is this project's."""
 
 
+PAPER_SHARE = 0.1
+"""The paper's discard fraction: what methods drop that go by a share, where the config has ``auto``."""
+
+
 def paper_settings(config: Config) -> dict[str, Any]:
-    """The config of plain TOSS, whatever the user's own says of evidence, anchors and rounds."""
+    """The config of plain TOSS, whatever the user's own says of evidence, anchors and rounds.
+
+    The share that is dropped is the config's where it has one, else the paper's.
+    """
+    share = config.selection.discard_fraction
     return {
+        "selection.discard_fraction": PAPER_SHARE if share == "auto" else share,
         "selection.scope": "global",
         "selection.evidence": "token",
         "selection.alpha": 1.0,
