@@ -609,7 +609,7 @@ class Config(Section):
         if self.selection.evidence == "posterior" and not self.references.holdout:
             raise ValueError(
                 "selection.evidence: posterior learns from held-out rows, and references.holdout is 0; set it to 0.1 "
-                "or more, or choose evidence token or window"
+                "or more, or choose evidence token or window, with a number as discard_fraction"
             )
         return self
 

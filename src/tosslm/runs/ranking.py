@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tosslm.errors import TosslmError
+from tosslm.config import Config
+from tosslm.errors import InputError, TosslmError
 from tosslm.ragged import split_rows
 from tosslm.runs.layout import HELDOUT
 from tosslm.runs.tables import finite_scores, held_out_scores
 from tosslm.selection.control import sets_threshold
+from tosslm.selection.gate import LEAST_ROWS
 from tosslm.selection.kinds import KINDS, InContext, Kind, Known
 
 LEARNING_TOKENS = 2_000_000
@@ -119,3 +122,27 @@ def _sample(scores: Path, seed: int, learning_tokens: int) -> tuple[np.ndarray, 
         parts.append(part[np.repeat(chosen, lengths)])
         kept_lengths.append(lengths[chosen])
     return np.concatenate(parts), np.concatenate(kept_lengths)
+
+
+def check_held_out(config: Config, rows: Mapping[str, int]) -> None:
+    """Refuse, before references are trained, sets of which too few rows are held out to learn the posterior from.
+
+    Args:
+        config: the config, with what its method sets.
+        rows: of ``harmful`` and ``utility``.
+
+    Raises:
+        InputError: names the set, its rows and how many there have to be.
+    """
+    share = config.references.holdout
+    if config.selection.evidence != "posterior" or not share:
+        return
+    for name in ("harmful", "utility"):
+        held = min(math.ceil(share * rows[name]), rows[name] - 1)
+        if held < LEAST_ROWS:
+            least = max(math.floor((LEAST_ROWS - 1) / share) + 1, LEAST_ROWS + 1)
+            raise InputError(
+                f"data.{name}: of {rows[name]} rows {held} are held out (references.holdout: {share:g}), and "
+                f"selection.evidence: posterior learns from at least {LEAST_ROWS}; name {least} rows or more, raise "
+                "references.holdout, or choose evidence token or window, with a number as discard_fraction"
+            )
