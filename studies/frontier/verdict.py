@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from studies.frontier.curves import Curves, interval
-from studies.frontier.settings import ENTRIES, OURS, SCALES, SETTINGS, STANDARD, TARGETS, Setting
+from studies.frontier.settings import DEFAULT, ENTRIES, OURS, SCALES, SETTINGS, STANDARD, TARGETS, Setting
 
 from tosslm.methods import registry
 from tosslm.methods.needs import GUARD
@@ -34,8 +34,9 @@ class Tally:
 
 
 def ours(curves: Curves) -> str | None:
-    """The entry that stands for this project: the first of its entries that was measured."""
-    return next((entry for entry in curves.table if entry.startswith(OURS)), None)
+    """The entry that stands for this project: the default, or else the first of its entries that was measured."""
+    own = [entry for entry in curves.table if entry.startswith(OURS)]
+    return DEFAULT if DEFAULT in own else next(iter(own), None)
 
 
 def others(curves: Curves, *, guarded: bool = True) -> list[str]:
