@@ -186,7 +186,7 @@ def _missing(results: Path) -> list[str]:
             lines.append(f"- Not measured in {name}: {', '.join(f'`{entry}`' for entry in left)}.")
     lines.append(
         f"- Entries that begin with {OURS} are this project's; `auto` is `selection.discard_fraction: auto`, "
-        f"`{DEFAULT}` has the tool's defaults. Those and `rows-anchor` were tried at several weights with seed 0, and "
+        f"`{DEFAULT}` has the tool's defaults. It and `rows-anchor` were tried at several weights with seed 0, and "
         "the default was chosen by what came out; with other seeds it was not chosen again."
     )
     return lines
