@@ -84,8 +84,8 @@ def _head() -> str:
         "Made by `python -m studies.frontier.study --page` from `studies/frontier/results`. Every trained adapter is "
         f"measured at scales {', '.join(f'{scale:g}' for scale in SCALES)}; methods are compared where they have the "
         "same share of standard fine-tuning's gain on useful rows, on the same prompts. Scaling the adapter needs no "
-        "method: it is what each curve does by itself, and what each method has to beat. Intervals are by bootstrap over "
-        "prompts, rows (useful ones by source) and seeds.\n"
+        "method: it is what each curve does by itself, and what each method has to beat. Intervals are by bootstrap "
+        "over prompts, rows (useful ones by source) and seeds.\n"
     )
 
 
