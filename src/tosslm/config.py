@@ -229,7 +229,7 @@ class SelectionConfig(Section):
         "the posterior finds more likely unsafe than not, but no more useful text than false_discard.",
     )
     false_discard: float = Field(
-        0.02, gt=0, lt=1, description="For discard_fraction: auto. Share of a useful row's tokens that may go."
+        0.05, gt=0, lt=1, description="For discard_fraction: auto. Share of a useful row's tokens that may go."
     )
     scope: Literal["global", "row"] = Field(
         "global", description="global: over the whole custom set; row: inside each row (an ablation)."
@@ -325,7 +325,8 @@ class SelectionConfig(Section):
         apart = {"context", "overrides"}  # the first is of the fine-tuning's input, not of the mask
         apart |= set() if self.discard_fraction == "auto" else {"false_discard"}
         apart |= set() if self.weighs_losses else {"alpha", "beta"}
-        return self.model_dump(exclude=apart)
+        estimated = {"auto": "estimated where rows are few"} if self.discard_fraction == "auto" else {}
+        return self.model_dump(exclude=apart) | estimated
 
 
 class RefinementConfig(Section):
