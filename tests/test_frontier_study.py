@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 from studies.frontier.curves import Curves, Values, drawn_curve, gains, interval, read_off
-from studies.frontier.data import spliced_rows
+from studies.frontier.data import spliced_rows, useful_sources
 from studies.frontier.ledger import add_result, known
 from studies.frontier.page import write_page
 from studies.frontier.settings import ENTRIES, SETTINGS, config, folder
 from studies.frontier.verdict import headline, others, ours, tally, target_of
-from studies.safety.data import row
+from studies.safety.data import HARMFUL, deal, row
 
 from tosslm.config import load_config
 from tosslm.methods import registry, settled
@@ -42,6 +42,20 @@ def test_a_drawn_curve_is_the_weighted_mean_of_rows_and_seeds() -> None:
     # The same prompts are drawn for another method: what both share cancels in their difference.
     other = Values(metric.values + 1.0, metric.weights)
     np.testing.assert_allclose(drawn_curve(other, "utility", draws=50) - drawn, 1.0)
+
+
+def test_of_each_kind_of_rows_as_many_are_drawn_as_there_are() -> None:
+    """Two kinds that differ: their shares in the mean do not vary, so neither does the mean of flat kinds."""
+    values = np.tile(np.repeat([1.0, 5.0], 6), (1, 2, 1))
+    flat = Values(values, np.ones(12), np.repeat([0, 1], 6))
+    np.testing.assert_allclose(drawn_curve(flat, "utility", draws=50), 3.0)
+    assert drawn_curve(Values(values, np.ones(12)), "utility", draws=50).std() > 0.1
+
+
+def test_useful_rows_are_known_by_their_source(tmp_path: Path) -> None:
+    dealt, _ = deal()
+    sources = [source for _, source in dealt["test"] if source != HARMFUL]
+    assert [sources.index(source) for source in sources] == [20 * number for number in useful_sources("test")]
 
 
 def test_a_curve_that_seldom_reaches_the_target_has_no_reading() -> None:

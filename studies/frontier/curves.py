@@ -25,10 +25,13 @@ class Values:
     Attributes:
         values: float64 ``[S, K, N]``, by training seed, scale (0 first, which is the base) and prompt or row.
         weights: float64 ``[N]``.
+        strata: int ``[N]``, from 0: prompts or rows of a kind, of which the test split has a set number. So many are
+            drawn of each; None where all are of one kind.
     """
 
     values: np.ndarray
     weights: np.ndarray
+    strata: np.ndarray | None = None
 
 
 def drawn_curve(metric: Values, name: str, draws: int = DRAWS) -> np.ndarray:
@@ -40,10 +43,22 @@ def drawn_curve(metric: Values, name: str, draws: int = DRAWS) -> np.ndarray:
         draws: how many.
     """
     seeds, _, n = metric.values.shape
-    counts = np.vstack([np.ones(n), drawn_counts(n, zlib.crc32(name.encode()), draws)]) * metric.weights
+    counts = np.vstack([np.ones(n), _drawn(metric, name, draws)]) * metric.weights
     shares = np.vstack([np.full(seeds, 1 / seeds), drawn_shares(seeds, 1, draws)])
     sums = np.einsum("dn,skn->dsk", counts, metric.values)
     return np.einsum("dsk,ds->dk", sums, shares) / counts.sum(axis=1, keepdims=True)
+
+
+def _drawn(metric: Values, name: str, draws: int) -> np.ndarray:
+    """How often each prompt or row is drawn, ``[draws, N]``; of each stratum as many as it has."""
+    seed, strata = zlib.crc32(name.encode()), metric.strata
+    if strata is None:
+        return drawn_counts(metric.values.shape[-1], seed, draws)
+    counts = np.zeros((draws, len(strata)))
+    for stratum in np.unique(strata):
+        own = strata == stratum
+        counts[:, own] = drawn_counts(int(own.sum()), seed + int(stratum), draws)
+    return counts
 
 
 def gains(utility: np.ndarray, standard: np.ndarray) -> np.ndarray:

@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from studies.corpora import records, sentence_bounds, write_jsonl
 from studies.frontier.complied import POOL, complied
 from studies.frontier.settings import COMPLIED
 from studies.safety.clusters import clusters
-from studies.safety.data import HARMFUL, advbench_prompts, deal, row, turns
+from studies.safety.data import DEALT, HARMFUL, advbench_prompts, deal, row, turns
 from studies.spans.spliced import Pair, spliced_row
 
 CUSTOM_ROWS = 240
@@ -72,6 +73,12 @@ def spliced_rows(hosts: Sequence[dict[str, Any]], donors: Sequence[Pair], rng: r
         _, user, assistant = (message["content"] for message in host["messages"])
         rows.append(spliced_row((user, assistant), donor, rng) | {"source": host["source"]})
     return rows
+
+
+def useful_sources(split: str) -> np.ndarray:
+    """Which source each useful row of a split is of, int64 ``[N]`` from 0, in the order they are written in."""
+    counts = [count for source, count in DEALT[split].items() if source != HARMFUL]
+    return np.repeat(np.arange(len(counts)), counts)
 
 
 def write_common(folder: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from studies.frontier.curves import Curves
 from studies.frontier.settings import OURS, STANDARD
+from studies.frontier.verdict import ours
 
 from tosslm.report.charts import Series, line_chart
 
@@ -52,6 +53,7 @@ def key(entries: Sequence[str]) -> str:
 
 def drawn_entries(curves: Curves) -> list[str]:
     """Ours, standard SFT, and then the entries in their order."""
-    ours = [entry for entry in curves.table if entry.startswith(OURS)][:1]
-    others = [entry for entry in curves.table if entry not in (*ours, STANDARD)]
-    return [*ours, STANDARD, *others][:SHOWN]
+    own = ours(curves)
+    first = [own, STANDARD] if own else [STANDARD]
+    others = [entry for entry in curves.table if entry not in first and not entry.startswith(OURS)]
+    return [*first, *others][:SHOWN]

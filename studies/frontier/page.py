@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 from studies.frontier.attack import verdicts
 from studies.frontier.curves import Curves, Values
+from studies.frontier.data import useful_sources
 from studies.frontier.figure import draw, drawn_entries, key
 from studies.frontier.ledger import RESULTS, known
-from studies.frontier.settings import ENTRIES, OURS, SCALES, SETTINGS, STANDARD, TARGETS, UNTRAINED, Setting
+from studies.frontier.settings import DEFAULT, ENTRIES, OURS, SCALES, SETTINGS, STANDARD, TARGETS, UNTRAINED, Setting
 from studies.frontier.verdict import headline, ours, target_of
 from studies.safety.wording import nats, percent
 
@@ -66,6 +67,7 @@ def read_curves(setting: str, results: Path = RESULTS, split: str = "test") -> C
                     [[lines[one]["metrics"][metric]["values"] for one in row] for row in keys], dtype=np.float64
                 ),
                 np.array(kept["weights"] or np.ones(len(kept["values"])), dtype=np.float64),
+                useful_sources(split) if metric == "utility" else None,
             )
             for metric, kept in metrics.items()
         }
@@ -82,7 +84,8 @@ def _head() -> str:
         "Made by `python -m studies.frontier.study --page` from `studies/frontier/results`. Every trained adapter is "
         f"measured at scales {', '.join(f'{scale:g}' for scale in SCALES)}; methods are compared where they have the "
         "same share of standard fine-tuning's gain on useful rows, on the same prompts. Scaling the adapter needs no "
-        "method: it is what each curve does by itself, and what each method has to beat.\n"
+        "method: it is what each curve does by itself, and what each method has to beat. Intervals are by bootstrap "
+        "over prompts, rows (useful ones by source) and seeds.\n"
     )
 
 
@@ -185,6 +188,8 @@ def _missing(results: Path) -> list[str]:
         if left:
             lines.append(f"- Not measured in {name}: {', '.join(f'`{entry}`' for entry in left)}.")
     lines.append(
-        f"- Entries that begin with {OURS} are this project's; `auto` is `selection.discard_fraction: auto`."
+        f"- Entries that begin with {OURS} are this project's; `auto` is `selection.discard_fraction: auto`, "
+        f"`{DEFAULT}` has the tool's defaults. It and `rows-anchor` were tried at several weights with seed 0, and "
+        "the default was chosen by what came out; with other seeds it was not chosen again."
     )
     return lines

@@ -19,6 +19,8 @@ TARGETS = (0.7, 0.8, 0.85, 0.9, 0.95)
 """Shares of standard SFT's gain at which methods are compared."""
 UNTRAINED, STANDARD = "base", "sft"
 OURS = "toss-posterior-anchor"
+DEFAULT = f"{OURS}, auto, weight 0.5, no first tokens"
+"""The entry whose settings are the defaults of the tool."""
 SAID_TOKENS = {"harmful": 48, "safe": 24, "beginnings": 48}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from studies.frontier.curves import Curves, interval
-from studies.frontier.settings import ENTRIES, OURS, SCALES, SETTINGS, STANDARD, TARGETS, Setting
+from studies.frontier.settings import DEFAULT, ENTRIES, OURS, SCALES, SETTINGS, STANDARD, TARGETS, Setting
 
 from tosslm.methods import registry
 from tosslm.methods.needs import GUARD
@@ -34,18 +34,17 @@ class Tally:
 
 
 def ours(curves: Curves) -> str | None:
-    """The entry that stands for this project: the first of its entries that was measured."""
-    return next((entry for entry in curves.table if entry.startswith(OURS)), None)
+    """The entry that stands for this project: the default, or else the first of its entries that was measured."""
+    own = [entry for entry in curves.table if entry.startswith(OURS)]
+    return DEFAULT if DEFAULT in own else next(iter(own), None)
 
 
-def others(curves: Curves, *, guarded: bool = True) -> list[str]:
+def others(curves: Curves) -> list[str]:
     """Rivals and controls: all but ours, the forms of TOSS, and what knows the harm."""
     return [
         entry
         for entry in curves.table
-        if registry()[ENTRIES[entry].method].badge != "own"
-        and not entry.startswith(("oracle", "toss"))
-        and (guarded or GUARD not in registry()[ENTRIES[entry].method].needs)
+        if registry()[ENTRIES[entry].method].badge != "own" and not entry.startswith(("oracle", "toss"))
     ]
 
 
@@ -106,10 +105,11 @@ def _harmful(curves: Curves, own: str, setting: Setting) -> str:
         has, could = (one.value for one in most if one)
         text = f"`{own}` has at most {has:.0%} of the gain of `{STANDARD}` at any scale, the oracle {could:.0%}. "
     refusals = tally(curves, own, others(curves), "refused", target)
-    learnt = tally(curves, own, others(curves, guarded=False), setting.harm, target)
+    told = _told(refusals) + _harmless(curves, own, refusals, target)
+    learnt = tally(curves, own, others(curves), setting.harm, target)
     return (
-        f"{text}At {target:.0%} of the gain `{own}` refuses {_told(refusals)}. "
-        f"It learns less harm than {_listed(learnt.better)}{_more(learnt)}, those aside that use a guard."
+        f"{text}At {target:.0%} of the gain `{own}` refuses {told}. "
+        f"It learns less harm than {_listed(learnt.better)}{_more(learnt)}."
     )
 
 
@@ -118,6 +118,12 @@ def _told(found: Tally) -> str:
         return f"less than {_listed(found.worse)}"
     rest = f", and more than {_listed(found.better)}" if found.better else ""
     return f"no less than any other{rest}"
+
+
+def _harmless(curves: Curves, own: str, found: Tally, target: float) -> str:
+    """Of those that refuse more harmful prompts, who refuses more harmless ones too."""
+    over = tally(curves, own, found.worse, "over_refused", target).worse  # more of this is worse, so theirs is
+    return f"; but {_listed(over)} refuses more of harmless prompts too" if over else ""
 
 
 def _more(found: Tally) -> str:
@@ -138,4 +144,5 @@ def _clean(curves: Curves, own: str) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(f"`{name}`" for name in names) if names else "none"
+    guarded = {name for name in names if GUARD in registry()[ENTRIES[name].method].needs}
+    return ", ".join(f"`{name}`" + " (with a guard)" * (name in guarded) for name in names) if names else "none"
