@@ -44,6 +44,7 @@ def test_the_threshold_is_the_lowest_from_even_odds_up_that_keeps_the_bound(
     assert found is not None
     assert found.rows == len(useful)
     assert found.bound == pytest.approx(bound_at(useful, found.threshold))
+    assert found.bound is not None
     assert found.bound <= allowed + 1e-9
     for lower in (value for value in (0.0, 1.0, 2.0) if value < found.threshold):
         assert bound_at(useful, lower) > allowed
