@@ -230,7 +230,7 @@ class SelectionConfig(Section):
         "first; the paper has 0.1.",
     )
     false_discard: float = Field(
-        0.02, gt=0, lt=1, description="For discard_fraction: auto. Share of a useful row's tokens that may go."
+        0.05, gt=0, lt=1, description="For discard_fraction: auto. Share of a useful row's tokens that may go."
     )
     scope: Literal["global", "row"] = Field(
         "global", description="global: over the whole custom set; row: inside each row (an ablation)."
@@ -327,7 +327,8 @@ class SelectionConfig(Section):
         apart = {"context", "overrides"}  # the first is of the fine-tuning's input, not of the mask
         apart |= set() if self.discard_fraction == "auto" else {"false_discard"}
         apart |= set() if self.weighs_losses else {"alpha", "beta"}
-        return self.model_dump(exclude=apart)
+        estimated = {"auto": "estimated where rows are few"} if self.discard_fraction == "auto" else {}
+        return self.model_dump(exclude=apart) | estimated
 
 
 class RefinementConfig(Section):

@@ -188,8 +188,10 @@ def _missing(results: Path) -> list[str]:
         if left:
             lines.append(f"- Not measured in {name}: {', '.join(f'`{entry}`' for entry in left)}.")
     lines.append(
-        f"- Entries that begin with {OURS} are this project's; `auto` is `selection.discard_fraction: auto`, "
-        f"`{DEFAULT}` has the tool's defaults. It and `rows-anchor` were tried at several weights with seed 0, and "
-        "the default was chosen by what came out; with other seeds it was not chosen again."
+        f"- `{DEFAULT}` has the tool's defaults, with `selection.discard_fraction: auto`; entries that begin with "
+        f"{OURS} are other settings of the same. With `even odds` no estimate of what useful text goes raises the "
+        "threshold, which is what `auto` did where rows were few before that estimate was there. Those, and "
+        "`rows-anchor`, were tried at several weights with seed 0, and the default was chosen by what came out; with "
+        "other seeds it was not chosen again."
     )
     return lines

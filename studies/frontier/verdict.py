@@ -35,7 +35,7 @@ class Tally:
 
 def ours(curves: Curves) -> str | None:
     """The entry that stands for this project: the default, or else the first of its entries that was measured."""
-    own = [entry for entry in curves.table if entry.startswith(OURS)]
+    own = [entry for entry in curves.table if entry == DEFAULT or entry.startswith(OURS)]
     return DEFAULT if DEFAULT in own else next(iter(own), None)
 
 

@@ -66,13 +66,29 @@ def learn_ranking(
         raise TosslmError(str(error)) from None
 
 
-def useful_log_odds(scores: Path, in_context: InContext) -> list[np.ndarray]:
+def useful_log_odds(
+    scores: Path, in_context: InContext, of: Callable[[str], bool] = sets_threshold
+) -> list[np.ndarray]:
     """Log-odds of the held-out utility rows that set the threshold, float32 as they are stored, one array a row."""
-    rows = [row for row in held_out_scores(scores / HELDOUT, sets_threshold)["utility"] if len(row)]
+    rows = [row for row in held_out_scores(scores / HELDOUT, of)["utility"] if len(row)]
     if not rows:
         return []
     lengths = np.array([len(row) for row in rows])
     return split_rows(in_context(np.concatenate(rows), lengths).astype(np.float32), lengths)
+
+
+def cross_fitted_log_odds(scores: Path, *, seed: int) -> list[np.ndarray]:
+    """Log-odds of all held-out utility rows, each half under what the other half gives; as ``useful_log_odds``.
+
+    Raises:
+        TosslmError: a half is too small to learn from, or tells nothing.
+    """
+    found: list[np.ndarray] = []
+    halves: list[Callable[[str], bool]] = [sets_threshold, lambda content: not sets_threshold(content)]
+    for judged, taught in zip(halves, halves[::-1], strict=True):
+        _, in_context = learn_ranking(KINDS["posterior"], scores, seed=seed, of=taught)
+        found += useful_log_odds(scores, in_context, judged)
+    return found
 
 
 def find_unsafe(scores: Path, *, seed: int) -> dict[str, float] | None:

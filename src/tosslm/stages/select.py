@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from tosslm.ragged import split_rows
 from tosslm.runs.decisions import ByHand
 from tosslm.runs.folder import Mark
 from tosslm.runs.layout import DATA, HELDOUT, SELECTION, Layout, scores
-from tosslm.runs.ranking import find_unsafe, found_in, learn_ranking, useful_log_odds
+from tosslm.runs.ranking import cross_fitted_log_odds, find_unsafe, found_in, learn_ranking, useful_log_odds
 from tosslm.runs.tables import (
     EVIDENCE_SCHEMA,
     KEEP_SCHEMA,
@@ -38,6 +39,7 @@ from tosslm.selection.control import (
     Control,
     controlled_threshold,
     cut_above,
+    estimated_threshold,
     rows_needed,
     sets_threshold,
 )
@@ -178,7 +180,7 @@ def _cut(config: SelectionConfig, values: Callable[[], Parts], control: Control 
 
 
 def _told(control: Control | None, false_discard: float) -> dict[str, Any]:
-    """What became of the bound on useful text; without enough rows for any, even odds decide alone."""
+    """What became of the bound on useful text; where not even an estimate can be had, even odds decide alone."""
     known = asdict(control) if control else {"threshold": EVEN_ODDS, "rows": None, "risk": None, "bound": None}
     return known | {"false_discard": false_discard, "rows_needed": 2 * rows_needed(false_discard)}
 
@@ -187,7 +189,7 @@ def _ranked_values(bench: Workbench, mark: Mark) -> tuple[Callable[[], Parts], C
     """What is ranked, as a stream that can be read again: the scores, or evidence in context, which is written.
 
     With ``discard_fraction: auto`` the threshold comes along, found on held-out rows that had no part in the
-    evidence; None where they are too few.
+    evidence, or estimated where they are too few for a bound; None where they are too few for that as well.
     """
     config, layout = bench.config.selection, bench.layout
     folder = layout.of(scores(bench.config.refinement.rounds))
@@ -206,11 +208,22 @@ def _ranked_values(bench: Workbench, mark: Mark) -> tuple[Callable[[], Parts], C
     control = None
     if bounded:
         control = controlled_threshold(useful_log_odds(folder, in_context), config.false_discard)
+    elif config.discard_fraction == "auto":
+        control = _estimated(folder, bench.config)
     ranked = (
         (ids, lengths, in_context(part, lengths).astype(np.float32)) for ids, lengths, part in finite_scores(folder)
     )
     _write_evidence(layout, ranked, facts, mark)
     return lambda: read_evidence(layout.evidence), control
+
+
+def _estimated(folder: Path, config: Config) -> Control | None:
+    """A threshold without a bound, of few held-out rows; None where a half of them tells nothing."""
+    try:
+        useful = cross_fitted_log_odds(folder, seed=config.seed)
+    except TosslmError:
+        return None
+    return estimated_threshold(useful, config.selection.false_discard) if useful else None
 
 
 def _write_evidence(layout: Layout, ranked: Parts, facts: Mapping[str, Any], mark: Mark) -> None:
