@@ -132,12 +132,12 @@ def connect() -> Team | None:
         return _current
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         raise InputError(f"{own} was started by something that keeps no store for them; {_START}")
-    from torch.distributed import PrefixStore, TCPStore
+    from torch import distributed
 
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = TCPStore(address, port, is_master=False, wait_for_workers=False)
+    store = distributed.TCPStore(address, port, is_master=False, wait_for_workers=False)  # type: ignore[attr-defined]
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    _current = Team(own, PrefixStore(f"tosslm/{attempt}", store))
+    _current = Team(own, distributed.PrefixStore(f"tosslm/{attempt}", store))  # type: ignore[attr-defined]
     return _current
 
 
@@ -184,7 +184,7 @@ def assemble(*, cpu: bool) -> Team | None:
     state = PartialState(cpu=cpu, timeout=PATIENCE)
     if state.num_processes != team.place.count:
         raise InputError(
-            f"{team.place}: no process group could be made for its device; set model.device: cpu, or start one process"
+            f"{team.place}: its device takes no process group; set model.device: cpu, or start one process"
         )
     return team
 

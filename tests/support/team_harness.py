@@ -61,7 +61,7 @@ def main(model: str, folder: Path) -> None:
             reporter=SilentReporter(),
             together=place().count > 1,
         )
-        assert facts["steps"] == 20 and facts["processes"] == place().count
+        assert (facts["steps"], facts["processes"]) == (20, place().count)
         if place().leads:
             (folder / f"{name}.txt").write_text("\n".join(str(loss) for _, loss in facts["losses"]), encoding="utf-8")
     leave()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any, Protocol
 
 from datasets import Dataset
 from torch.utils.data import BatchSampler, DataLoader
+from torch.utils.data import Dataset as Rows
 
 from tosslm.team import Place
 from tosslm.training.labels import IGNORED
@@ -17,11 +18,14 @@ FILLER = -1
 """The index of a row that trains nothing."""
 
 
-class Order(Sized, Protocol):
+class Order(Protocol):
     """An order of rows, another in each epoch."""
 
     def __iter__(self) -> Iterator[int]:
         """Row numbers."""
+
+    def __len__(self) -> int:
+        """How many rows there are."""
 
     def set_epoch(self, epoch: int) -> None:
         """Take the order of an epoch, from 0."""
@@ -40,22 +44,23 @@ class Shares(BatchSampler):
         own: which process this is.
 
     Examples:
-        >>> from torch.utils.data import SequentialSampler
-        >>> [list(Shares(SequentialSampler(range(7)), 4, 1, Place(rank, 2))) for rank in (0, 1)]
-        [[[0], [2], [4], [6]], [[1], [3], [5], [-1]]]
+        >>> from accelerate.data_loader import SeedableRandomSampler
+        >>> order = SeedableRandomSampler(range(7), data_seed=1)
+        >>> [[len(rows) for rows in Shares(order, 4, 1, Place(rank, 2))] for rank in (0, 1)]
+        [[1, 1, 1, 1], [1, 1, 1, 1]]
     """
 
     def __init__(self, order: Order, batch_size: int, micro_batch_size: int, own: Place) -> None:
         self._order, self._micro, self._own, self._batch_size = order, micro_batch_size, own, batch_size
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[int]]:  # noqa: D105
         order = iter(self._order)
         while batch := list(islice(order, self._batch_size)):
             own, passes = batch[self._own.rank :: self._own.count], self._passes(len(batch))
             for number in range(passes):
                 yield own[number::passes] or [FILLER]
 
-    def __len__(self) -> int:
+    def __len__(self) -> int:  # noqa: D105
         whole, rest = divmod(len(self._order), self._batch_size)
         return whole * self._passes(self._batch_size) + self._passes(rest)
 
@@ -77,7 +82,7 @@ def forward_passes(rows: int, micro_batch_size: int, processes: int) -> int:
     return math.ceil(math.ceil(rows / processes) / micro_batch_size)
 
 
-class FilledRows:
+class FilledRows(Rows[dict[str, Any]]):
     """Training rows, and at ``FILLER`` one that trains nothing.
 
     Args:
@@ -87,18 +92,13 @@ class FilledRows:
     def __init__(self, rows: Dataset) -> None:
         self._rows = rows
         empty = {"input_ids": 0, "labels": IGNORED, "anchored": False, "weight": 0.0}
-        self._filler: dict[str, Any] = {
-            name: [empty[name]] * 2 if name in empty else 0 for name in rows.column_names
-        }
+        self._filler: dict[str, Any] = {name: [empty[name]] * 2 if name in empty else 0 for name in rows.column_names}
 
-    def __len__(self) -> int:
+    def __len__(self) -> int:  # noqa: D105
         return len(self._rows)
 
-    def __getitem__(self, number: int) -> dict[str, Any]:
+    def __getitem__(self, number: int) -> dict[str, Any]:  # noqa: D105
         return self._filler if number == FILLER else self._rows[number]
-
-    def __getitems__(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
-        return [self[number] for number in numbers]
 
 
 class EpochLoader(DataLoader[dict[str, Any]]):
