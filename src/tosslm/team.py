@@ -148,10 +148,8 @@ def failed(status: int) -> int | None:
         None where it should tell the user why; else the status of the process that has.
     """
     if _current is not None:
-        return _current.fail(status)
-    with suppress(InputError):
-        if place().rank > 0:
-            return status
+        with suppress(RuntimeError):  # the launcher, and its store, may be gone
+            return _current.fail(status)
     return None
 
 
@@ -163,6 +161,8 @@ def refuse_several() -> None:
     """
     own = place()
     if own.count > 1:
+        with suppress(InputError):
+            connect()
         raise InputError(f"this command works in one process, and {own.count} were started; leave out the launcher")
 
 
