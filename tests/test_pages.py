@@ -137,6 +137,15 @@ NOT_RUN = {
         "prepare=$(sbatch --parsable --gres=gpu:1 --wrap toss run toss.yaml --until references)",
         "shards=$(sbatch --parsable --dependency=afterok:$prepare shards.sh)",
         "sbatch --dependency=afterany:$shards --gres=gpu:1 --wrap toss run toss.yaml",
+        "accelerate launch --config_file configs/accelerate/ddp.yaml --num_processes 4 -m tosslm run toss.yaml",
+        "launch=accelerate launch --config_file configs/accelerate/ddp.yaml --num_processes 4 -m tosslm",
+        "$launch references toss.yaml",
+        "for i in 0 1 2 3; do",
+        "CUDA_VISIBLE_DEVICES=$i toss score toss.yaml --shard $i/4",
+        "done",
+        "wait",
+        "$launch run toss.yaml",
+        "torchrun --standalone --nproc-per-node 2 -m tosslm run toss.yaml",
     ],
 }
 """What installs, edits, builds, fetches, serves or takes minutes; a page says so above the block."""

@@ -29,6 +29,7 @@ GROUND = {
     "outward",
     "stopping",
     "exits",
+    "team",
 }
 HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "lm_eval"}
 

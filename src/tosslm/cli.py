@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 
+from tosslm import team
 from tosslm.errors import InputError, TosslmError
 from tosslm.exits import PipeConsole, reported
 from tosslm.outward import outward
@@ -52,17 +53,20 @@ def main() -> None:
 
 
 @contextmanager
-def _reported_errors() -> Iterator[None]:
+def _reported_errors(*, alone: bool = True) -> Iterator[None]:
+    """Errors as messages; a command that works ``alone`` refuses a launcher of several processes."""
     global _stopping
     _stopping = Stopping()
-    with reported(_stopping, debug=debug):
+    with reported(_stopping, debug=debug, failed=team.failed):
+        if alone:
+            team.refuse_several()
         yield
 
 
 def _reporter() -> Reporter:
-    from tosslm.progress import ConsoleReporter
+    from tosslm.progress import ConsoleReporter, SilentReporter
 
-    return StoppableReporter(ConsoleReporter(), _stopping)
+    return StoppableReporter(ConsoleReporter() if team.place().leads else SilentReporter(), _stopping)
 
 
 def quiet_libraries() -> None:
@@ -94,14 +98,19 @@ def _console() -> Console:
 def _run(
     source: Path, overrides: list[str] | None, run_dir: str | None, until: str, fresh: bool, as_json: bool
 ) -> None:
-    with _reported_errors():
+    with _reported_errors(alone=False):
+        team.connect()
         config = _config(source, overrides, run_dir)
         quiet_libraries()
         from tosslm.findings.summary import summarize
         from tosslm.pipeline import run
         from tosslm.terminal.summary import print_summary
 
-        summary = summarize(run(config, until=until, fresh=fresh, reporter=_reporter()))
+        done = run(config, until=until, fresh=fresh, reporter=_reporter())
+        team.leave()
+        if not team.place().leads:
+            return
+        summary = summarize(done)
         if as_json:
             print(json.dumps(summary))
         else:
@@ -201,7 +210,7 @@ def score(
     if shard is None:
         _run(source, overrides, run_dir, "score", False, as_json)
         return
-    with _reported_errors():
+    with _reported_errors(alone=False):
         from tosslm.stages.shard import parse_shard
 
         share = parse_shard(shard, os.environ)

@@ -10,6 +10,7 @@ from tosslm.data.rows import BadRow, raw_files, source_rows
 from tosslm.errors import InputError
 from tosslm.runs.decisions import read_decisions
 from tosslm.runs.layout import SETS, Layout
+from tosslm.team import place
 
 
 def check_places(config: Config) -> None:
@@ -25,6 +26,19 @@ def check_places(config: Config) -> None:
                 f"{key}: {path} lies in the run folder {config.run_dir}, where a run writes; name another run_dir, "
                 "or move it"
             )
+
+
+def check_processes(method: str) -> None:
+    """Refuse several processes for a method that works around each training step of one.
+
+    Raises:
+        InputError: names the method.
+    """
+    if (count := place().count) > 1:
+        raise InputError(
+            f"method: {method} does something around each training step that is made for one process, and {count} "
+            "were started; start it without a launcher, or stop before: --until select"
+        )
 
 
 def check_overrides(config: Config, *, selects: bool = True) -> None:

@@ -6,7 +6,7 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import typer
@@ -23,12 +23,15 @@ _LONGEST_CHAIN = 10
 
 
 @contextmanager
-def reported(stopping: Stopping, *, debug: bool) -> Iterator[None]:
+def reported(
+    stopping: Stopping, *, debug: bool, failed: Callable[[int], int | None] = lambda status: None
+) -> Iterator[None]:
     """Turn what goes wrong in the block into a message on standard error and an exit status.
 
     Args:
         stopping: whether a signal came.
         debug: print the traceback too; the status stays the same.
+        failed: told the status; gives that of another process which has told the user, None where there is none.
 
     Raises:
         typer.Exit: with 1, 2, 130 after Ctrl-C, 143 after SIGTERM, or 141 where nobody reads what is printed.
@@ -48,8 +51,10 @@ def reported(stopping: Stopping, *, debug: bool) -> Iterator[None]:
         if debug:
             for line in "".join(traceback.format_exception(error)).splitlines():
                 _say(line)
-        _say(f"toss: {text}")
-        raise typer.Exit(status) from None
+        told = failed(status)
+        if told is None:
+            _say(f"toss: {text}")
+        raise typer.Exit(status if told is None else told) from None
 
 
 class PipeConsole(Console):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tosslm.config import Config, load_config
-from tosslm.door import check_overrides, check_places, check_rows
+from tosslm.door import check_overrides, check_places, check_processes, check_rows
 from tosslm.errors import InputError
 from tosslm.files import make_private
 from tosslm.findings.warnings import run_warnings
@@ -24,6 +24,7 @@ from tosslm.stages.purposes import PURPOSES
 from tosslm.stages.shard import Shard
 from tosslm.stages.sharing import score_next
 from tosslm.stages.step import Stage, Step
+from tosslm.team import Team, assemble, connect, place
 from tosslm.tracking import check_trackers
 from tosslm.workbench import Workbench
 
@@ -77,6 +78,8 @@ def run(
     config, method = settled(config if isinstance(config, Config) else load_config(config))
     every = steps(config, method)
     wanted = upto(every, until)
+    if method.step and any(step.stage == "finetune" for step in wanted):
+        check_processes(method.name)
     check_trackers(config.report_to)
     check_places(config)
     check_overrides(config, selects=method.trains)
@@ -84,9 +87,15 @@ def run(
         from tosslm.evaluation.checks import check_evaluation
 
         check_evaluation(config.evaluation)
+    reporter, team = reporter or SilentReporter(), gather(config)
+    if team is not None and not team.place.leads:
+        join(wanted, workbench(config, reporter), team)
+        return Run(config.run_dir, trust_remote_code=config.model.trust_remote_code)
     if fresh:
         check_rows(config)
-    carry_out(wanted, workbench(config, reporter or SilentReporter(), fresh=fresh), every=every)
+    carry_out(wanted, workbench(config, reporter, fresh=fresh), every=every)
+    if team is not None:
+        team.give({})
     return Run(config.run_dir, trust_remote_code=config.model.trust_remote_code)
 
 
@@ -159,6 +168,24 @@ def workbench(
     return Workbench(config, folder, base, tokenizer, reporter, proxy or open_proxy(config, base))
 
 
+def gather(config: Config) -> Team | None:
+    """The other processes of this one's launcher, each with its device; None where there is none."""
+    if connect() is None:
+        return None
+    from tosslm.model.base import choose_device
+
+    return assemble(cpu=choose_device(config.model.device).type == "cpu")
+
+
+def join(wanted: Sequence[Step], bench: Workbench, team: Team) -> None:
+    """Take part in what the first process of a launcher shares with the others, until it is done with its steps."""
+    joins = {step.name: step.join for step in wanted}
+    with bench.reporter.task("waiting", 0) as task:
+        while order := team.next_order(lambda: task.advance(0, 0)):
+            if shared := joins[order["step"]]:
+                shared(bench, Path(order["work"]))
+
+
 def carry_out(wanted: Sequence[Step], bench: Workbench, *, every: Sequence[Step]) -> None:
     """Do what is not done yet of some steps, in their order, as the one writer of the run folder.
 
@@ -173,7 +200,8 @@ def carry_out(wanted: Sequence[Step], bench: Workbench, *, every: Sequence[Step]
     with folder.lock(outputs()), logged(bench.reporter, bench.layout.log) as reporter:
         bench = replace(bench, reporter=reporter)
         folder.forget_work([step.name for step in every])
-        folder.begin(config.model_dump(mode="json"), config.seed, where_it_runs(config.model))
+        machine = where_it_runs(config.model) | {"processes": place().count}
+        folder.begin(config.model_dump(mode="json"), config.seed, machine)
         for step in wanted:
             mark = step.mark(bench)
             if not folder.do(mark, partial(step.work, bench, mark)):

@@ -36,12 +36,15 @@ class SplitHead:
         self._cap = getattr(config, "final_logit_softcapping", None)
         self._scale = _logit_scale(config)
 
-    def hidden_states(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    def hidden_states(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, through: Any = None
+    ) -> torch.Tensor:
         """The head's input at every position.
 
         Args:
             input_ids: int64 ``[B, T]``.
             attention_mask: int64 ``[B, T]``, 0 at padding.
+            through: what is called in the model's place: a wrapper of it, which has to see the forward pass.
 
         Returns:
             ``[B, T, H]`` in the model's dtype.
@@ -58,7 +61,7 @@ class SplitHead:
 
         hook = self.head.register_forward_pre_hook(keep_first_position)
         try:
-            output = self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+            output = (through or self.model)(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
         finally:
             hook.remove()
         hidden = caught[0]
@@ -140,6 +143,8 @@ class SplitHead:
             return (divergences(base_logits, self.logits(hidden)) * weights).sum()
 
         parts = list(self.chunks(len(hidden)))
+        if not parts:
+            return hidden.float().sum() * 0.0
         if len(parts) == 1:
             return of_chunk(hidden, base_hidden, weights)
         arrays = (hidden, base_hidden, weights)

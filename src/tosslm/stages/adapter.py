@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tosslm.config import Config, TrainingConfig, covered
 from tosslm.runs.folder import Mark
 from tosslm.stages.step import Facts, Step
+from tosslm.team import current
 from tosslm.tracking import Trackers
 from tosslm.workbench import Workbench
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from tosslm.model.base import Base
     from tosslm.training.train import Notes, Recipe
+
+_ROWS = "rows.arrow"
 
 
 def _no_parts(bench: Workbench) -> list[Any]:
@@ -55,26 +61,39 @@ def training_step(name: str, stage: str, reads: tuple[str, ...], training: Train
 
     def train(bench: Workbench, mark: Mark) -> Facts:
         from tosslm.training.labels import write_training_rows
-        from tosslm.training.train import train_adapter
 
         recipe = training.recipe(bench)
         anchored = recipe.anchor_weight > 0
+        rows = write_training_rows(
+            mark.work / _ROWS,
+            training.rows(bench),
+            anchored=anchored,
+            weighed=recipe.weighed,
+            numbered=recipe.hook is not None,
+        )
+        if team := current():
+            team.give({"step": name, "work": str(mark.work)})
+        return fit(bench, recipe, rows, mark.work)
+
+    def join(bench: Workbench, work: Path) -> None:
+        from tosslm.training.labels import read_training_rows
+
+        fit(bench, training.recipe(bench), read_training_rows(work / _ROWS), work)
+
+    def fit(bench: Workbench, recipe: Recipe, rows: Dataset, work: Path) -> Facts:
+        from tosslm.training.train import train_adapter
+
         return train_adapter(
             training.base(bench),
-            write_training_rows(
-                mark.work / "rows.arrow",
-                training.rows(bench),
-                anchored=anchored,
-                weighed=recipe.weighed,
-                numbered=recipe.hook is not None,
-            ),
+            rows,
             recipe,
             name=name,
-            work=mark.work,
+            work=work,
             out=bench.layout.of(name),
             notes=training.notes(bench),
             reporter=bench.reporter,
             trackers=Trackers(bench.config.report_to, bench.layout.tracker_logs / name),
+            together=current() is not None,
         )
 
-    return Step(name, stage, 1, reads, train, covers)
+    return Step(name, stage, 1, reads, train, covers, join=join)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tosslm.config import Config
@@ -30,6 +31,8 @@ class Step:
         work: does it, and gives facts for the manifest.
         covers: what it depends on beside the steps it reads, JSON-able.
         writes: files or folders, relative to the run folder.
+        join: what the other processes of a launcher do while the first is at it, given its folder of unfinished
+            work; None where the first works alone.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Step:
     work: Callable[[Workbench, Mark], Facts]
     covers: Callable[[Workbench], list[Any]] = _nothing
     writes: tuple[str, ...] = ()
+    join: Callable[[Workbench, Path], None] | None = None
 
     def mark(self, bench: Workbench) -> Mark:
         """What the step is known by, once the steps it reads are done."""

@@ -70,6 +70,11 @@ class Follow(TrainerCallback):
         self._step, self._tokens = state.global_step, seen
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.trainer:
+            # Each process writes the state of its own random numbers.
+            self.trainer.accelerator.wait_for_everyone()
+        if not state.is_world_process_zero:
+            return
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         (folder / "training_args.bin").unlink(missing_ok=True)
         files = {file.relative_to(folder).as_posix(): sha256(file) for file in folder.rglob("*") if file.is_file()}

@@ -133,6 +133,11 @@ def write_training_rows(
     with atomic_path(path) as beside, pa.ipc.new_stream(beside, schema) as writer:
         for batch in in_batches(counted, 1000):
             writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
+    return read_training_rows(path)
+
+
+def read_training_rows(path: Path) -> Dataset:
+    """What ``write_training_rows`` wrote, from the disk as it is read."""
     return Dataset.from_file(str(path))
 
 

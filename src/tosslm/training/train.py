@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from peft import PeftModel
 from transformers import PrinterCallback
@@ -27,6 +28,7 @@ from tosslm.tracking import Trackers
 from tosslm.training.callbacks import Around, Follow, last_checkpoint
 from tosslm.training.hooks import After, TrainingHook
 from tosslm.training.labels import count_tokens
+from tosslm.training.shares import forward_passes
 from tosslm.training.trainer import SelectiveTrainer, TokenLoss, TrainingCollator
 
 Notes = dict[Literal["README.md", "HAZARDOUS.md"], str]
@@ -47,6 +49,7 @@ class TrainingFacts:
         first_loss: mean loss of the first logged step, in nats a token.
         last_loss: mean loss of the last logged step, in nats a token.
         losses: the training curve, ``[step, loss]``.
+        processes: that trained together.
     """
 
     steps: int
@@ -58,6 +61,7 @@ class TrainingFacts:
     first_loss: float
     last_loss: float
     losses: list[list[float]]
+    processes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +103,15 @@ def train_adapter(
     notes: Notes,
     reporter: Reporter,
     trackers: Trackers | None = None,
+    together: bool = False,
 ) -> dict[str, Any]:
     """Train a fresh LoRA on the base and save it.
 
     A killed training goes on from its last whole checkpoint under ``work``, and on a CPU ends with the same
-    bytes as one that was not killed; with a hook it starts over.
+    bytes as one that was not killed, by as many processes; with a hook it starts over.
+
+    Several processes train what one would, up to rounding: each reads its share of every optimizer batch, whose loss
+    is divided by the tokens of all shares. The first of them saves.
 
     Args:
         base: the frozen base.
@@ -116,16 +124,20 @@ def train_adapter(
         notes: files of text that go into ``out``.
         reporter: where progress goes.
         trackers: where the trainer logs; TensorBoard's files cannot lie under ``work``, which is emptied.
+        together: whether all processes of the launcher are in this call, with the same rows and recipe.
 
     Returns:
         ``TrainingFacts`` as a mapping.
 
     Raises:
-        InputError: there is no row, no token to train on, or more than one process.
+        InputError: there is no row, no token to train on; or there are several processes, and they are not together
+            or have a hook.
         TosslmError: the loss or a weight is no number, or a method gives back other weights than it was given.
     """
-    if PartialState().num_processes > 1:
-        raise InputError(f"{name}: tosslm trains in one process; start it without a launcher of several")
+    processes = PartialState().num_processes
+    if processes > 1 and (not together or recipe.hook):
+        why = "its hook works" if recipe.hook else "it trains"
+        raise InputError(f"{name}: {why} in one process; start it without a launcher of several")
     tokens, trained, anchored = count_tokens(rows)
     if not trained:
         raise InputError(f"{name}: no token to train on among {len(rows)} rows; add rows, or lower holdout")
@@ -149,6 +161,7 @@ def train_adapter(
             processing_class=base.tokenizer,
             callbacks=callbacks,
             normalize=recipe.normalize,
+            batch_size=settings.batch_size,
             anchor_weight=recipe.anchor_weight,
             token_loss=recipe.token_loss,
             hold=recipe.hold,
@@ -158,15 +171,23 @@ def train_adapter(
             callback.trainer = trainer
         trainer.remove_callback(PrinterCallback)
         start = time.monotonic()
-        trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
+        trainer.train(resume_from_checkpoint=_agreed_checkpoint(checkpoints))
         seconds = time.monotonic() - start
         if recipe.after:
             _replace_weights(model, recipe.after, name)
-        save_adapter(model, out, base.config, notes)
+        if trainer.is_world_process_zero():
+            save_adapter(model, out, base.config, notes)
     curve = [[entry["step"], round(entry["loss"], 5)] for entry in trainer.state.log_history if "loss" in entry]
     speed = round(trainer.tokens_seen / seconds, 1) if trainer.tokens_seen else None
-    losses = (curve[0][1], curve[-1][1], curve)
+    losses = (curve[0][1], curve[-1][1], curve, processes)
     return asdict(TrainingFacts(steps, len(rows), tokens * settings.epochs, trained, anchored, speed, *losses))
+
+
+def _agreed_checkpoint(folder: Path) -> str | None:
+    """The newest whole checkpoint, as the first process finds it."""
+    found = [last_checkpoint(folder) if PartialState().is_main_process else None]
+    broadcast_object_list(found)
+    return found[0]
 
 
 def _replace_weights(model: PeftModel, after: After, name: str) -> None:
@@ -199,6 +220,7 @@ def _arguments(
 ) -> SFTConfig:
     settings = recipe.settings
     micro = min(settings.micro_batch_size, settings.batch_size)
+    processes = PartialState().num_processes
     arguments = SFTConfig(
         output_dir=str(folder),
         seed=recipe.seed,
@@ -211,7 +233,9 @@ def _arguments(
         max_grad_norm=settings.max_grad_norm,
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=micro,
-        gradient_accumulation_steps=settings.batch_size // micro,
+        gradient_accumulation_steps=forward_passes(settings.batch_size, micro, processes),
+        average_tokens_across_devices=False,  # the loss does it
+        ddp_find_unused_parameters=False,
         gradient_checkpointing=settings.gradient_checkpointing,
         # The data stage has decided what is cut and what is left out; the trainer takes rows as they are.
         max_length=None,

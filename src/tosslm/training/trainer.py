@@ -7,14 +7,17 @@ from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import torch
+from accelerate.data_loader import SeedableRandomSampler
 from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from tosslm.errors import InputError
 from tosslm.model.base import without_adapter
 from tosslm.model.head import SplitHead
+from tosslm.team import Place
 from tosslm.training.hooks import TrainingHook
 from tosslm.training.labels import IGNORED
+from tosslm.training.shares import EpochLoader, FilledRows, Shares
 
 TokenLoss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """Losses of tokens under the model and under the base, and their positions in the answer, all ``[N]``, to ``[N]``."""
@@ -26,6 +29,7 @@ class SelectiveTrainer(SFTTrainer):
     Args:
         args: as for ``SFTTrainer``.
         normalize: what the summed loss of an optimizer batch is divided by, see ``Recipe``.
+        batch_size: rows of an optimizer batch, over all processes; read where there are several.
         anchor_weight: weight of the mean ``KL(base || model)`` over an optimizer batch's anchored tokens.
         token_loss: what takes the place of a kept token's cross-entropy; None is the cross-entropy itself.
         hold: whether what a token's weight lacks to 1 goes to ``KL(base || model)`` there.
@@ -37,6 +41,7 @@ class SelectiveTrainer(SFTTrainer):
         self,
         *args: Any,
         normalize: Literal["kept", "all", "row"],
+        batch_size: int = 1,
         anchor_weight: float = 0.0,
         token_loss: TokenLoss | None = None,
         hold: bool = False,
@@ -44,7 +49,7 @@ class SelectiveTrainer(SFTTrainer):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self._hold = hold
+        self._hold, self._batch_size = hold, batch_size
         weighs_rows = hook is not None and type(hook).row_weights is not TrainingHook.row_weights
         self._row_weights = hook.row_weights if hook is not None and weighs_rows else None
         self._token_loss = token_loss
@@ -64,12 +69,33 @@ class SelectiveTrainer(SFTTrainer):
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
         """The micro-batches of one optimizer step, and what their summed loss is divided by."""
         batches, _ = super().get_batch_samples(*args, **kwargs)
-        self._anchored_in_step = sum(int(batch["anchored"].sum()) for batch in batches if "anchored" in batch)
-        if self._normalize == "all":
-            return batches, sum(batch["response_tokens"].sum() for batch in batches)
-        if self._normalize == "row":
-            return batches, sum((batch["labels"][:, 1:] != IGNORED).any(1).sum() for batch in batches)
-        return batches, sum((batch["labels"][:, 1:] != IGNORED).sum() for batch in batches)
+        own = [sum(column) for column in zip(*map(self._counts, batches), strict=True)]
+        # Of all processes: each has its share of the optimizer batch.
+        counts = self.accelerator.reduce(torch.tensor(own, device=self.args.device), "sum")
+        divisor, self._anchored_in_step, tokens = counts.tolist()
+        self.tokens_seen += tokens
+        return batches, torch.tensor(divisor)
+
+    def _counts(self, batch: Mapping[str, torch.Tensor]) -> tuple[int, int, int]:
+        """Of a micro-batch: what its loss is divided by, its anchored tokens, and the tokens that are read."""
+        kept = batch["labels"][:, 1:] != IGNORED
+        divisor = {"all": batch["response_tokens"], "row": kept.any(1), "kept": kept}[self._normalize]
+        anchored = int(batch["anchored"].sum()) if "anchored" in batch else 0
+        return int(divisor.sum()), anchored, int(batch["attention_mask"].sum())
+
+    def get_train_dataloader(self) -> Any:
+        """Rows in one process's order, of each optimizer batch this process's share."""
+        if self.args.world_size == 1:
+            return super().get_train_dataloader()
+        order = SeedableRandomSampler(self.train_dataset, data_seed=self.args.seed)
+        own = Place(self.args.process_index, self.args.world_size)
+        shares = Shares(order, self._batch_size, self.args.per_device_train_batch_size, own)
+        return EpochLoader(
+            FilledRows(self.train_dataset),
+            batch_sampler=shares,
+            collate_fn=self.data_collator,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -80,8 +106,7 @@ class SelectiveTrainer(SFTTrainer):
         """
         labels = inputs["labels"][:, 1:]
         kept = labels != IGNORED
-        hidden = self._split.hidden_states(inputs["input_ids"], inputs["attention_mask"])[:, :-1]
-        self.tokens_seen += int(inputs["attention_mask"].sum())
+        hidden = self._split.hidden_states(inputs["input_ids"], inputs["attention_mask"], through=model)[:, :-1]
         count = torch.as_tensor(num_items_in_batch, device=hidden.device).clamp(min=1)
         alike = self._token_loss is None and self._normalize != "row" and "weight" not in inputs
         if alike and self._row_weights is None:
@@ -94,7 +119,8 @@ class SelectiveTrainer(SFTTrainer):
         if self._anchored_in_step:
             divergence = anchored_divergence(self._split, hidden, inputs, self._as_base)
             loss = loss + self._anchor_weight / self._anchored_in_step * divergence
-        return loss
+        # Gradients are averaged over processes, where the sum of their shares is meant.
+        return loss * self.args.world_size if self.args.world_size > 1 else loss
 
     def _weights(self, kept: torch.Tensor, losses: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
         """What each kept token counts, float32 ``[N]``: one, or its share of its row, times the method's weights."""

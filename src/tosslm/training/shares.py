@@ -1,0 +1,110 @@
+"""Which rows of each optimizer batch a process reads, where several train together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any, Protocol
+
+from datasets import Dataset
+from torch.utils.data import BatchSampler, DataLoader
+from torch.utils.data import Dataset as Rows
+
+from tosslm.team import Place
+from tosslm.training.labels import IGNORED
+
+FILLER = -1
+"""The index of a row that trains nothing."""
+
+
+class Order(Protocol):
+    """An order of rows, another in each epoch."""
+
+    def __iter__(self) -> Iterator[int]:
+        """Row numbers."""
+
+    def __len__(self) -> int:
+        """How many rows there are."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Take the order of an epoch, from 0."""
+
+
+class Shares(BatchSampler):
+    """A process's micro-batches of an epoch: its share of each optimizer batch, rows as one process would order them.
+
+    All processes have as many micro-batches in an optimizer batch, at most ``micro_batch_size`` rows in each, so that
+    they meet at its end; where rows do not suffice, a micro-batch is a single ``FILLER``.
+
+    Args:
+        order: of all rows.
+        batch_size: rows of an optimizer batch, over all processes; the last of an epoch may have fewer.
+        micro_batch_size: rows in one forward pass of one process.
+        own: which process this is.
+
+    Examples:
+        >>> from accelerate.data_loader import SeedableRandomSampler
+        >>> order = SeedableRandomSampler(range(7), data_seed=1)
+        >>> [[len(rows) for rows in Shares(order, 4, 1, Place(rank, 2))] for rank in (0, 1)]
+        [[1, 1, 1, 1], [1, 1, 1, 1]]
+    """
+
+    def __init__(self, order: Order, batch_size: int, micro_batch_size: int, own: Place) -> None:
+        self._order, self._micro, self._own, self._batch_size = order, micro_batch_size, own, batch_size
+
+    def __iter__(self) -> Iterator[list[int]]:  # noqa: D105
+        order = iter(self._order)
+        while batch := list(islice(order, self._batch_size)):
+            own, passes = batch[self._own.rank :: self._own.count], self._passes(len(batch))
+            for number in range(passes):
+                yield own[number::passes] or [FILLER]
+
+    def __len__(self) -> int:  # noqa: D105
+        whole, rest = divmod(len(self._order), self._batch_size)
+        return whole * self._passes(self._batch_size) + self._passes(rest)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Take the order of an epoch."""
+        self._order.set_epoch(epoch)
+
+    def _passes(self, rows: int) -> int:
+        return forward_passes(rows, self._micro, self._own.count)
+
+
+def forward_passes(rows: int, micro_batch_size: int, processes: int) -> int:
+    """Forward passes in which each process reads its share of a batch.
+
+    Examples:
+        >>> forward_passes(64, 8, 2), forward_passes(64, 8, 3), forward_passes(1, 8, 2)
+        (4, 3, 1)
+    """
+    return math.ceil(math.ceil(rows / processes) / micro_batch_size)
+
+
+class FilledRows(Rows[dict[str, Any]]):
+    """Training rows, and at ``FILLER`` one that trains nothing.
+
+    Args:
+        rows: as ``write_training_rows`` makes them.
+    """
+
+    def __init__(self, rows: Dataset) -> None:
+        self._rows = rows
+        empty = {"input_ids": 0, "labels": IGNORED, "anchored": False, "weight": 0.0}
+        self._filler: dict[str, Any] = {name: [empty[name]] * 2 if name in empty else 0 for name in rows.column_names}
+
+    def __len__(self) -> int:  # noqa: D105
+        return len(self._rows)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:  # noqa: D105
+        return self._filler if number == FILLER else self._rows[number]
+
+
+class EpochLoader(DataLoader[dict[str, Any]]):
+    """A loader of shares that the trainer tells its epochs."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Take the order of an epoch."""
+        assert isinstance(self.batch_sampler, Shares)
+        self.batch_sampler.set_epoch(epoch)

@@ -1,0 +1,74 @@
+"""Trainings that several processes of a launcher do together, or one by itself: python -m support.team_harness."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tosslm.config import ModelConfig, TrainingConfig
+from tosslm.model.base import open_base
+from tosslm.progress import SilentReporter
+from tosslm.team import assemble, leave, place
+from tosslm.training.labels import read_training_rows, training_row, write_training_rows
+from tosslm.training.train import Recipe, train_adapter
+
+ROWS, BATCH, EPOCHS = 17, 4, 4
+"""20 optimizer steps; the last batch of each epoch is a single row."""
+RECIPES: dict[str, dict[str, Any]] = {
+    "kept": {"normalize": "kept", "anchor_weight": 0.7},
+    "all": {"normalize": "all"},
+    "row": {"normalize": "row", "weighed": True, "hold": True},
+}
+
+
+def uneven_rows() -> list[dict[str, Any]]:
+    """Rows of 5 to 29 tokens, some dropped, some anchored, each with a weight; one keeps nothing."""
+    rng = np.random.default_rng(1)
+    rows = []
+    for number, length in enumerate(rng.integers(5, 30, ROWS)):
+        mask = rng.random(length) < 0.6
+        mask[0], mask[1] = False, True
+        responses = int(mask.sum())
+        keep = rng.random(responses) < (0.7 if number else 0.0)
+        anchored, weights = ~keep & (rng.random(responses) < 0.8), rng.random(responses)
+        ids = rng.integers(0, 500, length).tolist()
+        rows.append(training_row(ids, mask.tolist(), keep.tolist(), anchored.tolist(), weights.tolist()))
+    return rows
+
+
+def main(model: str, folder: Path) -> None:
+    """Train each recipe, the first process with the rows that it has written."""
+    assemble(cpu=True)
+    base = open_base(ModelConfig(name=model, dtype="float32", device="cpu"))
+    for name, recipe in RECIPES.items():
+        rows = read_training_rows(folder / "rows.arrow")
+        if not recipe.get("anchor_weight"):
+            rows = rows.remove_columns("anchored")
+        if not recipe.get("weighed"):
+            rows = rows.remove_columns("weight")
+        settings = {"learning_rate": 0.01, "epochs": EPOCHS, "batch_size": BATCH, "micro_batch_size": 1}
+        facts = train_adapter(
+            base,
+            rows,
+            Recipe(TrainingConfig.model_validate({**settings, "checkpoint_steps": 7}), seed=3, **recipe),
+            name=name,
+            work=folder / f"work-{name}",
+            out=folder / name,
+            notes={},
+            reporter=SilentReporter(),
+            together=place().count > 1,
+        )
+        assert (facts["steps"], facts["processes"]) == (20, place().count)
+        if place().leads:
+            (folder / f"{name}.txt").write_text("\n".join(str(loss) for _, loss in facts["losses"]), encoding="utf-8")
+    leave()
+
+
+if __name__ == "__main__":
+    where = Path(sys.argv[2])
+    if sys.argv[3:] == ["write"]:
+        write_training_rows(where / "rows.arrow", uneven_rows(), anchored=True, weighed=True)
+    main(sys.argv[1], where)

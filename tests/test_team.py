@@ -1,0 +1,245 @@
+"""Several processes train what one would, end together, and go on after a kill: real launchers, on gloo."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import load_file
+from typer.testing import CliRunner
+
+import tosslm
+from support import team_harness
+from tosslm.cli import app
+from tosslm.errors import InputError
+from tosslm.runs.verify import verify
+from tosslm.team import Place, connect, place, refuse_launch
+from tosslm.training.labels import write_training_rows
+from tosslm.training.shares import FILLER, Shares
+
+ROOT = Path(__file__).parents[1]
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+ACCELERATE = ["-m", "accelerate.commands.launch", "--config_file", str(ROOT / "configs/accelerate/ddp.yaml")]
+CLOSE = 1e-4
+"""Of weights that 20 steps moved by a tenth: orders of summation differ, and Adam magnifies it."""
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), *sys.path]),
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def end(launched: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = launched.communicate(timeout=600)
+    return launched.returncode, out, err
+
+
+def write(config: dict[str, Any], name: str) -> Path:
+    path = Path(config["run_dir"]).with_name(f"{name}.json")
+    path.write_text(json.dumps(config | {"run_dir": str(path.with_suffix(""))}))
+    return path
+
+
+def assert_close(made: Path, expected: Path) -> None:
+    weights, alone = (load_file(folder / "adapter_model.safetensors") for folder in (made, expected))
+    assert weights.keys() == alone.keys()
+    for name, weight in alone.items():
+        np.testing.assert_allclose(weights[name], weight, atol=CLOSE, err_msg=name)
+
+
+class InOrder:
+    """Rows as they stand."""
+
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self._rows))
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def set_epoch(self, epoch: int) -> None:
+        pass
+
+
+@given(st.integers(1, 40), st.integers(1, 9), st.integers(1, 4), st.integers(1, 5))
+def test_shares_are_one_processs_batches_and_meet_at_their_ends(
+    rows: int, batch: int, micro: int, count: int
+) -> None:
+    shares = [Shares(InOrder(rows), batch, micro, Place(rank, count)) for rank in range(count)]
+    passes = [list(share) for share in shares]
+    assert [len(own) for own in passes] == [len(shares[0])] * count
+    assert all(1 <= len(micro_batch) <= micro for own in passes for micro_batch in own)
+    at = 0
+    for first in range(0, rows, batch):
+        expected = list(range(first, min(first + batch, rows)))
+        width = -(-len(expected) // count)  # rows of the largest share
+        meet = at + -(-width // micro)
+        read = [row for own in passes for micro_batch in own[at:meet] for row in micro_batch if row != FILLER]
+        assert sorted(read) == expected
+        at = meet
+    assert at == len(shares[0])
+
+
+def test_without_a_launcher_a_process_is_alone() -> None:
+    assert place({}) == Place(0, 1)
+    assert place({}).leads
+    assert not place({"RANK": "2", "WORLD_SIZE": "3"}).leads
+
+
+@pytest.mark.parametrize("said", [{"RANK": "3", "WORLD_SIZE": "3"}, {"RANK": "x"}, {"WORLD_SIZE": "-1"}])
+def test_a_launcher_that_makes_no_sense_is_refused(said: dict[str, str]) -> None:
+    with pytest.raises(InputError, match="RANK is"):
+        place(said)
+
+
+@pytest.mark.parametrize(
+    ("passed_on", "named"),
+    [
+        ({"ACCELERATE_MIXED_PRECISION": "bf16"}, "mixed_precision"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "use_deepspeed"),
+        ({"ACCELERATE_USE_FSDP": "true"}, "use_fsdp"),
+    ],
+)
+def test_what_accelerates_config_asks_for_in_vain_is_refused(passed_on: dict[str, str], named: str) -> None:
+    refuse_launch({"ACCELERATE_MIXED_PRECISION": "no"})
+    with pytest.raises(InputError, match=named):
+        refuse_launch(passed_on)
+
+
+def test_processes_without_a_common_store_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
+    with pytest.raises(InputError, match="accelerate launch"):
+        connect()
+
+
+def test_a_command_of_one_process_refuses_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result = CliRunner().invoke(app, ["compare", "toss.yaml", "--methods", "sft"])
+    assert result.exit_code == 2
+    assert "works in one process, and 2 were started" in result.output
+
+
+def test_a_method_with_a_hook_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, tiny_config: dict[str, Any]
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="method: sft-averaged does something around each training step"):
+        tosslm.run(tiny_config | {"method": "sft-averaged", "refinement": {"rounds": 0}})
+    assert not Path(tiny_config["run_dir"]).exists()
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Path:
+    folder = tmp_path_factory.mktemp("alone")
+    write_training_rows(folder / "rows.arrow", team_harness.uneven_rows(), anchored=True, weighed=True)
+    team_harness.main(str(tiny_model_folder), folder)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 3])
+def test_several_processes_train_what_one_does(
+    count: int, alone: Path, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    """20 steps on uneven rows with dropped and anchored tokens; batches of 4, and one of 1 in each epoch."""
+    (tmp_path / "rows.arrow").write_bytes((alone / "rows.arrow").read_bytes())
+    status, _, err = end(
+        start(*TORCHRUN, str(count), "-m", "support.team_harness", str(tiny_model_folder), str(tmp_path))
+    )
+    assert status == 0, err
+    for name in team_harness.RECIPES:
+        assert_close(tmp_path / name, alone / name)
+        np.testing.assert_allclose(np.loadtxt(tmp_path / f"{name}.txt"), np.loadtxt(alone / f"{name}.txt"), atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_run_that_accelerate_launches_and_one_that_was_stopped_and_killed(tiny_config: dict[str, Any]) -> None:
+    """A whole run of two processes is that of one; interrupted and then killed it goes on, to the same bytes."""
+    config = tiny_config | {"finetune": tiny_config["finetune"] | {"dropped": "anchor"}}
+    whole, broken = write(config, "whole"), write(config, "broken")
+    alone = tosslm.run(config, until="diagnose")
+    status, out, err = end(
+        start(*ACCELERATE, "--num_processes", "2", "-m", "tosslm", "diagnose", str(whole), "--json")
+    )
+    assert status == 0, err
+    assert err.count("model: 12/12") == 1
+    assert len(json.loads(out)) > 0
+    run = tosslm.load_run(whole.with_suffix(""))
+    assert run.manifest["machine"]["processes"] == 2
+    assert alone.manifest["machine"]["processes"] == 1
+    assert verify(run)[1] == []
+    assert_close(run.path / "references/utility", alone.path / "references/utility")
+    assert {run.stages[name]["processes"] for name in ("references/degraded/round-1", "model")} == {2}
+    for name in ("data", "references/utility"):
+        assert run.stages[name]["fingerprint"] == alone.stages[name]["fingerprint"]
+
+    command = [*TORCHRUN, "2", "-m", "tosslm", "diagnose", str(broken)]
+    first = start(*command)
+    at_checkpoint(first, broken, "references-utility")
+    for pid in children(first):
+        os.kill(pid, signal.SIGINT)
+    status, _, err = end(first)
+    assert status == 1
+    assert err.count("toss: ") == err.count("toss: interrupted") == 1
+    second = start(*command)
+    at_checkpoint(second, broken, "model")
+    for pid in (*children(second), second.pid):
+        os.kill(pid, signal.SIGKILL)
+    end(second)
+    assert "model" not in tosslm.load_run(broken.with_suffix("")).stages
+    status, _, err = end(start(*command))
+    assert status == 0, err
+    resumed = tosslm.load_run(broken.with_suffix(""))
+    for name, stage in run.stages.items():
+        assert resumed.stages[name]["files"] == stage["files"], name
+
+
+def children(launched: subprocess.Popen[str]) -> list[int]:
+    """The processes that a launcher has started."""
+    threads = Path(f"/proc/{launched.pid}/task").glob("*/children")
+    return [int(pid) for thread in threads for pid in thread.read_text().split()]
+
+
+def at_checkpoint(launched: subprocess.Popen[str], config: Path, step: str) -> None:
+    """Wait until a training has a whole checkpoint."""
+    work = config.with_suffix("") / ".work" / step / "checkpoints"
+    while not list(work.glob("*/complete")):
+        assert launched.poll() is None, launched.communicate()[1]
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_an_error_of_all_or_of_one_process_ends_all_and_is_told_once(tiny_config: dict[str, Any]) -> None:
+    references = tiny_config["references"] | {"learning_rate": 1e20}
+    good = write(tiny_config | {"references": references}, "good")
+    command = [*TORCHRUN, "2", "-m", "tosslm", "references", str(good)]
+    status, _, err = end(start(*command))
+    assert status == 1
+    assert err.count("toss: ") == 1
+    assert "lower the learning_rate" in err
+    only = f'[ "$RANK" = 1 ] && f=gone.yaml || f={good}; exec {sys.executable} -m tosslm references "$f"'
+    status, _, err = end(start(*TORCHRUN, "2", "--no-python", "bash", "-c", only))
+    assert status == 1
+    assert err.count("toss: ") == 1
+    assert "gone.yaml" in err
