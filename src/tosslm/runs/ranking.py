@@ -11,7 +11,7 @@ import numpy as np
 from tosslm.errors import TosslmError
 from tosslm.ragged import split_rows
 from tosslm.runs.layout import HELDOUT
-from tosslm.runs.tables import finite_scores, held_out_scores
+from tosslm.runs.tables import Parts, finite_scores, held_out_scores
 from tosslm.selection.control import sets_threshold
 from tosslm.selection.kinds import KINDS, InContext, Kind, Known
 
@@ -29,6 +29,7 @@ def learn_ranking(
     window: int = 1,
     learning_tokens: int | None = None,
     of: Callable[[str], bool] = lambda _: True,
+    parts: Callable[[], Parts] | None = None,
 ) -> tuple[dict[str, Any], InContext]:
     """Learn what turns scores into evidence.
 
@@ -40,6 +41,7 @@ def learn_ranking(
         learning_tokens: about how many tokens of the custom set, and at most about how many held-out ones of each
             reference set, are learnt on; None for ``LEARNING_TOKENS`` and all held-out ones.
         of: which held-out rows are learnt from, by the id of their content.
+        parts: streams the custom set's scores where that is quicker than reading the folder's parts.
 
     Returns:
         What was learnt, for ``evidence.json``; and a function that takes the scores ``[N]`` of some rows and their
@@ -52,7 +54,7 @@ def learn_ranking(
     assert kind.learn is not None, f"{kind.key} ranks scores as they are"
     known = Known({}, np.zeros(0), np.zeros(0, dtype=np.int64), seed, window)
     if kind.from_rows:
-        sample, lengths = _sample(scores, seed, learning_tokens or LEARNING_TOKENS)
+        sample, lengths = _sample(parts or (lambda: finite_scores(scores)), seed, learning_tokens or LEARNING_TOKENS)
         held_out = held_out_scores(scores / HELDOUT, of)
         if learning_tokens is not None:
             held_out = {name: _thinned(rows, seed, learning_tokens) for name, rows in held_out.items()}
@@ -72,21 +74,25 @@ def useful_log_odds(scores: Path, in_context: InContext) -> list[np.ndarray]:
     return split_rows(in_context(np.concatenate(rows), lengths).astype(np.float32), lengths)
 
 
-def find_unsafe(scores: Path, *, seed: int) -> dict[str, float] | None:
+def find_unsafe(scores: Path, *, seed: int, parts: Callable[[], Parts] | None = None) -> dict[str, float] | None:
     """How much of the custom set the posterior finds unsafe, whatever selection goes by.
 
     Args:
         scores: folder of a round's parts, with its held-out rows.
         seed: of the rows that are learnt on, where not all are taken.
+        parts: as of ``learn_ranking``.
 
     Returns:
         As of ``found_in``; None where no posterior can be learnt.
     """
     try:
-        facts, log_odds = learn_ranking(KINDS["posterior"], scores, seed=seed, learning_tokens=QUICK_TOKENS)
+        facts, log_odds = learn_ranking(
+            KINDS["posterior"], scores, seed=seed, learning_tokens=QUICK_TOKENS, parts=parts
+        )
     except (TosslmError, ValueError):  # ValueError: a held-out score is no number
         return None
-    return found_in((log_odds(part, lengths) for _, lengths, part in finite_scores(scores)), facts["unsafe_share"])
+    streamed = parts() if parts else finite_scores(scores)
+    return found_in((log_odds(part, lengths) for _, lengths, part in streamed), facts["unsafe_share"])
 
 
 def found_in(parts: Iterable[np.ndarray], chain_share: float) -> dict[str, float]:
@@ -109,12 +115,12 @@ def _thinned(rows: list[np.ndarray], seed: int, learning_tokens: int) -> list[np
     return [row for row, one in zip(rows, chosen, strict=True) if one]
 
 
-def _sample(scores: Path, seed: int, learning_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+def _sample(stream: Callable[[], Parts], seed: int, learning_tokens: int) -> tuple[np.ndarray, np.ndarray]:
     """Scores ``[N]`` and row lengths ``[R]`` of rows of the custom set, drawn by the seed."""
-    total = sum(len(part) for _, _, part in finite_scores(scores))
+    total = sum(len(part) for _, _, part in stream())
     rng = np.random.default_rng(seed)
     parts, kept_lengths = [], []
-    for _, lengths, part in finite_scores(scores):
+    for _, lengths, part in stream():
         chosen = rng.random(len(lengths)) * total < learning_tokens
         parts.append(part[np.repeat(chosen, lengths)])
         kept_lengths.append(lengths[chosen])
