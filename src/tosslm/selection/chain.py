@@ -131,8 +131,12 @@ def log_evidence(evidence: np.ndarray, lengths: np.ndarray, chain: Chain, filter
         chain: the two probabilities.
         filtered: float64 ``[N]``, from ``passes``.
     """
-    predicted = filtered - evidence
-    return float((np.logaddexp(0.0, filtered) - np.logaddexp(0.0, predicted)).sum())
+
+    def of_part(first: int, end: int) -> np.ndarray:
+        after, before = filtered[first:end], filtered[first:end] - evidence[first:end]
+        return (np.logaddexp(0.0, after) - np.logaddexp(0.0, before)).sum()
+
+    return float(_sum_in_parts(of_part, 0, len(evidence)))
 
 
 def learn_chain(evidence: np.ndarray, lengths: np.ndarray, start: Chain, *, iterations: int, tolerance: float) -> Fit:
