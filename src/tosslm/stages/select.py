@@ -21,7 +21,7 @@ from tosslm.ragged import split_rows
 from tosslm.runs.decisions import ByHand
 from tosslm.runs.folder import Mark
 from tosslm.runs.layout import DATA, HELDOUT, SELECTION, Layout, scores
-from tosslm.runs.ranking import find_unsafe, found_in, learn_ranking, useful_log_odds
+from tosslm.runs.ranking import evidence_of, find_unsafe, found_in, learn_ranking, useful_log_odds
 from tosslm.runs.spool import spooled
 from tosslm.runs.tables import (
     EVIDENCE_SCHEMA,
@@ -225,8 +225,7 @@ def _ranked(bench: Workbench, mark: Mark) -> Iterator[Ranked]:
             yield Ranked(scored, scores=scored)
             return
         facts, in_context, control = _learnt(bench, kind, folder, scored)
-        of_parts = ((ids, n, in_context(part, n).astype(np.float32)) for ids, n, part in scored())
-        with spooled(layout.root, of_parts) as ranked:
+        with spooled(layout.root, evidence_of(scored(), in_context)) as ranked:
             _write_evidence(layout, ranked(), facts, mark)
             yield Ranked(ranked, control, scored)
 
