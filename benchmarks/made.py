@@ -13,12 +13,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from tosslm.config import load_config
 from tosslm.files import parquet_writer, read_tables, write_json, write_parquet
-from tosslm.ragged import row_starts, split_rows
-from tosslm.runs.tables import DATA_SCHEMA, HELDOUT_SCHEMA, SCORE_SCHEMA, part_name
+from tosslm.ragged import row_starts
+from tosslm.runs.tables import (
+    DATA_SCHEMA,
+    HELDOUT_SCHEMA,
+    SCORE_SCHEMA,
+    list_column,
+    part_files,
+    part_name,
+)
 
 ROWS_PER_PART = 1024
 HELD_OUT_ROWS = 120
@@ -113,7 +119,7 @@ def _losses(rows: list[tuple[str, int]], rng: np.random.Generator, *, unsafe_row
     score = (1.5 * rng.standard_normal(len(at)) + np.where(unsafe, 1.0, -0.5)).astype(np.float32)
     values = (at.astype(np.int32) + 1, degraded, degraded + score)
     names = ("position", "loss_degraded", "loss_utility")
-    split = {name: split_rows(value, lengths) for name, value in zip(names, values, strict=True)}
+    split = {name: list_column(value, lengths) for name, value in zip(names, values, strict=True)}
     return {"row_id": [row_id for row_id, _ in rows], **split}
 
 
@@ -133,7 +139,15 @@ def write_manifest(folder: Path, config: dict[str, Any], selection: dict[str, An
     write_json(folder / "manifest.json", manifest | {"stages": stages})
 
 
-def response_tokens(folder: Path) -> int:
-    """Response tokens of a made custom set's scores."""
-    files = sorted((folder / "scores/round-0").glob("part-*.parquet"))
-    return sum(int(pc.sum(pc.list_value_length(t["position"])).as_py()) for f in files for t in read_tables(f))
+def repeat(source: Path, target: Path, times: int) -> None:
+    """A made set several times over, its parts by links: as large to read, and soon made."""
+    files = part_files(source / "scores/round-0")
+    place = target / "scores/round-0"
+    place.mkdir(parents=True)
+    for number in range(times * len(files)):
+        (place / part_name(number)).hardlink_to(files[number % len(files)])
+    (place / "heldout.parquet").hardlink_to(source / "scores/round-0/heldout.parquet")
+    rows = pa.concat_tables(read_tables(source / "data/custom.parquet", ["row_id", "source"]))
+    with parquet_writer(target / "data/custom.parquet", rows.schema.remove_metadata(), _FINGERPRINT) as writer:
+        for _ in range(times):
+            writer.write_table(rows.replace_schema_metadata(None), row_group_size=ROWS_PER_PART)

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 HERE = Path(__file__).parent
-WRITTEN = ("docs", "studies/safety/results", "studies/frontier/results")
+WRITTEN = ("docs", "studies/safety/results", "studies/frontier/results", "benchmarks/results")
 """What studies write themselves: a change there is no change of the code."""
 
 

@@ -1,0 +1,134 @@
+"""The select stage from warm score parts to the written mask, beside a plain read and write of the same parts.
+
+    python -m benchmarks.select_stage                                   # 1, 10 and 100 million tokens, 5 repeats
+    python -m benchmarks.select_stage --million 1 10 --repeats 3
+
+Each repeat is a process of its own that has loaded its libraries; the three kinds take turns. *Plain* reads both
+losses of every part and writes a mask of the same shape, and nothing else, so its ratio says what selection costs
+beyond its files. From 10 million tokens on, the set is the first 10 million several times over, by links.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+
+from benchmarks import made
+from benchmarks.measuring import MADE, Results, in_process, measured, parser_of, provenance_told, spread
+
+from support.benches import select_in
+from tosslm.files import parquet_writer
+from tosslm.runs.tables import KEEP_SCHEMA, list_column, read_losses
+
+NAME = "select_stage"
+KINDS = ("plain", "token", "posterior")
+BARS = {"token": 20.0, "posterior": 40.0}
+"""Seconds for 100 million tokens on two cores."""
+MILLION_AT_ONCE = 10
+"""Tokens of one made set, in millions; larger ones repeat it."""
+
+
+def plain(folder: Path) -> None:
+    """Read every part's losses and write a mask that keeps all."""
+    with parquet_writer(folder / "plain.parquet", KEEP_SCHEMA, "plain") as writer:
+        for ids, lengths, utility, _ in read_losses(folder / "scores/round-0"):
+            columns = {"row_id": ids, "keep": list_column(np.ones(len(utility), dtype=bool), lengths)}
+            writer.write_table(pa.table(columns, schema=writer.schema))
+
+
+def one(folder: Path, kind: str) -> dict[str, float]:
+    """Measure one kind in this process, its libraries loaded."""
+    import sklearn.isotonic  # noqa: F401  # loaded late by the stage; once a process, not once a selection
+
+    shutil.rmtree(folder / "selection", ignore_errors=True)
+    return measured(lambda: plain(folder) if kind == "plain" else select_in(folder, evidence=kind))
+
+
+def made_set(million: int) -> Path:
+    """A custom set of so many million tokens, made unless it is there."""
+    folder = MADE / f"select-{million}"
+    if not (folder / "whole").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        if million <= MILLION_AT_ONCE:
+            made.write_tokens(folder / "data/custom.parquet", 10_000 * million)
+            made.write_scores(folder)
+        else:
+            made.repeat(made_set(MILLION_AT_ONCE), folder, million // MILLION_AT_ONCE)
+        (folder / "whole").touch()
+    return folder
+
+
+def section(results: dict[str, Any]) -> str:
+    """The page's section."""
+    sizes = results["settings"]["million"]
+    lines = [
+        "## Selection, from parts to the mask",
+        "",
+        "`python -m benchmarks.select_stage`: score parts of 1,024 rows, as scoring writes them, in the page cache, "
+        "to `keep.parquet`, `selection.json` and, for the posterior, `evidence.parquet`. Each repeat is a process with "
+        "its libraries loaded. *Processor s* is what all its threads were busy; *seconds* is what went by, on a "
+        "machine that may have had other work. *Plain* reads the same losses and writes a mask of the same shape, "
+        "nothing else; ratios are of processor seconds.",
+        "",
+        "| tokens | ranked | repeats | processor s (lowest to highest) | seconds | over plain | peak memory, MB |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for million in sizes:
+        floor = _of(results, million, "plain", "cpu_seconds")
+        for kind in KINDS:
+            cpu, wall = (_of(results, million, kind, key) for key in ("cpu_seconds", "seconds"))
+            peak = _of(results, million, kind, "peak_mb")
+            lines.append(
+                f"| {million}M | {kind} | {cpu['n']} | {cpu['median']:.1f} ({cpu['low']:.1f} to {cpu['high']:.1f}) | "
+                f"{wall['median']:.1f} | {cpu['median'] / floor['median']:.1f} | {peak['high']:.0f} |"
+            )
+    return "\n".join([*lines, "", *_bars(results, max(sizes)), "", provenance_told(results)])
+
+
+def _of(results: dict[str, Any], million: int, kind: str, key: str) -> dict[str, float]:
+    cases = results["cases"]
+    return spread([case[key] for name, case in cases.items() if name.startswith(f"{million}M {kind} ")])
+
+
+def _bars(results: dict[str, Any], million: int) -> list[str]:
+    told = []
+    for kind, bar in BARS.items():
+        cpu, wall = (_of(results, million, kind, key)["median"] for key in ("cpu_seconds", "seconds"))
+        needed = bar * million / 100
+        verdict = "met" if wall <= needed else "met by processor time alone" if cpu <= needed else "not met"
+        told.append(
+            f"- {kind}, {million} million tokens within {needed:g} s: **{verdict}** ({cpu:.1f} s of a processor's "
+            f"time; {wall:.1f} s went by)."
+        )
+    return told
+
+
+def main() -> None:
+    parser = parser_of(__doc__)
+    parser.add_argument("--million", type=int, nargs="+", default=[1, 10, 100], help="tokens, in millions")
+    parser.add_argument("--repeats", type=int, nargs="+", default=[5], help="one for all sizes, or one a size")
+    parser.add_argument("--one", nargs=2, metavar=("FOLDER", "KIND"), help="measure one, in this process")
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(one(Path(args.one[0]), args.one[1])))
+        return
+    results = Results(NAME, {"million": args.million})
+    repeats = args.repeats * len(args.million) if len(args.repeats) == 1 else args.repeats
+    for million, times in zip(args.million, repeats, strict=True):
+        folder = made_set(million)
+        for repeat in range(times):
+            for kind in KINDS:
+                results.measure(f"{million}M {kind} {repeat}", lambda f=folder, k=kind: in_process(NAME, f, k))
+    shutil.rmtree(MADE, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
