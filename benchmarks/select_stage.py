@@ -73,8 +73,8 @@ def section(results: dict[str, Any]) -> str:
         "## Selection, from parts to the mask",
         "",
         "`python -m benchmarks.select_stage`: score parts of 1,024 rows, as scoring writes them, in the page cache, "
-        "to `keep.parquet`, `selection.json` and, for the posterior, `evidence.parquet`. Each repeat is a process with "
-        "its libraries loaded. *Processor s* is what all its threads were busy; *seconds* is what went by, on a "
+        "to `keep.parquet`, `selection.json` and, for the posterior, `evidence.parquet`. Each repeat is a process "
+        "with its libraries loaded. *Processor s* is what all its threads were busy; *seconds* is what went by, on a "
         "machine that may have had other work. *Plain* reads the same losses and writes a mask of the same shape, "
         "nothing else; ratios are of processor seconds.",
         "",
@@ -127,7 +127,8 @@ def main() -> None:
         for repeat in range(times):
             for kind in KINDS:
                 results.measure(f"{million}M {kind} {repeat}", lambda f=folder, k=kind: in_process(NAME, f, k))
-    shutil.rmtree(MADE, ignore_errors=True)
+    for folder in MADE.glob("select-*"):
+        shutil.rmtree(folder)
 
 
 if __name__ == "__main__":
