@@ -132,8 +132,8 @@ def section(results: dict[str, Any]) -> str:
         "## Memory",
         "",
         "`python -m benchmarks.memory`: the peak resident memory of a process that does one stage, in MB, on made "
-        "rows of about 100 response tokens; most of it are libraries. In brackets, seconds of a processor. A stage counts "
-        "as constant where the peak of the largest set measured is at most a tenth above that of the smallest.",
+        "rows of about 100 response tokens; most of it are libraries. In brackets, seconds of a processor. A "
+        "stage counts as constant where the peak of the largest set measured is at most a tenth above that of the smallest.",
         "",
         f"| stage | {head} | constant |",
         "|---|" + "---|" * (len(sizes) + 1),
