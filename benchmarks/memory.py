@@ -21,13 +21,12 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 from benchmarks import made
 from benchmarks.measuring import MADE, Results, in_process, measured, parser_of, provenance_told
+from benchmarks.select_stage import LIMIT
 
 from support.benches import select_in
 from tosslm.files import write_json
 
 NAME = "memory"
-LIMIT = 1.1
-"""A stage's peak may grow by a tenth from the smallest set to the largest and still count as constant."""
 FACTS = "facts.json"
 
 
@@ -133,7 +132,8 @@ def section(results: dict[str, Any]) -> str:
         "",
         "`python -m benchmarks.memory`: the peak resident memory of a process that does one stage, in MB, on made "
         "rows of about 100 response tokens; most of it are libraries. In brackets, seconds of a processor. A "
-        "stage counts as constant where the peak of the largest set measured is at most a tenth above that of the smallest.",
+        "stage counts as constant where the peak of the largest set measured is at most a tenth above that of the "
+        "smallest.",
         "",
         f"| stage | {head} | constant |",
         "|---|" + "---|" * (len(sizes) + 1),
