@@ -14,6 +14,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +166,7 @@ def main() -> None:
     for rows in args.rows:
         folder = made_rows(rows)
         for stage in args.stage:
-            results.measure(f"{stage} {rows}", lambda f=folder, s=stage: in_process(NAME, f, s))
+            results.measure(f"{stage} {rows}", partial(in_process, NAME, folder, stage))
         shutil.rmtree(folder)
 
 

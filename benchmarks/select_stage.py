@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -120,8 +121,8 @@ def _bars(results: dict[str, Any]) -> list[str]:
         least, most = (_of(results, size, kind, "peak_mb")["high"] for size in (min(sizes), max(sizes)))
         verdict = "met" if most <= LIMIT * least else "not met"
         told.append(
-            f"- {kind}, constant memory: **{verdict}** ({least:.0f} MB for {min(sizes)} million tokens, {most:.0f} MB "
-            f"for {max(sizes)} million)."
+            f"- {kind}, constant memory: **{verdict}** ({least:.0f} MB for {min(sizes)} million tokens, {most:.0f} "
+            f"MB for {max(sizes)} million)."
         )
     return told
 
@@ -142,7 +143,7 @@ def main() -> None:
         folder = made_set(million) if times else MADE
         for repeat in range(times):
             for kind in KINDS:
-                results.measure(f"{million}M {kind} {repeat}", lambda f=folder, k=kind: in_process(NAME, f, k))
+                results.measure(f"{million}M {kind} {repeat}", partial(in_process, NAME, folder, kind))
     for folder in () if args.keep else MADE.glob("select-*"):
         shutil.rmtree(folder)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -89,7 +90,7 @@ def main() -> None:
     results = Results(NAME, {"tokens": args.tokens, "discard_fraction": FRACTION})
     tosslm.select_tokens(np.zeros(1, dtype=np.float32))  # what is loaded on first use
     for repeat in range(args.repeats):
-        results.measure(f"turn {repeat}", lambda seed=repeat: turn(args.tokens, seed))
+        results.measure(f"turn {repeat}", partial(turn, args.tokens, repeat))
 
 
 if __name__ == "__main__":
