@@ -62,10 +62,10 @@ bench: venv
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python -m benchmarks.tuples
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python -m benchmarks.select_stage
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python -m benchmarks.memory
-	$(BIN)/python benchmarks/selection.py --check
-	$(BIN)/python benchmarks/evidence.py --check
+	$(BIN)/python -m benchmarks.selection
+	$(BIN)/python -m benchmarks.evidence
 	$(BIN)/python benchmarks/scoring.py
-	$(BIN)/python benchmarks/report.py --check
+	$(BIN)/python -m benchmarks.report
 	$(BIN)/python -m benchmarks.page
 
 # Exports, read with the code of the trainers that they are for; each in an environment of its own: slow, gigabytes.

@@ -98,6 +98,7 @@ STAGES: dict[str, Callable[[Path], None]] = {
 }
 """In an order in which each finds what it reads."""
 GROWS = {
+    "select-posterior": "up to the 2 million tokens of the set that its chain is learnt on, and no further",
     "report": "it ranks all tokens, and draws from all of them: about 30 bytes a token while it is made",
 }
 """Stages that are known to grow, and why."""
