@@ -52,8 +52,8 @@ def section(results: dict[str, Any]) -> str:
             "## Evidence in context, in memory",
             "",
             f"`python -m benchmarks.evidence`: one forward-backward pass over {settings['tokens']:,} tokens in rows "
-            f"of {settings['row']}, {own['n']} repeats: {own['median']:.1f} s ({own['low']:.1f} to {own['high']:.1f}), "
-            f"{case['peak_gb']:.1f} GB beyond the scores.",
+            f"of {settings['row']}, {own['n']} repeats: {own['median']:.1f} s ({own['low']:.1f} to "
+            f"{own['high']:.1f}), {case['peak_gb']:.1f} GB beyond the scores.",
             "",
             f"- At most {SECONDS:g} s: **{verdict}**.",
             "",
