@@ -13,7 +13,7 @@ PARALLEL := -n auto --maxprocesses 8
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: venv demo test check quick lint types lock benchmarks consumers browser tokenizers docs clean
+.PHONY: venv demo test check quick lint types lock bench consumers browser tokenizers docs clean
 
 venv: $(VENV)/.installed
 
@@ -52,11 +52,16 @@ lint: venv
 types: venv
 	$(BIN)/mypy
 
-benchmarks: venv
-	$(BIN)/python benchmarks/selection.py --check
-	$(BIN)/python benchmarks/evidence.py --check
+# All of them, hours; what was measured with the same code is not measured again. Then docs/performance.md.
+bench: venv
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python -m benchmarks.tuples
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python -m benchmarks.select_stage
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.selection
+	$(BIN)/python -m benchmarks.evidence
 	$(BIN)/python benchmarks/scoring.py
-	$(BIN)/python benchmarks/report.py --check
+	$(BIN)/python -m benchmarks.report
+	$(BIN)/python -m benchmarks.page
 
 # Exports, read with the code of the trainers that they are for; each in an environment of its own: slow, gigabytes.
 consumers: venv

@@ -1,6 +1,6 @@
 """How quick the report is in a browser: 10,000 rows that are scrolled and filtered, one row of 10,000 tokens.
 
-    python benchmarks/report.py [--rows 10000] [--tokens 10000] [--check]
+    python -m benchmarks.report [--rows 10000] [--tokens 10000] [--check]
 
 Each step is timed in the page from the event to the second frame after it, that is until the reader sees what it
 changed; the first of those frames may already be under way. The median and the slowest of several steps are shown.
@@ -9,7 +9,6 @@ changed; the first of those frames may already be under way. The median and the 
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import tempfile
@@ -18,16 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
+
+from benchmarks.measuring import Results, parser_of, provenance_told
 
 from support.browser import Watched, find_chromium, headless
 from support.made_run import made_run
 from tosslm.report.page import write_report
 
+NAME = "report"
 BOUND_MS = 100
 WORDS = np.array([f"word{i}" for i in range(3000)])
 
@@ -78,29 +77,59 @@ def long_rows(tokens: int) -> list[dict[str, Any]]:
     return [{"answer": " ".join(rng.choice(WORDS, size=tokens)), "unsafe_spans": [(0, 50)]} for _ in range(2)]
 
 
-def measure(browser: Any, folder: Path, rows: list[dict[str, Any]], steps: dict[str, str]) -> dict[str, list[float]]:
-    """Milliseconds of each step; also prints how large the report is and how long it takes to make and to open."""
-    run = made_run(folder, rows)
-    start = time.monotonic()
-    facts = write_report(run, folder / "report.html")
-    made = time.monotonic() - start
-    start = time.monotonic()
-    watched = Watched(browser, (folder / "report.html").resolve().as_uri())
-    opened = time.monotonic() - start
-    print(
-        f"{facts['rows_shown']:,} of {facts['rows']:,} rows in the file, {facts['bytes'] / 2**20:.1f} MB; made in "
-        f"{made:.1f} s, ready {opened:.1f} s after it was opened"
+def measure(browser: Any, rows: list[dict[str, Any]], steps: dict[str, str]) -> dict[str, Any]:
+    """How large a report is, how long it takes to make and to open, and milliseconds of each step.
+
+    Raises:
+        SystemExit: the page reports a fault.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        run = made_run(folder, rows)
+        start = time.monotonic()
+        facts = write_report(run, folder / "report.html")
+        made = time.monotonic() - start
+        start = time.monotonic()
+        watched = Watched(browser, (folder / "report.html").resolve().as_uri())
+        opened = time.monotonic() - start
+        watched.page.check("#uncover")
+        times = {name: watched.page.evaluate(TIMED, step) for name, step in steps.items()}
+        if watched.faults:
+            raise SystemExit(f"faults: {watched.faults}")
+        watched.close()
+    return {"facts": facts, "made_seconds": made, "opened_seconds": opened, "steps_ms": times}
+
+
+def steps_of(results: dict[str, Any]) -> dict[str, list[float]]:
+    """Milliseconds of every step of every case."""
+    return {name: times for case in results.values() for name, times in case["steps_ms"].items()}
+
+
+def section(results: dict[str, Any]) -> str:
+    """The page's section."""
+    lines = ["## The report in a browser", "", "`python -m benchmarks.report`, in Chromium:", ""]
+    for name, case in results["cases"].items():
+        facts = case["facts"]
+        lines.append(
+            f"- {name}: {facts['rows_shown']:,} of {facts['rows']:,} rows in the file, {facts['bytes'] / 2**20:.1f} "
+            f"MB; made in {case['made_seconds']:.1f} s, ready {case['opened_seconds']:.1f} s after it was opened."
+        )
+    lines += ["", "| step | median ms | slowest ms |", "|---|---|---|"]
+    steps = steps_of(results["cases"])
+    lines += [f"| {name} | {statistics.median(times):.0f} | {max(times):.0f} |" for name, times in steps.items()]
+    verdict = "not met" if over_bound(steps) else "met"
+    return "\n".join(
+        [*lines, "", f"- Every median within {BOUND_MS} ms: **{verdict}**.", "", provenance_told(results)]
     )
-    watched.page.check("#uncover")
-    results = {name: watched.page.evaluate(TIMED, step) for name, step in steps.items()}
-    if watched.faults:
-        raise SystemExit(f"faults: {watched.faults}")
-    watched.close()
-    return results
+
+
+def over_bound(steps: dict[str, list[float]]) -> list[str]:
+    """Steps whose median is over the bound."""
+    return [name for name, times in steps.items() if statistics.median(times) > BOUND_MS]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = parser_of(__doc__)
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--tokens", type=int, default=10_000)
     parser.add_argument("--check", action="store_true")
@@ -108,16 +137,11 @@ def main() -> None:
     executable = find_chromium()
     if executable is None:
         raise SystemExit("no Chromium here; `make browser` installs it")
-    with headless(executable) as browser, tempfile.TemporaryDirectory() as folder:
-        results = measure(browser, Path(folder) / "many", many_rows(options.rows), STEPS)
-        results |= measure(browser, Path(folder) / "long", long_rows(options.tokens), LONG_STEPS)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("step", "median ms", "slowest ms"):
-        table.add_column(column, justify="left" if column == "step" else "right")
-    for name, times in results.items():
-        table.add_row(name, f"{statistics.median(times):.0f}", f"{max(times):.0f}")
-    Console().print(table)
-    slow = [name for name, times in results.items() if statistics.median(times) > BOUND_MS]
+    results = Results(NAME, {"rows": options.rows, "tokens": options.tokens})
+    with headless(executable) as browser:
+        results.measure("many rows", lambda: measure(browser, many_rows(options.rows), STEPS))
+        results.measure("long rows", lambda: measure(browser, long_rows(options.tokens), LONG_STEPS))
+    slow = over_bound(steps_of(results.cases))
     if options.check and slow:
         raise SystemExit(f"over {BOUND_MS} ms: {', '.join(slow)}")
 

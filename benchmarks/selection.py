@@ -1,8 +1,8 @@
 """Time and memory of ``tosslm.select_tokens``, on scores that are easy and scores that are not.
 
-    python benchmarks/selection.py                          # 100 million tokens, every case
-    python benchmarks/selection.py --tokens 10000000 --case sorted --case mostly-equal
-    python benchmarks/selection.py --check                  # exit status 1 where a case is over the budget
+    python -m benchmarks.selection                         # 100 million tokens, every case
+    python -m benchmarks.selection --tokens 10000000 --case sorted --case mostly-equal
+    python -m benchmarks.selection --check                  # exit status 1 where a case is over the budget
 
 The budget is 5 s and 2 GB beyond the scores, for 100 million float32 scores on two cores; with ``--tokens`` it stays
 what it is. ``seconds`` is the median of ``--repeats``. ``peak`` is the most memory held at a time beyond the scores,
@@ -12,18 +12,21 @@ stands beside for comparison where ``--partition`` is given: it finds the thresh
 
 from __future__ import annotations
 
-import argparse
 import math
 import statistics
 import sys
 import time
 import tracemalloc
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
+from benchmarks.measuring import Results, parser_of, provenance_told, spread
 
 from tosslm.selection.cut import select_tokens
 
+NAME = "selection"
 SECONDS, GIGABYTES = 5.0, 2.0
 CASES: dict[str, Callable[[int, np.random.Generator], np.ndarray]] = {
     "normal": lambda n, rng: rng.standard_normal(n, dtype=np.float32),
@@ -36,13 +39,14 @@ CASES: dict[str, Callable[[int, np.random.Generator], np.ndarray]] = {
 }
 
 
-def median_seconds(call: Callable[[], object], repeats: int) -> float:
+def seconds_of(call: Callable[[], object], repeats: int) -> list[float]:
+    """Seconds of each of several calls."""
     seconds = []
     for _ in range(repeats):
         start = time.perf_counter()
         call()
         seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+    return seconds
 
 
 def peak_gigabytes(call: Callable[[], object]) -> float:
@@ -53,36 +57,57 @@ def peak_gigabytes(call: Callable[[], object]) -> float:
     return peak / 1e9
 
 
+def measured(case: str, tokens: int, fraction: float, repeats: int, with_partition: bool) -> dict[str, Any]:
+    """Seconds and peak of one case, and seconds of ``np.partition`` where they are asked for."""
+    scores = CASES[case](tokens, np.random.default_rng(0))
+    select = partial(select_tokens, scores, fraction)
+    found: dict[str, Any] = {"seconds": seconds_of(select, repeats), "peak_gb": peak_gigabytes(select)}
+    if with_partition:
+        rank = math.ceil((1 - fraction) * tokens) - 1
+        found["partition_seconds"] = seconds_of(lambda: np.partition(scores, rank), 1)
+    return found
+
+
+def over_budget(case: dict[str, Any]) -> bool:
+    """Whether a case takes too long, or too much."""
+    return statistics.median(case["seconds"]) > SECONDS or case["peak_gb"] > GIGABYTES
+
+
+def section(results: dict[str, Any]) -> str:
+    """The page's section."""
+    cases = results["cases"]
+    lines = [
+        "## Selection, in memory",
+        "",
+        f"`python -m benchmarks.selection`: `select_tokens` on {results['settings']['tokens']:,} float32 scores that "
+        "are in memory, easy and not; peak is what is held beyond the scores, the mask included.",
+        "",
+        "| scores | repeats | seconds (lowest to highest) | peak GB |",
+        "|---|---|---|---|",
+    ]
+    for name, case in cases.items():
+        own = spread(case["seconds"])
+        times = f"{own['median']:.2f} ({own['low']:.2f} to {own['high']:.2f})"
+        lines.append(f"| {name} | {own['n']} | {times} | {case['peak_gb']:.2f} |")
+    verdict = "not met" if any(map(over_budget, cases.values())) else "met"
+    bar = f"- At most {SECONDS:g} s and {GIGABYTES:g} GB in every case: **{verdict}**."
+    return "\n".join([*lines, "", bar, "", provenance_told(results)])
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--tokens", type=int, default=100_000_000)
     parser.add_argument("--case", action="append", choices=list(CASES), help="may be repeated; default: every case")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--discard-fraction", type=float, default=0.1)
     parser.add_argument("--partition", action="store_true", help="time np.partition too")
     parser.add_argument("--check", action="store_true", help="exit status 1 over 5 s or 2 GB")
     args = parser.parse_args()
-    rank = math.ceil((1 - args.discard_fraction) * args.tokens) - 1
-    over_budget = False
-    print(f"{'case':<14}{'tokens':>13}{'seconds':>9}{'peak GB':>9}" + "  partition s" * args.partition)
-    for case in args.case or CASES:
-        scores = CASES[case](args.tokens, np.random.default_rng(0))
-
-        def select(scores: np.ndarray = scores) -> np.ndarray:
-            return select_tokens(scores, args.discard_fraction)
-
-        def partition(scores: np.ndarray = scores) -> np.ndarray:
-            return np.partition(scores, rank)
-
-        seconds, peak = median_seconds(select, args.repeats), peak_gigabytes(select)
-        line = f"{case:<14}{args.tokens:>13,}{seconds:>9.2f}{peak:>9.2f}"
-        if args.partition:
-            line += f"{median_seconds(partition, 1):>13.2f}"
-        print(line, flush=True)
-        over_budget |= seconds > SECONDS or peak > GIGABYTES
-    return 1 if args.check and over_budget else 0
+    settings = {"tokens": args.tokens, "discard_fraction": args.discard_fraction, "repeats": args.repeats}
+    results = Results(NAME, settings)
+    asked = (args.tokens, args.discard_fraction, args.repeats, args.partition)
+    found = [results.measure(case, partial(measured, case, *asked)) for case in args.case or CASES]
+    return 1 if args.check and any(map(over_budget, found)) else 0
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-WRITTEN = ("docs", "studies/frontier/results")
+WRITTEN = ("docs", "studies/frontier/results", "benchmarks/results")
 """What studies write themselves: a change there is no change of the code."""
 
 

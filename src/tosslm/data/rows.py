@@ -10,13 +10,14 @@ import hashlib
 import json
 import math
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tosslm.data.copies import Copies
 from tosslm.data.formats import Conversation, Messages, check_format, check_text, parse_conversation, parse_record
 from tosslm.data.records import MAX_ROW_BYTES, Place, locate, records
 from tosslm.errors import InputError, RowError
@@ -116,8 +117,8 @@ def read_rows(
 ) -> Iterator[Row | BadRow]:
     """Read the rows of files, saved `datasets` folders and hub ids, in order.
 
-    Rows come one by one; nothing but a count of contents is kept. Names are checked at once, before the
-    first row is asked for.
+    Rows come one by one; nothing but a count of contents is kept, on disk where they are many. Names are checked at
+    once, before the first row is asked for.
 
     Args:
         paths: one or several of ``.jsonl``, ``.ndjson`` or ``.json`` files, plain or with ``.gz`` or
@@ -215,33 +216,42 @@ def _rows(
     split: str | None,
     max_row_bytes: int,
 ) -> Iterator[Row | BadRow]:
-    copies: Counter[int] = Counter()
-    for place in places:
-        empty = True
-        for number, record in records(place, split=split, field=field, max_row_bytes=max_row_bytes):
-            empty = False
-            origin = f"{place.name}:{number}"
-            try:
-                if isinstance(record, RowError):
-                    raise record
-                if (found := read(record)) is None:
-                    continue
-                parsed, source = found[0], _source(found[1], place.stem)
-            except RowError as error:
-                yield BadRow(origin, error.reason, error.remedy)
+    with closing(Copies()) as copies:
+        for place in places:
+            yield from _rows_of(place, read, field, split, max_row_bytes, copies)
+
+
+def _rows_of(
+    place: Place,
+    read: Callable[[object], tuple[Conversation, object] | None],
+    field: str | None,
+    split: str | None,
+    max_row_bytes: int,
+    copies: Copies,
+) -> Iterator[Row | BadRow]:
+    empty = True
+    for number, record in records(place, split=split, field=field, max_row_bytes=max_row_bytes):
+        empty = False
+        origin = f"{place.name}:{number}"
+        try:
+            if isinstance(record, RowError):
+                raise record
+            if (found := read(record)) is None:
                 continue
-            row_id = _row_id(parsed.messages, copies)
-            yield Row(row_id, origin, source, parsed.messages, parsed.unsafe_spans, parsed.context)
-        if empty:
-            raise InputError(f"{place.name}: no rows in it; write some, or leave it out")
+            parsed, source = found[0], _source(found[1], place.stem)
+        except RowError as error:
+            yield BadRow(origin, error.reason, error.remedy)
+            continue
+        row_id = _row_id(parsed.messages, copies)
+        yield Row(row_id, origin, source, parsed.messages, parsed.unsafe_spans, parsed.context)
+    if empty:
+        raise InputError(f"{place.name}: no rows in it; write some, or leave it out")
 
 
-def _row_id(messages: Messages, copies: Counter[int]) -> str:
+def _row_id(messages: Messages, copies: Copies) -> str:
     row_id = content_id(messages)
-    # Counted as ints, which take half the memory of the ids' text.
-    key = int(row_id, 16)
-    copies[key] += 1
-    return row_id if copies[key] == 1 else f"{row_id}-{copies[key]}"
+    times = copies.add(int(row_id, 16))
+    return row_id if times == 1 else f"{row_id}-{times}"
 
 
 def _source(record: object, stem: str) -> str:

@@ -16,7 +16,7 @@ from tosslm.findings.warnings import run_warnings
 from tosslm.runs import layout
 from tosslm.runs.reader import Run
 from tosslm.runs.results import read_results, read_scaled
-from tosslm.runs.tables import stored_rows
+from tosslm.runs.tables import read_keep, stored_rows
 
 
 def summarize(run: Run) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def _span_quality(run: Run) -> dict[str, float] | None:
     dropped: list[np.ndarray] = []
     marks: list[bool] = []
     rows = stored_rows(run.layout.rows("custom"), ["offsets", "unsafe_spans"])
-    for row, keep in zip(rows, run.keep(), strict=True):
+    for row, (_, keep) in zip(rows, read_keep(run.layout.keep), strict=True):
         marks.append(row["unsafe_spans"] is not None)
         if marks[-1]:
             unsafe.append(unsafe_tokens(row["offsets"], row["unsafe_spans"]))

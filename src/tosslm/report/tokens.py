@@ -10,15 +10,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from tosslm.characters import unsafe_tokens
 from tosslm.errors import TosslmError
+from tosslm.files import read_tables
 from tosslm.findings.story import own_choice
 from tosslm.ragged import row_starts
 from tosslm.runs.decisions import read_by_hand, read_decisions
 from tosslm.runs.ranking import QUICK_TOKENS, learn_ranking
 from tosslm.runs.reader import Run
-from tosslm.runs.tables import read_losses, stored_rows
+from tosslm.runs.tables import flat_values, read_losses, row_lengths
 from tosslm.selection.cut import discard_count
 from tosslm.selection.decided import Decision, overrule, placed
 from tosslm.selection.kinds import KINDS
@@ -108,21 +110,32 @@ class CustomTokens:
 
 def load_tokens(run: Run) -> CustomTokens:
     """Read what selection left out, what the data say of each token, and the scores of the last round if any."""
-    row_ids, sources, unsafe, marked = [], [], [], []
-    for row in stored_rows(run.layout.rows("custom"), ["row_id", "source", "offsets", "unsafe_spans"]):
-        row_ids.append(row["row_id"])
-        sources.append(row["source"])
-        marked.append(row["unsafe_spans"] is not None)
-        unsafe.append(unsafe_tokens(row["offsets"], row["unsafe_spans"] or []))
+    row_ids, sources, of_rows, unsafe, marked = [], [], [], [], []
+    for table in read_tables(run.layout.rows("custom"), ["row_id", "source", "offsets", "unsafe_spans"]):
+        row_ids += table["row_id"].to_pylist()
+        sources += table["source"].to_pylist()
+        of_rows.append(row_lengths(table["offsets"]))
+        marked.append(table["unsafe_spans"].is_valid().to_numpy())
+        unsafe.append(_unsafe(table, of_rows[-1], marked[-1]))
     names, source = _sources(sources)
-    lengths = np.array([len(row) for row in unsafe], dtype=np.int64)
-    gone = ~np.concatenate(run.keep())
-    tokens = CustomTokens(row_ids, lengths, names, source, np.concatenate(unsafe), np.array(marked), gone)
+    lengths, is_marked = np.concatenate(of_rows), np.concatenate(marked)
+    gone = ~np.concatenate([flat_values(table["keep"]) for table in read_tables(run.layout.keep, ["keep"])])
+    tokens = CustomTokens(row_ids, lengths, names, source, np.concatenate(unsafe), is_marked, gone)
     if "overrides" in run.stages["selection"]:
         by_hand = read_by_hand(run.layout.decisions, run.layout)
         decisions = read_decisions(run.layout.decisions)
         tokens = replace(tokens, decided=by_hand.of(row_ids, lengths), decisions=decisions)
     return replace(tokens, **_scored(run, lengths, tokens.decided)) if run.scored else tokens
+
+
+def _unsafe(table: pa.Table, lengths: np.ndarray, marked: np.ndarray) -> np.ndarray:
+    """Whether a token holds marked unsafe text: bool ``[N]``, of the rows of a table."""
+    unsafe, starts = np.zeros(int(lengths.sum()), dtype=bool), row_starts(lengths)
+    columns = table.select(["offsets", "unsafe_spans"])
+    for row in np.flatnonzero(marked).tolist():
+        own = columns.slice(row, 1).to_pylist()[0]
+        unsafe[starts[row] : starts[row + 1]] = unsafe_tokens(own["offsets"], own["unsafe_spans"])
+    return unsafe
 
 
 def _scored(run: Run, lengths: np.ndarray, decided: np.ndarray | None) -> dict[str, Any]:

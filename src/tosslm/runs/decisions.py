@@ -52,6 +52,8 @@ class ByHand:
             lengths: int ``[R]``, response tokens of each.
         """
         decided = np.zeros(int(lengths.sum()), dtype=np.int8)
+        if not self.rows:
+            return decided
         start = 0
         for row_id, length in zip(row_ids, lengths.tolist(), strict=True):
             if (row := self.rows.get(row_id)) is not None:

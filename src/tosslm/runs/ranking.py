@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from tosslm.config import Config
 from tosslm.errors import InputError, TosslmError
 from tosslm.ragged import split_rows
 from tosslm.runs.layout import HELDOUT
-from tosslm.runs.tables import finite_scores, held_out_scores
+from tosslm.runs.tables import Parts, finite_scores, held_out_scores
 from tosslm.selection.control import sets_threshold
 from tosslm.selection.gate import LEAST_ROWS
 from tosslm.selection.kinds import KINDS, InContext, Kind, Known
@@ -22,6 +22,8 @@ LEARNING_TOKENS = 2_000_000
 """Evidence for a larger custom set is learnt on about this many tokens of it, in rows drawn at random."""
 QUICK_TOKENS = 200_000
 """What a posterior that selection does not need is learnt on: seconds, where all of a large set take minutes."""
+
+_TOKENS_AT_ONCE = 1_000_000
 
 
 def learn_ranking(
@@ -32,6 +34,7 @@ def learn_ranking(
     window: int = 1,
     learning_tokens: int | None = None,
     of: Callable[[str], bool] = lambda _: True,
+    parts: Callable[[], Parts] | None = None,
 ) -> tuple[dict[str, Any], InContext]:
     """Learn what turns scores into evidence.
 
@@ -43,6 +46,7 @@ def learn_ranking(
         learning_tokens: about how many tokens of the custom set, and at most about how many held-out ones of each
             reference set, are learnt on; None for ``LEARNING_TOKENS`` and all held-out ones.
         of: which held-out rows are learnt from, by the id of their content.
+        parts: streams the custom set's scores where that is quicker than reading the folder's parts.
 
     Returns:
         What was learnt, for ``evidence.json``; and a function that takes the scores ``[N]`` of some rows and their
@@ -55,7 +59,7 @@ def learn_ranking(
     assert kind.learn is not None, f"{kind.key} ranks scores as they are"
     known = Known({}, np.zeros(0), np.zeros(0, dtype=np.int64), seed, window)
     if kind.from_rows:
-        sample, lengths = _sample(scores, seed, learning_tokens or LEARNING_TOKENS)
+        sample, lengths = _sample(parts or (lambda: finite_scores(scores)), seed, learning_tokens or LEARNING_TOKENS)
         held_out = held_out_scores(scores / HELDOUT, of)
         if learning_tokens is not None:
             held_out = {name: _thinned(rows, seed, learning_tokens) for name, rows in held_out.items()}
@@ -64,6 +68,31 @@ def learn_ranking(
         return kind.learn(known)
     except ValueError as error:
         raise TosslmError(str(error)) from None
+
+
+def evidence_of(parts: Parts, in_context: InContext) -> Parts:
+    """Evidence of parts, float64; several parts at a time, since what is walked side by side costs little more.
+
+    Args:
+        parts: of scores.
+        in_context: of ``learn_ranking``.
+    """
+    for some in _in_groups(parts):
+        lengths = [own for _, own, _ in some]
+        values = in_context(np.concatenate([part for _, _, part in some]), np.concatenate(lengths))
+        split = split_rows(values, [int(own.sum()) for own in lengths])
+        yield from ((ids, own, part) for (ids, own, _), part in zip(some, split, strict=True))
+
+
+def _in_groups(parts: Parts) -> Iterator[list[tuple[list[str], np.ndarray, np.ndarray]]]:
+    group: list[tuple[list[str], np.ndarray, np.ndarray]] = []
+    for part in parts:
+        group.append(part)
+        if sum(len(values) for _, _, values in group) >= _TOKENS_AT_ONCE:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def useful_log_odds(
@@ -77,8 +106,13 @@ def useful_log_odds(
     return split_rows(in_context(np.concatenate(rows), lengths).astype(np.float32), lengths)
 
 
-def cross_fitted_log_odds(scores: Path, *, seed: int) -> list[np.ndarray]:
+def cross_fitted_log_odds(scores: Path, *, seed: int, parts: Callable[[], Parts] | None = None) -> list[np.ndarray]:
     """Log-odds of all held-out utility rows, each half under what the other half gives; as ``useful_log_odds``.
+
+    Args:
+        scores: folder of a round's parts, with its held-out rows.
+        seed: as of ``learn_ranking``.
+        parts: as of ``learn_ranking``.
 
     Raises:
         TosslmError: a half is too small to learn from, or tells nothing.
@@ -86,26 +120,30 @@ def cross_fitted_log_odds(scores: Path, *, seed: int) -> list[np.ndarray]:
     found: list[np.ndarray] = []
     halves: list[Callable[[str], bool]] = [sets_threshold, lambda content: not sets_threshold(content)]
     for judged, taught in zip(halves, halves[::-1], strict=True):
-        _, in_context = learn_ranking(KINDS["posterior"], scores, seed=seed, of=taught)
+        _, in_context = learn_ranking(KINDS["posterior"], scores, seed=seed, of=taught, parts=parts)
         found += useful_log_odds(scores, in_context, judged)
     return found
 
 
-def find_unsafe(scores: Path, *, seed: int) -> dict[str, float] | None:
+def find_unsafe(scores: Path, *, seed: int, parts: Callable[[], Parts] | None = None) -> dict[str, float] | None:
     """How much of the custom set the posterior finds unsafe, whatever selection goes by.
 
     Args:
         scores: folder of a round's parts, with its held-out rows.
         seed: of the rows that are learnt on, where not all are taken.
+        parts: as of ``learn_ranking``.
 
     Returns:
         As of ``found_in``; None where no posterior can be learnt.
     """
     try:
-        facts, log_odds = learn_ranking(KINDS["posterior"], scores, seed=seed, learning_tokens=QUICK_TOKENS)
+        facts, log_odds = learn_ranking(
+            KINDS["posterior"], scores, seed=seed, learning_tokens=QUICK_TOKENS, parts=parts
+        )
     except (TosslmError, ValueError):  # ValueError: a held-out score is no number
         return None
-    return found_in((log_odds(part, lengths) for _, lengths, part in finite_scores(scores)), facts["unsafe_share"])
+    streamed = parts() if parts else finite_scores(scores)
+    return found_in((part for _, _, part in evidence_of(streamed, log_odds)), facts["unsafe_share"])
 
 
 def found_in(parts: Iterable[np.ndarray], chain_share: float) -> dict[str, float]:
@@ -128,12 +166,12 @@ def _thinned(rows: list[np.ndarray], seed: int, learning_tokens: int) -> list[np
     return [row for row, one in zip(rows, chosen, strict=True) if one]
 
 
-def _sample(scores: Path, seed: int, learning_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+def _sample(stream: Callable[[], Parts], seed: int, learning_tokens: int) -> tuple[np.ndarray, np.ndarray]:
     """Scores ``[N]`` and row lengths ``[R]`` of rows of the custom set, drawn by the seed."""
-    total = sum(len(part) for _, _, part in finite_scores(scores))
+    total = sum(len(part) for _, _, part in stream())
     rng = np.random.default_rng(seed)
     parts, kept_lengths = [], []
-    for _, lengths, part in finite_scores(scores):
+    for _, lengths, part in stream():
         chosen = rng.random(len(lengths)) * total < learning_tokens
         parts.append(part[np.repeat(chosen, lengths)])
         kept_lengths.append(lengths[chosen])

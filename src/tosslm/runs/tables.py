@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from tosslm.data.rows import base_id, held_out
 from tosslm.errors import TosslmError
 from tosslm.files import read_batches, read_tables
-from tosslm.ragged import split_rows
+from tosslm.ragged import row_starts, split_rows
 
 _TEXT, _INT, _FLOAT = pa.string(), pa.int64(), pa.float64()
 _INTS, _FLOATS, _BOOLS = pa.list_(pa.int32()), pa.list_(pa.float32()), pa.list_(pa.bool_())
@@ -99,8 +99,8 @@ def read_losses(folder: Path) -> Iterator[tuple[list[str], np.ndarray, np.ndarra
     """
     for path in part_files(folder):
         table = pa.concat_tables(read_tables(path, ["row_id", "loss_degraded", "loss_utility"]))
-        losses = (_flat(table[name]) for name in ("loss_utility", "loss_degraded"))
-        yield table["row_id"].to_pylist(), _lengths(table["loss_utility"]), *losses
+        losses = (flat_values(table[name]) for name in ("loss_utility", "loss_degraded"))
+        yield table["row_id"].to_pylist(), row_lengths(table["loss_utility"]), *losses
 
 
 def read_scores(folder: Path) -> Parts:
@@ -163,7 +163,7 @@ def held_out_scores(path: Path, of: Callable[[str], bool] = lambda _: True) -> d
 def read_evidence(path: Path) -> Parts:
     """Stream evidence in context, float32, as ``read_scores`` streams scores."""
     for table in read_tables(path):
-        yield table["row_id"].to_pylist(), _lengths(table["evidence"]), _flat(table["evidence"])
+        yield table["row_id"].to_pylist(), row_lengths(table["evidence"]), flat_values(table["evidence"])
 
 
 def read_keep(path: Path) -> Iterator[tuple[str, np.ndarray]]:
@@ -184,15 +184,56 @@ def by_row(parts: Parts) -> Iterator[np.ndarray]:
         yield from split_rows(values, lengths)
 
 
+def list_column(values: np.ndarray, lengths: np.ndarray) -> pa.ListArray:
+    """A column with a list a row.
+
+    Args:
+        values: ``[N]``, rows one after the other.
+        lengths: int ``[R]``; they add up to ``N``.
+    """
+    return pa.ListArray.from_arrays(pa.array(row_starts(lengths).astype(np.int32)), pa.array(values))
+
+
+class RowsInTurn:
+    """A Parquet file, so many rows at a time: for files whose row groups are not those of the parts beside them.
+
+    Args:
+        path: the file.
+        columns: of it; all by default.
+    """
+
+    def __init__(self, path: Path, columns: Iterable[str] | None = None) -> None:
+        self._tables = read_tables(path, columns)
+        self._left: pa.Table | None = None
+
+    def take(self, rows: int) -> pa.Table | None:
+        """The next so many rows, from 1; None where so many are not left.
+
+        Raises:
+            TosslmError: the file is missing or damaged.
+        """
+        taken, missing = [], rows
+        while missing:
+            table = next(self._tables, None) if self._left is None else self._left
+            if table is None:
+                return None
+            taken.append(table.slice(0, missing))
+            self._left = table.slice(missing) if len(table) > missing else None
+            missing -= len(taken[-1])
+        return pa.concat_tables(taken)
+
+
 def read_joined(path: Path) -> list[str]:
     """Ids of the custom rows that joined the harmful set in a round, in the order they were met."""
     found: list[str] = json.loads(path.read_text(encoding="utf-8"))["row_ids"]
     return found
 
 
-def _lengths(column: pa.ChunkedArray) -> np.ndarray:
+def row_lengths(column: pa.ChunkedArray) -> np.ndarray:
+    """Values of each row of a column of lists: int64 ``[R]``."""
     return pc.list_value_length(column).to_numpy().astype(np.int64)
 
 
-def _flat(column: pa.ChunkedArray) -> np.ndarray:
+def flat_values(column: pa.ChunkedArray) -> np.ndarray:
+    """All values of a column of lists, rows one after the other: ``[N]``."""
     return pc.list_flatten(column).to_numpy()

@@ -12,12 +12,13 @@ Everything here is pure NumPy, in float64, and vectorised over rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 _ROWS = 8192  # rows walked side by side: one step's numbers stay in a core's cache
+_SUMMED = 1 << 14  # tokens of an expectation computed at a time
 BOUNDS = (1e-6, 1 - 1e-6)
 """Learnt probabilities stay inside."""
 
@@ -130,8 +131,12 @@ def log_evidence(evidence: np.ndarray, lengths: np.ndarray, chain: Chain, filter
         chain: the two probabilities.
         filtered: float64 ``[N]``, from ``passes``.
     """
-    predicted = filtered - evidence
-    return float((np.logaddexp(0.0, filtered) - np.logaddexp(0.0, predicted)).sum())
+
+    def of_part(first: int, end: int) -> np.ndarray:
+        after, before = filtered[first:end], filtered[first:end] - evidence[first:end]
+        return (np.logaddexp(0.0, after) - np.logaddexp(0.0, before)).sum()
+
+    return float(_sum_in_parts(of_part, 0, len(evidence)))
 
 
 def learn_chain(evidence: np.ndarray, lengths: np.ndarray, start: Chain, *, iterations: int, tolerance: float) -> Fit:
@@ -204,15 +209,35 @@ def _transitions(
     starts = np.zeros(len(evidence) + 1, dtype=bool)
     starts[np.cumsum(lengths) - lengths] = True
     after = np.flatnonzero(~starts[: len(evidence)])
-    unsafe_before, useful_before = _weights(filtered[after - 1])
-    unsafe_after, useful_after = _weights(evidence[after] + ahead[after])
-    pairs = np.array(
-        [
-            [useful_before * (1 - chain.enter) * useful_after, useful_before * chain.enter * unsafe_after],
-            [unsafe_before * chain.leave * useful_after, unsafe_before * (1 - chain.leave) * unsafe_after],
-        ]
-    )
-    return (pairs / pairs.sum(axis=(0, 1))).sum(axis=2)
+
+    def expected(first: int, end: int) -> np.ndarray:
+        own = after[first:end]
+        unsafe_before, useful_before = _weights(filtered[own - 1])
+        unsafe_after, useful_after = _weights(evidence[own] + ahead[own])
+        pairs = np.stack(
+            [
+                useful_before * (1 - chain.enter) * useful_after,
+                useful_before * chain.enter * unsafe_after,
+                unsafe_before * chain.leave * useful_after,
+                unsafe_before * (1 - chain.leave) * unsafe_after,
+            ]
+        )
+        pairs /= pairs.sum(axis=0)
+        return pairs.sum(axis=1).reshape(2, 2)
+
+    return _sum_in_parts(expected, 0, len(after))
+
+
+def _sum_in_parts(part: Callable[[int, int], np.ndarray], first: int, end: int) -> np.ndarray:
+    """Sums of parts that stay in a core's cache, added as NumPy adds up one long array: halves, at multiples of 8.
+
+    So the sum has the bits of that over the whole, which would take several times the memory.
+    """
+    n = end - first
+    if n <= _SUMMED:
+        return part(first, end)
+    middle = first + n // 2 - n // 2 % 8
+    return _sum_in_parts(part, first, middle) + _sum_in_parts(part, middle, end)
 
 
 def _blocks(lengths: np.ndarray) -> Iterator[tuple[np.ndarray, list[int]]]:
@@ -248,7 +273,8 @@ def _look_ahead(ratio: np.ndarray, chain: Chain) -> np.ndarray:
 
 def _weights(log_odds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Weights of unsafe and useful in the ratio of the odds, the larger one being 1: neither can overflow."""
-    return np.exp(np.minimum(log_odds, 0.0)), np.exp(np.minimum(-log_odds, 0.0))
+    smaller, unsafe = np.exp(-np.abs(log_odds)), log_odds > 0
+    return np.where(unsafe, 1.0, smaller), np.where(unsafe, smaller, 1.0)
 
 
 def _sigmoid(log_odds: np.ndarray) -> np.ndarray:

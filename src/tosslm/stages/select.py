@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +21,23 @@ from tosslm.ragged import split_rows
 from tosslm.runs.decisions import ByHand
 from tosslm.runs.folder import Mark
 from tosslm.runs.layout import DATA, HELDOUT, SELECTION, Layout, scores
-from tosslm.runs.ranking import cross_fitted_log_odds, find_unsafe, found_in, learn_ranking, useful_log_odds
+from tosslm.runs.ranking import (
+    cross_fitted_log_odds,
+    evidence_of,
+    find_unsafe,
+    found_in,
+    learn_ranking,
+    useful_log_odds,
+)
+from tosslm.runs.spool import spooled
 from tosslm.runs.tables import (
     EVIDENCE_SCHEMA,
-    KEEP_SCHEMA,
     WEIGHTS_SCHEMA,
     Parts,
     finite_scores,
     held_out_scores,
-    read_evidence,
-    read_keep,
+    list_column,
     row_ids,
-    stored_rows,
     weighted_scores,
 )
 from tosslm.selection.control import (
@@ -45,14 +51,12 @@ from tosslm.selection.control import (
 )
 from tosslm.selection.cut import Cut, apply_cut, find_cut, select_in_rows, share_of
 from tosslm.selection.decided import KEPT, OPEN, overrule, placed
-from tosslm.selection.kinds import KINDS
+from tosslm.selection.kinds import KINDS, InContext, Kind
 from tosslm.stages.decided import decided_facts, decisions_cover, people_decided
+from tosslm.stages.mask import MaskCounts, write_mask
 from tosslm.stages.purposes import PURPOSES
 from tosslm.stages.step import Facts, Stage, Step
 from tosslm.workbench import Workbench
-
-MaskedRows = Iterable[tuple[list[str], list[np.ndarray]]]
-"""Row ids, and the keep mask of each row."""
 
 
 def _steps(config: Config, method: Method, before: Sequence[Step]) -> list[Step]:
@@ -103,27 +107,38 @@ def select(bench: Workbench, mark: Mark) -> Facts:
         TosslmError: a score is not finite (names row and position), or evidence cannot be learnt.
         InputError: people's decisions do not fit the rows, or leave nothing to train on.
     """
-    config, layout = bench.config.selection, bench.layout
+    layout = bench.layout
     layout.weights.unlink(missing_ok=True)
     by_hand = people_decided(bench)
-    values, control = _ranked_values(bench, mark)
+    with _ranked(bench, mark) as ranked:
+        facts, counts = _cut_and_masked(bench, mark, by_hand, ranked)
+        unsafe_found = _unsafe_found(bench, ranked)
+    write_json(layout.selection_facts, facts)
+    return facts | counts.changes() | {"unsafe_found": unsafe_found}
 
-    def ranked() -> Parts:
-        for ids, lengths, part in values():
+
+def _cut_and_masked(
+    bench: Workbench, mark: Mark, by_hand: ByHand, ranked: Ranked
+) -> tuple[dict[str, Any], MaskCounts]:
+    """The mask is written; what is said of it in ``selection.json``, and what was counted."""
+    config, control = bench.config.selection, ranked.control
+
+    def values() -> Parts:
+        for ids, lengths, part in ranked.values():
             yield ids, lengths, placed(part, by_hand.of(ids, lengths)) if by_hand.rows else part
 
-    cut = _cut(config, ranked, control)
+    cut = _cut(config, values, control)
     lowest, budget = np.inf, 0 if cut is None else cut.discarded
 
-    def masked() -> MaskedRows:
+    def masked() -> Parts:
         nonlocal lowest, budget
-        for ids, lengths, part, keep in _masked_parts(config, ranked(), cut):
+        for ids, lengths, part, keep in _masked_parts(config, values(), cut):
             decided = by_hand.of(ids, lengths)
             budget += int((~keep).sum()) if cut is None else 0
             lowest = min(lowest, part[~keep & (decided == OPEN)].min(initial=np.inf))
-            yield ids, split_rows(overrule(keep, decided), lengths)
+            yield ids, lengths, overrule(keep, decided) if by_hand.rows else keep
 
-    counts = _write_mask(layout, masked(), mark, by_hand)
+    counts = write_mask(bench.layout, masked(), mark, by_hand)
     auto = config.discard_fraction == "auto"
     facts = {
         "discard_fraction": share_of(cut.discarded, cut.tokens) if auto and cut else config.share,
@@ -135,8 +150,7 @@ def select(bench: Workbench, mark: Mark) -> Facts:
         **counts.facts(),
         **decided_facts(by_hand, counts.facts(), emptied=counts.emptied, budget=None if auto else budget),
     }
-    write_json(layout.selection_facts, facts)
-    return facts | counts.changes() | {"unsafe_found": _unsafe_found(bench)}
+    return facts, counts
 
 
 def choose(bench: Workbench, mark: Mark, method: Method) -> Facts:
@@ -156,7 +170,7 @@ def choose(bench: Workbench, mark: Mark, method: Method) -> Facts:
     ids = row_ids(layout.rows("custom"))
     decided = by_hand.of(ids, material.lengths)
     keep = overrule(method.choose(material), decided)
-    counts = _write_mask(layout, [(ids, split_rows(keep, material.lengths))], mark, by_hand)
+    counts = write_mask(layout, iter([(ids, material.lengths, keep)]), mark, by_hand)
     if method.token_weights:
         _write_weights(layout, method.token_weights(material), material.lengths, mark, decided)
     facts = {
@@ -185,42 +199,68 @@ def _told(control: Control | None, false_discard: float) -> dict[str, Any]:
     return known | {"false_discard": false_discard, "rows_needed": 2 * rows_needed(false_discard)}
 
 
-def _ranked_values(bench: Workbench, mark: Mark) -> tuple[Callable[[], Parts], Control | None]:
-    """What is ranked, as a stream that can be read again: the scores, or evidence in context, which is written.
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """What is ranked, and what is known beside it.
 
-    With ``discard_fraction: auto`` the threshold comes along, found on held-out rows that had no part in the
-    evidence, or estimated where they are too few for a bound; None where they are too few for that as well.
+    Attributes:
+        values: streams it, as often as it is called.
+        control: with ``discard_fraction: auto``, the threshold that was found on held-out rows without a part in the
+            evidence, or estimated where they are too few for a bound; None where they are too few for that too.
+        scores: streams the scores; None where they were not read.
     """
+
+    values: Callable[[], Parts]
+    control: Control | None = None
+    scores: Callable[[], Parts] | None = None
+
+
+@contextmanager
+def _ranked(bench: Workbench, mark: Mark) -> Iterator[Ranked]:
+    """The scores, or evidence in context, which is written; either is decoded, or computed, once."""
     config, layout = bench.config.selection, bench.layout
     folder = layout.of(scores(bench.config.refinement.rounds))
     kind = KINDS[config.kind]
     _forget_evidence(layout)
     if kind.from_losses:
         facts = {"evidence": kind.key, "alpha": config.alpha, "beta": config.beta}
-        _write_evidence(layout, weighted_scores(folder, config.alpha, config.beta), facts, mark)
-        return lambda: read_evidence(layout.evidence), None
-    if kind.learn is None:
-        return lambda: finite_scores(folder), None
+        with spooled(layout.root, weighted_scores(folder, config.alpha, config.beta)) as weighted:
+            _write_evidence(layout, weighted(), facts, mark)
+            yield Ranked(weighted)
+        return
+    with spooled(layout.root, finite_scores(folder)) as scored:
+        if kind.learn is None:
+            yield Ranked(scored, scores=scored)
+            return
+        facts, in_context, control = _learnt(bench, kind, folder, scored)
+        with spooled(layout.root, evidence_of(scored(), in_context)) as ranked:
+            _write_evidence(layout, ranked(), facts, mark)
+            yield Ranked(ranked, control, scored)
+
+
+def _learnt(
+    bench: Workbench, kind: Kind, folder: Path, scored: Callable[[], Parts]
+) -> tuple[dict[str, Any], InContext, Control | None]:
+    """What makes evidence of scores; held-out rows that bound what is lost have no part in it."""
+    config = bench.config.selection
     held_out = held_out_scores(folder / HELDOUT, sets_threshold)["utility"] if kind.from_rows else []
     bounded = config.discard_fraction == "auto" and len(held_out) >= rows_needed(config.false_discard)
     fitted = (lambda content: not sets_threshold(content)) if bounded else (lambda _: True)
-    facts, in_context = learn_ranking(kind, folder, seed=bench.config.seed, window=config.window, of=fitted)
+    facts, in_context = learn_ranking(
+        kind, folder, seed=bench.config.seed, window=config.window, of=fitted, parts=scored
+    )
     control = None
     if bounded:
         control = controlled_threshold(useful_log_odds(folder, in_context), config.false_discard)
     elif config.discard_fraction == "auto":
-        control = _estimated(folder, bench.config)
-    ranked = (
-        (ids, lengths, in_context(part, lengths).astype(np.float32)) for ids, lengths, part in finite_scores(folder)
-    )
-    _write_evidence(layout, ranked, facts, mark)
-    return lambda: read_evidence(layout.evidence), control
+        control = _estimated(folder, bench.config, scored)
+    return facts, in_context, control
 
 
-def _estimated(folder: Path, config: Config) -> Control | None:
+def _estimated(folder: Path, config: Config, scored: Callable[[], Parts]) -> Control | None:
     """A threshold without a bound, of few held-out rows; None where a half of them tells nothing."""
     try:
-        useful = cross_fitted_log_odds(folder, seed=config.seed)
+        useful = cross_fitted_log_odds(folder, seed=config.seed, parts=scored)
     except TosslmError:
         return None
     return estimated_threshold(useful, config.selection.false_discard) if useful else None
@@ -229,18 +269,19 @@ def _estimated(folder: Path, config: Config) -> Control | None:
 def _write_evidence(layout: Layout, ranked: Parts, facts: Mapping[str, Any], mark: Mark) -> None:
     with parquet_writer(layout.evidence, EVIDENCE_SCHEMA, mark.fingerprint) as writer:
         for ids, lengths, values in ranked:
-            columns = {"row_id": ids, "evidence": split_rows(values, lengths)}
+            columns = {"row_id": ids, "evidence": list_column(values, lengths)}
             writer.write_table(pa.table(columns, schema=writer.schema))
     write_json(layout.evidence_facts, facts)
 
 
-def _unsafe_found(bench: Workbench) -> dict[str, float] | None:
-    """How much the posterior finds unsafe: by what is stored where it was ranked, else learnt for this alone."""
+def _unsafe_found(bench: Workbench, ranked: Ranked) -> dict[str, float] | None:
+    """How much the posterior finds unsafe: of what was ranked where that is it, else learnt for this alone."""
     layout = bench.layout
     if bench.config.selection.evidence == "posterior":
         learnt = json.loads(layout.evidence_facts.read_text(encoding="utf-8"))
-        return found_in((part for _, _, part in read_evidence(layout.evidence)), learnt["unsafe_share"])
-    return find_unsafe(layout.of(scores(bench.config.refinement.rounds)), seed=bench.config.seed)
+        return found_in((part for _, _, part in ranked.values()), learnt["unsafe_share"])
+    folder = layout.of(scores(bench.config.refinement.rounds))
+    return find_unsafe(folder, seed=bench.config.seed, parts=ranked.scores)
 
 
 def _forget_evidence(layout: Layout) -> None:
@@ -260,39 +301,6 @@ def _masked_parts(
         yield ids, lengths, part, keep
 
 
-class _Counts:
-    """Tokens and dropped ones by source, rows that people emptied, and changes since the mask before."""
-
-    def __init__(self, layout: Layout, by_hand: ByHand) -> None:
-        self._by_hand = by_hand
-        self._sources: dict[str, dict[str, int]] = {}
-        # A mask that cannot be read is being made again, so there is nothing to compare with.
-        self._previous = read_keep(layout.keep) if _is_readable(layout) else None
-        self._changed: int | None = 0 if self._previous else None
-        self.emptied = 0
-
-    def add(self, source: str, row_id: str, keep: np.ndarray) -> None:
-        counts = self._sources.setdefault(source, {"rows": 0, "tokens": 0, "discarded": 0})
-        counts["rows"] += 1
-        counts["tokens"] += len(keep)
-        counts["discarded"] += int((~keep).sum())
-        self.emptied += row_id in self._by_hand.rows and not keep.any()
-        if self._previous is not None and self._changed is not None:
-            before_id, before = next(self._previous, (None, keep))
-            same = before_id == row_id and len(before) == len(keep)  # else it is of another custom set
-            self._changed = self._changed + int((before != keep).sum()) if same else None
-
-    def facts(self) -> dict[str, Any]:
-        return {
-            "tokens": sum(counts["tokens"] for counts in self._sources.values()),
-            "discarded": sum(counts["discarded"] for counts in self._sources.values()),
-            "sources": self._sources,
-        }
-
-    def changes(self) -> dict[str, int]:
-        return {} if self._changed is None else {"changed_from_previous": self._changed}
-
-
 def _write_weights(layout: Layout, weights: np.ndarray, lengths: np.ndarray, mark: Mark, decided: np.ndarray) -> None:
     if weights.shape != (lengths.sum(),) or not (np.isfinite(weights) & (weights >= 0)).all():
         raise TosslmError("the method's token weights are not one number from 0 for each response token")
@@ -301,21 +309,3 @@ def _write_weights(layout: Layout, weights: np.ndarray, lengths: np.ndarray, mar
         "weight": split_rows(np.where(decided == KEPT, np.float32(1), weights.astype(np.float32)), lengths),
     }
     write_parquet(layout.weights, columns, WEIGHTS_SCHEMA, mark.fingerprint)
-
-
-def _is_readable(layout: Layout) -> bool:
-    try:
-        return layout.keep.exists() and sum(1 for _ in read_keep(layout.keep)) > 0
-    except TosslmError:
-        return False
-
-
-def _write_mask(layout: Layout, masked: MaskedRows, mark: Mark, by_hand: ByHand) -> _Counts:
-    counts = _Counts(layout, by_hand)
-    sources = (row["source"] for row in stored_rows(layout.rows("custom"), ["source"]))
-    with parquet_writer(layout.keep, KEEP_SCHEMA, mark.fingerprint) as writer:
-        for ids, rows in masked:
-            writer.write_table(pa.table({"row_id": ids, "keep": rows}, schema=writer.schema))
-            for row_id, row in zip(ids, rows, strict=True):
-                counts.add(next(sources), row_id, row)
-    return counts

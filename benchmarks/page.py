@@ -1,0 +1,46 @@
+"""The page of performance, written from what the benchmarks measured.
+
+    python -m benchmarks.page
+
+A benchmark has a part in it by a file in ``benchmarks/results`` and a function ``section`` that makes text of it.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from pathlib import Path
+
+from benchmarks.measuring import RESULTS
+
+from tosslm.files import write_text
+
+PAGE = Path(__file__).parents[1] / "docs/performance.md"
+ORDER = ("scoring", "select_stage", "tuples", "selection", "evidence", "memory", "report")
+_HEAD = """# Performance
+
+Time and memory, each measured by a script of `benchmarks/` that anyone can run again: `make bench` runs all of them, goes on where it was killed, and writes this page from `benchmarks/results/`. Figures are medians, with the lowest and the highest beside them. A bar is what this project has set itself; where one is not met, it says so.
+"""  # noqa: E501
+_TAIL = """## What is not constant in the number of rows
+
+- **The report** holds all tokens while it is made, about 30 bytes each: it ranks them all, so that its slider can say of every shown token where it would be dropped. The file itself stays below 25 MB.
+- **Methods that choose tokens by themselves** (`random`, `first-k`, `rows`, `degraded-only` and the others that `toss compare` knows) are handed the whole set in one piece: a few bytes a token. TOSS, TOSS-Pro and evidence in context are not.
+- **TOSS-Pro's rounds** hold an id and a number for each row, **reference sets** an id a row, and held-out rows whole. The summary at the end of a run holds the scores of marked rows.
+- **Python's `Run.scores()`, `Run.keep()`, `Run.evidence()`, `Run.rows` and `masked_dataset`** load what they return; `Run.iter_scores()` and `Run.iter_evidence()` do not.
+- **`selection.scope: row`** streams, but asks NumPy row by row, so it is slow on many short rows.
+"""  # noqa: E501
+
+
+def page(results: Path = RESULTS) -> str:
+    """The page's text, of the files of results that there are."""
+    parts = [_HEAD]
+    for name in ORDER:
+        file = results / f"{name}.json"
+        if file.exists():
+            section = import_module(f"benchmarks.{name}").section
+            parts.append(section(json.loads(file.read_text(encoding="utf-8"))) + "\n")
+    return "\n".join([*parts, _TAIL])
+
+
+if __name__ == "__main__":
+    write_text(PAGE, page())
