@@ -17,6 +17,8 @@ from tosslm.errors import TosslmError
 
 LOGITS_BYTES = 256 * 2**20
 """No array of logits is larger than this many bytes of float32."""
+_CPU_CHUNK, _CPU_SLICE = 256, 32
+"""Positions whose logits a CPU computes at once, and those whose softmax it does: the latter stay in its caches."""
 
 
 class SplitHead:
@@ -36,12 +38,16 @@ class SplitHead:
         self._cap = getattr(config, "final_logit_softcapping", None)
         self._scale = _logit_scale(config)
 
-    def hidden_states(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    def hidden_states(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, cache: Any | None = None
+    ) -> torch.Tensor:
         """The head's input at every position.
 
         Args:
             input_ids: int64 ``[B, T]``.
-            attention_mask: int64 ``[B, T]``, 0 at padding.
+            attention_mask: int64 ``[B, T]``, 0 at padding; None where padding is at the ends alone, which a causal
+                model does not see: attention is quicker without a mask.
+            cache: of transformers, what the tokens come after; it takes these up as well.
 
         Returns:
             ``[B, T, H]`` in the model's dtype.
@@ -58,7 +64,12 @@ class SplitHead:
 
         hook = self.head.register_forward_pre_hook(keep_first_position)
         try:
-            output = self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+            output = self.model(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                use_cache=cache is not None,
+                **({} if cache is None else {"past_key_values": cache}),
+            )
         finally:
             hook.remove()
         hidden = caught[0]
@@ -73,16 +84,26 @@ class SplitHead:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """The model's logits, float32 ``[N, V]``, of hidden states ``[N, H]``."""
-        logits = self.head(hidden).float()
+        return self._adjusted(self.head(hidden)).float()
+
+    def _adjusted(self, logits: torch.Tensor) -> torch.Tensor:
+        """What the model makes of its head's output, in float32 where it makes anything of it."""
         if self._scale != 1.0:
-            logits = logits * self._scale
+            logits = logits.float() * self._scale
         if self._cap:
-            logits = self._cap * torch.tanh(logits / self._cap)
+            logits = self._cap * torch.tanh(logits.float() / self._cap)
         return logits
 
-    def chunks(self, n: int, arrays: int = 1) -> Iterator[slice]:
-        """Slices of ``n`` positions, each of which needs at most ``LOGITS_BYTES`` for ``arrays`` of logits."""
+    def chunks(self, n: int, arrays: int = 1, most: int | None = None) -> Iterator[slice]:
+        """Slices of ``n`` positions, each of which needs at most ``LOGITS_BYTES`` for ``arrays`` of logits.
+
+        Args:
+            n: positions.
+            arrays: of logits that are held at once.
+            most: positions of a slice, at most.
+        """
         size = max(1, LOGITS_BYTES // (4 * arrays * self.head.weight.shape[0]))
+        size = min(size, most or size)
         return (slice(start, start + size) for start in range(0, n, size))
 
     def losses(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -90,8 +111,10 @@ class SplitHead:
 
         Differentiable; with several chunks each is computed anew in the backward pass.
         """
+        if not torch.is_grad_enabled():
+            return self._read_losses(hidden, targets)
         parts = list(self.chunks(len(targets)))
-        if len(parts) > 1 and torch.is_grad_enabled():
+        if len(parts) > 1:
             return torch.cat(
                 [checkpoint(self._chunk_losses, hidden[part], targets[part], use_reentrant=False) for part in parts]
             )
@@ -145,6 +168,20 @@ class SplitHead:
         arrays = (hidden, base_hidden, weights)
         sums = [checkpoint(of_chunk, *(array[part] for array in arrays), use_reentrant=False) for part in parts]
         return torch.stack(sums).sum()
+
+    def _read_losses(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """``losses`` without gradients: without a copy of the logits in float32, and on a CPU in its caches."""
+        if hidden.device.type == "cpu":
+            chunk, rows = _CPU_CHUNK, _CPU_SLICE
+        else:
+            chunk = rows = max(1, len(targets))
+        losses = [hidden.new_zeros(0, dtype=torch.float32)]
+        for part in self.chunks(len(targets), most=chunk):
+            raw = self.head(hidden[part])
+            for logits, wanted in zip(raw.split(rows), targets[part].split(rows), strict=True):
+                log_p = self._adjusted(logits).log_softmax(-1, dtype=torch.float32)
+                losses.append(-log_p.gather(1, wanted[:, None])[:, 0])
+        return torch.cat(losses)
 
     def _chunk_losses(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.cross_entropy(self.logits(hidden), targets, reduction="none")
