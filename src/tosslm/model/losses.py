@@ -30,6 +30,7 @@ def response_losses(
     *,
     batch_tokens: int = 16384,
     advance: Advance | None = None,
+    share: bool = True,
 ) -> list[np.ndarray]:
     """``-log p(x_t | x_<t)`` of every response token.
 
@@ -45,6 +46,7 @@ def response_losses(
         batch_tokens: padded tokens in one forward pass, at most (on a CPU, at most 1,024); a longer row goes
             alone.
         advance: called with the rows and tokens done after each batch.
+        share: read once what rows begin with in common.
 
     Returns:
         One float32 array a row, in nats, one value a response token in their order.
@@ -60,8 +62,8 @@ def response_losses(
     rows = list(rows)
     budget = batch_budget(model, batch_tokens)
     losses = [np.zeros(0, dtype=np.float32)] * len(rows)
-    texts = distinct_texts(rows)
-    groups = beginnings(texts, budget // 4) if can_share(model) else [Group(tuple(texts), 0)]
+    texts = distinct_texts(rows, merge=share)
+    groups = beginnings(texts, budget // 4) if share and can_share(model) else [Group(tuple(texts), 0)]
     unread = len(rows) - sum(len(text.rows) for text in texts)
     if advance and unread:
         advance(unread, sum(len(row["input_ids"]) for row in rows if not any(row["response_mask"])))

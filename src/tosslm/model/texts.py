@@ -38,14 +38,12 @@ class Group:
     shared: int
 
 
-def distinct_texts(rows: Sequence[Mapping[str, Any]]) -> list[Text]:
+def distinct_texts(rows: Sequence[Mapping[str, Any]], *, merge: bool = True) -> list[Text]:
     """The texts of rows, in the order of their tokens.
 
-    A row that another one begins with, as a conversation's earlier turns, is read with that one. A row without a
-    response token is in none.
-
     Args:
-        rows: as for ``response_losses``.
+        rows: as for ``response_losses``. One without a response token is in no text.
+        merge: a row that another one begins with, as a conversation's earlier turns, is read with that one.
     """
     cut = []
     for i, row in enumerate(rows):
@@ -56,10 +54,10 @@ def distinct_texts(rows: Sequence[Mapping[str, Any]]) -> list[Text]:
             # Bytes of big-endian numbers sort as the numbers do.
             cut.append((ids.astype(">u8").tobytes(), i, ids, mask[:end].copy()))
     texts: list[Text] = []
-    last = b"none"
+    last = b""
     for key, i, ids, mask in sorted(cut, key=lambda one: one[:2]):
         members: tuple[int, ...] = (i,)
-        if texts and key.startswith(last):
+        if merge and texts and key.startswith(last):
             earlier = texts.pop()
             mask[: len(earlier.response_mask)] |= earlier.response_mask
             members = (*earlier.rows, i)
