@@ -21,6 +21,7 @@ import itertools
 import json
 import platform
 import statistics
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -121,7 +122,9 @@ def timed(ways: Mapping[str, Callable[[Rows], Any]], rows: Rows, parts: int) -> 
             begin = clock()
             given[name].append(ways[name](rows[start : start + size]))
             seconds[name].append(clock() - begin)
-        print(f"rows {start}-{start + size}: {', '.join(f'{n} {s[-1]:.2f} s' for n, s in seconds.items())}", flush=True)
+        print(
+            f"rows {start}-{start + size}: {', '.join(f'{n} {s[-1]:.2f} s' for n, s in seconds.items())}", flush=True
+        )
     return {"seconds": seconds, "given": given, "clock": clock.__name__}
 
 
@@ -192,6 +195,7 @@ def described(args: argparse.Namespace, rows: Rows, run: dict[str, Any]) -> dict
         "threads": torch.get_num_threads(),
         "clock": run["clock"],
         "processor": processor(),
+        "commit": commit(),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         "seconds": seconds,
         "unshared_over_ours": spread(seconds["unshared"], seconds["ours"]),
@@ -203,6 +207,11 @@ def described(args: argparse.Namespace, rows: Rows, run: dict[str, Any]) -> dict
         found["products_over_unshared"] = spread(seconds["products"], seconds["unshared"])
         found["apart_authors"] = apart(given["authors"], given["ours"])
     return found
+
+
+def commit() -> str:
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def processor() -> str:
@@ -238,7 +247,9 @@ def main() -> None:
     for name in ("authors_over_ours", "products_over_ours", "products_over_unshared", "unshared_over_ours"):
         if name in found:
             print(f"{name}: " + ", ".join(f"{key} {value:.2f}" for key, value in found[name].items()))
-    print(", ".join(f"{name} {found[name]:.1e} nats" for name in ("apart_authors", "apart_unshared") if name in found))
+    print(
+        ", ".join(f"{name} {found[name]:.1e} nats" for name in ("apart_authors", "apart_unshared") if name in found)
+    )
     if args.check and found["authors_over_ours"]["median"] < 1.4:
         raise SystemExit(1)
 

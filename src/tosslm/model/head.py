@@ -25,7 +25,8 @@ class SplitHead:
     """Runs a causal LM up to its head, and the head by itself.
 
     Logit scaling and soft-capping that a model applies after its head are applied here as well; that the two
-    halves give the model's own logits is checked on the first position of every call.
+    halves give the model's own logits is checked on the first position of every call, without gradients of the first
+    call alone: a position costs a CPU the reading of the whole head.
 
     Args:
         model: any transformers causal LM, plain or with adapters, as they are set.
@@ -37,6 +38,7 @@ class SplitHead:
         config = model.config.get_text_config()
         self._cap = getattr(config, "final_logit_softcapping", None)
         self._scale = _logit_scale(config)
+        self._checked = False
 
     def hidden_states(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, cache: Any | None = None
@@ -56,11 +58,12 @@ class SplitHead:
             TosslmError: the model does something to its logits that is not known here.
         """
         caught: list[torch.Tensor] = []
+        count = 0 if self._checked and not torch.is_grad_enabled() else 1
 
         def keep_first_position(_: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
             caught.append(inputs[0])
             # With three axes a CPU would copy the whole head for this one position.
-            return (inputs[0][:1, 0], *inputs[1:])
+            return (inputs[0][:count, 0], *inputs[1:])
 
         hook = self.head.register_forward_pre_hook(keep_first_position)
         try:
@@ -73,6 +76,8 @@ class SplitHead:
         finally:
             hook.remove()
         hidden = caught[0]
+        if not count:
+            return hidden
         with torch.no_grad():
             own, ours = output.logits.float(), self.logits(hidden[:1, 0])
             if not torch.allclose(own, ours, rtol=1e-2, atol=1e-2, equal_nan=True):
@@ -80,6 +85,7 @@ class SplitHead:
                     f"{type(self.model).__name__}: the model changes its logits after the head in a way tosslm does "
                     "not know; please report the model's name"
                 )
+        self._checked = True
         return hidden
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
