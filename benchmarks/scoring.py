@@ -122,9 +122,8 @@ def timed(ways: Mapping[str, Callable[[Rows], Any]], rows: Rows, parts: int) -> 
             begin = clock()
             given[name].append(ways[name](rows[start : start + size]))
             seconds[name].append(clock() - begin)
-        print(
-            f"rows {start}-{start + size}: {', '.join(f'{n} {s[-1]:.2f} s' for n, s in seconds.items())}", flush=True
-        )
+        told = ", ".join(f"{name} {taken[-1]:.2f} s" for name, taken in seconds.items())
+        print(f"rows {start}-{start + size}: {told}", flush=True)
     return {"seconds": seconds, "given": given, "clock": clock.__name__}
 
 
@@ -148,7 +147,8 @@ def begun_alike(rows: Rows, shared: int, own: int) -> Rows:
     return [{"input_ids": beginning + piece, "response_mask": mask} for piece in pieces[: len(rows)]]
 
 
-def measured(args: argparse.Namespace) -> dict[str, Any]:
+def begin(args: argparse.Namespace) -> tuple[Base, Rows]:
+    """The base and the rows."""
     base = open_base(ModelConfig(dtype=args.dtype, device="cpu"))
     conversations = [
         {"messages": [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": row["answer"]}]}
@@ -158,6 +158,11 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
         {key: row[key] for key in ("input_ids", "response_mask")}
         for row in tosslm.tokenize_rows(conversations, base.tokenizer)
     ]
+    return base, rows
+
+
+def measured(args: argparse.Namespace) -> dict[str, Any]:
+    base, rows = begin(args)
     with tempfile.TemporaryDirectory() as scratch:
         folders = random_adapters(base, Path(scratch))
         plain, bare = (open_base(ModelConfig(dtype=args.dtype, device="cpu")).model for _ in range(2))

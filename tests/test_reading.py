@@ -13,7 +13,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
-from test_losses import independent_losses, random_rows, small
 from transformers import (
     Gemma3ForCausalLM,
     Gemma3TextConfig,
@@ -26,6 +25,7 @@ from transformers import (
 )
 
 import tosslm
+from test_losses import independent_losses, random_rows, small
 from tosslm.model.attention import blockwise_causal
 from tosslm.model.prefix import can_share
 from tosslm.model.texts import beginnings, distinct_texts

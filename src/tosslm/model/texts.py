@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -95,7 +96,7 @@ def beginnings(texts: Sequence[Text], least: int) -> list[Group]:
 
 @dataclass(frozen=True, slots=True)
 class _Bracket:
-    """Neighbouring texts and what they have in common: those in no group yet, and the groups, with their beginnings."""
+    """Neighbouring texts and how much they have in common: those in no group yet, and groups with beginnings."""
 
     common: int
     loose: list[int] = field(default_factory=list)
@@ -120,7 +121,7 @@ class _Bracket:
 
 def _common(texts: Sequence[Text]) -> Iterator[int]:
     """Tokens that each text but the last begins with in common with the next."""
-    for one, other in zip(texts, texts[1:], strict=False):
+    for one, other in pairwise(texts):
         n = min(len(one.input_ids), len(other.input_ids))
         differ = np.flatnonzero(one.input_ids[:n] != other.input_ids[:n])
         yield int(differ[0]) if len(differ) else n
