@@ -45,7 +45,7 @@ def response_losses(
         rows: mappings with ``input_ids`` (ints, ``[T]``) and ``response_mask`` (bools, ``[T]``).
         batch_tokens: padded tokens in one forward pass, at most (on a CPU, at most 1,024); a longer row goes
             alone.
-        advance: called with the rows and tokens done after each batch.
+        advance: called with the rows and tokens that are done, as they are.
         share: read once what rows begin with in common.
 
     Returns:
@@ -98,8 +98,9 @@ def _group_losses(
     if group.shared:
         with _holding(texts[0], rows):
             prefix = read_prefix(split, texts, group.shared)
-    tails = [_tail(text, group.shared) for text in texts]
-    most = max(1, _CACHED_BATCHES * budget // group.shared) if group.shared else None
+    shared = group.shared if prefix else 0
+    tails = [_tail(text, shared) for text in texts]
+    most = max(1, _CACHED_BATCHES * budget // shared) if shared else None
     pending = plan_batches([len(tail["input_ids"]) for tail in tails], budget, most)[::-1]
     while pending:
         batch = pending.pop()
@@ -116,7 +117,7 @@ def _group_losses(
             at_token = np.zeros(len(texts[i].input_ids), dtype=np.float32)
             if prefix:
                 at_token[: len(prefix.losses)] = prefix.losses
-            at_token[group.shared :][np.asarray(tails[i]["response_mask"])] = own
+            at_token[shared:][tails[i]["response_mask"]] = own
             yield texts[i], at_token
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -58,13 +59,18 @@ def can_share(model: Any) -> bool:
     nested = [rope, *(one for one in rope.values() if isinstance(one, dict))]
     if any(one.get("rope_type") in _LENGTH_BOUND for one in nested):
         return False
-    layers = DynamicCache(config=config).layers
+    if "past_key_values" not in inspect.signature(inner.forward).parameters:
+        return False
+    try:
+        layers = DynamicCache(config=config).layers
+    except (AttributeError, KeyError, ValueError):  # layers of a kind that transformers has no cache of this sort for
+        return False
     return len(layers) == config.num_hidden_layers and all(type(layer) in _CONTINUED for layer in layers)
 
 
 @torch.inference_mode()
-def read_prefix(split: SplitHead, texts: Sequence[Text], shared: int) -> Prefix:
-    """Read what texts have in common.
+def read_prefix(split: SplitHead, texts: Sequence[Text], shared: int) -> Prefix | None:
+    """Read what texts have in common; None where the model does not keep all of it in its cache.
 
     Args:
         split: the model.
@@ -73,8 +79,10 @@ def read_prefix(split: SplitHead, texts: Sequence[Text], shared: int) -> Prefix:
     """
     device = split.model.device
     cache = DynamicCache(config=split.model.config.get_text_config())
-    ids = torch.as_tensor(texts[0].input_ids[: shared + 1])[None].to(device)
+    ids = torch.as_tensor(texts[0].input_ids[: shared + 1]).long()[None].to(device)
     hidden = split.hidden_states(ids[:, :-1], None, cache)
+    if any(layer.get_seq_length() != shared for layer in cache.layers):
+        return None
     predicted = np.logical_or.reduce([text.response_mask[: shared + 1] for text in texts])
     wanted = torch.as_tensor(predicted[1:]).to(device)
     losses = np.zeros(shared + 1, dtype=np.float32)

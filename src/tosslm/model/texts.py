@@ -15,7 +15,7 @@ class Text:
     """What is read for one row, and for all rows that it begins with.
 
     Attributes:
-        input_ids: int64 ``[T]``, up to the last response token.
+        input_ids: int32 ``[T]``, up to the last response token.
         response_mask: bool ``[T]``, the response tokens of any of the rows.
         rows: their indices.
     """
@@ -51,9 +51,9 @@ def distinct_texts(rows: Sequence[Mapping[str, Any]], *, merge: bool = True) -> 
         mask = np.asarray(row["response_mask"], dtype=bool)
         if mask.any():
             end = int(np.flatnonzero(mask)[-1]) + 1
-            ids = np.asarray(row["input_ids"], dtype=np.int64)[:end]
+            ids = np.asarray(row["input_ids"], dtype=np.int32)[:end]
             # Bytes of big-endian numbers sort as the numbers do.
-            cut.append((ids.astype(">u8").tobytes(), i, ids, mask[:end].copy()))
+            cut.append((ids.astype(">u4").tobytes(), i, ids, mask[:end].copy()))
     texts: list[Text] = []
     last = b""
     for key, i, ids, mask in sorted(cut, key=lambda one: one[:2]):
