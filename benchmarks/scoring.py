@@ -163,6 +163,7 @@ def begin(args: argparse.Namespace) -> tuple[Base, Rows]:
 
 def measured(args: argparse.Namespace) -> dict[str, Any]:
     base, rows = begin(args)
+    source = commit()  # before the work, which may outlast it
     with tempfile.TemporaryDirectory() as scratch:
         folders = random_adapters(base, Path(scratch))
         plain, bare = (open_base(ModelConfig(dtype=args.dtype, device="cpu")).model for _ in range(2))
@@ -183,7 +184,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
                     "unshared": whole,
                     "products": lambda part: products(bare, part, args.batch_tokens),
                 }
-            run = timed(ways, rows, args.parts)
+            run = timed(ways, rows, args.parts) | {"commit": source}
     return described(args, rows, run)
 
 
@@ -200,7 +201,7 @@ def described(args: argparse.Namespace, rows: Rows, run: dict[str, Any]) -> dict
         "threads": torch.get_num_threads(),
         "clock": run["clock"],
         "processor": processor(),
-        "commit": commit(),
+        "commit": run["commit"],
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         "seconds": seconds,
         "unshared_over_ours": spread(seconds["unshared"], seconds["ours"]),
