@@ -119,6 +119,15 @@ NOT_RUN = {
         "docker run --rm -v $PWD:/work tosslm run toss.yaml",
     ],
     "docs/export.md": ["toss export runs/mine masked --to trl --push-to-hub me/masked-rows"],
+    "docs/performance.md": [
+        "python benchmarks/scoring.py --data gsm8k_train.jsonl.gz --threads 1 --dtype float32 "
+        "--json benchmarks/measured/scoring-float32.json",
+        "python benchmarks/scoring.py --data gsm8k_train.jsonl.gz --threads 1 --shared 300 "
+        "--json benchmarks/measured/sharing-float32.json",
+        "python -m benchmarks.scoring_shares --data gsm8k_train.jsonl.gz --threads 1 "
+        "--json benchmarks/measured/shares-float32.json",
+        "python -m benchmarks.performance",
+    ],
     "docs/quickstart.md": ["toss run configs/demo.yaml"],
     "docs/review.md": [
         "toss run config.yaml",

@@ -64,14 +64,14 @@ def response_losses(
     losses = [np.zeros(0, dtype=np.float32)] * len(rows)
     texts = distinct_texts(rows, merge=share)
     groups = beginnings(texts, budget // 4) if share and can_share(model) else [Group(tuple(texts), 0)]
-    unread = len(rows) - sum(len(text.rows) for text in texts)
+    unread = set(range(len(rows))).difference(*(text.rows for text in texts))
     if advance and unread:
-        advance(unread, sum(len(row["input_ids"]) for row in rows if not any(row["response_mask"])))
+        advance(len(unread), sum(len(rows[i]["input_ids"]) for i in unread))
     with _reading(model) as split:
         for text, at_token in (found for group in groups for found in _group_losses(split, group, rows, budget)):
             for i in text.rows:
-                predicted = np.flatnonzero(np.asarray(rows[i]["response_mask"]))
-                losses[i] = at_token[predicted]
+                predicted = np.asarray(rows[i]["response_mask"], dtype=bool)[1:]
+                losses[i] = at_token[1 : len(predicted) + 1][predicted[: len(at_token) - 1]]
                 _check_finite(losses[i], rows[i], i)
             if advance:
                 advance(len(text.rows), sum(len(rows[i]["input_ids"]) for i in text.rows))

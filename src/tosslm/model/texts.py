@@ -48,12 +48,13 @@ def distinct_texts(rows: Sequence[Mapping[str, Any]], *, merge: bool = True) -> 
     """
     cut = []
     for i, row in enumerate(rows):
-        mask = np.asarray(row["response_mask"], dtype=bool)
+        mask = np.array(row["response_mask"], dtype=bool)
+        mask[:1] = False  # nothing predicts the first token
         if mask.any():
             end = int(np.flatnonzero(mask)[-1]) + 1
             ids = np.asarray(row["input_ids"], dtype=np.int32)[:end]
             # Bytes of big-endian numbers sort as the numbers do.
-            cut.append((ids.astype(">u4").tobytes(), i, ids, mask[:end].copy()))
+            cut.append((ids.astype(">u4").tobytes(), i, ids, mask[:end]))
     texts: list[Text] = []
     last = b""
     for key, i, ids, mask in sorted(cut, key=lambda one: one[:2]):
