@@ -23,7 +23,7 @@ _UNKNOWN = ("position_bias", "softcap", "s_aux", "cache", "output_attentions")
 def block_attention(model: Any) -> Iterator[None]:
     """The model with ``blockwise_causal`` as its attention, where that is quicker; as it was afterwards.
 
-    That is on a CPU, whose fused kernel reads bfloat16 at a third of the speed. A model that does not take its
+    That is on a CPU, whose fused kernel is slow at short rows, most of all in bfloat16. A model that does not take its
     attention from transformers' registry, or not ``sdpa``, keeps its own.
     """
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
