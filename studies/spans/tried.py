@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from studies.spans.states import States, learn_states
@@ -128,6 +128,12 @@ def two_phases(case: Case) -> np.ndarray:
     return _in_states(case, States(np.array([0.8, 0.1, 0.1]), steps), unsafe=(1, 2))
 
 
+def tempered(case: Case, power: float) -> np.ndarray:
+    """Evidence to a power below 1 throughout, as if fewer tokens had spoken: for evidence that is not independent."""
+    ratios = power * case.ratios
+    return _log_odds(ratios, case.custom.lengths, _learnt(ratios, case.custom.lengths))
+
+
 def half_of_the_context(case: Case) -> np.ndarray:
     """A token's own evidence, and half of what its row adds to it."""
     return case.ratios + (posterior(case) - case.ratios) / 2
@@ -177,6 +183,9 @@ CANDIDATES: dict[str, Signal] = {
     "a short or a long chain a row": row_classes,
     "short and long runs": short_and_long_runs,
     "runs of two phases": two_phases,
+    "evidence to the power 1/3": partial(tempered, power=1 / 3),
+    "evidence to the power 1/2": partial(tempered, power=1 / 2),
+    "evidence to the power 2/3": partial(tempered, power=2 / 3),
     "half of the context": half_of_the_context,
     "score and context": score_and_context,
     "score and half of the context": score_and_half_of_the_context,
