@@ -134,19 +134,19 @@ def tempered(case: Case, power: float) -> np.ndarray:
     return _log_odds(ratios, case.custom.lengths, _learnt(ratios, case.custom.lengths))
 
 
-def half_of_the_context(case: Case) -> np.ndarray:
-    """A token's own evidence, and half of what its row adds to it."""
-    return case.ratios + (posterior(case) - case.ratios) / 2
+def evidence_and_context(case: Case, share: float) -> np.ndarray:
+    """A token's own evidence, and a share of what its row adds to it."""
+    return case.ratios + share * _context(case)
 
 
-def score_and_context(case: Case) -> np.ndarray:
-    """What its row adds, and the token's score as it is instead of its evidence."""
-    return token(case) + posterior(case) - case.ratios
+def score_and_context(case: Case, share: float) -> np.ndarray:
+    """The token's score as it is instead of its evidence, and a share of what its row adds."""
+    return token(case) + share * _context(case)
 
 
-def score_and_half_of_the_context(case: Case) -> np.ndarray:
-    """The token's score as it is, and half of what its row adds."""
-    return token(case) + (posterior(case) - case.ratios) / 2
+def word_and_context(case: Case, share: float) -> np.ndarray:
+    """The scores of the token's word, and a share of what its row adds."""
+    return sum_over_a_word(case) + share * _context(case)
 
 
 def larger_of_both(case: Case) -> np.ndarray:
@@ -186,9 +186,12 @@ CANDIDATES: dict[str, Signal] = {
     "evidence to the power 1/3": partial(tempered, power=1 / 3),
     "evidence to the power 1/2": partial(tempered, power=1 / 2),
     "evidence to the power 2/3": partial(tempered, power=2 / 3),
-    "half of the context": half_of_the_context,
-    "score and context": score_and_context,
-    "score and half of the context": score_and_half_of_the_context,
+    "evidence, half of the context": partial(evidence_and_context, share=1 / 2),
+    "evidence, a quarter of it": partial(evidence_and_context, share=1 / 4),
+    "score, half of the context": partial(score_and_context, share=1 / 2),
+    "score, a quarter of it": partial(score_and_context, share=1 / 4),
+    "word, half of the context": partial(word_and_context, share=1 / 2),
+    "word, a quarter of it": partial(word_and_context, share=1 / 4),
     "larger of both log-odds": larger_of_both,
     "scores summed over a word": sum_over_a_word,
     "chain over words": chain_over_words,
@@ -202,6 +205,11 @@ def _mixed(case: Case, share: float) -> Case:
         return replace(tokens, scores=(1 - share) * tokens.scores + share * tokens.over_base)
 
     return replace(case, custom=mixed(case.custom), harmful=mixed(case.harmful), utility=mixed(case.utility))
+
+
+def _context(case: Case) -> np.ndarray:
+    """What its row adds to a token's own evidence, in nats."""
+    return posterior(case) - case.ratios
 
 
 def _learnt(ratios: np.ndarray, lengths: np.ndarray) -> Chain:
