@@ -59,7 +59,10 @@ bench: venv
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.selection
 	$(BIN)/python -m benchmarks.evidence
-	$(BIN)/python benchmarks/scoring.py
+	for dtype in float32 bfloat16; do \
+	  $(BIN)/python benchmarks/scoring.py --dtype $$dtype --json benchmarks/results/scoring/scoring-$$dtype.json && \
+	  $(BIN)/python benchmarks/scoring.py --dtype $$dtype --shared 300 --rows 48 --json benchmarks/results/scoring/sharing-$$dtype.json && \
+	  $(BIN)/python -m benchmarks.scoring_shares --dtype $$dtype --json benchmarks/results/scoring/shares-$$dtype.json || exit 1; done
 	$(BIN)/python -m benchmarks.report
 	$(BIN)/python -m benchmarks.page
 

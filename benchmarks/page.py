@@ -2,7 +2,8 @@
 
     python -m benchmarks.page
 
-A benchmark has a part in it by a file in ``benchmarks/results`` and a function ``section`` that makes text of it.
+A benchmark has a part in it by a file in ``benchmarks/results`` and a function ``section`` that makes text of it;
+scoring, measured by two, has ``scoring_page``.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import json
 from importlib import import_module
 from pathlib import Path
 
+from benchmarks import scoring_page
 from benchmarks.measuring import RESULTS
 
 from tosslm.files import write_text
 
 PAGE = Path(__file__).parents[1] / "docs/performance.md"
-ORDER = ("scoring", "select_stage", "tuples", "selection", "evidence", "memory", "report")
+ORDER = ("select_stage", "tuples", "selection", "evidence", "memory", "report")
 _HEAD = """# Performance
 
 Time and memory, each measured by a script of `benchmarks/` that anyone can run again: `make bench` runs all of them, goes on where it was killed, and writes this page from `benchmarks/results/`. Figures are medians, with the lowest and the highest beside them. A bar is what this project has set itself; where one is not met, it says so.
@@ -33,7 +35,7 @@ _TAIL = """## What is not constant in the number of rows
 
 def page(results: Path = RESULTS) -> str:
     """The page's text, of the files of results that there are."""
-    parts = [_HEAD]
+    parts = [_HEAD, *([text] if (text := scoring_page.section(results)) else [])]
     for name in ORDER:
         file = results / f"{name}.json"
         if file.exists():

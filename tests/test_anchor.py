@@ -155,7 +155,7 @@ def test_the_base_reads_only_rows_with_anchors_and_no_further_than_the_last(
         self: SplitHead, input_ids: torch.Tensor, attention_mask: torch.Tensor, through: Any = None
     ) -> torch.Tensor:
         read.append((torch.is_grad_enabled(), input_ids.shape))
-        return hidden_states(self, input_ids, attention_mask, through)
+        return hidden_states(self, input_ids, attention_mask, through=through)
 
     monkeypatch.setattr(SplitHead, "hidden_states", watch)
     rows = anchored_rows()

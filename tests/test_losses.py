@@ -157,20 +157,20 @@ def test_a_batch_that_memory_does_not_hold_is_halved(
     whole = tosslm.response_losses(model, rows)
     real, sizes = tosslm.model.losses.batch_losses, []
 
-    def scarce(split: Any, batch: Any) -> Any:
+    def scarce(split: Any, batch: Any, prefix: Any) -> Any:
         sizes.append(len(batch))
         if len(batch) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(split, batch)
+        return real(split, batch, prefix)
 
     monkeypatch.setattr(tosslm.model.losses, "batch_losses", scarce)
     for one, other in zip(whole, tosslm.response_losses(model, rows), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
-    assert max(sizes) == len(rows)
+    assert max(sizes) == sum(any(row["response_mask"]) for row in rows)
 
 
 def test_one_row_that_memory_does_not_hold_is_named(tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def never(split: Any, batch: Any) -> Any:
+    def never(split: Any, batch: Any, prefix: Any) -> Any:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
     monkeypatch.setattr(tosslm.model.losses, "batch_losses", never)

@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 import numpy as np
-from studies.spans.settings import CORPORA, ROOT
+from studies.spans.settings import ROOT, corpus_of
 
 import tosslm
 from tosslm.characters import unsafe_tokens
@@ -23,7 +23,7 @@ RUN_LENGTHS = (1.1, 1.4, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0)
 
 def judged_tokens(corpus: str, rows: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Whether each response token is judged and whether it is marked, bool ``[N]``, and the rows' lengths ``[R]``."""
-    judged = CORPORA[corpus].judged
+    judged = corpus_of(corpus).judged
     marks = [unsafe_tokens(row["offsets"], row["unsafe_spans"]) for row in rows]
     lengths = np.array([len(row) for row in marks])
     wanted = np.array([judged is None or source in judged for source in rows["source"]])

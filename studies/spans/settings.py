@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ class Corpus:
 
 
 def _own_sets(
-    write_sets: Callable[[Path, int], None], micro_batch_size: int
+    write_sets: Callable[[Path, int], None], micro_batch_size: int, holdout: float = 0.2
 ) -> Callable[[Path, int], dict[str, Any]]:
     def config(folder: Path, seed: int) -> dict[str, Any]:
         write_sets(folder / "sets", seed)
@@ -45,7 +46,7 @@ def _own_sets(
                 "epochs": 1,
                 "batch_size": 16,
                 "micro_batch_size": micro_batch_size,
-                "holdout": 0.2,
+                "holdout": holdout,
             },
         }
 
@@ -62,9 +63,18 @@ CORPORA = {
     "demo": Corpus("Demo", _demo),
 }
 
+_LESS = partial(toxic.write_sets, sentences=560, test_posts=400)
+TRIALS = {"toxic-smaller": Corpus("Toxic Spans, smaller", _own_sets(_LESS, 16, holdout=0.3), judged=("test",))}
+"""In a fourth of the time, for trials of evidence; no page tells of them."""
+
+
+def corpus_of(name: str) -> Corpus:
+    """By its name, whether a page tells of it or not."""
+    return (CORPORA | TRIALS)[name]
+
 
 def run_config(corpus: str, seed: int) -> dict[str, Any]:
     """The config of one run, its three sets written."""
     folder = ROOT / corpus / f"seed-{seed}"
-    config = CORPORA[corpus].config(folder, seed)
+    config = corpus_of(corpus).config(folder, seed)
     return config | {"run_dir": str(folder / "run"), "seed": seed, "selection": {"evidence": "posterior"}}

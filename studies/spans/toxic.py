@@ -19,8 +19,15 @@ WORDS = range(3, 41)
 PROMPT = [{"role": "system", "content": ""}, {"role": "user", "content": "Comment:"}]
 
 
-def write_sets(folder: Path, seed: int) -> None:
-    """Write ``custom``, ``harmful`` and ``utility`` as JSONL; the seed chooses sentences, never test posts."""
+def write_sets(folder: Path, seed: int, *, sentences: int = SENTENCES, test_posts: int | None = None) -> None:
+    """Write ``custom``, ``harmful`` and ``utility`` as JSONL; the seed chooses sentences, never test posts.
+
+    Args:
+        folder: where to.
+        seed: of the sentences.
+        sentences: of each kind that the references learn from.
+        test_posts: that many of them, and no validation posts; None is all of both.
+    """
     posts = records("toxic_spans_train")
     random.Random(0).shuffle(posts)
     validation, rest = posts[:VALIDATION_POSTS], posts[VALIDATION_POSTS:]
@@ -30,9 +37,12 @@ def write_sets(folder: Path, seed: int) -> None:
     toxic, clean = labelled_sentences(rest)
     custom = [_row(post["text"], "test", post["spans"]) for post in records("toxic_spans_test")]
     custom += [_row(post["text"], "validation", post["spans"]) for post in validation]
+    if test_posts is not None:
+        some = random.Random(0).sample(range(len(records("toxic_spans_test"))), test_posts)
+        custom = [custom[i] for i in sorted(some)]
     write_jsonl(folder / "custom.jsonl", custom)
-    write_jsonl(folder / "harmful.jsonl", [_row(text, "sentence") for text in toxic[:SENTENCES]])
-    write_jsonl(folder / "utility.jsonl", [_row(text, "sentence") for text in clean[:SENTENCES]])
+    write_jsonl(folder / "harmful.jsonl", [_row(text, "sentence") for text in toxic[:sentences]])
+    write_jsonl(folder / "utility.jsonl", [_row(text, "sentence") for text in clean[:sentences]])
 
 
 def labelled_sentences(posts: list[dict[str, Any]]) -> tuple[list[str], list[str]]:

@@ -17,13 +17,16 @@ from tosslm.errors import TosslmError
 
 LOGITS_BYTES = 256 * 2**20
 """No array of logits is larger than this many bytes of float32."""
+_CPU_CHUNK, _CPU_SLICE = 256, 32
+"""Positions whose logits a CPU computes at once, and those whose softmax it does: the latter stay in its caches."""
 
 
 class SplitHead:
     """Runs a causal LM up to its head, and the head by itself.
 
     Logit scaling and soft-capping that a model applies after its head are applied here as well; that the two
-    halves give the model's own logits is checked on the first position of every call.
+    halves give the model's own logits is checked on the first position of every call, without gradients of the first
+    call alone: a position costs a CPU the reading of the whole head.
 
     Args:
         model: any transformers causal LM, plain or with adapters, as they are set.
@@ -35,15 +38,23 @@ class SplitHead:
         config = model.config.get_text_config()
         self._cap = getattr(config, "final_logit_softcapping", None)
         self._scale = _logit_scale(config)
+        self._checked = False
 
     def hidden_states(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, through: Any = None
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        *,
+        cache: Any | None = None,
+        through: Any = None,
     ) -> torch.Tensor:
         """The head's input at every position.
 
         Args:
             input_ids: int64 ``[B, T]``.
-            attention_mask: int64 ``[B, T]``, 0 at padding.
+            attention_mask: int64 ``[B, T]``, 0 at padding; None where padding is at the ends alone, which a causal
+                model does not see: attention is quicker without a mask.
+            cache: of transformers, what the tokens come after; it takes these up as well.
             through: what is called in the model's place: a wrapper of it, which has to see the forward pass.
 
         Returns:
@@ -53,18 +64,26 @@ class SplitHead:
             TosslmError: the model does something to its logits that is not known here.
         """
         caught: list[torch.Tensor] = []
+        count = 0 if self._checked and not torch.is_grad_enabled() else 1
 
         def keep_first_position(_: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
             caught.append(inputs[0])
             # With three axes a CPU would copy the whole head for this one position.
-            return (inputs[0][:1, 0], *inputs[1:])
+            return (inputs[0][:count, 0], *inputs[1:])
 
         hook = self.head.register_forward_pre_hook(keep_first_position)
         try:
-            output = (through or self.model)(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+            output = (through or self.model)(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                use_cache=cache is not None,
+                **({} if cache is None else {"past_key_values": cache}),
+            )
         finally:
             hook.remove()
         hidden = caught[0]
+        if not count:
+            return hidden
         with torch.no_grad():
             own, ours = output.logits.float(), self.logits(hidden[:1, 0])
             if not torch.allclose(own, ours, rtol=1e-2, atol=1e-2, equal_nan=True):
@@ -72,20 +91,31 @@ class SplitHead:
                     f"{type(self.model).__name__}: the model changes its logits after the head in a way tosslm does "
                     "not know; please report the model's name"
                 )
+        self._checked = True
         return hidden
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """The model's logits, float32 ``[N, V]``, of hidden states ``[N, H]``."""
-        logits = self.head(hidden).float()
+        return self._adjusted(self.head(hidden)).float()
+
+    def _adjusted(self, logits: torch.Tensor) -> torch.Tensor:
+        """What the model makes of its head's output, in float32 where it makes anything of it."""
         if self._scale != 1.0:
-            logits = logits * self._scale
+            logits = logits.float() * self._scale
         if self._cap:
-            logits = self._cap * torch.tanh(logits / self._cap)
+            logits = self._cap * torch.tanh(logits.float() / self._cap)
         return logits
 
-    def chunks(self, n: int, arrays: int = 1) -> Iterator[slice]:
-        """Slices of ``n`` positions, each of which needs at most ``LOGITS_BYTES`` for ``arrays`` of logits."""
+    def chunks(self, n: int, arrays: int = 1, most: int | None = None) -> Iterator[slice]:
+        """Slices of ``n`` positions, each of which needs at most ``LOGITS_BYTES`` for ``arrays`` of logits.
+
+        Args:
+            n: positions.
+            arrays: of logits that are held at once.
+            most: positions of a slice, at most.
+        """
         size = max(1, LOGITS_BYTES // (4 * arrays * self.head.weight.shape[0]))
+        size = min(size, most or size)
         return (slice(start, start + size) for start in range(0, n, size))
 
     def losses(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -93,8 +123,10 @@ class SplitHead:
 
         Differentiable; with several chunks each is computed anew in the backward pass.
         """
+        if not torch.is_grad_enabled():
+            return self._read_losses(hidden, targets)
         parts = list(self.chunks(len(targets)))
-        if len(parts) > 1 and torch.is_grad_enabled():
+        if len(parts) > 1:
             return torch.cat(
                 [checkpoint(self._chunk_losses, hidden[part], targets[part], use_reentrant=False) for part in parts]
             )
@@ -150,6 +182,20 @@ class SplitHead:
         arrays = (hidden, base_hidden, weights)
         sums = [checkpoint(of_chunk, *(array[part] for array in arrays), use_reentrant=False) for part in parts]
         return torch.stack(sums).sum()
+
+    def _read_losses(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """``losses`` without gradients: without a copy of the logits in float32, and on a CPU in its caches."""
+        if hidden.device.type == "cpu":
+            chunk, rows = _CPU_CHUNK, _CPU_SLICE
+        else:
+            chunk = rows = max(1, len(targets))
+        losses = [hidden.new_zeros(0, dtype=torch.float32)]
+        for part in self.chunks(len(targets), most=chunk):
+            raw = self.head(hidden[part])
+            for logits, wanted in zip(raw.split(rows), targets[part].split(rows), strict=True):
+                log_p = self._adjusted(logits).log_softmax(-1, dtype=torch.float32)
+                losses.append(-log_p.gather(1, wanted[:, None])[:, 0])
+        return torch.cat(losses)
 
     def _chunk_losses(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.cross_entropy(self.logits(hidden), targets, reduction="none")

@@ -49,7 +49,7 @@ def score_step(config: Config, round_: int, stage: str = "score") -> Step:
     return Step(
         scores(round_),
         stage,
-        1,
+        2,
         inputs,
         lambda bench, mark: score_rows(bench, round_, mark),
         lambda bench: [bench.config.scoring.model_dump(), bench.config.references.holdout],

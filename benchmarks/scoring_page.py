@@ -1,0 +1,111 @@
+"""The part of the page of performance that tells of scoring, from what the two benchmarks of it measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measuring import RESULTS
+
+BARS = {
+    ("authors_over_ours", "float32"): 1.8,
+    ("authors_over_ours", "bfloat16"): 3.0,
+    ("products_over_ours", "float32"): 0.8,
+    ("products_over_ours", "bfloat16"): 0.8,
+}
+"""What is wanted, by figure and dtype."""
+SHARED_BAR = 2.5
+_HEAD = """## Scoring
+
+Scoring reads every custom token twice, so it is most of the time that TOSS takes on a large set.
+
+*The authors' way* reads each reference as a model by itself, four rows at a time in the order of the file, with logits at every position. *The products* are the linear layers on as many tokens as rows have before their last response token, without padding, in the same batches, and the head where a response token is predicted, in the same dtype; attention, norms and activations are not among them. All ways read the same rows in turns. With one thread seconds are those of the processor, so that other work on the machine counts less; it still takes caches away, and the runs below were made on a machine with other work, on few rows. Take the ratios, not the seconds.
+"""  # noqa: E501
+_TAIL = """### What is not met
+
+The bars marked as not met above stay so. Beside the products, in bfloat16 most of the time goes to norms, rotary embeddings, residuals and copies, which are many small passes over arrays, and then to attention; the adapters' own products are counted with the linear layers here but not among *the products*. A few rows in a part also leave little for batching by length to gain over the authors' batches. 500 rows have not been measured, nor more than one thread, nor a processor with AMX.
+
+### What is done
+
+- A row is read up to its last response token, and the head runs only where one is predicted.
+- No attention mask: rows are padded at their ends, where a causal model does not look.
+- LoRA in the dtype of its layer. PEFT keeps adapters in float32 and, of a model in bfloat16, copies each input of an adapted layer to float32 and its output back. Adding an adapter to the layer's own weights would cost nothing, but in bfloat16 it loses the update: most of a small one is less than half of what a weight can be told apart by.
+- On a CPU, attention by plain products in blocks of 64 tokens, and the softmax over the vocabulary 32 positions at a time, which stay in the caches. PyTorch's fused attention reads bfloat16 more slowly there.
+- What rows begin with in common is read once where that spares a quarter of a batch (on a CPU 256 tokens), and looked back at through the model's cache; a row that another one begins with costs nothing more. Not for models that keep a state other than attention's, whose rotary embeddings depend on the length of the text, or whose code is not transformers' own: those read each row whole. `share=False` of `tosslm.response_losses` switches it off.
+
+Scores of one part depend on its rows and on `scoring.batch_tokens`, whoever computes them. In float32 losses stay within 1e-4 nats of those of rows read one at a time (`tests/test_reading.py`, `tests/test_losses.py`). In bfloat16 they differ by what bfloat16 rounds, which for single tokens can be a nat.
+
+### What is not done
+
+- Packing rows into one sequence: rows of a part lie sorted by length, so little of a batch is padding.
+- Larger batches on a CPU than 1,024 tokens.
+- Cross-entropy without logits for very large vocabularies: the head goes in chunks, so memory is bounded, but each chunk's logits are written and read once.
+- Fused norms and activations, which would need a compiler on the user's machine.
+- Sharing has been measured on a CPU only, and no GPU has been measured at all.
+"""  # noqa: E501
+MEANING = {
+    "authors_over_ours": "authors' seconds / ours",
+    "products_over_ours": "products' seconds / ours",
+    "products_over_unshared": "products' seconds / ours, each row whole",
+}
+
+
+def section(results: Path = RESULTS) -> str:
+    """What was measured of scoring, in ``results/scoring``; nothing where nothing was."""
+
+    def found(pattern: str) -> list[dict[str, Any]]:
+        files = sorted((results / "scoring").glob(pattern))
+        return [json.loads(path.read_text(encoding="utf-8")) for path in files]
+
+    runs, shared, taken = (found(f"{name}-*.json") for name in ("scoring", "sharing", "shares"))
+    if not runs:
+        return ""
+    tables = [*map(scoring, runs), *([sharing(shared)] if shared else []), *([shares(taken)] if taken else [])]
+    return "\n".join([_HEAD, *tables, _TAIL])
+
+
+def told(ratio: dict[str, float], bar: float | None) -> str:
+    verdict = "" if bar is None else f"{bar:g}, {'met' if ratio['median'] >= bar else 'not met'}"
+    return f"{ratio['median']:.2f} | {ratio['lowest']:.2f} to {ratio['highest']:.2f} | {verdict}"
+
+
+def scoring(run: dict[str, Any]) -> str:
+    lines = [f"### {run['dtype']}", "", where(run), "", "| | median | spread | wanted |", "|---|---|---|---|"]
+    for name, meaning in MEANING.items():
+        lines.append(f"| {meaning} | {told(run[name], BARS.get((name, run['dtype'])))} |")
+    seconds = ", ".join(f"{name} {sum(taken):.1f} s" for name, taken in run["seconds"].items())
+    lines += [
+        "",
+        f"In all {seconds}; ours and the authors' losses at most {run['apart_authors']:.1e} nats apart.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def sharing(runs: list[dict[str, Any]]) -> str:
+    lines = ["### Shared beginnings", "", "| dtype | rows | speed, shared / whole | spread | wanted | nats apart |"]
+    lines.append("|---|---|---|---|---|---|")
+    for run in runs:
+        rows = f"{run['rows']} of {run['shared']} + {run['own']} tokens"
+        ratio = told(run["unshared_over_ours"], SHARED_BAR)
+        lines.append(f"| {run['dtype']} | {rows} | {ratio} | {run['apart_unshared']:.1e} |")
+    return "\n".join([*lines, "", *(where(run) for run in runs[:1]), ""])
+
+
+def shares(runs: list[dict[str, Any]]) -> str:
+    kinds = list(runs[0]["shares"])
+    lines = ["### Where the time goes", "", "| | " + " | ".join(run["dtype"] for run in runs) + " |"]
+    lines.append("|---|" + "---|" * len(runs))
+    for kind in kinds:
+        lines.append(f"| {kind} | " + " | ".join(f"{run['shares'][kind]:.0%}" for run in runs) + " |")
+    return "\n".join([*lines, ""])
+
+
+def where(run: dict[str, Any]) -> str:
+    clock = "processor seconds" if run["clock"] == "process_time" else "seconds"
+    return (
+        f"{run['rows']} rows, {run['tokens']} tokens, {run['response_tokens']} of them responses, in {run['parts']} "
+        f"parts; {clock}, {run['threads']} thread(s) of {run['processor']}, torch {run['versions']['torch']}, "
+        f"transformers {run['versions']['transformers']}, commit {run['commit']}."
+    )
