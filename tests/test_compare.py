@@ -46,7 +46,7 @@ def compared(
             "model": {"name": str(tiny_model_folder), "dtype": "float32", "device": "cpu"},
             "data": {name: {"path": str(folder / f"{name}.jsonl")} for name in ("custom", "harmful", "utility")},
             "references": {**training, "holdout": 0.3},
-            "finetune": training,
+            "finetune": {**training, "dropped": "ignore"},
             "selection": {"discard_fraction": 0.2, "evidence": "token"},
             "compare": {
                 "harmful_sources": ["harm"],
