@@ -44,7 +44,6 @@ class SplitHead:
         self,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None,
-        *,
         cache: Any | None = None,
         through: Any = None,
     ) -> torch.Tensor:
