@@ -30,7 +30,7 @@ def anchored_settings(config: Config) -> Mapping[str, Any]:
 
 def first_settings(config: Config) -> Mapping[str, Any]:
     """Anchors on first tokens alone."""
-    return anchored_settings(config) | {"finetune.anchor_first": config.finetune.anchor_first or FIRST}
+    return {**anchored_settings(config), "finetune.anchor_first": config.finetune.anchor_first or FIRST}
 
 
 def _anchored(method: Method, summary: str, differs: str = "nothing") -> Method:
