@@ -22,7 +22,6 @@ from tosslm.evaluation.pooling import pool, pooled_differences, pooled_intervals
 from tosslm.files import fingerprint, is_whole, make_private, write_json
 from tosslm.methods import find_methods, settled, with_values
 from tosslm.methods.method import AS_CONFIGURED, PAPER_SHARE, Method
-from tosslm.methods.needs import SHARE
 from tosslm.model.base import Base, folder_checksums, open_base
 from tosslm.model.proxy import Proxy, open_proxy
 from tosslm.outward import outward
@@ -140,7 +139,7 @@ def share_told(config: Config, chosen: Sequence[Method]) -> str | None:
     names = [
         method.name
         for method in chosen
-        if (SHARE in method.needs or method.choose is None)
+        if (method.drops_share or method.choose is None)
         and method.overrides(config).get("selection.discard_fraction") == PAPER_SHARE
         and method.trains
     ]

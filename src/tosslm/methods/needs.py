@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tosslm.config import Config, explicit_value
+from tosslm.config import Config
 from tosslm.data.rows import BadRow, Row, source_rows
 
 if TYPE_CHECKING:
@@ -29,11 +29,6 @@ class Need:
 GUARD = Need(
     "name a guard model in compare.guard, as under evaluation.classifier",
     lambda config: config.compare.guard is not None,
-)
-SHARE = Need(
-    "it drops a share of the tokens, and auto goes by the posterior; give one, such as "
-    "selection.discard_fraction=0.1, or leave the key out for the paper's 0.1",
-    lambda config: explicit_value(config, "selection.discard_fraction") != (True, "auto"),
 )
 SAFETY = Need(
     "name rows of safe answers to unsafe requests in compare.safety.path",
