@@ -88,7 +88,7 @@ def test_the_headline_says_what_holds_at_equal_utility() -> None:
     own = ours(made)
     assert own is not None
     assert others(made) == ["sft", "sft-kl"]
-    assert target_of(made, "oracle") == 0.95
+    assert target_of(made, "oracle") == 0.9
     refused = tally(made, own, others(made), "refused", 0.9)
     assert (refused.better, refused.unreached) == (("sft",), ("sft-kl",))
     reading = made.reading("sft", "refused", 0.9)
