@@ -1,6 +1,5 @@
-# make demo   sets everything up and runs TOSS-Pro on a real chat model
-#             EVIDENCE=posterior ranks tokens by their evidence in context, DROPPED=anchor holds dropped tokens to the
-#             base; with one of them the demo also compares with plain TOSS-Pro
+# make demo   sets everything up, fine-tunes a real chat model, and compares it with standard fine-tuning and the
+#             paper's way
 # make test   sets everything up and runs the tests, all of them
 # make check  what to run while working: lint, types, and the quick tests
 # make quick  the quick tests alone: nothing trains, no browser, no further processes
@@ -8,9 +7,6 @@
 PYTHON ?= python3
 TORCH_VERSION := 2.13.0
 TORCH ?=
-EVIDENCE ?= token
-DROPPED ?= ignore
-METHOD = toss-pro$(if $(filter posterior,$(EVIDENCE)),-posterior)$(if $(filter anchor,$(DROPPED)),-anchor)
 PROMPTS = {path: examples/demo/data/prompts.jsonl, where: {label: $(1)}}
 # One process a core, one thread each.
 PARALLEL := -n auto --maxprocesses 8
@@ -32,13 +28,12 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	touch $@
 
 demo: venv
-	$(BIN)/toss run configs/demo.yaml --set selection.evidence=$(EVIDENCE) --set finetune.dropped=$(DROPPED)
+	$(BIN)/toss run configs/demo.yaml
 	$(BIN)/python examples/demo/signals.py runs/demo
-ifneq ($(EVIDENCE) $(DROPPED),token ignore)
-	$(BIN)/toss compare runs/demo --methods base,sft,toss-pro,$(METHOD) --set evaluation.max_new_tokens=48 \
+	$(BIN)/toss compare runs/demo --methods base,sft,toss-pro,toss-posterior-anchor \
+	  --set evaluation.max_new_tokens=24 \
 	  --set 'evaluation.harmful=$(call PROMPTS,unsafe)' --set 'evaluation.safe=$(call PROMPTS,safe)'
 	$(BIN)/toss report runs/demo
-endif
 	@echo "The report, for any browser: runs/demo/report.html"
 
 # A file's tests stay together, since they share what takes long to make.

@@ -118,9 +118,9 @@ def tiny_config(tmp_path: Path, tiny_model_folder: Path, tiny_adapter_folder: Pa
         "data": {name: {"path": str(tmp_path / f"{name}.jsonl")} for name in ("custom", "harmful", "utility")},
         "references": {**training, "holdout": 0.2},
         "scoring": {"batch_tokens": 512, "rows_per_part": 7},
-        "selection": {"discard_fraction": 0.2},
+        "selection": {"discard_fraction": 0.2, "evidence": "token"},
         "refinement": {"rounds": 1, "samples_per_round": 3},
-        "finetune": training,
+        "finetune": {**training, "dropped": "ignore"},
     }
 
 

@@ -201,7 +201,7 @@ def test_every_answer_of_a_conversation_is_anchored_at_its_beginning(tiny_config
     """The labels of a run's training rows, against the turns of the conversation."""
     turns = [{"role": role, "content": f"{role} says this and that"} for role in ("user", "assistant") * 3]
     write_rows(Path(tiny_config["data"]["custom"]["path"]), [{"messages": turns}])
-    config = {**tiny_config, "selection": {"discard_fraction": 0.0}, "refinement": {"rounds": 0}}
+    config = {**tiny_config, "selection": {"discard_fraction": 0.0, "evidence": "token"}, "refinement": {"rounds": 0}}
     run = tosslm.run(config, until="select")
     (row,) = selective_rows(run.layout, anchor_first=2)
     offsets = run.rows["offsets"][0]

@@ -55,6 +55,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -
             "model": {"name": str(tiny_model_folder), "dtype": "float32", "device": "cpu"},
             "data": {name: {"path": str(folder / f"{name}.jsonl")} for name in ("custom", "harmful", "utility")},
             "references": training,
+            "selection": {"evidence": "token", "discard_fraction": 0.1},
             "finetune": training,
         },
         until="select",

@@ -16,11 +16,12 @@ from typer.testing import CliRunner
 import tosslm
 from conftest import DEMO, demo_rows, write_rows
 from tosslm.cli import app
-from tosslm.compare import compare, lost_refusals, parse_seeds
+from tosslm.compare import compare, lost_refusals, parse_seeds, share_told
 from tosslm.config import Config, load_config
 from tosslm.errors import InputError
 from tosslm.evaluation.measures import Sample, read_samples
 from tosslm.evaluation.pooling import pool, pooled_differences, pooled_intervals
+from tosslm.methods import find_methods
 from tosslm.pipeline import carry_out
 
 METHODS = ("base", "sft", "random", "rows", "toss", "safeinstr", "seal", "constrained-sft", "oracle")
@@ -46,8 +47,8 @@ def compared(
             "model": {"name": str(tiny_model_folder), "dtype": "float32", "device": "cpu"},
             "data": {name: {"path": str(folder / f"{name}.jsonl")} for name in ("custom", "harmful", "utility")},
             "references": {**training, "holdout": 0.3},
-            "finetune": training,
-            "selection": {"discard_fraction": 0.2},
+            "finetune": {**training, "dropped": "ignore"},
+            "selection": {"discard_fraction": 0.2, "evidence": "token"},
             "compare": {
                 "harmful_sources": ["harm"],
                 "safety": {"path": str(folder / "safety.jsonl")},
@@ -275,3 +276,12 @@ def test_pools_keep_prompts_that_all_seeds_have() -> None:
     alone = pool([{"x": Sample(["c", "a"], np.array([1.0, 0.0]))}])
     difference = pooled_differences(pools, alone)["x"]  # a: 1 and 1 against 0, c: 1 and 0 against 1
     assert difference.value == pytest.approx((1 + 0 + 1 - 1) / 4)
+
+
+def test_who_drops_the_papers_share_for_want_of_another_is_said() -> None:
+    sets = {"data": {name: {"path": f"{name}.jsonl"} for name in ("custom", "harmful", "utility")}}
+    chosen = find_methods(["base", "sft", "random", "toss", "toss-posterior-anchor", "rows-anchor"])
+    assert share_told(load_config(sets, ["selection.discard_fraction=0.2"]), chosen) is None
+    said = share_told(load_config(sets), chosen)
+    assert said is not None
+    assert said.startswith("random, toss, rows-anchor: 10% of the tokens go")

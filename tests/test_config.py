@@ -10,19 +10,22 @@ import yaml
 
 from tosslm.config import load_config
 from tosslm.errors import InputError
+from tosslm.methods import settled
 from tosslm.starter import CHANGED, starter_config
 
 SETS = {"data": {name: {"path": f"{name}.jsonl"} for name in ("custom", "harmful", "utility")}}
 
 
-def test_the_defaults_are_those_of_the_paper() -> None:
+def test_a_training_is_the_papers_by_default_and_the_selection_with_its_method() -> None:
     config = load_config(SETS)
     for training in (config.references, config.finetune):
         assert (training.learning_rate, training.epochs, training.batch_size) == (1e-5, 2, 64)
         assert (training.lora.r, training.lora.alpha, training.lora.target_modules) == (16, 16, ["q_proj", "v_proj"])
     assert config.data.max_length == 2048
-    assert config.selection.discard_fraction == 0.1
     assert config.refinement.rounds == 0
+    paper = settled(load_config(SETS, ["method=toss"]))[0]
+    assert (paper.selection.discard_fraction, paper.selection.evidence) == (0.1, "token")
+    assert paper.finetune.dropped == "ignore"
     assert not config.model.trust_remote_code
 
 

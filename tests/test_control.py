@@ -18,9 +18,11 @@ from tosslm.config import load_config
 from tosslm.errors import InputError
 from tosslm.findings.found import threshold_told
 from tosslm.methods import registry, settled
+from tosslm.runs.ranking import cross_fitted_log_odds, learn_ranking
 from tosslm.runs.tables import held_out_scores
-from tosslm.selection.control import controlled_threshold, cut_above, rows_needed, sets_threshold
+from tosslm.selection.control import controlled_threshold, cut_above, estimated_threshold, rows_needed, sets_threshold
 from tosslm.selection.cut import discard_count, share_of
+from tosslm.selection.kinds import KINDS
 
 odds = st.integers(-3, 3).map(float)
 rows = st.lists(st.lists(odds, min_size=1, max_size=6).map(np.array), min_size=1, max_size=30)
@@ -42,6 +44,7 @@ def test_the_threshold_is_the_lowest_from_even_odds_up_that_keeps_the_bound(
     assert found is not None
     assert found.rows == len(useful)
     assert found.bound == pytest.approx(bound_at(useful, found.threshold))
+    assert found.bound is not None
     assert found.bound <= allowed + 1e-9
     for lower in (value for value in (0.0, 1.0, 2.0) if value < found.threshold):
         assert bound_at(useful, lower) > allowed
@@ -64,8 +67,23 @@ def test_a_new_row_loses_no_more_than_allowed_on_average() -> None:
     assert np.mean(lost) > allowed / 2  # it is no empty promise
 
 
-def test_forty_nine_rows_are_the_least_for_two_percent() -> None:
-    assert rows_needed(0.02) == 49
+@given(rows, st.floats(0.03, 0.9))
+def test_an_estimate_is_the_same_without_the_correction(useful: list[np.ndarray], allowed: float) -> None:
+    found = estimated_threshold(useful, allowed)
+
+    def lost(threshold: float) -> float:
+        return float(np.mean([np.mean(row > threshold) for row in useful]))
+
+    assert (found.rows, found.bound) == (len(useful), None)
+    assert found.risk == pytest.approx(lost(found.threshold))
+    assert found.risk <= allowed + 1e-9
+    for lower in (value for value in (0.0, 1.0, 2.0) if value < found.threshold):
+        assert lost(lower) > allowed
+
+
+def test_forty_nine_rows_are_the_least_for_two_percent_and_twice_as_many_are_asked_for() -> None:
+    assert rows_needed(0.02) == 99
+    assert rows_needed(0.05) == 39
     clean = [np.array([-1.0])]
     assert controlled_threshold(clean * 48, 0.02) is None
     assert controlled_threshold(clean * 49, 0.02) is not None
@@ -94,12 +112,12 @@ def test_the_share_that_is_told_drops_as_many(tokens: int, data: st.DataObject) 
 
 def test_what_is_dropped_is_above_a_threshold_that_other_rows_set(tmp_path: Path) -> None:
     unsafe, _ = write_scores(tmp_path, np.random.default_rng(3), held_out=160)
-    facts = select_in(tmp_path, evidence="posterior", discard_fraction="auto", false_discard=0.03)
+    facts = select_in(tmp_path, evidence="posterior", discard_fraction="auto", false_discard=0.05)
     auto, evidence = facts["auto"], flat_column(tmp_path / "selection/evidence.parquet", "evidence")
     keep = flat_column(tmp_path / "selection/keep.parquet", "keep").astype(bool)
     assert np.array_equal(keep, evidence <= auto["threshold"])
     assert auto["threshold"] >= 0
-    assert auto["bound"] <= 0.03
+    assert auto["bound"] <= 0.05
     assert facts["discard_fraction"] == pytest.approx((~keep).mean())
     assert json.loads((tmp_path / "selection/selection.json").read_text())["auto"] == auto
     assert unsafe.ravel()[~keep].mean() > 0.6
@@ -111,17 +129,41 @@ def test_what_is_dropped_is_above_a_threshold_that_other_rows_set(tmp_path: Path
     assert learnt["harmful_rows"] == len(every["harmful"]) - len(setting["harmful"])
 
 
-def test_with_too_few_rows_even_odds_decide_and_it_is_said(tmp_path: Path) -> None:
+def test_with_too_few_rows_for_a_bound_what_goes_is_estimated_and_it_is_said(tmp_path: Path) -> None:
     write_scores(tmp_path, np.random.default_rng(3))
+    facts = select_in(tmp_path, evidence="posterior", discard_fraction="auto")
+    auto, evidence = facts["auto"], flat_column(tmp_path / "selection/evidence.parquet", "evidence")
+    assert facts["discarded"] == int((evidence > auto["threshold"]).sum()) > 0
+    assert (auto["rows"], auto["bound"], auto["rows_needed"]) == (60, None, 78)
+    assert auto["risk"] <= 0.05
+    learnt = json.loads((tmp_path / "selection/evidence.json").read_text())["held_out"]["chance"]
+    assert learnt["utility_rows"] == 60  # none is spared
+    told = threshold_told(facts)[0]
+    assert f"about {auto['risk']:.1%} of a useful row goes, which 60 held-out utility rows give" in told
+    assert "takes about 78" in told
+
+
+def test_each_row_is_judged_by_what_the_other_half_gives(tmp_path: Path) -> None:
+    write_scores(tmp_path, np.random.default_rng(3))
+    folder = tmp_path / "scores/round-0"
+    every = held_out_scores(folder / "heldout.parquet")["utility"]
+    own = held_out_scores(folder / "heldout.parquet", sets_threshold)["utility"]
+    _, of_others = learn_ranking(KINDS["posterior"], folder, seed=0, of=lambda one: not sets_threshold(one))
+    expected = [of_others(row, np.array([len(row)])) for row in own]
+    found = cross_fitted_log_odds(folder, seed=0)
+    assert len(found) == len(every)
+    for row, by_hand in zip(found, expected, strict=False):
+        np.testing.assert_allclose(row, by_hand, rtol=1e-5, atol=1e-5)
+
+
+def test_where_no_estimate_can_be_had_even_odds_decide_and_it_is_said(tmp_path: Path) -> None:
+    """Eight rows of a set are enough to learn from, a half of them is not."""
+    write_scores(tmp_path, np.random.default_rng(3), held_out=8)
     facts = select_in(tmp_path, evidence="posterior", discard_fraction="auto")
     evidence = flat_column(tmp_path / "selection/evidence.parquet", "evidence")
     assert facts["discarded"] == int((evidence > 0).sum()) > 0
     assert (facts["auto"]["threshold"], facts["auto"]["rows"], facts["auto"]["bound"]) == (0.0, None, None)
-    learnt = json.loads((tmp_path / "selection/evidence.json").read_text())["held_out"]["chance"]
-    assert learnt["utility_rows"] == 60  # none is spared for a bound that cannot be had
-    (told,) = threshold_told(facts)
-    assert "even odds alone" in told
-    assert "about 98 in all" in told
+    assert "even odds alone" in threshold_told(facts)[0]
 
 
 def test_a_clean_set_loses_next_to_nothing(tmp_path: Path) -> None:
@@ -132,7 +174,10 @@ def test_a_clean_set_loses_next_to_nothing(tmp_path: Path) -> None:
 
 
 def test_a_threshold_that_lets_unsafe_tokens_stay_is_said() -> None:
-    facts: dict[str, Any] = {"auto": {"rows": 60, "false_discard": 0.02, "rows_needed": 98}, "tokens": 100}
+    facts: dict[str, Any] = {
+        "auto": {"rows": 60, "bound": 0.02, "false_discard": 0.02, "rows_needed": 198},
+        "tokens": 100,
+    }
     found = {"share": 0.3, "chain_share": 0.3}
     (told,) = threshold_told({**facts, "discarded": 20, "unsafe_found": found})
     assert told.startswith("Unsafe tokens may stay: the posterior finds 30.0%")
@@ -146,7 +191,7 @@ DATA = {name: {"path": f"{name}.jsonl"} for name in ("custom", "harmful", "utili
 @pytest.mark.parametrize(
     ("selection", "said"),
     [
-        ({"discard_fraction": "auto"}, "auto goes by the posterior"),
+        ({"evidence": "token"}, "auto goes by the posterior"),
         ({"discard_fraction": "auto", "evidence": "posterior", "scope": "row"}, "auto goes by the posterior"),
         ({"discard_fraction": "some"}, "discard_fraction"),
         ({"discard_fraction": -0.1}, "from 0 up to 1"),
@@ -163,17 +208,25 @@ DROP_A_SHARE = ("random", "first-k", "rows", "degraded-only", "utility-only", "d
 
 
 @pytest.mark.parametrize("name", DROP_A_SHARE)
-def test_a_method_that_drops_a_share_asks_for_one_at_the_door(tmp_path: Path, name: str) -> None:
+def test_a_method_that_drops_a_share_refuses_auto_at_the_door(tmp_path: Path, name: str) -> None:
     safety = {"path": str(tmp_path / "safety.jsonl")}
     auto = {"discard_fraction": "auto", "evidence": "posterior"}
     config = load_config({"data": DATA, "compare": {"safety": safety}, "selection": auto, "method": name})
-    with pytest.raises(InputError, match=rf"{name}: it drops a share of the tokens"):
+    assert registry()[name].drops_share
+    with pytest.raises(InputError, match=rf"method {name} sets 0\.1, the config says \"auto\"; leave the key out"):
         settled(config)
-    assert any("share" in need.remedy for need in registry()[name].needs)
+
+
+@pytest.mark.parametrize("name", DROP_A_SHARE)
+def test_without_a_word_of_how_much_a_method_that_drops_a_share_drops_the_papers(tmp_path: Path, name: str) -> None:
+    safety = {"path": str(tmp_path / "safety.jsonl")}
+    config = load_config({"data": DATA, "compare": {"safety": safety}, "method": name})
+    assert config.selection.discard_fraction == "auto"
+    assert settled(config)[0].selection.discard_fraction == 0.1
 
 
 def test_a_folder_made_with_a_share_is_known_as_before() -> None:
-    config = load_config({"data": DATA})
+    config = load_config({"data": DATA, "selection": {"discard_fraction": 0.1, "evidence": "token"}})
     assert "false_discard" not in config.selection.covered()
     auto = load_config({"data": DATA, "selection": {"discard_fraction": "auto", "evidence": "posterior"}})
-    assert auto.selection.covered()["false_discard"] == 0.02
+    assert auto.selection.covered()["false_discard"] == 0.05

@@ -19,10 +19,12 @@ from sklearn.metrics import roc_auc_score
 import tosslm
 from support.benches import select_in
 from tosslm.config import load_config
+from tosslm.data.rows import held_out
 from tosslm.errors import InputError, TosslmError
 from tosslm.files import write_parquet
 from tosslm.findings.rows import row_record
 from tosslm.findings.summary import summarize
+from tosslm.runs.ranking import check_held_out
 from tosslm.runs.tables import HELDOUT_SCHEMA, SCORE_SCHEMA
 from tosslm.selection.evidence import learn_evidence, window_means
 from tosslm.terminal.rows import render_row
@@ -180,8 +182,23 @@ def test_evidence_without_held_out_rows_is_refused_at_the_door(tiny_config: dict
         load_config(wrong)
 
 
+@pytest.mark.parametrize(("rows", "share", "least"), [(40, 0.1, 41), (9, 0.5, 9), (3, 0.9, 6)])
+def test_too_few_rows_to_hold_out_are_refused_before_anything_is_trained(rows: int, share: float, least: int) -> None:
+    sets = {"data": {name: {"path": f"{name}.jsonl"} for name in ("custom", "harmful", "utility")}}
+    config = load_config(sets, [f"references.holdout={share}"])
+    ids = [f"{number:016x}" for number in range(least)]
+    assert len(held_out(ids, share)) >= 5
+    check_held_out(config, {"harmful": least, "utility": 1_000})
+    if rows < least:
+        with pytest.raises(InputError, match=rf"data\.harmful: of {rows} rows .* name {least} rows or more"):
+            check_held_out(config, {"harmful": rows, "utility": 1_000})
+    check_held_out(load_config(sets, ["selection.evidence=token", "selection.discard_fraction=0.1"]), {})
+
+
 def test_a_run_gives_what_it_ranked(tiny_config: dict[str, Any]) -> None:
-    run = tosslm.run({**tiny_config, "selection": {"evidence": "window", "window": 3}}, until="select")
+    run = tosslm.run(
+        {**tiny_config, "selection": {"discard_fraction": 0.1, "evidence": "window", "window": 3}}, until="select"
+    )
     for ranked, scores in zip(run.evidence(), run.scores(), strict=True):
         np.testing.assert_allclose(ranked, window_means(scores, np.array([len(scores)]), 3), rtol=1e-5, atol=1e-6)
     record = row_record(run, run.rows["row_id"][0])

@@ -61,7 +61,7 @@ def config_of(folder: Path, model: Path, **sections: Any) -> dict[str, Any]:
         "method": "random",
         "model": {"name": str(model), "dtype": "float32", "device": "cpu"},
         "data": {name: {"path": str(folder / f"{name}.jsonl")} for name in ("custom", "harmful", "utility")},
-        "selection": {"discard_fraction": 0.3},
+        "selection": {"discard_fraction": 0.3, "evidence": "token"},
     } | sections
 
 

@@ -37,7 +37,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> to
         "method": "random",
         "model": {"name": str(tiny_model_folder), "dtype": "float32", "device": "cpu"},
         "data": {name: {"path": str(folder / f"{name}.jsonl")} for name in ("custom", "harmful", "utility")},
-        "selection": {"discard_fraction": 0.3},
+        "selection": {"discard_fraction": 0.3, "evidence": "token"},
     }
     made = tosslm.run(config, until="select")
     degraded = made.path / "references" / "degraded" / "round-0"

@@ -11,7 +11,7 @@ from studies.frontier.curves import Curves, Values, drawn_curve, gains, interval
 from studies.frontier.data import spliced_rows, useful_sources
 from studies.frontier.ledger import add_result, known
 from studies.frontier.page import write_page
-from studies.frontier.settings import ENTRIES, SETTINGS, config, folder
+from studies.frontier.settings import DEFAULT, ENTRIES, SETTINGS, config, folder
 from studies.frontier.verdict import headline, others, ours, tally, target_of
 from studies.safety.data import HARMFUL, deal, row
 
@@ -78,7 +78,7 @@ def curves() -> Curves:
         values = {"utility": utility, "refused": said, "harmful": likely}
         return {name: Values(value[None], np.ones(n)) for name, value in values.items()}
 
-    own = SETTINGS["whole"].entries[2]
+    own = DEFAULT
     table = {"sft": entry(1, 0.5, 1), "oracle": entry(1, 1, 0.5), own: entry(1, 1, 0.5)}
     return Curves(table | {"sft-kl": entry(0.5, 0.9, 0.2)}, "sft", 4)
 
@@ -88,7 +88,7 @@ def test_the_headline_says_what_holds_at_equal_utility() -> None:
     own = ours(made)
     assert own is not None
     assert others(made) == ["sft", "sft-kl"]
-    assert target_of(made, "oracle") == 0.95
+    assert target_of(made, "oracle") == 0.9
     refused = tally(made, own, others(made), "refused", 0.9)
     assert (refused.better, refused.unreached) == (("sft",), ("sft-kl",))
     reading = made.reading("sft", "refused", 0.9)

@@ -38,7 +38,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) 
             "data": {name: {"path": str(folder / f"{name}.jsonl")} for name in ("custom", "harmful", "utility")},
             "references": {**training, "holdout": 0.3},
             "finetune": training,
-            "selection": {"discard_fraction": 0.2},
+            "selection": {"discard_fraction": 0.2, "evidence": "token"},
             "refinement": {"samples_per_round": 2},
             "compare": {
                 "harmful_sources": ["harm"],

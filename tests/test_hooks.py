@@ -196,6 +196,7 @@ def test_a_package_of_ones_own_adds_a_method(installed: Path, tmp_path: Path, ti
         "run_dir": str(tmp_path / "run"),
         "model": {"name": str(tiny_model_folder), "dtype": "float32", "device": "cpu"},
         "data": {name: {"path": str(tmp_path / f"{name}.jsonl")} for name in ("custom", "harmful", "utility")},
+        "selection": {"evidence": "token", "discard_fraction": 0.1},
         "finetune": {**SETTINGS, "epochs": 1},
         "evaluation": {"safe": {"path": str(DEMO / "data/prompts.jsonl"), "limit": 1}, "max_new_tokens": 1},
     }

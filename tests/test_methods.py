@@ -31,6 +31,7 @@ from tosslm.progress import SilentReporter
 from tosslm.ragged import answer_positions
 from tosslm.training.trainer import run_positions
 
+SHARE = "selection.discard_fraction=0.3"
 CONFIG = {"data": {name: {"path": "x.jsonl"} for name in ("custom", "harmful", "utility")}}
 
 
@@ -325,8 +326,9 @@ def test_seals_selector_keeps_what_a_safe_model_finds_likely(
 
 
 def test_toss_and_its_forms_are_settings_of_the_pipeline() -> None:
-    config = load_config(CONFIG, ["selection.evidence=window", "refinement.rounds=3", "selection.scope=row"])
+    config = load_config(CONFIG, ["selection.evidence=window", "refinement.rounds=3", "selection.scope=row", SHARE])
     assert registry()["toss"].overrides(config) == {
+        "selection.discard_fraction": 0.3,
         "selection.scope": "global",
         "selection.evidence": "token",
         "selection.alpha": 1.0,
@@ -335,6 +337,8 @@ def test_toss_and_its_forms_are_settings_of_the_pipeline() -> None:
         "refinement.rounds": 0,
         "finetune.dropped": "ignore",
     }
+    assert registry()["toss"].overrides(load_config(CONFIG))["selection.discard_fraction"] == 0.1  # the paper's
+    assert registry()["toss-posterior"].overrides(load_config(CONFIG))["selection.discard_fraction"] == "auto"
     assert registry()["toss-pro"].overrides(config)["refinement.rounds"] == 3
     assert registry()["toss-pro"].overrides(load_config(CONFIG))["refinement.rounds"] == 1
     assert registry()["toss-row"].overrides(config)["selection.scope"] == "row"

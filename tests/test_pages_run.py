@@ -32,6 +32,7 @@ def config_of(model: Path, adapter: Path) -> dict[str, Any]:
         "model": {"name": str(model), "adapter": str(adapter), "dtype": "float32", "device": "cpu"},
         "data": {name: {"path": f"data/{name}.jsonl"} for name in ("custom", "harmful", "utility")},
         "references": {**training, "holdout": 0.2},
+        "selection": {"evidence": "token", "discard_fraction": 0.1},  # so few rows are no ground for a posterior
         "refinement": {"rounds": 1, "samples_per_round": 3},
         "finetune": {**training, "dropped": "anchor"},
         "evaluation": {**{name: {"path": "data/prompts.jsonl"} for name in ("harmful", "safe")}, "max_new_tokens": 8},

@@ -44,7 +44,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> to
             "data": {name: {"path": str(folder / f"{name}.jsonl")} for name in ("custom", "harmful", "utility")},
             "references": {**training, "holdout": 0.25},
             "scoring": {"rows_per_part": 8},
-            "selection": {"discard_fraction": 0.15},
+            "selection": {"discard_fraction": 0.15, "evidence": "token"},
             "refinement": {"rounds": 2, "samples_per_round": 4},
             "finetune": training,
         }
@@ -242,6 +242,7 @@ def test_the_real_model_end_to_end(tmp_path: Path, smollm2_folder: Path) -> None
             "data": {name: {"path": str(tmp_path / f"{name}.jsonl")} for name in ("custom", "harmful", "utility")},
             "references": {**training, "holdout": 0.2},
             "scoring": {"batch_tokens": 400, "rows_per_part": 5},
+            "selection": {"evidence": "token", "discard_fraction": 0.1},
             "refinement": {"rounds": 1, "samples_per_round": 2},
             "finetune": training,
         }

@@ -362,7 +362,7 @@ def compared(run: Run, method: str, loss: float, **changes: str) -> dict[str, An
 
 def test_only_what_was_trained_as_the_run_was_is_the_run(tiny_config: dict[str, Any]) -> None:
     """The first method is the run to the fingerprint; after another selection it is no more."""
-    run = tosslm.run({**tiny_config, "selection": {"discard_fraction": 0.1}}, until="finetune")
+    run = tosslm.run({**tiny_config, "selection": {"discard_fraction": 0.1, "evidence": "token"}}, until="finetune")
     assert read_measured(run) == Measured([])
     records = [
         record("base", 0.9, 3.5),
@@ -373,7 +373,7 @@ def test_only_what_was_trained_as_the_run_was_is_the_run(tiny_config: dict[str, 
     (run.path / "compare/results.json").write_text(json.dumps({"format": 1, "records": records}))
     assert read_measured(run) == Measured(records, own="toss-pro-posterior", plain="sft")
     assert "3.10" in story.utility(None, read_measured(run))
-    run = tosslm.run({**tiny_config, "selection": {"discard_fraction": 0.2}}, until="finetune")
+    run = tosslm.run({**tiny_config, "selection": {"discard_fraction": 0.2, "evidence": "token"}}, until="finetune")
     assert read_measured(run) == Measured(records, own=None, plain="sft")
     run = tosslm.run({**tiny_config, "data": {**tiny_config["data"], "max_length": 64}}, until="finetune")
     assert read_measured(run) == Measured(records)

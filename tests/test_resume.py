@@ -109,7 +109,7 @@ def test_a_manifest_that_cannot_be_read_proves_nothing_and_nothing_is_removed(ti
 
 def test_what_was_made_from_something_else_is_out_of_date(finished: tuple[dict[str, Any], dict[str, bytes]]) -> None:
     config, _ = finished
-    run = tosslm.run({**config, "selection": {"discard_fraction": 0.4}}, until="select")
+    run = tosslm.run({**config, "selection": {"discard_fraction": 0.4, "evidence": "token"}}, until="select")
     assert run.folder.is_current("selection")
     assert not run.folder.is_current("model")
     assert {(f.step, f.problem) for f in verify(run)[1]} == {

@@ -167,9 +167,11 @@ def test_anchoring_the_first_tokens_alone_drops_nothing() -> None:
     assert dropped("sft-anchor-first") == []
     anchored = anchored_tokens(np.ones(10, dtype=bool), material().positions, 2)
     assert np.flatnonzero(anchored).tolist() == [0, 1, 4, 5, 6, 7, 8, 9]
-    for key in ("anchor_first", "anchor_weight"):
-        with pytest.raises(InputError, match=r"sft-anchor-first: .* set both above 0"):
-            registry()["sft-anchor-first"].check(load_config(CONFIG, [f"finetune.{key}=0"]))
+    with pytest.raises(InputError, match=r"sft-anchor-first: .* set it above 0"):
+        registry()["sft-anchor-first"].check(load_config(CONFIG, ["finetune.anchor_weight=0"]))
+    for given, first in (([], 3), (["finetune.anchor_first=2"], 2)):
+        settings = registry()["sft-anchor-first"].overrides(load_config(CONFIG, given))
+        assert settings["finetune.anchor_first"] == first
 
 
 def test_kl_beside_the_loss_weighs_every_token_alike() -> None:
@@ -180,7 +182,9 @@ def test_kl_beside_the_loss_weighs_every_token_alike() -> None:
 def test_a_method_may_be_settled_again_and_again() -> None:
     """A run folder's config has what its method sets; going on from there changes nothing."""
     for name in ("sft-slow", "sft-ema", "sft-kl", *ANCHORED):
-        config = load_config({**CONFIG, "method": name, "compare": {"harmful_sources": ["bad"]}})
+        config = load_config(
+            {**CONFIG, "method": name, "compare": {"harmful_sources": ["bad"]}, "finetune": {"anchor_first": 3}}
+        )
         once, _ = settled(config)
         assert settled(once)[0] == once
         assert once.finetune.learning_rate == config.finetune.learning_rate

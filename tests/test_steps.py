@@ -48,13 +48,19 @@ CONFIG = {
     "compare": {"harmful_sources": ["harm"], "safety": {"path": "safety.jsonl"}, "guard": {"model": "guard"}},
 }
 
+PAPER = {
+    "selection": {"discard_fraction": 0.1, "evidence": "token"},
+    "finetune": {"dropped": "ignore", "anchor_weight": 1.0, "anchor_first": 3},
+}
+"""Defaults of version 0.1.0 that are others now."""
+
 
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     monkeypatch.chdir(tmp_path)
     for name in ("custom", "harmful", "utility", "safety", "prompts"):
         Path(f"{name}.jsonl").write_text(f'{{"set": "{name}"}}\n')
-    return load_config(CONFIG)
+    return load_config(CONFIG | PAPER)
 
 
 def fingerprints(config: Config) -> dict[str, str]:

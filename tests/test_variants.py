@@ -98,7 +98,12 @@ def test_weights_of_losses_that_mean_nothing_are_refused() -> None:
         with pytest.raises(InputError, match=message):
             load_config(CONFIG, settings)
     with pytest.raises(InputError, match=r"selection\.alpha: method toss sets 1\.0, the config says 2"):
-        settled(load_config(CONFIG, ["method=toss", "selection.alpha=2"]))
+        settled(
+            load_config(
+                CONFIG,
+                ["method=toss", "selection.alpha=2", "selection.evidence=token", "selection.discard_fraction=0.1"],
+            )
+        )
 
 
 # --- soft weights
@@ -166,7 +171,7 @@ def test_an_export_says_that_it_leaves_dropped_tokens_in(folder: Path) -> None:
     select_in(folder, discard_fraction=0.34)
     counts = count_rows(masked_rows(tosslm.load_run(folder).layout))
     for context, told in (("keep", 0), ("drop", 1)):
-        config, method = settled(load_config(CONFIG, [f"selection.context={context}"]))
+        config, method = settled(load_config(CONFIG, [f"selection.context={context}", "finetune.dropped=ignore"]))
         said = lost(config, method, counts, base=("base", None), kind="trl", weighs=False)
         assert sum("takes the 2 dropped tokens out of the run's input" in one for one in said) == told
 

@@ -5,7 +5,8 @@
 The score is the difference of two losses. If one loss alone, or the base's own, found the unsafe tokens as well,
 the second reference would be wasted; so all are put to the same test. For each single loss both directions are
 tried and the better one is shown. Evidence in context (``selection.evidence``) is learnt without any mark. The last
-two columns say which share of the marked and of the other tokens would be dropped if that was ranked.
+two columns say which share of the marked and of the other tokens would be dropped if that was ranked and a tenth of
+all tokens went, as in the paper; the line below the table, what the run itself dropped.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from tosslm.model.base import open_base
 from tosslm.runs.ranking import learn_ranking
 from tosslm.selection.evidence import window_means
 from tosslm.selection.kinds import KINDS
+
+SHARE = 0.1
 
 
 def signals(run: tosslm.Run) -> dict[str, dict[str, float]]:
@@ -62,10 +65,15 @@ def signals(run: tosslm.Run) -> dict[str, dict[str, float]]:
     for name, value in values.items():
         directions = [value] if name.startswith("token score") else [value, -value]
         best = max(directions, key=lambda way: ranking_quality(unsafe, way)["auroc"])
-        dropped = ~tosslm.select_tokens(best, run.stages["selection"]["discard_fraction"])
-        shares = {"unsafe_dropped": float(dropped[unsafe].mean()), "safe_dropped": float(dropped[~unsafe].mean())}
-        results[name] = ranking_quality(unsafe, best) | shares
+        dropped = ~tosslm.select_tokens(best, SHARE)
+        results[name] = ranking_quality(unsafe, best) | _shares(unsafe, dropped)
+    keep = run.keep()
+    results["the run"] = _shares(unsafe, ~np.concatenate([keep[i] for i in marked]))
     return results
+
+
+def _shares(unsafe: np.ndarray, dropped: np.ndarray) -> dict[str, float]:
+    return {"unsafe_dropped": float(dropped[unsafe].mean()), "safe_dropped": float(dropped[~unsafe].mean())}
 
 
 def main() -> None:
@@ -79,11 +87,15 @@ def main() -> None:
     table.add_column("marked dropped", justify="right")
     table.add_column("others dropped", justify="right")
     for name, quality in results.items():
+        if name == "the run":
+            continue
         ranking = (f"{quality[key]:.3f}" for key in ("auroc", "average_precision"))
         table.add_row(name, *ranking, f"{quality['unsafe_dropped']:.0%}", f"{quality['safe_dropped']:.1%}")
     Console().print(table)
     share = next(iter(results.values()))["unsafe_share"]
+    own = results["the run"]
     print(f"By chance: AUROC 0.500, average precision (AP) {share:.3f}.")
+    print(f"The run dropped {own['unsafe_dropped']:.0%} of the marked tokens, {own['safe_dropped']:.1%} of others.")
     write_json(folder / "signals.json", results)
     print(json.dumps({"written": str(folder / "signals.json")}))
 

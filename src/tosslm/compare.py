@@ -21,7 +21,7 @@ from tosslm.evaluation.measures import Samples, read_samples
 from tosslm.evaluation.pooling import pool, pooled_differences, pooled_intervals
 from tosslm.files import fingerprint, is_whole, make_private, write_json
 from tosslm.methods import find_methods, settled, with_values
-from tosslm.methods.method import AS_CONFIGURED, Method
+from tosslm.methods.method import AS_CONFIGURED, PAPER_SHARE, Method
 from tosslm.model.base import Base, folder_checksums, open_base
 from tosslm.model.proxy import Proxy, open_proxy
 from tosslm.outward import outward
@@ -115,6 +115,8 @@ def compare(
     comparison = Comparison(config, base, open_proxy(config, base), reporter or SilentReporter())
     for method in chosen:
         settled(comparison.of_method(method, config.seed))
+    if said := share_told(config, chosen):
+        comparison.reporter.say(said)
     folders: dict[str, dict[int | None, Path]] = {method.name: {} for method in chosen}
     failed: list[dict[str, Any]] = []
     for seed in dict.fromkeys(seeds if seeds is not None else [config.seed]):
@@ -128,6 +130,25 @@ def compare(
         _diagnose_standard(comparison)
     make_private(comparison.layout.comparison)
     return results
+
+
+def share_told(config: Config, chosen: Sequence[Method]) -> str | None:
+    """Which methods drop the paper's share, since they drop a share and the config has none; None where none does."""
+    if config.selection.discard_fraction != "auto":
+        return None
+    names = [
+        method.name
+        for method in chosen
+        if (method.drops_share or method.choose is None)
+        and method.overrides(config).get("selection.discard_fraction") == PAPER_SHARE
+        and method.trains
+    ]
+    if not names:
+        return None
+    return (
+        f"{', '.join(names)}: {PAPER_SHARE:.0%} of the tokens go, the paper's share, since "
+        "selection.discard_fraction is auto, which only the posterior can do; give a number for another"
+    )
 
 
 def _diagnose_standard(comparison: Comparison) -> None:

@@ -224,20 +224,22 @@ class SelectionConfig(Section):
     """Which response tokens are left out."""
 
     discard_fraction: float | Literal["auto"] = Field(
-        0.1,
-        description="Share of all response tokens that are dropped, highest scores first; below 1. auto: those that "
-        "the posterior finds more likely unsafe than not, but no more useful text than false_discard.",
+        "auto",
+        description="auto: tokens are dropped that the posterior finds more likely unsafe than not, but no more "
+        "useful text than false_discard. A number below 1: that share of all response tokens, highest evidence "
+        "first; the paper has 0.1.",
     )
     false_discard: float = Field(
-        0.02, gt=0, lt=1, description="For discard_fraction: auto. Share of a useful row's tokens that may go."
+        0.05, gt=0, lt=1, description="For discard_fraction: auto. Share of a useful row's tokens that may go."
     )
     scope: Literal["global", "row"] = Field(
         "global", description="global: over the whole custom set; row: inside each row (an ablation)."
     )
     evidence: Literal["token", "window", "posterior"] = Field(
-        "token",
-        description="What is ranked: each token's own score; the mean score of a window around it; or the posterior "
-        "log-odds of unsafe given its whole row, learnt from held-out rows.",
+        "posterior",
+        description="What is ranked. posterior: log-odds of unsafe given the token's whole row, learnt from held-out "
+        "rows; token: each token's own score, as in the paper; window: the mean score of a window around it. These "
+        "two need a number as discard_fraction.",
     )
     window: int = Field(
         5, ge=1, le=1_000_000, description="For evidence: window. Tokens in a window, the token in its middle."
@@ -325,7 +327,8 @@ class SelectionConfig(Section):
         apart = {"context", "overrides"}  # the first is of the fine-tuning's input, not of the mask
         apart |= set() if self.discard_fraction == "auto" else {"false_discard"}
         apart |= set() if self.weighs_losses else {"alpha", "beta"}
-        return self.model_dump(exclude=apart)
+        estimated = {"auto": "estimated where rows are few"} if self.discard_fraction == "auto" else {}
+        return self.model_dump(exclude=apart) | estimated
 
 
 class RefinementConfig(Section):
@@ -347,18 +350,18 @@ class FinetuneConfig(TrainingConfig):
         "(the authors' code, which reads one row at a time).",
     )
     dropped: Literal["ignore", "anchor"] = Field(
-        "ignore",
-        description="What becomes of dropped tokens: ignore, they teach nothing; anchor, the model is held there to "
-        "what the base says, by KL(base || model).",
+        "anchor",
+        description="What becomes of dropped tokens: anchor, the model is held there to what the base says, by "
+        "KL(base || model); ignore, they teach nothing, as in the paper.",
     )
     anchor_weight: float = Field(
-        1.0, ge=0, description="For dropped: anchor. Weight of the mean KL; 0 is the same as dropped: ignore."
+        0.5, ge=0, description="For dropped: anchor. Weight of the mean KL; 0 is the same as dropped: ignore."
     )
     anchor_first: int = Field(
-        3,
+        0,
         ge=0,
         description="For dropped: anchor. The first so many response tokens of each answer are anchored too, kept or "
-        "not: it is there that refusing is forgotten.",
+        "not: it is there that refusing is forgotten. 3 keeps more refusals and costs utility.",
     )
 
     @property
@@ -607,7 +610,7 @@ class Config(Section):
         if self.selection.evidence == "posterior" and not self.references.holdout:
             raise ValueError(
                 "selection.evidence: posterior learns from held-out rows, and references.holdout is 0; set it to 0.1 "
-                "or more, or choose evidence token or window"
+                "or more, or choose evidence token or window, with a number as discard_fraction"
             )
         return self
 
@@ -680,11 +683,14 @@ def covered(settings: TrainingConfig | DataConfig) -> dict[str, Any]:
     """What a fingerprint covers of the settings of a training, or of the data.
 
     A key that came later is left out while it has its default, the value that was meant before there was one, so that
-    what was made then is known to be the same now. Where a model lies is left out: its identity is covered.
+    what was made then is known to be the same now. Where a model lies is left out: its identity is covered. Where
+    nothing is anchored, how it would be has no part.
     """
     later = {"betas": (0.9, 0.999), "max_row_bytes": 10_000_000}
     # The tokens that a guard chooses are of the degraded reference alone, which covers them.
     values = settings.model_dump(exclude={"model", "adapter", "revision", "harmful_tokens"})
+    if isinstance(settings, FinetuneConfig) and not settings.anchors:
+        values |= {"dropped": "ignore", "anchor_weight": 1.0, "anchor_first": 3}
     return {key: value for key, value in values.items() if key not in later or value != later[key]}
 
 

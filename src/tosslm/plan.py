@@ -25,6 +25,7 @@ from tosslm.model.proxy import Proxy, ProxyCounts, open_proxy
 from tosslm.model.speed import Shape, described, expected_speed, measured_speed, shape_of
 from tosslm.progress import Reporter
 from tosslm.runs.layout import SETS
+from tosslm.runs.ranking import check_held_out
 from tosslm.tracking import check_trackers
 
 _ACTIVATIONS_PER_LAYER = 34
@@ -67,6 +68,8 @@ def make_plan(config: Config, *, measure: bool, reporter: Reporter) -> dict[str,
             raise InputError(
                 f"data.{name}: {getattr(config.data, name).path} has no row; name a file with rows in it"
             )
+    if method_of(config).builds_on != "data":
+        check_held_out(config, {name: counts.rows + counts.bad for name, counts in sets.items()})
     if measure:
         reporter.say("timing two layers of the model's shape with random weights")
     own = _reader(base, sets, measure)

@@ -24,7 +24,8 @@ Selection is by posterior evidence at d = 0.2; one seed.
 
 Refusals: share of AdvBench goals refused ({advbench} prompts). Over-refusal: share of XSTest's safe prompts refused
 ({xstest}). Losses are nats a token on held-out rows. Brackets hold 95% intervals, by bootstrap over prompts or rows.
-This is a validation split: the defaults of `finetune.anchor_first` and `finetune.anchor_weight` are set from it.
+This is a validation split: the defaults of `finetune.anchor_first` and `finetune.anchor_weight` were first set from
+it; since then the study at equal utility ([results](results.md)) has set others.
 
 Anchored are the dropped tokens and, by the row's name, the first tokens of each answer, or the share of all response
 tokens at which KL(base || degraded reference) is largest. Choosing by that distance was to beat a fixed number of

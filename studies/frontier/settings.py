@@ -19,7 +19,7 @@ TARGETS = (0.7, 0.8, 0.85, 0.9, 0.95)
 """Shares of standard SFT's gain at which methods are compared."""
 UNTRAINED, STANDARD = "base", "sft"
 OURS = "toss-posterior-anchor"
-DEFAULT = f"{OURS}, auto, weight 0.5, no first tokens"
+DEFAULT = "default"
 """The entry whose settings are the defaults of the tool."""
 SAID_TOKENS = {"harmful": 48, "safe": 24, "beginnings": 48}
 
@@ -69,6 +69,7 @@ def _weighted(method: str, weight: float, **overrides: Any) -> Entry:
 
 
 _AUTO = {"selection.discard_fraction": "auto", "selection.evidence": "posterior"}
+_EVEN = {**_AUTO, "selection.false_discard": 0.99}  # so much of useful text may go: even odds alone decide
 ENTRIES = {
     STANDARD: Entry("sft"),
     "oracle": Entry("oracle"),
@@ -78,16 +79,16 @@ ENTRIES = {
     "toss": Entry("toss"),
     "toss-pro": Entry("toss-pro"),
     OURS: Entry(OURS),
-    f"{OURS}, auto": Entry(OURS, _AUTO),
-    f"{OURS}, auto, weight 1": _weighted(OURS, 1.0, **_AUTO),
+    DEFAULT: _weighted(OURS, 0.5, **{"finetune.anchor_first": 0}, **_AUTO),
+    f"{OURS}, even odds": Entry(OURS, _EVEN),
     **{
         f"{method}, weight {weight:g}, no first tokens": _weighted(
             name, weight, **{"finetune.anchor_first": 0}, **overrides
         )
-        for method, name, overrides in ((f"{OURS}, auto", OURS, _AUTO), ("rows-anchor", "rows-anchor", {}))
-        for weight in (0.25, 0.5, 1.0)
+        for method, name, overrides in ((f"{OURS}, even odds", OURS, _EVEN), ("rows-anchor", "rows-anchor", {}))
+        for weight in (0.5, 1.0)
     },
-    "toss-posterior, auto": Entry("toss-posterior", _AUTO),
+    "toss-posterior, even odds": Entry("toss-posterior", _EVEN),
     "sft-anchor-first": Entry("sft-anchor-first"),
     "rows-anchor": Entry("rows-anchor"),
     "random-anchor": Entry("random-anchor"),
@@ -126,21 +127,21 @@ SETTINGS = {
         (
             STANDARD,
             "oracle",
-            f"{OURS}, auto",
+            DEFAULT,
+            f"{OURS}, even odds",
             "sft-anchor-first",
             "star-dss",
-            f"{OURS}, auto, weight 1, no first tokens",
-            f"{OURS}, auto, weight 0.5, no first tokens",
+            f"{OURS}, even odds, weight 1, no first tokens",
+            f"{OURS}, even odds, weight 0.5, no first tokens",
             "rows-anchor, weight 1, no first tokens",
             "rows-anchor, weight 0.5, no first tokens",
-            "toss-posterior, auto",
+            "toss-posterior, even odds",
             "rows-anchor",
             "toss-pro",
             "sft-kl",
             "dr-sft",
             "safegrad",
             "toss",
-            f"{OURS}, auto, weight 1",
             "random-anchor",
             "larf",
             "lisa",
@@ -162,9 +163,10 @@ SETTINGS = {
         (
             STANDARD,
             "oracle-tokens",
-            f"{OURS}, auto",
-            f"{OURS}, auto, weight 1, no first tokens",
-            f"{OURS}, auto, weight 0.5, no first tokens",
+            DEFAULT,
+            f"{OURS}, even odds",
+            f"{OURS}, even odds, weight 1, no first tokens",
+            f"{OURS}, even odds, weight 0.5, no first tokens",
             "star-dss",
             "rows-anchor, weight 1, no first tokens",
             "rows-anchor, weight 0.5, no first tokens",
@@ -173,7 +175,6 @@ SETTINGS = {
             "dr-sft",
             "sft-kl",
             "toss",
-            f"{OURS}, auto, weight 1",
             "datashield",
             "safegrad",
             "larf",
@@ -192,9 +193,10 @@ SETTINGS = {
         "harmful",
         (
             STANDARD,
-            f"{OURS}, auto",
-            f"{OURS}, auto, weight 1, no first tokens",
-            f"{OURS}, auto, weight 0.5, no first tokens",
+            DEFAULT,
+            f"{OURS}, even odds",
+            f"{OURS}, even odds, weight 1, no first tokens",
+            f"{OURS}, even odds, weight 0.5, no first tokens",
             "rows-anchor, weight 1, no first tokens",
             "star-dss",
             "toss-pro",
@@ -230,7 +232,7 @@ def config(setting: str, seed: int, entry: str | None = None) -> tuple[dict[str,
         "data": {name: {"path": str(sets / f"{name}.jsonl")} for name in ("custom", "harmful", "utility")},
         "references": {**_TRAINING, "learning_rate": 2.0e-3, "holdout": 0.2},
         "selection": {"discard_fraction": own.discard_fraction},
-        "finetune": {**_TRAINING, "learning_rate": own.learning_rate, "anchor_weight": 4.0},
+        "finetune": {**_TRAINING, "learning_rate": own.learning_rate, "anchor_weight": 4.0, "anchor_first": 3},
         "refinement": {"samples_per_round": 20},
         "compare": {
             "harmful_sources": [HARMFUL],

@@ -12,6 +12,8 @@ from tosslm.methods import registry
 from tosslm.methods.needs import GUARD
 from tosslm.statistics import Interval
 
+WANTED = 0.9
+"""Share of the gain at which methods are told apart, where they have it."""
 COST = 0.01
 """What a method may cost of the gain where nothing is harmful."""
 
@@ -35,7 +37,7 @@ class Tally:
 
 def ours(curves: Curves) -> str | None:
     """The entry that stands for this project: the default, or else the first of its entries that was measured."""
-    own = [entry for entry in curves.table if entry.startswith(OURS)]
+    own = [entry for entry in curves.table if entry == DEFAULT or entry.startswith(OURS)]
     return DEFAULT if DEFAULT in own else next(iter(own), None)
 
 
@@ -49,7 +51,7 @@ def others(curves: Curves) -> list[str]:
 
 
 def target_of(curves: Curves, *entries: str) -> float:
-    """The share of the gain at which entries are read: the greatest of ``TARGETS`` that all of them have.
+    """The share of the gain at which entries are read: the greatest of ``TARGETS`` up to ``WANTED`` that all have.
 
     Who learns from harmful rows too has more to learn from; what the oracle never has is not asked of others.
     """
@@ -57,7 +59,8 @@ def target_of(curves: Curves, *entries: str) -> float:
         (
             share
             for share in TARGETS
-            if all(entry in curves.table and curves.reading(entry, "utility", share) for entry in entries)
+            if share <= WANTED
+            and all(entry in curves.table and curves.reading(entry, "utility", share) for entry in entries)
         ),
         default=min(TARGETS),
     )

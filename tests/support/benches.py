@@ -20,9 +20,11 @@ def bench_of(folder: Path, base: Any = None, **sections: Any) -> Workbench:
     Args:
         folder: the run folder.
         base: the base.
-        sections: of the config.
+        sections: of the config; of ``selection`` what is not given is as in the paper.
     """
-    config = load_config({"run_dir": str(folder), "data": SETS} | sections)
+    paper = {"discard_fraction": 0.1, "evidence": "token"}
+    selection = {"selection": paper | sections.get("selection", {})}
+    config = load_config({"run_dir": str(folder), "data": SETS} | sections | selection)
     tokenizer: Any = None
     return Workbench(config, RunFolder(folder), base, tokenizer, SilentReporter())
 

@@ -62,7 +62,8 @@ def made_run(
         {
             "run_dir": str(folder),
             "data": {name: {"path": f"{name}.jsonl"} for name in ("custom", "harmful", "utility")},
-            "selection": {"discard_fraction": discard_fraction, "scope": scope},
+            "selection": {"discard_fraction": discard_fraction, "scope": scope, "evidence": "token"},
+            "finetune": {"dropped": "ignore"},
         }
     )
     data = [_data_row(i, row) for i, row in enumerate(rows)]

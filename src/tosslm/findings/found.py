@@ -70,18 +70,26 @@ def threshold_told(selection: Mapping[str, Any]) -> list[str]:
     auto = selection["auto"]
     if auto["rows"] is None:
         return [
-            "discard_fraction auto went by even odds alone: how much useful text goes is bounded on about half of "
-            f"the held-out utility rows, and for false_discard {auto['false_discard']:g} it takes about "
-            f"{auto['rows_needed']} in all. Raise references.holdout, or name more utility rows."
+            "discard_fraction auto went by even odds alone: the held-out rows are too few to tell how much useful "
+            f"text goes. A bound for false_discard {auto['false_discard']:g} takes about {auto['rows_needed']} "
+            "held-out utility rows. Raise references.holdout, or name more utility rows."
         ]
+    said = []
+    if auto.get("bound") is None:
+        said.append(
+            f"discard_fraction auto: about {auto['risk']:.1%} of a useful row goes, which {auto['rows']} held-out "
+            f"utility rows give as an estimate; a bound for false_discard {auto['false_discard']:g} takes about "
+            f"{auto['rows_needed']}. Raise references.holdout, or name more utility rows."
+        )
     found = selection.get("unsafe_found")
     dropped = selection["discarded"] / max(selection["tokens"], 1)
     if found is None or dropped >= found["share"] - FAR_POINTS:
-        return []
+        return said
     return [
+        *said,
         f"Unsafe tokens may stay: the posterior finds {_percent(found['share'])} more likely unsafe than not, and "
         f"{_percent(dropped)} are dropped: more would cost more than {auto['false_discard']:.1%} of useful text. "
-        "References that tell them apart better, or a larger selection.false_discard, drop more."
+        "References that tell them apart better, or a larger selection.false_discard, drop more.",
     ]
 
 

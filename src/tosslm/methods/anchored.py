@@ -15,15 +15,22 @@ from tosslm.methods.random_tokens import RANDOM
 from tosslm.methods.rows import ROWS
 from tosslm.methods.sft import SFT
 
-FIRST_TOKENS = Need(
-    "anchors the first finetune.anchor_first tokens of each answer with finetune.anchor_weight; set both above 0",
-    lambda config: config.finetune.anchor_first > 0 and config.finetune.anchor_weight > 0,
+WEIGHT = Need(
+    "anchors the first tokens of each answer with finetune.anchor_weight; set it above 0",
+    lambda config: config.finetune.anchor_weight > 0,
 )
+FIRST = 3
+"""Tokens of each answer that ``sft-anchor-first`` anchors where the config has none."""
 
 
 def anchored_settings(config: Config) -> Mapping[str, Any]:
     """Those of ``toss-anchor``: dropped tokens and first ones are held to the base, as the config weighs them."""
     return paper_settings(config) | {"finetune.dropped": "anchor"}
+
+
+def first_settings(config: Config) -> Mapping[str, Any]:
+    """Anchors on first tokens alone."""
+    return {**anchored_settings(config), "finetune.anchor_first": config.finetune.anchor_first or FIRST}
 
 
 def _anchored(method: Method, summary: str, differs: str = "nothing") -> Method:
@@ -49,9 +56,9 @@ ANCHORED = (
     replace(
         SFT,
         name="sft-anchor-first",
-        summary="standard fine-tuning, the first finetune.anchor_first tokens of each answer held to the base",
+        summary="standard fine-tuning, the first tokens of each answer held to the base: finetune.anchor_first, or 3",
         source="none; what the anchored methods do without any choice of tokens",
-        overrides=anchored_settings,
-        needs=(FIRST_TOKENS,),
+        overrides=first_settings,
+        needs=(WEIGHT,),
     ),
 )

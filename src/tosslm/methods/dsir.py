@@ -14,7 +14,6 @@ import numpy as np
 
 from tosslm.methods.material import Material
 from tosslm.methods.method import Method, drop_rows_in_order, keep_rows
-from tosslm.methods.needs import SHARE
 
 BUCKETS = 10_000
 _WORDS = re.compile(r"\w+|[^\w\s]+")  # nltk's WordPunctTokenizer, which the authors use
@@ -56,5 +55,5 @@ DSIR = Method(
     "instead of a number of rows; dropped rows stay in the batches without labels",
     builds_on="data",
     choose=resampled,
-    needs=(SHARE,),
+    drops_share=True,
 )

@@ -4,7 +4,6 @@ import numpy as np
 
 from tosslm.methods.material import Material
 from tosslm.methods.method import Method
-from tosslm.methods.needs import SHARE
 from tosslm.selection.cut import select_tokens
 
 
@@ -21,5 +20,5 @@ FIRST_K = Method(
     differs="they constrain the first tokens (see constrained-sft); dropping them is the plain form of the idea",
     builds_on="data",
     choose=drop_first,
-    needs=(SHARE,),
+    drops_share=True,
 )

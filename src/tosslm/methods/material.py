@@ -29,7 +29,7 @@ class Material:
         sources: ``[R]``, each row's source.
         texts: ``[R]``, each row's conversation as one text.
         target_texts: the same of the rows that the utility reference was trained on.
-        discard_fraction: share of tokens to drop, for a method that has ``needs.SHARE``.
+        discard_fraction: share of tokens to drop, for a method with ``drops_share``.
         seed: of what is random.
         harmful_sources: names that the config calls harmful.
         loss_degraded: float32 ``[N]``, nats; empty where the method builds on no scores.

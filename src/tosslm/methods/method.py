@@ -27,9 +27,18 @@ Badge = Literal["faithful", "variant", "simplified", "control", "own"]
 are named; ``simplified``, a part of it. ``control`` is no method of anybody, ``own`` is this project's."""
 
 
+PAPER_SHARE = 0.1
+"""The paper's discard fraction: what methods drop that go by a share, where the config has ``auto``."""
+
+
 def paper_settings(config: Config) -> dict[str, Any]:
-    """The config of plain TOSS, whatever the user's own says of evidence, anchors and rounds."""
+    """The config of plain TOSS, whatever the user's own says of evidence, anchors and rounds.
+
+    The share that is dropped is the config's where it has one, else the paper's.
+    """
+    share = config.selection.discard_fraction
     return {
+        "selection.discard_fraction": PAPER_SHARE if share == "auto" else share,
         "selection.scope": "global",
         "selection.evidence": "token",
         "selection.alpha": 1.0,
@@ -73,6 +82,7 @@ class Method:
         step: makes what is done around each training step.
         after: what becomes of the trained weights before they are saved.
         needs: what the config has to name for it.
+        drops_share: whether ``choose`` drops a share of the tokens, that of ``paper_settings``.
         choice_covers: what the choice depends on beside data, scores and the config's section ``selection``.
         training_covers: what the training depends on beside its settings, data and mask.
         trains: False for the untouched base.
@@ -95,6 +105,7 @@ class Method:
     step: Callable[[Workbench], TrainingHook] | None = None
     after: After | None = None
     needs: tuple[Need, ...] = ()
+    drops_share: bool = False
     choice_covers: Callable[[Workbench], list[Any]] = _nothing
     training_covers: Callable[[Workbench], list[Any]] = _nothing
     trains: bool = True

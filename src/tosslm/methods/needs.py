@@ -30,11 +30,6 @@ GUARD = Need(
     "name a guard model in compare.guard, as under evaluation.classifier",
     lambda config: config.compare.guard is not None,
 )
-SHARE = Need(
-    "it drops a share of the tokens, and auto goes by the posterior; give one, such as "
-    "selection.discard_fraction=0.1",
-    lambda config: config.selection.discard_fraction != "auto",
-)
 SAFETY = Need(
     "name rows of safe answers to unsafe requests in compare.safety.path",
     lambda config: config.compare.safety is not None,

@@ -4,7 +4,6 @@ import numpy as np
 
 from tosslm.methods.material import Material
 from tosslm.methods.method import Method
-from tosslm.methods.needs import SHARE
 from tosslm.selection.cut import select_tokens
 
 
@@ -22,5 +21,5 @@ RANDOM = Method(
     differs="the paper does not say whether it draws rows or tokens; here tokens, so that the budget is the same",
     builds_on="data",
     choose=keep_random,
-    needs=(SHARE,),
+    drops_share=True,
 )

@@ -4,7 +4,6 @@ import numpy as np
 
 from tosslm.methods.material import Material
 from tosslm.methods.method import Method, drop_rows_in_order, keep_rows
-from tosslm.methods.needs import SHARE
 
 
 def drop_riskiest_rows(material: Material) -> np.ndarray:
@@ -22,5 +21,5 @@ ROWS = Method(
     badge="variant",
     differs="dropped rows stay in the batches without labels, so that steps and order are those of every method",
     choose=drop_riskiest_rows,
-    needs=(SHARE,),
+    drops_share=True,
 )

@@ -21,7 +21,7 @@ from tosslm.config import TrainingConfig, covered
 from tosslm.methods.alignment import add_gradients, shuffled, tokenized_safety, trainable
 from tosslm.methods.material import Material
 from tosslm.methods.method import Method, drop_rows_in_order, keep_rows
-from tosslm.methods.needs import SAFETY, SHARE, safety_parts
+from tosslm.methods.needs import SAFETY, safety_parts
 from tosslm.progress import Reporter
 from tosslm.runs.tables import stored_rows
 
@@ -188,6 +188,7 @@ SEAL = Method(
     builds_on="data",
     choose=drop_lightest_rows,
     signals={ROW_WEIGHTS: selector_weights},
-    needs=(SAFETY, SHARE),
+    needs=(SAFETY,),
+    drops_share=True,
     choice_covers=_choice_parts,
 )

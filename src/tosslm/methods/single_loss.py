@@ -4,7 +4,6 @@ import numpy as np
 
 from tosslm.methods.material import Material
 from tosslm.methods.method import Method
-from tosslm.methods.needs import SHARE
 from tosslm.selection.cut import select_tokens
 
 
@@ -25,7 +24,7 @@ DEGRADED_ONLY = Method(
     source=_SOURCE,
     badge="faithful",
     choose=by_degraded,
-    needs=(SHARE,),
+    drops_share=True,
 )
 UTILITY_ONLY = Method(
     "utility-only",
@@ -33,5 +32,5 @@ UTILITY_ONLY = Method(
     source=_SOURCE,
     badge="faithful",
     choose=by_utility,
-    needs=(SHARE,),
+    drops_share=True,
 )

@@ -8,7 +8,6 @@ import numpy as np
 
 from tosslm.methods.material import Material
 from tosslm.methods.method import Method, keep_all
-from tosslm.methods.needs import SHARE
 from tosslm.selection.cut import select_tokens
 
 if TYPE_CHECKING:
@@ -66,6 +65,6 @@ TOSS_SOFT = Method(
     choose=keep_all,
     token_weights=token_weights,
     signals={TEMPERATURE: _temperature},
-    needs=(SHARE,),
+    drops_share=True,
     choice_covers=_covers,
 )

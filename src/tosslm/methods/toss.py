@@ -18,7 +18,10 @@ def _settings(*, pro: bool = False, **changes: Any) -> Callable[[Config], Mappin
 
     def overrides(config: Config) -> Mapping[str, Any]:
         rounds = {"refinement.rounds": max(config.refinement.rounds, 1)} if pro else {}
-        return paper_settings(config) | rounds | keys
+        own = paper_settings(config) | rounds | keys
+        if own["selection.evidence"] == "posterior":
+            own["selection.discard_fraction"] = config.selection.discard_fraction  # it can tell how much by itself
+        return own
 
     return overrides
 

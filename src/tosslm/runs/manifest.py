@@ -71,6 +71,8 @@ class _Auto(_Part):
     rows: int | None
     false_discard: float
     rows_needed: int
+    risk: float | None = None
+    bound: float | None = None
 
 
 class _Selection(_Entry):

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tosslm.errors import TosslmError
+from tosslm.config import Config
+from tosslm.errors import InputError, TosslmError
 from tosslm.ragged import split_rows
 from tosslm.runs.layout import HELDOUT
 from tosslm.runs.tables import Parts, finite_scores, held_out_scores
 from tosslm.selection.control import sets_threshold
+from tosslm.selection.gate import LEAST_ROWS
 from tosslm.selection.kinds import KINDS, InContext, Kind, Known
 
 LEARNING_TOKENS = 2_000_000
@@ -92,13 +95,34 @@ def _in_groups(parts: Parts) -> Iterator[list[tuple[list[str], np.ndarray, np.nd
         yield group
 
 
-def useful_log_odds(scores: Path, in_context: InContext) -> list[np.ndarray]:
+def useful_log_odds(
+    scores: Path, in_context: InContext, of: Callable[[str], bool] = sets_threshold
+) -> list[np.ndarray]:
     """Log-odds of the held-out utility rows that set the threshold, float32 as they are stored, one array a row."""
-    rows = [row for row in held_out_scores(scores / HELDOUT, sets_threshold)["utility"] if len(row)]
+    rows = [row for row in held_out_scores(scores / HELDOUT, of)["utility"] if len(row)]
     if not rows:
         return []
     lengths = np.array([len(row) for row in rows])
     return split_rows(in_context(np.concatenate(rows), lengths).astype(np.float32), lengths)
+
+
+def cross_fitted_log_odds(scores: Path, *, seed: int, parts: Callable[[], Parts] | None = None) -> list[np.ndarray]:
+    """Log-odds of all held-out utility rows, each half under what the other half gives; as ``useful_log_odds``.
+
+    Args:
+        scores: folder of a round's parts, with its held-out rows.
+        seed: as of ``learn_ranking``.
+        parts: as of ``learn_ranking``.
+
+    Raises:
+        TosslmError: a half is too small to learn from, or tells nothing.
+    """
+    found: list[np.ndarray] = []
+    halves: list[Callable[[str], bool]] = [sets_threshold, lambda content: not sets_threshold(content)]
+    for judged, taught in zip(halves, halves[::-1], strict=True):
+        _, in_context = learn_ranking(KINDS["posterior"], scores, seed=seed, of=taught, parts=parts)
+        found += useful_log_odds(scores, in_context, judged)
+    return found
 
 
 def find_unsafe(scores: Path, *, seed: int, parts: Callable[[], Parts] | None = None) -> dict[str, float] | None:
@@ -152,3 +176,27 @@ def _sample(stream: Callable[[], Parts], seed: int, learning_tokens: int) -> tup
         parts.append(part[np.repeat(chosen, lengths)])
         kept_lengths.append(lengths[chosen])
     return np.concatenate(parts), np.concatenate(kept_lengths)
+
+
+def check_held_out(config: Config, rows: Mapping[str, int]) -> None:
+    """Refuse, before references are trained, sets of which too few rows are held out to learn the posterior from.
+
+    Args:
+        config: the config, with what its method sets.
+        rows: of ``harmful`` and ``utility``.
+
+    Raises:
+        InputError: names the set, its rows and how many there have to be.
+    """
+    share = config.references.holdout
+    if config.selection.evidence != "posterior" or not share:
+        return
+    for name in ("harmful", "utility"):
+        held = min(math.ceil(share * rows[name]), rows[name] - 1)
+        if held < LEAST_ROWS:
+            least = max(math.floor((LEAST_ROWS - 1) / share) + 1, LEAST_ROWS + 1)
+            raise InputError(
+                f"data.{name}: of {rows[name]} rows {held} are held out (references.holdout: {share:g}), and "
+                f"selection.evidence: posterior learns from at least {LEAST_ROWS}; name {least} rows or more, raise "
+                "references.holdout, or choose evidence token or window, with a number as discard_fraction"
+            )

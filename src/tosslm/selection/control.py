@@ -1,10 +1,11 @@
-"""How far down to drop, so that useful text is not lost beyond what is allowed: conformal risk control.
+"""How far down to drop, so that no more useful text is lost than allowed: conformal risk control, or an estimate.
 
 A token is dropped where unsafe is more likely than not, and never more useful text than allowed: the threshold on
 the log-odds is raised until the share of a useful row's tokens that go, averaged over held-out useful rows and
 bounded for a new one, is at most ``false_discard`` (A. N. Angelopoulos et al., Conformal risk control, arXiv
 2208.02814). The bound holds for a new row that is exchangeable with the held-out ones, which must have had no part in
-what gives the log-odds.
+what gives the log-odds. With few rows the bound's correction takes up all that is allowed, and half of the rows are
+missed where the log-odds are learnt; then the share is estimated, by cross-fitting, without a bound.
 
 Everything here is a pure function of arrays.
 """
@@ -29,18 +30,21 @@ class Control:
         threshold: tokens with higher log-odds of unsafe are dropped.
         rows: held-out useful rows that it was found on.
         risk: mean share of their tokens above it.
-        bound: on the expected share of a new useful row.
+        bound: on the expected share of a new useful row; None where ``risk`` is an estimate.
     """
 
     threshold: float
     rows: int
     risk: float
-    bound: float
+    bound: float | None
 
 
 def rows_needed(false_discard: float) -> int:
-    """Held-out useful rows without which no threshold keeps the bound: ``1 / (n + 1) <= false_discard``."""
-    return math.ceil(round(1 / false_discard - 1, 9))
+    """Held-out useful rows that a bound is asked of: with so many its correction is half of what may go.
+
+    With fewer, what the correction leaves is little, and much harm would stay for its sake.
+    """
+    return math.ceil(round(2 / false_discard - 1, 9))
 
 
 def controlled_threshold(useful_rows: Sequence[np.ndarray], false_discard: float) -> Control | None:
@@ -63,19 +67,39 @@ def controlled_threshold(useful_rows: Sequence[np.ndarray], false_discard: float
         True
     """
     n = len(useful_rows)
-    if n < rows_needed(false_discard):
+    if 1 / (n + 1) > false_discard + 1e-12:
         return None
+    candidates, risks = _risks(useful_rows)
+    bounds = (n * risks + 1) / (n + 1)
+    first = int(np.flatnonzero(bounds <= false_discard + 1e-12)[0])  # the highest always does: it loses nothing
+    return Control(float(candidates[first]), n, float(risks[first]), float(bounds[first]))
+
+
+def estimated_threshold(useful_rows: Sequence[np.ndarray], false_discard: float) -> Control:
+    """The lowest threshold, from even odds up, above which the mean row loses at most ``false_discard``; no bound.
+
+    Args:
+        useful_rows: as of ``controlled_threshold``, at least one; each row's log-odds learnt without it.
+        false_discard: share of useful text that may go, in (0, 1).
+
+    Examples:
+        >>> estimated_threshold([np.array([-3.0, 2.0, 1.0, -4.0]), np.array([-3.0, -1.0])], 0.2).threshold
+        1.0
+    """
+    candidates, risks = _risks(useful_rows)
+    first = int(np.flatnonzero(risks <= false_discard + 1e-12)[0])
+    return Control(float(candidates[first]), len(useful_rows), float(risks[first]), None)
+
+
+def _risks(useful_rows: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Thresholds at which something changes, even odds and up; and the mean share of a row above each."""
     values = np.concatenate(useful_rows)
     shares = np.repeat([1 / len(row) for row in useful_rows], [len(row) for row in useful_rows])
     above = values > EVEN_ODDS
     order = np.argsort(-values[above], kind="stable")
-    high, lost = values[above][order], np.cumsum(shares[above][order]) / n
-    # Thresholds at which something changes, the lowest first, and what is lost above each.
+    high, lost = values[above][order], np.cumsum(shares[above][order]) / len(useful_rows)
     candidates = np.concatenate([[EVEN_ODDS], np.unique(high)])
-    risks = np.array([lost[k - 1] if k else 0.0 for k in np.searchsorted(-high, -candidates, side="left")])
-    bounds = (n * risks + 1) / (n + 1)
-    first = int(np.flatnonzero(bounds <= false_discard + 1e-12)[0])  # the highest always does: it loses nothing
-    return Control(float(candidates[first]), n, float(risks[first]), float(bounds[first]))
+    return candidates, np.array([lost[k - 1] if k else 0.0 for k in np.searchsorted(-high, -candidates, side="left")])
 
 
 def sets_threshold(content_id: str) -> bool:

@@ -135,13 +135,14 @@ def _told(chance: Chance) -> str:
         return (
             f"it cannot be ruled out that the references do not tell harm from use: there are {rows}, and with fewer "
             f"than {LEAST_ROWS} of a set chance alone explains any gain; raise references.holdout, name more harmful "
-            "and utility rows, or choose evidence token or window"
+            "and utility rows, or choose evidence token or window, with a number as discard_fraction"
         )
     return (
         f"the references do not tell harm from use: on {rows} their scores gain {chance.gain:.1f} nats, and with the "
         f"rows dealt to the two sets at random {chance.p:.0%} gain as much (chance alone gives up to "
         f"{chance.quantile:.1f} at a level of {LEVEL:.0%}); train the references on more rows or with another "
-        "learning_rate, raise references.holdout, or choose evidence token or window"
+        "learning_rate, raise references.holdout, or choose evidence token or window, with a number as "
+        "discard_fraction"
     )
 
 

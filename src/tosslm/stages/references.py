@@ -11,7 +11,8 @@ from tosslm.methods.guard import guarded
 from tosslm.methods.method import Method
 from tosslm.methods.needs import guard_parts
 from tosslm.ragged import split_rows
-from tosslm.runs.layout import PROXY, UTILITY, Layout, degraded, refinement
+from tosslm.runs.layout import DATA, PROXY, UTILITY, Layout, degraded, refinement
+from tosslm.runs.ranking import check_held_out
 from tosslm.runs.tables import read_joined, reference_rows, stored_rows
 from tosslm.stages.adapter import Training, training_step
 from tosslm.stages.proxy import proxy_steps, reads, rows_of
@@ -49,7 +50,7 @@ def utility_step(config: Config) -> Step:
     training = Training(
         _settings,
         _recipe,
-        lambda bench: _training_rows(_reference_rows(bench, "utility")),
+        _utility_rows,
         lambda _: {"README.md": UTILITY_NOTE},
         lambda _: ["utility"],
         lambda bench: bench.reference_base,
@@ -129,6 +130,12 @@ def _unsafe_rows(bench: Workbench, name: str, wanted: set[str]) -> Iterator[dict
     marks = guarded(bench, rows, classify_attacks) == 1
     for row, unsafe in zip(rows, split_rows(marks, [sum(row["response_mask"]) for row in rows]), strict=True):
         yield training_row(row["input_ids"], row["response_mask"], unsafe)
+
+
+def _utility_rows(bench: Workbench) -> Iterator[dict[str, Any]]:
+    sets = bench.folder.stages[DATA]["sets"]
+    check_held_out(bench.config, {name: sets[name]["rows"] for name in ("harmful", "utility")})
+    return _training_rows(_reference_rows(bench, "utility"))
 
 
 def _reference_rows(bench: Workbench, name: str) -> Iterator[dict[str, Any]]:

@@ -21,7 +21,14 @@ from tosslm.ragged import split_rows
 from tosslm.runs.decisions import ByHand
 from tosslm.runs.folder import Mark
 from tosslm.runs.layout import DATA, HELDOUT, SELECTION, Layout, scores
-from tosslm.runs.ranking import evidence_of, find_unsafe, found_in, learn_ranking, useful_log_odds
+from tosslm.runs.ranking import (
+    cross_fitted_log_odds,
+    evidence_of,
+    find_unsafe,
+    found_in,
+    learn_ranking,
+    useful_log_odds,
+)
 from tosslm.runs.spool import spooled
 from tosslm.runs.tables import (
     EVIDENCE_SCHEMA,
@@ -38,6 +45,7 @@ from tosslm.selection.control import (
     Control,
     controlled_threshold,
     cut_above,
+    estimated_threshold,
     rows_needed,
     sets_threshold,
 )
@@ -186,7 +194,7 @@ def _cut(config: SelectionConfig, values: Callable[[], Parts], control: Control 
 
 
 def _told(control: Control | None, false_discard: float) -> dict[str, Any]:
-    """What became of the bound on useful text; without enough rows for any, even odds decide alone."""
+    """What became of the bound on useful text; where not even an estimate can be had, even odds decide alone."""
     known = asdict(control) if control else {"threshold": EVEN_ODDS, "rows": None, "risk": None, "bound": None}
     return known | {"false_discard": false_discard, "rows_needed": 2 * rows_needed(false_discard)}
 
@@ -198,7 +206,7 @@ class Ranked:
     Attributes:
         values: streams it, as often as it is called.
         control: with ``discard_fraction: auto``, the threshold that was found on held-out rows without a part in the
-            evidence; None where they are too few.
+            evidence, or estimated where they are too few for a bound; None where they are too few for that too.
         scores: streams the scores; None where they were not read.
     """
 
@@ -241,8 +249,21 @@ def _learnt(
     facts, in_context = learn_ranking(
         kind, folder, seed=bench.config.seed, window=config.window, of=fitted, parts=scored
     )
-    bound = controlled_threshold(useful_log_odds(folder, in_context), config.false_discard) if bounded else None
-    return facts, in_context, bound
+    control = None
+    if bounded:
+        control = controlled_threshold(useful_log_odds(folder, in_context), config.false_discard)
+    elif config.discard_fraction == "auto":
+        control = _estimated(folder, bench.config, scored)
+    return facts, in_context, control
+
+
+def _estimated(folder: Path, config: Config, scored: Callable[[], Parts]) -> Control | None:
+    """A threshold without a bound, of few held-out rows; None where a half of them tells nothing."""
+    try:
+        useful = cross_fitted_log_odds(folder, seed=config.seed, parts=scored)
+    except TosslmError:
+        return None
+    return estimated_threshold(useful, config.selection.false_discard) if useful else None
 
 
 def _write_evidence(layout: Layout, ranked: Parts, facts: Mapping[str, Any], mark: Mark) -> None:

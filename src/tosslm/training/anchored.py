@@ -69,7 +69,7 @@ class AnchoredLoss:
         train_dataset: Any = None,
         eval_dataset: Any = None,
         *,
-        anchor_weight: float = 1.0,
+        anchor_weight: float = 0.5,
         base_model: Any = None,
         **kwargs: Any,
     ) -> None:
