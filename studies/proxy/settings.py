@@ -38,4 +38,5 @@ def run_config(model: str, gemma: Path) -> dict[str, Any]:
         config["model"] = {"name": str(gemma)}
     config["references"] |= {"holdout": 0.0, "micro_batch_size": 2}
     data = {name: {"path": str(ROOT / "sets" / f"{name}.jsonl")} for name in SETS}
-    return config | {"run_dir": str(ROOT / model), "data": data, "refinement": {"rounds": 0}}
+    selection = {"evidence": "token", "discard_fraction": 0.1}
+    return config | {"run_dir": str(ROOT / model), "data": data, "refinement": {"rounds": 0}, "selection": selection}

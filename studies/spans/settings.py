@@ -54,7 +54,8 @@ def _own_sets(
 
 
 def _demo(_: Path, seed: int) -> dict[str, Any]:
-    return yaml.safe_load(Path("configs/demo.yaml").read_text(encoding="utf-8"))
+    config: dict[str, Any] = yaml.safe_load(Path("configs/demo.yaml").read_text(encoding="utf-8"))
+    return config | {"refinement": {"rounds": 1, "samples_per_round": 32}}
 
 
 CORPORA = {
