@@ -117,6 +117,7 @@ def _section(name: str, curves: Curves, docs: Path, results: Path) -> list[str]:
     return [
         _about(setting, name, results),
         "",
+        *_asked_for(curves, setting),
         *figures,
         "",
         key(drawn) + ".",
@@ -144,6 +145,21 @@ def _about(setting: Setting, name: str, results: Path) -> str:
         f"{percent(refused)} of harmful and {percent(over)} of harmless prompts. Seeds: "
         f"{', '.join(map(str, seeds))}. Base {base['base'][:12]}, code {', '.join(codes)}."
     )
+
+
+def _asked_for(curves: Curves, setting: Setting) -> list[str]:
+    """Whether refusals are lost to harm there at all: what the setting was made for."""
+    if setting.kind != "whole" or setting.oracle not in curves.table:
+        return []
+    at = (0.0, *SCALES).index(1.0)
+    kept = [float(curves.curve(entry, "refused")[0, at]) for entry in (STANDARD, setting.oracle)]
+    base = float(curves.curve(STANDARD, "refused")[0, 0])
+    return [
+        f"As trained, `{STANDARD}` refuses {100 * (base - kept[0]):.0f} points less than the base, where a setting was "
+        f"looked for that costs 30, and `{setting.oracle}` keeps {kept[1] / base:.0%} of the base's refusals, where 90% "
+        "were asked for.",
+        "",
+    ]
 
 
 def _table(curves: Curves, entries: Sequence[str], setting: Setting, target: float) -> list[str]:
