@@ -155,9 +155,9 @@ def _asked_for(curves: Curves, setting: Setting) -> list[str]:
     kept = [float(curves.curve(entry, "refused")[0, at]) for entry in (STANDARD, setting.oracle)]
     base = float(curves.curve(STANDARD, "refused")[0, 0])
     return [
-        f"As trained, `{STANDARD}` refuses {100 * (base - kept[0]):.0f} points less than the base, where a setting was "
-        f"looked for that costs 30, and `{setting.oracle}` keeps {kept[1] / base:.0%} of the base's refusals, where 90% "
-        "were asked for.",
+        f"As trained, `{STANDARD}` refuses {100 * (base - kept[0]):.0f} points less than the base, where a loss "
+        f"of 30 was wanted, and `{setting.oracle}` keeps {kept[1] / base:.0%} of the base's refusals, where 90% "
+        "was asked for.",
         "",
     ]
 
