@@ -45,7 +45,7 @@ def config(tiny_config: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
     prompts = str(DEMO / "data" / "prompts.jsonl")
     training = tiny_config["finetune"] | {"epochs": 1}
     return tiny_config | {
-        "references": training | {"holdout": 0.2},
+        "references": tiny_config["references"] | {"epochs": 1},
         "finetune": training,
         "refinement": {"rounds": 0},
         "evaluation": {

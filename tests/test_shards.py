@@ -115,6 +115,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) 
         "data": {name: {"path": str(folder / f"{name}.jsonl")} for name in ("custom", "harmful", "utility")},
         "references": {**training, "holdout": 0.2},
         "scoring": {"batch_tokens": 512, "rows_per_part": 1},
+        "selection": {"evidence": "token", "discard_fraction": 0.1},
         "finetune": training,
     }
     tosslm.run(config, until="references")
