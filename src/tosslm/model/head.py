@@ -14,9 +14,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from tosslm.errors import TosslmError
-
-LOGITS_BYTES = 256 * 2**20
-"""No array of logits is larger than this many bytes of float32."""
+from tosslm.model.shape import LOGITS_BYTES
 
 
 class SplitHead:
