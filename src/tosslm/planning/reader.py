@@ -17,7 +17,7 @@ from tosslm.model.shape import Shape
 from tosslm.model.speed import described, multiplications, shape_of
 from tosslm.planning.pace import Batches, Device, constant_pace, expected_pace
 from tosslm.planning.sample import mean_batch, micro_batches, padded
-from tosslm.planning.work import Pace
+from tosslm.planning.work import Pace, Unit
 
 Samples = Mapping[str, Sequence[Mapping[str, Any]]]
 _BEGIN_SECONDS = 5.0
@@ -116,7 +116,7 @@ def _batches(config: Config, base: Base, samples: Samples) -> Batches:
 
 def _speed(config: Config, samples: Samples, pace: Pace, *, trains: bool) -> dict[str, float]:
     settings: TrainingConfig = config.finetune if trains else config.references
-    unit = "finetune_batch" if trains else "reference_batch"
+    unit: Unit = "finetune_batch" if trains else "reference_batch"
     rows = samples["custom"] if trains else [*samples["harmful"], *samples["utility"]]
     tokens = _mean([sum(len(row["input_ids"]) for row in batch) for batch in _micro(settings, rows)])
     return {"reading": round(1 / pace["read"], 1), "training": round(tokens / pace[unit], 1)}

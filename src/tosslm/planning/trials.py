@@ -108,7 +108,7 @@ def _pass(model: Any, batch: Rows, *, anchored: bool) -> Work:
         loss = split.summed_loss(hidden[kept], targets)
         if anchored:
             loss = loss + anchored_divergence(split, hidden, inputs, lambda: without_adapter(model))
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
 
     return work
 
