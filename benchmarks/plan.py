@@ -4,8 +4,7 @@
     python -m benchmarks.plan --case gsm8k --repeats 2
     python -m benchmarks.plan --write          # the table in docs/scaling.md, from the results that there are
 
-Each repeat is `toss plan --measure` and, right after it, `toss run`, each a process of its own with the same threads.
-The plan's seconds are compared with the manifest's. Where other work shares the machine, the share of a processor that
+Each repeat is `toss plan --measure` and, right after it, `toss run`, each a process of its own. The plan's seconds are compared with the manifest's. Where other work shares the machine, the share of a processor that
 each of the two got is in the results: a plan expects the machine to stay as it was while it measured.
 """
 
@@ -87,7 +86,9 @@ def timed(arguments: list[str], watched: Path | None = None) -> tuple[str, float
 
 def _recorded(manifest: Path | None) -> set[str]:
     """The steps that a manifest has, which is renamed into its place."""
-    return set(json.loads(manifest.read_text(encoding="utf-8"))["stages"]) if manifest and manifest.exists() else set()
+    return (
+        set(json.loads(manifest.read_text(encoding="utf-8"))["stages"]) if manifest and manifest.exists() else set()
+    )
 
 
 def _processor_seconds(pid: int, before: dict[str, float]) -> float:
@@ -149,9 +150,9 @@ def section(results: list[dict[str, Any]]) -> str:
 
 
 def _table(case: str, repeats: list[dict[str, Any]]) -> str:
+    machine, times = repeats[0]["machine"], "once" if len(repeats) == 1 else f"{len(repeats)} times"
     lines = [
-        f"**{case}**, {len(repeats)} repeats on {repeats[0]['machine']['device']}, {repeats[0]['machine']['threads']} "
-        f"thread: planning took {_span([one['plan_seconds'] for one in repeats], '.0f')} s. The plan got "
+        f"**{case}**, {times}, on {machine['device']}, {machine['threads']} thread, {machine['dtype']}: planning took {_span([one['plan_seconds'] for one in repeats], '.0f')} s. The plan got "
         f"{_span([one['processors']['plan'] for one in repeats], '.2f')} of a processor, the run "
         f"{_span([one['processors']['run'] for one in repeats], '.2f')}; other work had the rest.",
         "",

@@ -64,8 +64,8 @@ def table() -> str:
     """A line for each model and number of rows."""
     gpus = " / ".join(map(str, GPUS))
     lines = [
-        f"| model | rows | scoring, h, on {gpus} GPUs | references, h | fine-tuning, h | all, h, scoring shared by {gpus} "
-        f"| all, h, trainings too, at best | GPU-hours | at {PRICE:g} an hour | memory scoring / training | disk |",
+        f"| model | rows | scoring, h, on {gpus} GPUs | references, h | fine-tuning, h "
+        f"| all, h, scoring shared by {gpus} | all, h, trainings too, at best | GPU-hours | at {PRICE:g} an hour | memory scoring / training | disk |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     return "\n".join(lines + [_line(model, rows) for model in SHAPES for rows in ROWS]) + "\n"

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
-
-import tosslm
 from benchmarks.plan import RESULTS, section
 from benchmarks.sizes import PAGE, SHAPES, planned, table, written
+from typer.testing import CliRunner, Result
+
+import tosslm
 from tosslm.cli import app
 from tosslm.config import Config, load_config
 from tosslm.data.sets import SetCounts
@@ -42,7 +41,7 @@ TRAINING = {"epochs": 3, "batch_size": 8, "micro_batch_size": 4}
 
 
 def toss(*arguments: str) -> Result:
-    return CliRunner().invoke(app, arguments)
+    return CliRunner().invoke(app, list(arguments))
 
 
 def work_of(config: Config, asked: Asked | None = None, anchored: float = 0.0) -> dict[str, Work]:
@@ -62,14 +61,14 @@ def test_the_work_of_each_stage_is_what_one_counts_by_hand() -> None:
     assert work["finetune"].base["anchored_batch"] == pytest.approx(0.2 * 75)
     assert work["finetune"].base["finetune_step"] == 3 * 13
     assert work["evaluate"].base == {"read": 2 * 1000, "answer_step": 2 * 24}
-    # Three models on 15 held-out rows; of 10 harmful prompts of 20 tokens the answer and the row's own, 10 tokens long.
+    # Three models on 15 held-out rows; 10 harmful prompts of 20 tokens, with an answer and with the row's own, of 10.
     assert work["diagnose"].base == {"diverge": 45, "own_answer": 10, "read": 2 * 3 * 10 * (20 + min(10, OWN_TOKENS))}
 
 
 def test_rounds_train_on_what_joined_and_read_again() -> None:
     rounds = {"rounds": 2, "samples_per_round": 12}
     work = work_of(config_of(references=TRAINING | {"holdout": 0.25}, refinement=rounds))
-    # 30 harmful rows and 12, then 24 more: 42 and 54, in micro-batches of 4 are 11 and 14, in batches of 8 are 6 and 7.
+    # 30 harmful rows and 12, then 24 more: 42 and 54; in micro-batches of 4 that is 11 and 14, in batches 6 and 7.
     assert work["refine"].base == {
         "reference_batch": 3 * (11 + 14),
         "reference_step": 3 * (6 + 7),
@@ -122,7 +121,7 @@ def test_a_plan_says_what_it_assumes_and_leaves_out() -> None:
 
 
 def test_a_pace_from_multiplications() -> None:
-    """Ten multiplications and additions a second; a body of 40 parameters beside an embedding and a head of 6 each."""
+    """Ten multiplications or additions a second; a body of 40 parameters beside embedding and head of 6 each."""
     shape = Shape(parameters=52, layers=1, hidden=2, vocabulary=3, bytes_per_value=2, tied=False)
     assert (shape.body, shape.head) == (40, 6)
     batches = Batches(MicroBatch(20, 5), MicroBatch(30, 6), padding=1.5, responses=0.5, length=10, answer=4)

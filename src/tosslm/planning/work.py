@@ -126,15 +126,14 @@ def stage_work(
 def begun(work: Iterable[Work]) -> list[Work]:
     """The work with what is done once, in the first stage that needs it: libraries imported, weights loaded."""
     found = list(work)
-    trained = next((one for one in found if one.trained), None)
-    if trained:
-        trained.base["begin"] = 1
     for of_model in (
         [one.base for one in found if one.stage in _OF_BASE],
         [one.references for one in found],
     ):
         if needed := next((units for units in of_model if any(units.values())), None):
             needed["load"] = 1
+    if trained := next((one for one in found if one.trained), None):
+        trained.base["begin"] = 1
     return found
 
 
