@@ -4,8 +4,9 @@
     python -m benchmarks.plan --case gsm8k --repeats 2
     python -m benchmarks.plan --write          # the table in docs/scaling.md, from the results that there are
 
-Each repeat is `toss plan --measure` and, right after it, `toss run`, each a process of its own. The plan's seconds are compared with the manifest's. Where other work shares the machine, the share of a processor that
-each of the two got is in the results: a plan expects the machine to stay as it was while it measured.
+Each repeat is `toss plan --measure` and, right after it, `toss run`, each a process of its own. The plan's seconds are
+compared with the manifest's. Where other work shares the machine, the share of a processor that each of the two got is
+in the results: a plan expects the machine to stay as it was while it measured.
 """
 
 from __future__ import annotations
@@ -151,10 +152,17 @@ def section(results: list[dict[str, Any]]) -> str:
 
 def _table(case: str, repeats: list[dict[str, Any]]) -> str:
     machine, times = repeats[0]["machine"], "once" if len(repeats) == 1 else f"{len(repeats)} times"
+    took, of_plan, of_run = (
+        _span(values, spec)
+        for values, spec in (
+            ([one["plan_seconds"] for one in repeats], ".0f"),
+            ([one["processors"]["plan"] for one in repeats], ".2f"),
+            ([one["processors"]["run"] for one in repeats], ".2f"),
+        )
+    )
     lines = [
-        f"**{case}**, {times}, on {machine['device']}, {machine['threads']} thread, {machine['dtype']}: planning took {_span([one['plan_seconds'] for one in repeats], '.0f')} s. The plan got "
-        f"{_span([one['processors']['plan'] for one in repeats], '.2f')} of a processor, the run "
-        f"{_span([one['processors']['run'] for one in repeats], '.2f')}; other work had the rest.",
+        f"**{case}**, {times}, on {machine['device']}, {machine['threads']} thread, {machine['dtype']}: planning "
+        f"took {took} s. The plan got {of_plan} of a processor, the run {of_run}; other work had the rest.",
         "",
         "| stage | expected s | taken s | expected / taken | the same in seconds of a processor |",
         "|---|---|---|---|---|",

@@ -63,11 +63,20 @@ def planned(model: str, rows: int) -> list[dict[str, Any]]:
 def table() -> str:
     """A line for each model and number of rows."""
     gpus = " / ".join(map(str, GPUS))
-    lines = [
-        f"| model | rows | scoring, h, on {gpus} GPUs | references, h | fine-tuning, h "
-        f"| all, h, scoring shared by {gpus} | all, h, trainings too, at best | GPU-hours | at {PRICE:g} an hour | memory scoring / training | disk |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+    heads = [
+        "model",
+        "rows",
+        f"scoring, h, on {gpus} GPUs",
+        "references, h",
+        "fine-tuning, h",
+        f"all, h, scoring shared by {gpus}",
+        "all, h, trainings too, at best",
+        "GPU-hours",
+        f"at {PRICE:g} an hour",
+        "memory scoring / training",
+        "disk",
     ]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     return "\n".join(lines + [_line(model, rows) for model in SHAPES for rows in ROWS]) + "\n"
 
 

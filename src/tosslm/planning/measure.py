@@ -41,11 +41,13 @@ class Trial:
         unit: what it tells the time of.
         lora: the adapter that the model bears.
         prepare: makes the work, of the model, and says how many units it is.
+        checkpointed: whether activations are computed anew in the backward pass.
     """
 
     unit: Unit
     lora: LoraConfig
     prepare: Callable[[Any], tuple[Work, float]]
+    checkpointed: bool = False
 
 
 def measured_pace(base: Base, model_config: Any, shape: Shape, trials: Sequence[Trial]) -> Pace:
@@ -100,14 +102,19 @@ def _few_layers(base: Base, model_config: Any, layers: int) -> Any:
 @contextmanager
 def _prepared(models: Sequence[Any], trial: Trial) -> Iterator[tuple[list[Work], float]]:
     """A trial's work on each model, and how many units it is; afterwards they are ready for another."""
+    if trial.checkpointed:
+        for model in models:
+            model.gradient_checkpointing_enable()
+            model.enable_input_require_grads()
     try:
         works = [trial.prepare(model) for model in models]
         yield [work for work, _ in works], works[0][1]
     finally:
         for model in models:
             model.zero_grad(set_to_none=True)
-            model.gradient_checkpointing_disable()
             model.eval()
+            if trial.checkpointed:
+                model.gradient_checkpointing_disable()
 
 
 def _turns(works: Sequence[Work], depths: Sequence[int], device: torch.device) -> tuple[float, float]:

@@ -84,12 +84,9 @@ def _passing(settings: TrainingConfig, rows: Rows, unit: Unit, *, anchored: bool
 
     def prepare(model: Any) -> tuple[Work, float]:
         model.train()
-        if settings.gradient_checkpointing:
-            model.gradient_checkpointing_enable()
-            model.enable_input_require_grads()
         return _pass(model, batch, anchored=anchored), padded(batch) / mean
 
-    return Trial(unit, settings.lora, prepare)
+    return Trial(unit, settings.lora, prepare, checkpointed=settings.gradient_checkpointing)
 
 
 def _pass(model: Any, batch: Rows, *, anchored: bool) -> Work:
