@@ -4,9 +4,9 @@
     python -m benchmarks.plan --case gsm8k --repeats 2
     python -m benchmarks.plan --write          # the table in docs/scaling.md, from the results that there are
 
-Each repeat is `toss plan --measure` and, right after it, `toss run`, each a process of its own. The plan's seconds are
-compared with the manifest's. Where other work shares the machine, the share of a processor that each of the two got is
-in the results: a plan expects the machine to stay as it was while it measured.
+Each repeat is `toss plan --measure` and, right after it, `toss run`, each a process of its own. The plan's seconds
+are compared with the manifest's. Where other work shares the machine, the share of a processor that each of the two
+got is in the results: a plan expects the machine to stay as it was while it measured.
 """
 
 from __future__ import annotations
