@@ -142,11 +142,15 @@ def plan(
         bool,
         typer.Option("--measure", help="Time a few layers of the model's shape with random weights first."),
     ] = False,
+    price: Annotated[
+        float | None,
+        typer.Option("--price", help="Of an hour of this device, in any currency: what each stage costs."),
+    ] = None,
     overrides: Overrides = None,
     run_dir: RunDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Validate config and data; expect time, memory and disk of each stage. Loads no weights."""
+    """Validate config and data; expect time, memory, disk and cost of each stage. Loads no weights."""
     with _reported_errors():
         from tosslm.methods import settled
 
@@ -155,7 +159,7 @@ def plan(
         from tosslm.plan import make_plan
         from tosslm.terminal.plan import print_plan
 
-        result = make_plan(config, measure=measure, reporter=_reporter())
+        result = make_plan(config, measure=measure, reporter=_reporter(), price=price)
         if as_json:
             print(json.dumps(result))
         else:

@@ -1,133 +1,180 @@
-"""What a run will take, before it takes it: data checked, time, memory and disk of each stage expected."""
+"""What a run will take, before it takes it: data checked, time, memory, disk and money of each stage expected."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tosslm.config import Config, TrainingConfig
+from tosslm.config import Config
 from tosslm.data.rows import BadRow
 from tosslm.data.sets import SetCounts, prepared_rows
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.door import check_overrides, check_places
 from tosslm.errors import InputError
-from tosslm.evaluation.workload import evaluation_tokens
+from tosslm.evaluation.workload import Asked, evaluation_work
 from tosslm.findings.found import before_run
 from tosslm.methods import method_of
 from tosslm.methods.method import Method
 from tosslm.model.base import Base, check_adapter, choose_device, choose_dtype, open_base
 from tosslm.model.fit import check_adapter_fits, check_targets
-from tosslm.model.head import LOGITS_BYTES
 from tosslm.model.proxy import Proxy, ProxyCounts, open_proxy
-from tosslm.model.speed import Shape, described, expected_speed, measured_speed, shape_of
+from tosslm.planning.reader import Looking, Reader
+from tosslm.planning.sample import RowSample
+from tosslm.planning.sizes import stage_bytes
+from tosslm.planning.stages import assumed, stage_records, total
+from tosslm.planning.work import Sets, anchored_rows, begun, stage_work
 from tosslm.progress import Reporter
 from tosslm.runs.layout import SETS
 from tosslm.runs.ranking import check_held_out
 from tosslm.tracking import check_trackers
 
-_ACTIVATIONS_PER_LAYER = 34
-"""Bytes a token and hidden unit that a layer keeps for its backward pass, 16 bit (arXiv 2205.05198, eq. 1)."""
 
-
-def make_plan(config: Config, *, measure: bool, reporter: Reporter) -> dict[str, Any]:
+def make_plan(config: Config, *, measure: bool, reporter: Reporter, price: float | None = None) -> dict[str, Any]:
     """Validate config and data and say what each stage is expected to take. Loads no weights.
 
     Args:
         config: the config.
         measure: time a few layers of the model's shape, with random weights, instead of one matrix product.
         reporter: where progress goes.
+        price: of an hour of this device, in any currency.
 
     Returns:
         ``sets`` (counts), ``bad_rows``, ``model``, ``speed`` (tokens a second), ``proxy`` where there is one,
-        ``stages`` (seconds, bytes), and what ``before_run`` tells.
+        ``stages`` and their ``total`` (seconds, bytes, with a price ``cost``), ``price``, ``assumed``, and what
+        ``before_run`` tells.
 
     Raises:
-        InputError: a file or the model cannot be read, or a tracker is missing.
+        InputError: a file or the model cannot be read, a tracker is missing, or the price is no number from 0.
     """
+    if price is not None and not 0 <= price < float("inf"):
+        raise InputError(f"--price: {price:g} is no price of an hour; give a number from 0, such as 2.5")
     check_trackers(config.report_to)
     check_places(config)
     check_overrides(config)
-    left_out = _left_out(method_of(config))
+    start = time.perf_counter()
     base = open_base(config.model)
+    opened = time.perf_counter() - start
     tokenizer = RowTokenizer(
         base.tokenizer, max_length=config.data.max_length, turns=config.data.turns, limits=base.limits
     )
     proxy = open_proxy(config, base)
-    sets: dict[str, SetCounts] = {}
-    of_proxy = {name: ProxyCounts() for name in SETS}
-    bad_rows: list[dict[str, str]] = []
-    for name in SETS:
-        sets[name] = SetCounts()
-        rows = _good_rows(config, name, tokenizer, sets[name], bad_rows)
-        for _ in proxy.rows(rows, config.data.turns, of_proxy[name]) if proxy else rows:
-            pass
-        if not sets[name].rows and not sets[name].bad:
-            raise InputError(
-                f"data.{name}: {getattr(config.data, name).path} has no row; name a file with rows in it"
-            )
+    read = _read(config, tokenizer, proxy)
     if method_of(config).builds_on != "data":
-        check_held_out(config, {name: counts.rows + counts.bad for name, counts in sets.items()})
-    if measure:
-        reporter.say("timing two layers of the model's shape with random weights")
-    own = _reader(base, sets, measure)
-    references = _reader(proxy.base, of_proxy, measure) if proxy else own
+        check_held_out(config, {name: counts.rows + counts.bad for name, counts in read.sets.items()})
+    asked = evaluation_work(config, tokenizer, read.sets)
+    there = all(counts.rows for counts in read.sets.values())
+    looking = Looking(config, measure and there, read.seconds_a_token, asked.steps > 0, reporter.say)
+    own = looking.at(base, _rows(read.samples), opened, refers=proxy is None)
+    references = looking.at(proxy.base, _rows(read.of_proxy), opened, trains=False) if proxy else own
     _check_fit(config, base, own.model)
     check_targets(references.model, config.references.lora.target_modules, "references.lora.target_modules")
     if proxy and proxy.base.adapter_folder:
         check_adapter_fits(references.model, proxy.base.adapter_folder, proxy.base.keys.adapter)
     return {
-        "sets": {name: {key: getattr(counts, key) for key in counts.__slots__} for name, counts in sets.items()},
-        "bad_rows": bad_rows,
-        "model": {
-            "name": config.model.name,
-            "parameters": own.shape.parameters,
-            "dtype": str(choose_dtype(config.model.dtype, choose_device(config.model.device))).removeprefix("torch."),
-            "device": str(choose_device(config.model.device)),
-            "response_mask": tokenizer.method,
-        },
-        "speed": {"measured": measure, **_rounded(own.speed)},
-        **({"proxy": _of_proxy(config, proxy, references, of_proxy)} if proxy else {}),
-        "stages": [
-            stage
-            for stage in _stages(config, sets, own, references, evaluation_tokens(config, tokenizer, sets))
-            if stage["stage"] not in left_out
-        ],
+        "sets": {name: {key: getattr(counts, key) for key in counts.__slots__} for name, counts in read.sets.items()},
+        "bad_rows": read.bad_rows,
+        "model": _of_model(config, own, tokenizer),
+        "speed": {"measured": looking.measure, **own.speed},
+        **({"proxy": _of_proxy(config, proxy, references, read.proxy_sets)} if proxy else {}),
+        **_expected(config, read, asked, own, references, price),
         **before_run(config, own_choice=method_of(config).choose is not None),
     }
 
 
-@dataclass(frozen=True, slots=True)
-class _Reader:
-    """A model without weights, what it reads of each set, and how fast."""
+@dataclass(slots=True)
+class _Read:
+    """What is known of the sets once they were read: counts, a sample of rows, and how long it took."""
 
-    model: Any
-    sets: Mapping[str, SetCounts | ProxyCounts]
-    shape: Shape
-    speed: dict[str, float]
+    sets: dict[str, SetCounts] = field(default_factory=lambda: {name: SetCounts() for name in SETS})
+    proxy_sets: dict[str, ProxyCounts] = field(default_factory=lambda: {name: ProxyCounts() for name in SETS})
+    samples: dict[str, RowSample] = field(default_factory=lambda: {name: RowSample() for name in SETS})
+    of_proxy: dict[str, RowSample] = field(default_factory=lambda: {name: RowSample() for name in SETS})
+    bad_rows: list[dict[str, str]] = field(default_factory=list)
+    seconds: float = 0.0
 
-
-def _reader(base: Base, sets: Mapping[str, SetCounts | ProxyCounts], measure: bool) -> _Reader:
-    model_config, model = described(base)
-    shape = shape_of(base, model_config, model)
-    mean_length = max((counts.tokens // counts.rows for counts in sets.values() if counts.rows), default=1)
-    speed = measured_speed(base, model_config, shape, mean_length) if measure else expected_speed(base, shape)
-    return _Reader(model, sets, shape, speed)
+    @property
+    def seconds_a_token(self) -> float:
+        return self.seconds / max(sum(counts.tokens for counts in self.sets.values()), 1)
 
 
-def _rounded(speed: Mapping[str, float]) -> dict[str, float]:
-    return {key: round(value, 1) for key, value in speed.items()}
+def _read(config: Config, tokenizer: RowTokenizer, proxy: Proxy | None) -> _Read:
+    """Read and tokenise the sets, as the data stage does."""
+    read, start = _Read(), time.perf_counter()
+    for name, counts in read.sets.items():
+        rows = _sampled(_good_rows(config, name, tokenizer, counts, read.bad_rows), read.samples[name])
+        if proxy:
+            rows = _sampled(proxy.rows(rows, config.data.turns, read.proxy_sets[name]), read.of_proxy[name])
+        for _ in rows:
+            pass
+        if not counts.rows and not counts.bad:
+            raise InputError(
+                f"data.{name}: {getattr(config.data, name).path} has no row; name a file with rows in it"
+            )
+    read.seconds = time.perf_counter() - start
+    return read
 
 
-def _of_proxy(config: Config, proxy: Proxy, reader: _Reader, sets: Mapping[str, ProxyCounts]) -> dict[str, Any]:
+def _sampled(rows: Iterator[dict[str, Any]], sample: RowSample) -> Iterator[dict[str, Any]]:
+    for row in rows:
+        sample.add(row)
+        yield row
+
+
+def _rows(samples: dict[str, RowSample]) -> dict[str, list[dict[str, Any]]]:
+    return {name: sample.rows for name, sample in samples.items()}
+
+
+def _expected(
+    config: Config, read: _Read, asked: Asked, own: Reader, references: Reader, price: float | None
+) -> dict[str, Any]:
+    """What each stage is expected to take, and what that rests on."""
+    method, custom, proxied = method_of(config), read.sets["custom"], references is not own
+    sets: Sets = read.sets
+    by: Sets = read.proxy_sets if proxied else sets
+    left_out = _left_out(method)
+    toward = method.builds_on != "data" and not proxied
+    work = stage_work(
+        config,
+        sets,
+        by,
+        asked,
+        anchored=anchored_rows(config, custom),
+        diagnosed=2 + toward + len(config.diagnosis.adapters),
+        proxied=proxied,
+    )
+    sizes = stage_bytes(config, sets, by, own.shape, references.shape, evaluates=asked.read > 0, proxied=proxied)
+    kept = begun(one for one in work if one.stage not in left_out)
+    stages = stage_records(kept, own.pace, references.pace, sizes, price)
+    own_work = method.name if method.changes_training or method.choose else None
+    return {
+        "stages": stages,
+        "total": total(stages),
+        **({} if price is None else {"price": price}),
+        "assumed": assumed(config, custom, own.pace, left_out=left_out, own_work=own_work),
+    }
+
+
+def _of_model(config: Config, own: Reader, tokenizer: RowTokenizer) -> dict[str, Any]:
+    device = choose_device(config.model.device)
+    return {
+        "name": config.model.name,
+        "parameters": own.shape.parameters,
+        "dtype": str(choose_dtype(config.model.dtype, device)).removeprefix("torch."),
+        "device": str(device),
+        "response_mask": tokenizer.method,
+    }
+
+
+def _of_proxy(config: Config, proxy: Proxy, reader: Reader, sets: dict[str, ProxyCounts]) -> dict[str, Any]:
     return {
         "name": config.references.model,
         "adapter": config.references.adapter,
         "parameters": reader.shape.parameters,
         "chat_template": proxy.template_told,
-        "speed": _rounded(reader.speed),
+        "speed": reader.speed,
         "sets": {name: asdict(counts) for name, counts in sets.items()},
     }
 
@@ -157,88 +204,3 @@ def _check_fit(config: Config, base: Base, model: Any) -> None:
     for name, folder in config.diagnosis.adapters.items():
         check_adapter(Path(folder))
         check_adapter_fits(model, Path(folder), f"diagnosis.adapters.{name}")
-
-
-def _stages(
-    config: Config, sets: Mapping[str, SetCounts], own: _Reader, references: _Reader, evaluated: int
-) -> list[dict[str, Any]]:
-    custom, harmful, utility = (sets[name] for name in SETS)
-    shape, speed = own.shape, own.speed
-    weights = shape.parameters * shape.bytes_per_value
-    in_context = 4 * custom.response_tokens if config.selection.kind != "token" else 0
-    reading_memory = weights + _scoring_bytes(config, custom, shape)
-    return [
-        _stage("data", 0, 0, 0.5e9, 8 * sum(counts.tokens for counts in sets.values()), speed),
-        *_reference_stages(config, references, custom.response_tokens, proxied=references is not own),
-        _stage("select", 0, 0, 0.5e9, custom.response_tokens // 8 + in_context, speed),
-        _stage(
-            "finetune",
-            custom.tokens * config.finetune.epochs if config.finetune.anchors else 0,
-            custom.tokens * config.finetune.epochs,
-            weights + _training_bytes(config.finetune, custom, shape),
-            _adapter_bytes(config.finetune, shape),
-            speed,
-        ),
-        _stage("evaluate", evaluated, 0, reading_memory, 1e6 if evaluated else 0, speed),
-        _stage("diagnose", _diagnosis_tokens(config, harmful, utility), 0, reading_memory, 1e6, speed),
-        _stage("report", 0, 0, 0.5e9 + 30 * custom.response_tokens, min(16 * custom.response_tokens, 25e6), speed),
-    ]
-
-
-def _reference_stages(config: Config, by: _Reader, scored: int, *, proxied: bool) -> list[dict[str, Any]]:
-    """What the references' model does; ``scored`` are the base's response tokens of the custom set."""
-    custom, harmful, utility = (by.sets[name] for name in SETS)
-    rounds, share, epochs = config.refinement.rounds, config.references.holdout, config.references.epochs
-    joined = min(config.refinement.samples_per_round, custom.rows) * (custom.tokens / max(custom.rows, 1))
-    trained = (1 - share) * (harmful.tokens + utility.tokens) * epochs
-    retrained = sum(((1 - share) * harmful.tokens + round_ * joined) * epochs for round_ in range(1, rounds + 1))
-    held_out = share * (harmful.tokens + utility.tokens)
-    weights = by.shape.parameters * by.shape.bytes_per_value
-    training_memory = weights + _training_bytes(config.references, custom, by.shape)
-    scoring_memory = weights + _scoring_bytes(config, custom, by.shape)
-    scores, adapter = 12 * scored, _adapter_bytes(config.references, by.shape)
-    rows = 8 * sum(counts.tokens for counts in by.sets.values()) if proxied else 0
-    read, read_again = 2 * (custom.tokens + held_out), rounds * (custom.tokens + held_out)
-    return [
-        _stage("references", 0, trained, training_memory, 2 * adapter + rows, by.speed),
-        _stage("score", read, 0, scoring_memory, scores, by.speed),
-        _stage("refine", read_again, retrained, training_memory, rounds * (scores + adapter), by.speed),
-    ]
-
-
-def _diagnosis_tokens(config: Config, *sets: SetCounts) -> float:
-    """Held-out rows under the base, the model, the degraded reference and other adapters."""
-    share, most = config.references.holdout, config.diagnosis.rows
-    measured = sum(min(share * counts.rows, most) * counts.tokens / max(counts.rows, 1) for counts in sets)
-    return (3 + len(config.diagnosis.adapters)) * measured
-
-
-def _stage(
-    name: str, read: float, trained: float, memory: float, disk: float, speed: dict[str, float]
-) -> dict[str, Any]:
-    seconds = read / speed["reading"] + trained / speed["training"]
-    return {
-        "stage": name,
-        "tokens_read": round(read),
-        "tokens_trained": round(trained),
-        "seconds": float(f"{seconds:.3g}"),  # a set of a few rows takes less than a tenth of one
-        "memory_bytes": round(memory),
-        "disk_bytes": round(disk),
-    }
-
-
-def _training_bytes(settings: TrainingConfig, custom: SetCounts | ProxyCounts, shape: Shape) -> float:
-    tokens = settings.micro_batch_size * custom.longest
-    layers = 1 + math.sqrt(shape.layers) if settings.gradient_checkpointing else shape.layers
-    activations = tokens * shape.hidden * layers * _ACTIVATIONS_PER_LAYER * shape.bytes_per_value / 2
-    return activations + 4 * _adapter_bytes(settings, shape) + 3 * LOGITS_BYTES
-
-
-def _scoring_bytes(config: Config, custom: SetCounts | ProxyCounts, shape: Shape) -> float:
-    tokens = max(config.scoring.batch_tokens, custom.longest)
-    return tokens * shape.hidden * 20 * shape.bytes_per_value + 2 * LOGITS_BYTES
-
-
-def _adapter_bytes(settings: TrainingConfig, shape: Shape) -> int:
-    modules = 7 if settings.lora.target_modules == "all-linear" else len(settings.lora.target_modules)
-    return 4 * 2 * settings.lora.r * shape.hidden * shape.layers * modules

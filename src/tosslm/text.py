@@ -40,3 +40,14 @@ def mask_hidden(text: str) -> str:
 def number(value: float, spec: str) -> str:
     """A formatted number with a true minus sign, which is as wide as the plus and does not break from its digits."""
     return format(value, spec).replace("-", "\u2212")
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them.
+
+    Examples:
+        >>> duration(4.2), duration(75), duration(7260)
+        ('0 min 04 s', '1 min 15 s', '2 h 01 min')
+    """
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours} h {rest // 60:02d} min" if hours else f"{rest // 60} min {rest % 60:02d} s"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from tosslm.config import Config
@@ -13,10 +15,23 @@ from tosslm.evaluation.checks import KINDS, ROW_KINDS, own_rows
 from tosslm.evaluation.prompts import read_prompts
 
 
-def evaluation_tokens(config: Config, tokenizer: RowTokenizer, sets: Mapping[str, SetCounts]) -> int:
-    """Tokens that base and fine-tuned model read and write between them.
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What an evaluation reads and writes for each model, every answer at its longest.
 
-    Every answer is taken to run to ``max_new_tokens``. Tasks of lm-eval, classifiers and judges are not counted.
+    Attributes:
+        read: tokens of prompts and rows.
+        written: new tokens.
+        steps: passes in which they are written, one for each new token of a batch of prompts.
+    """
+
+    read: float = 0.0
+    written: float = 0.0
+    steps: int = 0
+
+
+def evaluation_work(config: Config, tokenizer: RowTokenizer, sets: Mapping[str, SetCounts]) -> Asked:
+    """What each model is asked. Tasks of lm-eval, classifiers and judges are not counted.
 
     Args:
         config: the config.
@@ -28,25 +43,28 @@ def evaluation_tokens(config: Config, tokenizer: RowTokenizer, sets: Mapping[str
     """
     settings, holdout = config.evaluation, config.references.holdout
     if not settings.asks:
-        return 0
+        return Asked()
     template = ChatTemplate(tokenizer.tokenizer)
-    total = 0.0
+    read = 0.0
+    asked: list[float] = []
     for kind in KINDS:
         if chosen := getattr(settings, kind):
             prompts = read_prompts(chosen.path, where=chosen.where, limit=chosen.limit, split=chosen.split)
-            total += sum(_length(tokenizer, template, prompt.messages) for prompt in prompts)
-            total += len(prompts) * settings.max_new_tokens
+            read += sum(_length(tokenizer, template, prompt.messages) for prompt in prompts)
+            asked.append(len(prompts))
     rows, tokens = {}, {}
     for kind in ROW_KINDS:
         own, counts = own_rows(settings, kind, tokenizer), sets[kind.removesuffix("_rows")]
         rows[kind] = holdout * counts.rows if own is None else len(own)
         tokens[kind] = holdout * counts.tokens if own is None else sum(len(row["input_ids"]) for row in own)
-    if asked := min(settings.utility_prompts, rows["utility_rows"]):
-        total += asked * (tokens["utility_rows"] / max(rows["utility_rows"], 1) + settings.max_new_tokens)
+    if count := min(settings.utility_prompts, rows["utility_rows"]):
+        read += count * tokens["utility_rows"] / max(rows["utility_rows"], 1)
+        asked.append(count)
     if settings.losses:
         # The margin reads each harmful row once more, and once with each refusal in the answer's place.
-        total += tokens["utility_rows"] + tokens["harmful_rows"] * (2 + len(settings.refusals))
-    return round((2 + len(settings.scales)) * total)
+        read += tokens["utility_rows"] + tokens["harmful_rows"] * (2 + len(settings.refusals))
+    batches = sum(math.ceil(count / settings.batch_size) for count in asked)
+    return Asked(read, sum(asked) * settings.max_new_tokens, batches * settings.max_new_tokens)
 
 
 def _length(tokenizer: RowTokenizer, template: ChatTemplate, messages: Messages) -> int:

@@ -6,7 +6,7 @@ import json
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,6 +69,10 @@ class Base:
         if self._model is None:
             self._model = load_model(self)
         return self._model
+
+    def with_weights(self, model: Any) -> Base:
+        """The base with other weights in memory, such as a few layers of its shape."""
+        return replace(self, _model=model)
 
     def release(self) -> None:
         """Let the weights go; who asks for them again waits for them again."""

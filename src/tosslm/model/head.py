@@ -14,9 +14,8 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from tosslm.errors import TosslmError
+from tosslm.model.shape import LOGITS_BYTES
 
-LOGITS_BYTES = 256 * 2**20
-"""No array of logits is larger than this many bytes of float32."""
 _CPU_CHUNK, _CPU_SLICE = 256, 32
 """Positions whose logits a CPU computes at once, and those whose softmax it does: the latter stay in its caches."""
 

@@ -1,10 +1,8 @@
-"""How large a model is and how fast this machine reads with it, from its config alone; no weights are loaded."""
+"""How large a model is and how fast this machine multiplies, from its config alone; no weights are loaded."""
 
 from __future__ import annotations
 
-import copy
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,27 +10,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from tosslm.errors import InputError
 from tosslm.model.base import Base, choose_device, choose_dtype
+from tosslm.model.shape import Shape
 
 _EFFICIENCY = {"cpu": 0.6, "cuda": 0.35, "mps": 0.3}
-"""Share of a plain matrix product's speed that a whole forward pass reaches; rough, --measure replaces it."""
-_TRAINING_PASSES = 2.3
-"""A LoRA training step in forward passes: activations' gradients, but none of the frozen weights."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What of a model decides time and memory."""
-
-    parameters: int
-    layers: int
-    hidden: int
-    vocabulary: int
-    bytes_per_value: int
-
-    @property
-    def body(self) -> int:
-        """Parameters that every token passes through; the embedding is looked up, the head counts by itself."""
-        return self.parameters - self.hidden * self.vocabulary
+"""Share of a plain matrix product's speed that a whole forward pass reaches; rough, a measurement replaces it."""
 
 
 def described(base: Base) -> tuple[Any, Any]:
@@ -63,15 +44,15 @@ def shape_of(base: Base, model_config: Any, model: Any) -> Shape:
         text.hidden_size,
         text.vocab_size,
         dtype.itemsize,
+        model.get_output_embeddings().weight is model.get_input_embeddings().weight,
     )
 
 
-def expected_speed(base: Base, shape: Shape) -> dict[str, float]:
-    """Tokens a second, ``reading`` and ``training``, from the time of one matrix product."""
+def multiplications(base: Base) -> float:
+    """Multiplications and additions a second that a forward pass of the base reaches, from one matrix product."""
     device = choose_device(base.config.device)
-    flops = _matmul_flops(device, choose_dtype(base.config.dtype, device)) * _EFFICIENCY.get(device.type, 0.3)
-    reading = flops / (2 * shape.body + shape.hidden * shape.vocabulary)
-    return {"reading": reading, "training": reading / _TRAINING_PASSES}
+    flops = _matmul_flops(device, choose_dtype(base.config.dtype, device))
+    return flops * _EFFICIENCY.get(device.type, 0.3)
 
 
 def _matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
@@ -91,40 +72,3 @@ def _seconds(work: Any, device: torch.device) -> float:
             torch.cuda.synchronize(device)
         times.append(time.perf_counter() - start)
     return sorted(times[1:])[2]
-
-
-def measured_speed(base: Base, model_config: Any, shape: Shape, length: int) -> dict[str, float]:
-    """The same from two layers of the base's shape with random weights, on rows of so many tokens."""
-    device = choose_device(base.config.device)
-    dtype = choose_dtype(base.config.dtype, device)
-    small = copy.deepcopy(model_config)
-    layers = min(2, shape.layers)
-    small.get_text_config().num_hidden_layers = layers
-    if getattr(small.get_text_config(), "layer_types", None):
-        small.get_text_config().layer_types = small.get_text_config().layer_types[:layers]
-    model = AutoModelForCausalLM.from_config(small, dtype=dtype, trust_remote_code=base.config.trust_remote_code).to(
-        device
-    )
-    ids = torch.randint(0, shape.vocabulary, (4, length), device=device)
-    body = model.base_model
-    head = model.get_output_embeddings()
-    model.requires_grad_(False)
-
-    def read() -> None:
-        with torch.inference_mode():
-            body(input_ids=ids, use_cache=False)
-
-    def read_head() -> None:
-        with torch.inference_mode():
-            head(torch.zeros(2 * length, shape.hidden, device=device, dtype=dtype))
-
-    def train() -> None:
-        # The gradient passes through the frozen layers to their input, as it does to adapters in every layer.
-        embedded = model.get_input_embeddings()(ids).requires_grad_()
-        body(inputs_embeds=embedded, use_cache=False).last_hidden_state.float().sum().backward()
-
-    scale = shape.layers / layers
-    heads = _seconds(read_head, device)
-    reading = 4 * length / (_seconds(read, device) * scale + heads)
-    training = 4 * length / (_seconds(train, device) * scale + 3 * heads)
-    return {"reading": reading, "training": training}

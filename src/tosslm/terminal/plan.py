@@ -11,6 +11,7 @@ from tosslm.findings.found import found_told
 from tosslm.findings.warnings import rewritten
 from tosslm.outward import outward
 from tosslm.terminal.tables import table_of, told
+from tosslm.text import duration
 
 SHOWN_BAD_ROWS = 20
 
@@ -32,7 +33,9 @@ def print_plan(plan: Mapping[str, Any], console: Console) -> None:
         console.print(f"... and {len(plan['bad_rows']) - SHOWN_BAD_ROWS} more (all of them with --json)")
     model, speed = plan["model"], plan["speed"]
     how = (
-        "measured on two layers of its shape" if speed["measured"] else "from one matrix product; --measure is surer"
+        "measured on a few layers of its shape"
+        if speed["measured"]
+        else "from one matrix product; --measure is surer"
     )
     console.print(
         f"{model['name']}: {model['parameters'] / 1e6:,.0f}M parameters, {model['dtype']} on {model['device']}; "
@@ -50,29 +53,43 @@ def print_plan(plan: Mapping[str, Any], console: Console) -> None:
             markup=False,
             soft_wrap=True,
         )
-    table = table_of("stage", "tokens read", "tokens trained", "time", "memory", "disk")
-    for stage in plan["stages"]:
-        table.add_row(
-            stage["stage"],
-            f"{stage['tokens_read']:,}",
-            f"{stage['tokens_trained']:,}",
-            _duration(stage["seconds"]),
-            _size(stage["memory_bytes"]),
-            _size(stage["disk_bytes"]),
-        )
-    table.add_section()
-    total = _duration(sum(stage["seconds"] for stage in plan["stages"]))
-    table.add_row("all", "", "", total, "", _size(sum(stage["disk_bytes"] for stage in plan["stages"])))
-    console.print(table)
+    _print_stages(plan, console)
     if (found := plan["unsafe_found"]) is not None:
         console.print(told("Found", "bold", found_told(found, plan["discard_fraction"])))
     for warning in plan["warnings"]:
         console.print(told("Warning", "bold yellow", warning))
 
 
-def _duration(seconds: float) -> str:
-    hours, rest = divmod(round(seconds), 3600)
-    return f"{hours} h {rest // 60:02d} min" if hours else f"{rest // 60} min {rest % 60:02d} s"
+def _print_stages(plan: Mapping[str, Any], console: Console) -> None:
+    """Time, memory, disk and, where a price was named, money of each stage; and what that rests on."""
+    price, stages = plan.get("price"), plan["stages"]
+    table = table_of(
+        "stage", "tokens read", "tokens trained", "time", "memory", "disk", *(["cost"] * (price is not None))
+    )
+    for stage in stages:
+        table.add_row(
+            stage["stage"],
+            f"{stage['tokens_read']:,}",
+            f"{stage['tokens_trained']:,}",
+            duration(stage["seconds"]),
+            _size(stage["memory_bytes"]),
+            _size(stage["disk_bytes"]),
+            *([] if price is None else [_money(stage["cost"])]),
+        )
+    if stages:
+        table.add_section()
+        whole = plan["total"]
+        cost = [] if price is None else [_money(whole["cost"])]
+        table.add_row("all", "", "", duration(whole["seconds"]), "", _size(whole["disk_bytes"]), *cost)
+    console.print(table)
+    if price is not None:
+        console.print(f"cost: at {price:,g} an hour of this device", markup=False, highlight=False, soft_wrap=True)
+    for said in plan.get("assumed", ()):
+        console.print(outward(said), markup=False, highlight=False, soft_wrap=True)
+
+
+def _money(cost: float) -> str:
+    return f"{cost:,.2f}"
 
 
 def _size(size: float) -> str:

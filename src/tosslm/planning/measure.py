@@ -1,0 +1,144 @@
+"""How long units of work last on this machine: a few layers of the model's shape, with random weights, do them.
+
+Each unit is what a run does: rows of the set itself, in batches as the run makes them, under adapters of the config's
+rank and targets. It is done at two depths in turns, so that a machine that slows down slows both; what the layers
+between them take is what every further one takes.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from tosslm.config import LoraConfig
+from tosslm.model.base import Base, choose_device, choose_dtype, fresh_adapter
+from tosslm.model.shape import Shape
+from tosslm.planning.work import Pace, Unit
+
+Work = Callable[[], Any]
+UNIT_SECONDS = 1.5
+"""A unit is timed again until so much time has gone by."""
+_MOST_TURNS, _FEWEST_TURNS = 9, 2
+_SHALLOW = 2
+_DEEPER = 6
+_CPU_PARAMETERS = 30e6
+"""Parameters in the layers that a CPU reads beyond the shallow model, at most, unless one layer has more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A piece of work that is timed.
+
+    Attributes:
+        unit: what it tells the time of.
+        lora: the adapter that the model bears.
+        prepare: makes the work, of the model, and says how many units it is.
+        checkpointed: whether activations are computed anew in the backward pass.
+    """
+
+    unit: Unit
+    lora: LoraConfig
+    prepare: Callable[[Any], tuple[Work, float]]
+    checkpointed: bool = False
+
+
+def measured_pace(base: Base, model_config: Any, shape: Shape, trials: Sequence[Trial]) -> Pace:
+    """Seconds of each trial's unit, as the whole model would take.
+
+    Args:
+        base: whose shape it is; its weights are not read.
+        model_config: of that model.
+        shape: its shape.
+        trials: what is timed.
+    """
+    depths = _depths(shape, choose_device(base.config.device))
+    models = [base.with_weights(_few_layers(base, model_config, layers)) for layers in depths]
+    found: dict[Unit, float] = {}
+    for lora in _distinct([trial.lora for trial in trials]):
+        with ExitStack() as stack:
+            adapted = [stack.enter_context(fresh_adapter(model, lora, 0)) for model in models]
+            for trial in trials:
+                if trial.lora == lora:
+                    with _prepared(adapted, trial) as (works, units):
+                        shallow, each = _turns(works, depths, adapted[0].device)
+                    found[trial.unit] = (shallow + (shape.layers - depths[0]) * each) / units
+    return found
+
+
+def _depths(shape: Shape, device: torch.device) -> tuple[int, ...]:
+    """How many layers are timed: all of a shallow model, else two numbers of them."""
+    if shape.layers <= _SHALLOW + 1:
+        return (shape.layers,)
+    each = max(shape.body / shape.layers, 1.0)
+    deeper = _DEEPER if device.type != "cpu" else max(1, min(_DEEPER, int(_CPU_PARAMETERS / each)))
+    return (_SHALLOW, min(_SHALLOW + deeper, shape.layers))
+
+
+def _few_layers(base: Base, model_config: Any, layers: int) -> Any:
+    """A model of the base's shape with random weights and so many layers."""
+    small = copy.deepcopy(model_config)
+    text = small.get_text_config()
+    text.num_hidden_layers = layers
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:layers]
+    device = choose_device(base.config.device)
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(
+            small,
+            dtype=choose_dtype(base.config.dtype, device),
+            trust_remote_code=base.config.trust_remote_code,
+        )
+    return model.to(device).eval().requires_grad_(False)
+
+
+@contextmanager
+def _prepared(models: Sequence[Any], trial: Trial) -> Iterator[tuple[list[Work], float]]:
+    """A trial's work on each model, and how many units it is; afterwards they are ready for another."""
+    if trial.checkpointed:
+        for model in models:
+            model.gradient_checkpointing_enable()
+            model.enable_input_require_grads()
+    try:
+        works = [trial.prepare(model) for model in models]
+        yield [work for work, _ in works], works[0][1]
+    finally:
+        for model in models:
+            model.zero_grad(set_to_none=True)
+            model.eval()
+            if trial.checkpointed:
+                model.gradient_checkpointing_disable()
+
+
+def _turns(works: Sequence[Work], depths: Sequence[int], device: torch.device) -> tuple[float, float]:
+    """Median seconds at the least depth, and of each further layer; the first turn is not counted."""
+    begin = time.perf_counter()
+    for work in works:
+        _seconds(work, device)
+    turns: list[list[float]] = []
+    while len(turns) < _FEWEST_TURNS or (len(turns) < _MOST_TURNS and time.perf_counter() - begin < UNIT_SECONDS):
+        turns.append([_seconds(work, device) for work in works])
+    shallow = statistics.median(turn[0] for turn in turns)
+    if len(works) == 1:
+        return shallow, 0.0
+    apart = statistics.median(turn[1] - turn[0] for turn in turns)
+    return shallow, max(apart, 0.0) / (depths[1] - depths[0])
+
+
+def _seconds(work: Work, device: torch.device) -> float:
+    start = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def _distinct(loras: Sequence[LoraConfig]) -> list[LoraConfig]:
+    return [lora for i, lora in enumerate(loras) if lora not in loras[:i]]

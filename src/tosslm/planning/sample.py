@@ -1,0 +1,87 @@
+"""A few hundred rows that stand for a set, and how they fall into micro-batches."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+MOST = 512
+
+
+@dataclass(slots=True)
+class RowSample:
+    """Every n-th row of a set that is read as a stream; n doubles when there are more than ``MOST``.
+
+    Attributes:
+        rows: ``input_ids``, int32 ``[T]``, and ``response_mask``, bool ``[T]``, of each.
+        step: n.
+        seen: rows that went by.
+
+    Examples:
+        >>> sample = RowSample()
+        >>> for length in range(1, 1001):
+        ...     sample.add({"input_ids": [0] * length, "response_mask": [True] * length})
+        >>> len(sample.rows), sample.step, [len(row["input_ids"]) for row in sample.rows[:3]]
+        (500, 2, [1, 3, 5])
+    """
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    step: int = 1
+    seen: int = 0
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Look at the next row of the set."""
+        if self.seen % self.step == 0:
+            ids, mask = np.asarray(row["input_ids"], dtype=np.int32), np.asarray(row["response_mask"], dtype=bool)
+            self.rows.append({"input_ids": ids, "response_mask": mask})
+        self.seen += 1
+        if len(self.rows) > MOST:
+            self.rows, self.step = self.rows[::2], 2 * self.step
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """What a training's forward pass reads, on average over a set.
+
+    Attributes:
+        padded: tokens with padding.
+        responses: positions at which the head runs.
+    """
+
+    padded: float
+    responses: float
+
+
+def micro_batches(rows: Sequence[Mapping[str, Any]], size: int) -> list[list[Mapping[str, Any]]]:
+    """Rows in an order of their own, ``size`` at a time; of few rows one batch of less."""
+    order = random.Random(0).sample(range(len(rows)), len(rows))
+    whole = max(size, len(rows) // size * size)
+    return [[rows[i] for i in order[start : start + size]] for start in range(0, min(whole, len(rows)), size)]
+
+
+def mean_batch(batches: Sequence[Sequence[Mapping[str, Any]]]) -> MicroBatch:
+    """What a micro-batch holds on average.
+
+    Examples:
+        >>> short, long = ({"input_ids": [0] * n, "response_mask": [False, True, True]} for n in (3, 7))
+        >>> mean_batch([[short, long], [short, short]])
+        MicroBatch(padded=10.0, responses=4.0)
+    """
+    if not batches:
+        return MicroBatch(1.0, 1.0)
+    responses = sum(int(np.sum(row["response_mask"])) for batch in batches for row in batch)
+    return MicroBatch(sum(map(padded, batches)) / len(batches), responses / len(batches))
+
+
+def padded(batch: Sequence[Mapping[str, Any]]) -> int:
+    """Tokens of a batch with its padding."""
+    return len(batch) * max(len(row["input_ids"]) for row in batch)
+
+
+def nearest(batches: Sequence[Sequence[Mapping[str, Any]]], tokens: float) -> Sequence[Mapping[str, Any]]:
+    """The batch with about so many padded tokens."""
+    return min(batches, key=lambda batch: abs(padded(batch) - tokens))

@@ -1,0 +1,75 @@
+"""Memory and disk of each stage, from a model's shape and a set's counts: arithmetic alone."""
+
+from __future__ import annotations
+
+import math
+
+from tosslm.config import Config, TrainingConfig
+from tosslm.model.shape import LOGITS_BYTES, Shape
+from tosslm.planning.work import Counted, Sets
+
+_ACTIVATIONS_PER_LAYER = 34
+"""Bytes a token and hidden unit that a layer keeps for its backward pass, 16 bit (arXiv 2205.05198, eq. 1)."""
+_LIBRARIES = 0.5e9
+
+
+def stage_bytes(
+    config: Config, sets: Sets, by: Sets, own: Shape, references: Shape, *, evaluates: bool, proxied: bool = False
+) -> dict[str, tuple[float, float]]:
+    """Memory and disk of each stage, in bytes.
+
+    Args:
+        config: the config.
+        sets: ``custom``, ``harmful`` and ``utility`` in the base's tokens.
+        by: the same in those of the model that references are trained on.
+        own: the base's shape.
+        references: that model's shape.
+        evaluates: whether an evaluation has anything to ask.
+        proxied: whether that model is not the base.
+    """
+    custom, rounds = sets["custom"], config.refinement.rounds
+    in_context = 4 * custom.response_tokens if config.selection.kind != "token" else 0
+    reading = weight_bytes(own) + scoring_bytes(config, custom, own)
+    learning = weight_bytes(references) + training_bytes(config.references, by["custom"], references)
+    scoring = weight_bytes(references) + scoring_bytes(config, by["custom"], references)
+    scores, adapter = 12 * custom.response_tokens, adapter_bytes(config.references, references)
+    proxy_rows = 8 * sum(counts.tokens for counts in by.values()) if proxied else 0
+    return {
+        "data": (_LIBRARIES, 8 * sum(counts.tokens for counts in sets.values())),
+        "references": (learning, 2 * adapter + proxy_rows),
+        "score": (scoring, scores),
+        "refine": (learning, rounds * (scores + adapter)),
+        "select": (_LIBRARIES, custom.response_tokens // 8 + in_context),
+        "finetune": (
+            weight_bytes(own) + training_bytes(config.finetune, custom, own),
+            adapter_bytes(config.finetune, own),
+        ),
+        "evaluate": (reading, 1e6 if evaluates else 0),
+        "diagnose": (reading, 1e6),
+        "report": (_LIBRARIES + 30 * custom.response_tokens, min(16 * custom.response_tokens, 25e6)),
+    }
+
+
+def weight_bytes(shape: Shape) -> float:
+    """A model's weights in memory."""
+    return shape.parameters * shape.bytes_per_value
+
+
+def training_bytes(settings: TrainingConfig, custom: Counted, shape: Shape) -> float:
+    """What a training of a LoRA holds beside the weights: activations, adapter with its optimizer, logits."""
+    tokens = settings.micro_batch_size * custom.longest
+    layers = 1 + math.sqrt(shape.layers) if settings.gradient_checkpointing else shape.layers
+    activations = tokens * shape.hidden * layers * _ACTIVATIONS_PER_LAYER * shape.bytes_per_value / 2
+    return activations + 4 * adapter_bytes(settings, shape) + 3 * LOGITS_BYTES
+
+
+def scoring_bytes(config: Config, custom: Counted, shape: Shape) -> float:
+    """What scoring holds beside the weights."""
+    tokens = max(config.scoring.batch_tokens, custom.longest)
+    return tokens * shape.hidden * 20 * shape.bytes_per_value + 2 * LOGITS_BYTES
+
+
+def adapter_bytes(settings: TrainingConfig, shape: Shape) -> int:
+    """An adapter on disk, as if every module were as wide as the model."""
+    modules = 7 if settings.lora.target_modules == "all-linear" else len(settings.lora.target_modules)
+    return 4 * 2 * settings.lora.r * shape.hidden * shape.layers * modules

@@ -1,0 +1,155 @@
+"""What is timed: the passes of a run's stages, on rows of its sets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import GenerationConfig
+
+from tosslm.config import Config, TrainingConfig
+from tosslm.diagnosis.causes import own_answers
+from tosslm.diagnosis.divergence import DEGRADED, row_divergences
+from tosslm.evaluation.generate import generated_ids
+from tosslm.model.base import without_adapter
+from tosslm.model.head import SplitHead
+from tosslm.model.losses import batch_budget, padded_batch, plan_batches, response_losses
+from tosslm.planning.measure import Trial, Work
+from tosslm.planning.sample import mean_batch, micro_batches, nearest, padded
+from tosslm.planning.work import Unit
+from tosslm.progress import SilentReporter
+from tosslm.training.trainer import anchored_divergence
+
+Row = Mapping[str, Any]
+Rows = Sequence[Row]
+Samples = Mapping[str, Rows]
+_NEW_TOKENS = 8
+_READ_BATCHES = 2
+_DIAGNOSED = 2
+
+
+def reference_trials(config: Config, samples: Samples) -> list[Trial]:
+    """What the references' model does: its training, and scoring."""
+    settings = config.references
+    learnt = [*samples["harmful"], *samples["utility"]]
+    return [
+        reading_trial(config, samples["custom"]),
+        *_training(settings, learnt, "reference_batch", "reference_step"),
+    ]
+
+
+def base_trials(config: Config, tokenizer: Any, samples: Samples, *, evaluates: bool) -> list[Trial]:
+    """What the base does beside that: the fine-tuning, answers, diagnosis."""
+    settings, held_out = config.finetune, [*samples["harmful"][:_DIAGNOSED], *samples["utility"][:_DIAGNOSED]]
+    trials = _training(settings, samples["custom"], "finetune_batch", "finetune_step")
+    if settings.anchors:
+        trials.append(_passing(settings, samples["custom"], "anchored_batch", anchored=True))
+    if evaluates:
+        trials.append(Trial("answer_step", settings.lora, lambda model: _answering(config, model)))
+    prompt = _prompt(_median(samples["harmful"]))
+    return [
+        *trials,
+        Trial("own_answer", settings.lora, lambda model: (lambda: own_answers(model, tokenizer, [prompt]), 1)),
+        Trial("diverge", settings.lora, lambda model: _diverging(config, model, held_out)),
+    ]
+
+
+def reading_trial(config: Config, rows: Rows) -> Trial:
+    """Scoring, batch by batch as it makes them of rows of like length."""
+    lengths = [len(row["input_ids"]) for row in rows]
+    budget = config.scoring.batch_tokens
+
+    def prepare(model: Any) -> tuple[Work, float]:
+        batches = plan_batches(lengths, batch_budget(model, budget))
+        # From the midst of each share, so that neither the longest rows nor the remainder stands for all.
+        places = [(2 * i + 1) * len(batches) // (2 * _READ_BATCHES) for i in range(min(_READ_BATCHES, len(batches)))]
+        read = [[rows[i] for i in batches[place]] for place in places]
+        tokens = sum(len(row["input_ids"]) for batch in read for row in batch)
+        return lambda: [response_losses(model, batch, batch_tokens=budget) for batch in read], tokens
+
+    return Trial("read", config.references.lora, prepare)
+
+
+def _training(settings: TrainingConfig, rows: Rows, batch: Unit, step: Unit) -> list[Trial]:
+    return [_passing(settings, rows, batch, anchored=False), Trial(step, settings.lora, _stepping)]
+
+
+def _passing(settings: TrainingConfig, rows: Rows, unit: Unit, *, anchored: bool) -> Trial:
+    """A micro-batch of about the mean size, forward and backward."""
+    batches = micro_batches(rows, min(settings.micro_batch_size, settings.batch_size))
+    mean = mean_batch(batches).padded
+    batch = nearest(batches, mean)
+
+    def prepare(model: Any) -> tuple[Work, float]:
+        model.train()
+        return _pass(model, batch, anchored=anchored), padded(batch) / mean
+
+    return Trial(unit, settings.lora, prepare, checkpointed=settings.gradient_checkpointing)
+
+
+def _pass(model: Any, batch: Rows, *, anchored: bool) -> Work:
+    """The fine-tuning's loss and its gradients; with anchors the later half of the answers is anchored."""
+    split = SplitHead(model)
+    input_ids, attention_mask, predicts = (part.to(model.device) for part in padded_batch(batch))
+    responses = predicts[:, :-1]
+    later = responses & (2 * responses.cumsum(1) > responses.sum(1, keepdim=True))
+    kept = responses & ~later if anchored else responses
+    targets = input_ids[:, 1:][kept]
+    places = torch.cat([torch.zeros_like(later[:, :1]), later], dim=1)
+    inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "anchored": places}
+
+    def work() -> None:
+        hidden = split.hidden_states(input_ids, attention_mask)[:, :-1]
+        loss = split.summed_loss(hidden[kept], targets)
+        if anchored:
+            loss = loss + anchored_divergence(split, hidden, inputs, lambda: without_adapter(model))
+        loss.backward()
+
+    return work
+
+
+def _stepping(model: Any) -> tuple[Work, float]:
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(weights)
+    for weight in weights:
+        weight.grad = torch.zeros_like(weight)
+
+    def work() -> None:
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+
+    return work, 1
+
+
+def _answering(config: Config, model: Any) -> tuple[Work, float]:
+    """New tokens after prompts of one token, so that reading them is a step like the others."""
+    prompts = [[token] for token in range(config.evaluation.batch_size)]
+    settings = GenerationConfig(
+        max_new_tokens=_NEW_TOKENS, min_new_tokens=_NEW_TOKENS, do_sample=False, eos_token_id=0, pad_token_id=0
+    )
+    return lambda: generated_ids(model, prompts, settings), _NEW_TOKENS
+
+
+def _diverging(config: Config, model: Any, rows: Rows) -> tuple[Work, float]:
+    """Held-out rows under the base and two adapters, as in a run: the model's, and the degraded reference's."""
+    model.add_adapter(DEGRADED, model.peft_config["default"])
+    names = ("default", DEGRADED)
+    settings, budget = config.diagnosis, config.scoring.batch_tokens
+
+    def work() -> None:
+        with SilentReporter().task("", len(rows)) as task:
+            row_divergences(model, rows, names, positions=settings.positions, batch_tokens=budget, task=task)
+
+    return work, (1 + len(names)) * len(rows)
+
+
+def _median(rows: Rows) -> Row:
+    return sorted(rows, key=lambda row: len(row["input_ids"]))[len(rows) // 2]
+
+
+def _prompt(row: Row) -> list[int]:
+    """What stands before a row's first response token."""
+    prompt: list[int] = row["input_ids"][: int(np.flatnonzero(row["response_mask"])[0])].tolist()
+    return prompt

@@ -1,0 +1,205 @@
+"""What a run will take: counts worked out by hand, seconds, money, and the stages that a run then has."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from benchmarks.plan import RESULTS, section
+from benchmarks.sizes import PAGE, SHAPES, planned, table, written
+from typer.testing import CliRunner, Result
+
+import tosslm
+from tosslm.cli import app
+from tosslm.config import Config, load_config
+from tosslm.data.sets import SetCounts
+from tosslm.errors import InputError
+from tosslm.evaluation.workload import Asked
+from tosslm.methods import settled
+from tosslm.model.shape import Shape
+from tosslm.pipeline import steps
+from tosslm.plan import make_plan
+from tosslm.planning.pace import Batches, Device, expected_pace
+from tosslm.planning.sample import MOST, MicroBatch, RowSample, mean_batch, micro_batches
+from tosslm.planning.stages import assumed, stage_records, total
+from tosslm.planning.work import OWN_TOKENS, Pace, Work, anchored_rows, begun, stage_work
+from tosslm.progress import SilentReporter
+
+
+def config_of(**sections: dict[str, Any]) -> Config:
+    return load_config({"data": {name: {"path": name} for name in ("custom", "harmful", "utility")}, **sections})
+
+
+def counts(rows: int, length: int, response: int) -> SetCounts:
+    return SetCounts(rows=rows, tokens=rows * length, response_tokens=rows * response, longest=length)
+
+
+SETS = {"custom": counts(100, 50, 20), "harmful": counts(40, 30, 10), "utility": counts(20, 60, 30)}
+TRAINING = {"epochs": 3, "batch_size": 8, "micro_batch_size": 4}
+
+
+def toss(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def work_of(config: Config, asked: Asked | None = None, anchored: float = 0.0) -> dict[str, Work]:
+    return {one.stage: one for one in stage_work(config, SETS, SETS, asked or Asked(), anchored=anchored)}
+
+
+def test_the_work_of_each_stage_is_what_one_counts_by_hand() -> None:
+    config = config_of(references=TRAINING | {"holdout": 0.25}, finetune=TRAINING)
+    work = work_of(config, Asked(read=1000, written=240, steps=24), anchored=0.2)
+    assert work["data"].base == {"tokenise": 100 * 50 + 40 * 30 + 20 * 60}
+    # 30 harmful rows in micro-batches of 4 are 8, in batches of 8 are 4; 15 utility rows are 4 and 2; three epochs.
+    assert work["references"].base == {"reference_batch": 3 * (8 + 4), "reference_step": 3 * (4 + 2)}
+    assert work["references"].trained == 3 * (30 * 30 + 15 * 60)
+    # Two references read the custom rows, and the held-out 10 harmful and 5 utility ones.
+    assert work["score"].base == {"read": 2 * (5000 + 300 + 300)}
+    assert work["finetune"].base["finetune_batch"] == pytest.approx(0.8 * 75)
+    assert work["finetune"].base["anchored_batch"] == pytest.approx(0.2 * 75)
+    assert work["finetune"].base["finetune_step"] == 3 * 13
+    assert work["evaluate"].base == {"read": 2 * 1000, "answer_step": 2 * 24}
+    # Three models on 15 held-out rows; 10 harmful prompts of 20 tokens, with an answer and with the row's own, of 10.
+    assert work["diagnose"].base == {"diverge": 45, "own_answer": 10, "read": 2 * 3 * 10 * (20 + min(10, OWN_TOKENS))}
+
+
+def test_rounds_train_on_what_joined_and_read_again() -> None:
+    rounds = {"rounds": 2, "samples_per_round": 12}
+    work = work_of(config_of(references=TRAINING | {"holdout": 0.25}, refinement=rounds))
+    # 30 harmful rows and 12, then 24 more: 42 and 54; in micro-batches of 4 that is 11 and 14, in batches 6 and 7.
+    assert work["refine"].base == {
+        "reference_batch": 3 * (11 + 14),
+        "reference_step": 3 * (6 + 7),
+        "read": 2 * (5000 + 300 + 300),
+    }
+    assert work["refine"].trained == 3 * (2 * 30 * 30 + (12 + 24) * 50)
+
+
+def test_seconds_and_money_are_counts_at_a_pace_and_a_price() -> None:
+    pace: Pace = {"read": 2.0, "load": 30.0}
+    work = [Work("score", {"read": 1800}, read=1800), Work("diagnose", {"read": 900, "diverge": 0})]
+    records = stage_records(begun(work), pace, {}, {"score": (9, 4), "diagnose": (9, 1)}, price=2.0)
+    assert [record["seconds"] for record in records] == [3630, 1800]
+    assert [record["cost"] for record in records] == [pytest.approx(2.0167, rel=1e-2), 1.0]
+    assert total(records) == {"seconds": 5430, "disk_bytes": 5, "cost": pytest.approx(3.0167, rel=1e-2)}
+    assert "cost" not in stage_records(work, pace, {}, {"score": (9, 4), "diagnose": (9, 1)})[0]
+
+
+def test_libraries_and_weights_wait_for_the_first_stage_that_needs_them() -> None:
+    config = config_of()
+    first = {one.stage: one.base for one in begun(work_of(config).values())}
+    assert (first["references"]["begin"], first["references"]["load"]) == (1, 1)
+    assert not any("load" in units for stage, units in first.items() if stage != "references")
+    # A proxy is loaded for the references, the base for the fine-tuning.
+    apart = begun(stage_work(config, SETS, SETS, Asked(), anchored=0.0, proxied=True))
+    assert {one.stage for one in apart if "load" in one.references} == {"references"}
+    assert {one.stage for one in apart if "load" in one.base} == {"finetune"}
+
+
+def test_how_many_rows_the_base_reads_again() -> None:
+    custom, token = SETS["custom"], {"evidence": "token", "discard_fraction": 0.1}
+    anchor = {"dropped": "anchor", "anchor_weight": 1.0, "anchor_first": 0}
+    assert anchored_rows(config_of(finetune={"dropped": "ignore"}), custom) == 0
+    assert anchored_rows(config_of(finetune=anchor), custom) == 0.5
+    assert anchored_rows(config_of(finetune=anchor | {"anchor_first": 3}), custom) == 1
+    # 20 response tokens, each dropped with a probability of a tenth.
+    assert anchored_rows(config_of(finetune=anchor, selection=token), custom) == pytest.approx(1 - 0.9**20)
+    assert anchored_rows(config_of(finetune=anchor, selection=token | {"discard_fraction": 0.0}), custom) == 0
+
+
+def test_a_plan_says_what_it_assumes_and_leaves_out() -> None:
+    pace: Pace = {"finetune_batch": 1.0, "anchored_batch": 2.0, "finetune_step": 0.0}
+    finetune = TRAINING | {"dropped": "anchor", "anchor_weight": 1.0, "anchor_first": 0}
+    config = config_of(finetune=finetune, evaluation={"lm_eval": ["hellaswag"]})
+    said = " ".join(assumed(config, SETS["custom"], pace, own_work="seal"))
+    assert "With none of them it takes 1 min 15 s, with all 2 min 30 s." in said
+    assert "tasks of lm-eval are not counted" in said
+    assert "the method seal" in said
+    assert assumed(config_of(finetune={"dropped": "ignore"}), SETS["custom"], pace) == []
+
+
+def test_a_pace_from_multiplications() -> None:
+    """Ten multiplications or additions a second; a body of 40 parameters beside embedding and head of 6 each."""
+    shape = Shape(parameters=52, layers=1, hidden=2, vocabulary=3, bytes_per_value=2, tied=False)
+    assert (shape.body, shape.head) == (40, 6)
+    batches = Batches(MicroBatch(20, 5), MicroBatch(30, 6), padding=1.5, responses=0.5, length=10, answer=4)
+    pace = expected_pace(config_of(diagnosis={"positions": 3}), shape, Device(10.0, 26.0, 1e9), batches)
+    body, head = 2 * 40 / 10, 2 * 6 / 10
+    assert pace["read"] == pytest.approx(1.5 * body + 0.5 * head)
+    assert pace["reference_batch"] == pytest.approx(2.3 * 20 * body + 3 * 5 * head)
+    assert pace["anchored_batch"] - pace["finetune_batch"] == pytest.approx(30 * body + 6 * head)
+    assert pace["diverge"] == pytest.approx(10 * body + 3 * head)
+    assert pace["answer_step"] == pytest.approx(16 * (body + head))
+    slow = expected_pace(config_of(), shape, Device(1e12, 26.0, 1e9), batches)
+    assert slow["answer_step"] == pytest.approx(52 * 2 / 26)  # every weight is read once
+
+
+def test_a_sample_is_every_nth_row_and_its_batches_hold_each_once() -> None:
+    sample = RowSample()
+    for length in range(1, 3 * MOST + 1):
+        sample.add({"input_ids": [7] * length, "response_mask": [length % 2 == 0] * length})
+    assert [len(row["input_ids"]) for row in sample.rows] == list(range(1, 3 * MOST + 1, sample.step))
+    assert MOST / 2 <= len(sample.rows) <= MOST
+    batches = micro_batches(sample.rows[:10], 4)
+    assert [len(batch) for batch in batches] == [4, 4]
+    assert len({len(row["input_ids"]) for batch in batches for row in batch}) == 8
+    assert [len(batch) for batch in micro_batches(sample.rows[:3], 4)] == [3]
+    assert mean_batch([]) == MicroBatch(1.0, 1.0)
+
+
+def test_a_price_is_a_column_and_a_total(tiny_config: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "toss.json"
+    path.write_text(json.dumps(tiny_config))
+    result = toss("plan", str(path), "--price", "360000", "--json")
+    assert result.exit_code == 0, result.stderr
+    plan = json.loads(result.stdout)
+    assert plan["price"] == 360000
+    assert all(stage["cost"] == pytest.approx(100 * stage["seconds"], rel=0.02) for stage in plan["stages"])
+    assert plan["total"]["cost"] == pytest.approx(sum(stage["cost"] for stage in plan["stages"]), rel=1e-4)
+    shown = toss("plan", str(path), "--price", "2.5").stdout
+    assert "cost" in shown
+    assert "at 2.5 an hour of this device" in shown
+    assert "cost" not in toss("plan", str(path)).stdout
+    refused = toss("plan", str(path), "--price", "-1")
+    assert refused.exit_code == 2
+    assert "--price: -1 is no price" in refused.stderr
+
+
+def test_a_price_is_a_number_from_0(tiny_config: dict[str, Any]) -> None:
+    for price in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(InputError, match="no price of an hour"):
+            make_plan(load_config(tiny_config), measure=False, reporter=SilentReporter(), price=price)
+
+
+@pytest.mark.parametrize("changes", [{}, {"refinement": {"rounds": 0}}, {"evaluation": True}])
+def test_a_plan_has_every_stage_that_the_run_then_has(tiny_config: dict[str, Any], changes: dict[str, Any]) -> None:
+    if "evaluation" in changes:
+        own = {"path": tiny_config["data"]["harmful"]["path"]}
+        changes = {"evaluation": {"harmful": own, "max_new_tokens": 2, "refusals": ["No."]}}
+    config, method = settled(load_config(tiny_config | changes))
+    plans = [make_plan(config, measure=measure, reporter=SilentReporter()) for measure in (False, True)]
+    run = tosslm.run(config)
+    stage_of = {step.name: step.stage for step in steps(config, method)}
+    done = {stage_of[name] for name in run.manifest["stages"]}
+    for plan in plans:
+        seconds = {stage["stage"]: stage["seconds"] for stage in plan["stages"]}
+        assert {stage for stage, length in seconds.items() if length > 0} == done
+        assert plan["total"]["seconds"] == pytest.approx(sum(seconds.values()), rel=1e-4)
+
+
+def test_larger_models_are_worked_out_by_the_same_arithmetic() -> None:
+    """Scoring 112,000 rows of 350 tokens twice with 8 billion parameters, at 35% of 989 TFLOPS, by hand."""
+    score = next(stage for stage in planned("8B", 112_000) if stage["stage"] == "score")
+    shape = SHAPES["8B"][0]
+    assert shape.body == pytest.approx(6.98e9, rel=0.001)
+    tokens = 2 * (112_000 + 0.1 * 22_400) * 350
+    flops = 2 * tokens * (1.05 * shape.body + 200 / 350 * 4096 * 128_256)
+    assert score["seconds"] == pytest.approx(flops / (0.35 * 989e12), rel=0.01)
+
+
+def test_the_page_has_the_tables_as_they_are() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert written(page, "sizes", table()) == page
+    assert written(page, "plan", section(json.loads(RESULTS.read_text(encoding="utf-8")))) == page
