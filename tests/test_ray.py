@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 import tosslm
 from support.prepared import Prepared, prepare
-from support.ray_cluster import ActingReporter, add_node, kill, need_ray, raylets, two_nodes, workers
+from support.ray_cluster import ActingReporter, add_node, bearers, kill, need_ray, raylets, two_nodes, workers
 from tosslm.config import load_config
 from tosslm.model.base import open_base
 from tosslm.pipeline import score_shard, workbench
@@ -160,7 +160,7 @@ def test_a_worker_that_finds_all_in_order_writes_its_share(prepared: Prepared, o
 
 
 def test_a_worker_that_sees_another_folder_is_refused(order: Order) -> None:
-    with pytest.raises(tosslm.InputError, match="does not see the run folder .* storage that all machines .* share"):
+    with pytest.raises(tosslm.InputError, match=r"does not see the run folder .* storage that all machines .* share"):
         ScoringWorker(replace(order, token="another"), 0).open()
 
 
@@ -206,9 +206,7 @@ def checked(prepared: Prepared, run: tosslm.Run) -> dict[str, Any]:
     return entry
 
 
-def test_a_killed_worker_on_two_nodes(
-    prepared: Prepared, config: dict[str, Any], cluster: Any, address: str
-) -> None:
+def test_a_killed_worker_on_two_nodes(prepared: Prepared, config: dict[str, Any], cluster: Any, address: str) -> None:
     killed: list[int] = []
 
     def act() -> None:
@@ -290,18 +288,6 @@ def command(config: dict[str, Any], *arguments: str) -> list[str]:
 
 def toss(config: dict[str, Any], *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(config, *arguments), capture_output=True, text=True, timeout=300, check=False)
-
-
-def bearers(name: str) -> list[int]:
-    """Processes with an environment variable, of those that this one may look at."""
-    found = []
-    for process in filter(str.isdecimal, os.listdir("/proc")):
-        try:
-            if f"{name}=".encode() in Path("/proc", process, "environ").read_bytes():
-                found.append(int(process))
-        except OSError:
-            continue
-    return found
 
 
 def gone(name: str, seconds: float = 20) -> bool:

@@ -55,15 +55,27 @@ def raylets(cluster: Any) -> set[int]:
 def workers(parents: set[int], at: str = "ray::ScoringWorker") -> list[int]:
     """Children of some raylets that are scoring workers, by the title that Ray gives them."""
     found = []
-    for process in filter(str.isdecimal, os.listdir("/proc")):
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            title = Path("/proc", process, "cmdline").read_text(encoding="utf-8", errors="replace")
-            status = Path("/proc", process, "stat").read_text(encoding="utf-8", errors="replace")
+            title = (process / "cmdline").read_text(encoding="utf-8", errors="replace")
+            status = (process / "stat").read_text(encoding="utf-8", errors="replace")
         except OSError:  # it has ended meanwhile
             continue
         parent = int(status.rpartition(")")[2].split()[1])
         if parent in parents and title.startswith(at):
-            found.append(int(process))
+            found.append(int(process.name))
+    return found
+
+
+def bearers(name: str) -> list[int]:
+    """Processes with an environment variable, of those that this one may look at."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"{name}=".encode() in (process / "environ").read_bytes():
+                found.append(int(process.name))
+        except OSError:
+            continue
     return found
 
 
