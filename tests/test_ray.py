@@ -210,7 +210,9 @@ def test_a_killed_worker_on_two_nodes(prepared: Prepared, config: dict[str, Any]
     killed: list[int] = []
 
     def act() -> None:
-        killed.extend(workers(raylets(cluster), "ray::ScoringWorker.score")[:1])
+        end = time.monotonic() + 60
+        while not killed and time.monotonic() < end:
+            killed.extend(workers(raylets(cluster), at_work=True)[:1])
         kill(killed[0])
 
     reporter = ActingReporter(act)

@@ -14,6 +14,7 @@ import pytest
 from tosslm.progress import SilentReporter, Task
 
 NEEDED = "TOSSLM_NEED_RAY"
+BEGINS = (".open", ".__init__")
 
 
 def need_ray() -> None:
@@ -52,8 +53,13 @@ def raylets(cluster: Any) -> set[int]:
     return {node.all_processes["raylet"][0].process.pid for node in nodes if node}
 
 
-def workers(parents: set[int], at: str = "ray::ScoringWorker") -> list[int]:
-    """Children of some raylets that are scoring workers, by the title that Ray gives them."""
+def workers(parents: set[int], *, at_work: bool = False) -> list[int]:
+    """Children of some raylets that are scoring workers, by the title that Ray gives them.
+
+    Args:
+        parents: the raylets.
+        at_work: only those that score, or have scored and wait for more.
+    """
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -62,7 +68,8 @@ def workers(parents: set[int], at: str = "ray::ScoringWorker") -> list[int]:
         except OSError:  # it has ended meanwhile
             continue
         parent = int(status.rpartition(")")[2].split()[1])
-        if parent in parents and title.startswith(at):
+        name = title.rstrip("\0").strip()
+        if parent in parents and name.startswith("ray::ScoringWorker") and not (at_work and name.endswith(BEGINS)):
             found.append(int(process.name))
     return found
 

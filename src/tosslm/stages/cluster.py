@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from tosslm.errors import InputError
 
 _STORE_BYTES = 100 * 2**20
 """Of the object store of a local cluster: orders and counts go through it, no data."""
+
+_ANSWER_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,8 @@ def connected(*, cpus: int) -> Iterator[None]:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         have = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         options |= {"num_cpus": max(cpus, have), "include_dashboard": False, "object_store_memory": _STORE_BYTES}
+    elif address != "auto":
+        _check_answer(address)
     try:
         with _own_signals():
             ray.init(address=address or "local", **options)
@@ -103,6 +108,22 @@ def connected(*, cpus: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_answer(address: str) -> None:
+    """Ray by itself would try for minutes.
+
+    Raises:
+        InputError: nobody answers.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_SECONDS).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise InputError(
+            f"RAY_ADDRESS: {address}: no connection ({error}); name HOST:PORT of a cluster's head, 6379 by default, "
+            "or auto on one of its machines"
+        ) from error
 
 
 @contextmanager

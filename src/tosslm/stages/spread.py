@@ -207,6 +207,7 @@ class _Crew:
         if share:
             self.deal.done()
             self.tokens += facts["tokens"]
+            self._hand_out()  # so that nobody waits for what is told
             task.advance(rows[share], facts["tokens"])
 
 
