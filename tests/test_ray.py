@@ -219,7 +219,8 @@ def test_a_killed_worker_on_two_nodes(prepared: Prepared, config: dict[str, Any]
     entry = checked(prepared, tosslm.run(config, until="score", reporter=reporter))
     assert len(killed) == 1
     assert any("a Ray worker is gone with share" in line for line in reporter.said)
-    assert (entry["parts_reused"], entry["workers"]) == (24, 2)  # this process has scored nothing
+    assert entry["parts_reused"] == 24  # this process has scored nothing
+    assert 1 <= entry["workers"] <= 2  # one may have done all before the other could work
     assert entry["tokens"] > 0
     assert reporter.tasks["scoring round-0 on Ray"] == 0
     assert len(list((Path(config["run_dir"]) / "logs").glob("ray-worker-*.log"))) >= 2
@@ -238,8 +239,9 @@ def test_a_node_that_goes_and_one_that_comes(
 
     reporter = ActingReporter(act)
     entry = checked(prepared, tosslm.run(config, until="score", reporter=reporter))
-    assert entry["workers"] >= 2
-    assert reporter.tasks["scoring round-0 on Ray"] <= 0
+    assert entry["workers"] >= 1
+    assert reporter.tasks["scoring round-0 on Ray"] == 0
+    assert entry["parts_reused"] == 24
 
 
 def test_rounds_are_shared_too(config: dict[str, Any], cluster: Any, address: str, tmp_path: Path) -> None:
@@ -322,4 +324,4 @@ def test_no_process_is_left_of_a_cluster_of_its_own(
     again = subprocess.run(command(config), env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert again.returncode == 0, again.stderr
     assert gone(name)
-    assert checked(prepared, tosslm.load_run(config["run_dir"]))["workers"] == 2
+    assert checked(prepared, tosslm.load_run(config["run_dir"]))["workers"] >= 1
