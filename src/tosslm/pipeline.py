@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tosslm.config import Config, load_config
 from tosslm.door import check_overrides, check_places, check_processes, check_rows
@@ -17,21 +17,16 @@ from tosslm.findings.warnings import run_warnings
 from tosslm.methods import settled
 from tosslm.methods.method import Method
 from tosslm.progress import Reporter, SilentReporter, logged
-from tosslm.runs.folder import RunFolder
 from tosslm.runs.reader import Run
 from tosslm.runs.results import read_results, read_scaled
+from tosslm.stages.cluster import check_ray
 from tosslm.stages.purposes import PURPOSES
 from tosslm.stages.shard import Shard
 from tosslm.stages.sharing import score_next
 from tosslm.stages.step import Stage, Step
 from tosslm.team import Team, assemble, connect, place
 from tosslm.tracking import check_trackers
-from tosslm.workbench import Workbench
-
-if TYPE_CHECKING:
-    from tosslm.model.base import Base
-    from tosslm.model.proxy import Proxy
-
+from tosslm.workbench import Workbench, open_workbench
 
 STAGES: dict[str, Stage] = {name: import_module(f"tosslm.stages.{name}").STAGE for name in PURPOSES}
 """The method in the paper's order; each a command, and where ``--until`` stops."""
@@ -81,6 +76,8 @@ def run(
     if method.step and any(step.stage == "finetune" for step in wanted):
         check_processes(method.name)
     check_trackers(config.report_to)
+    if config.scoring.engine == "ray":
+        check_ray()
     check_places(config)
     check_overrides(config, selects=method.trains)
     if any(step.stage == "evaluate" for step in wanted):
@@ -139,33 +136,8 @@ def score_shard(
     return score_next(workbench(config, reporter or SilentReporter()), before_selection, shard)
 
 
-def workbench(
-    config: Config,
-    reporter: Reporter,
-    *,
-    fresh: bool = False,
-    base: Base | None = None,
-    proxy: Proxy | None = None,
-) -> Workbench:
-    """What the stages of a run are handed.
-
-    Args:
-        config: with what its method sets.
-        reporter: where progress goes.
-        fresh: take no notice of what earlier runs left.
-        base: the base, where it is open already; its weights are loaded once for several runs.
-        proxy: the proxy, likewise.
-    """
-    from tosslm.data.tokenize import RowTokenizer
-    from tosslm.model.base import open_base
-    from tosslm.model.proxy import open_proxy
-
-    base = base or open_base(config.model)
-    tokenizer = RowTokenizer(
-        base.tokenizer, max_length=config.data.max_length, turns=config.data.turns, limits=base.limits
-    )
-    folder = RunFolder(config.run_dir, fresh=fresh)
-    return Workbench(config, folder, base, tokenizer, reporter, proxy or open_proxy(config, base))
+workbench = open_workbench
+"""Opens what the stages of a run are handed, see `tosslm.workbench.open_workbench`."""
 
 
 def gather(config: Config) -> Team | None:

@@ -45,3 +45,32 @@ class Workbench:
     def layout(self) -> Layout:
         """The paths of the run folder."""
         return self.folder.layout
+
+
+def open_workbench(
+    config: Config,
+    reporter: Reporter,
+    *,
+    fresh: bool = False,
+    base: Base | None = None,
+    proxy: Proxy | None = None,
+) -> Workbench:
+    """What the stages of a run are handed.
+
+    Args:
+        config: with what its method sets.
+        reporter: where progress goes.
+        fresh: take no notice of what earlier runs left.
+        base: the base, where it is open already; its weights are loaded once for several runs.
+        proxy: the proxy, likewise.
+    """
+    from tosslm.data.tokenize import RowTokenizer
+    from tosslm.model.base import open_base
+    from tosslm.model.proxy import open_proxy
+
+    base = base or open_base(config.model)
+    tokenizer = RowTokenizer(
+        base.tokenizer, max_length=config.data.max_length, turns=config.data.turns, limits=base.limits
+    )
+    folder = RunFolder(config.run_dir, fresh=fresh)
+    return Workbench(config, folder, base, tokenizer, reporter, proxy or open_proxy(config, base))

@@ -89,6 +89,10 @@ class Layout:
         """What a shard said while it worked; several of them write at once, each to its own."""
         return self.tracker_logs / f"shard-{index}-of-{count}.log"
 
+    def worker_log(self, number: int) -> Path:
+        """What a worker of Ray said while it worked."""
+        return self.tracker_logs / f"ray-worker-{number}.log"
+
     @property
     def shards(self) -> Path:
         """What shards have written and the run's writer has not taken yet."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from tosslm.files import is_whole, make_private, read_batches, write_parquet
 from tosslm.methods.method import Method
 from tosslm.progress import Task
 from tosslm.runs.folder import Mark
-from tosslm.runs.layout import HELDOUT, UTILITY, degraded, scores
+from tosslm.runs.layout import HELDOUT, UTILITY, Layout, degraded, scores
 from tosslm.runs.staged import clear_stage, make_stage, take
 from tosslm.runs.tables import (
     HELDOUT_SCHEMA,
@@ -52,7 +52,7 @@ def score_step(config: Config, round_: int, stage: str = "score") -> Step:
         2,
         inputs,
         lambda bench, mark: score_rows(bench, round_, mark),
-        lambda bench: [bench.config.scoring.model_dump(), bench.config.references.holdout],
+        lambda bench: [bench.config.scoring.covered(), bench.config.references.holdout],
     )
 
 
@@ -61,8 +61,9 @@ def score_rows(bench: Workbench, round_: int, mark: Mark) -> Facts:
 
     A proxy reads them in its own tokens, and its losses are carried to the base's by share of characters.
 
-    Parts that a killed process or a shard finished are kept; a part is fixed by its rows alone. Utility losses of
-    later rounds are those of round 0, for the utility reference stays what it is.
+    Parts that a killed process or a shard finished are kept; a part is fixed by its rows alone. With
+    ``scoring.engine: ray`` workers do as shards do first, and what they leave is scored here. Utility losses of later
+    rounds are those of round 0, for the utility reference stays what it is.
 
     Returns:
         Facts for the manifest: parts, rows, response tokens, tokens read.
@@ -71,6 +72,7 @@ def score_rows(bench: Workbench, round_: int, mark: Mark) -> Facts:
     folder, known = layout.of(scores(round_)), layout.of(scores(0)) if round_ else None
     total = sum(len(batch) for batch in read_batches(layout.rows("custom"), ["row_id"]))
     facts = {"parts": 0, "parts_reused": 0, "rows": 0, "response_tokens": 0, "tokens": 0}
+    shared = _by_workers(bench, round_, mark)
     trackers = Trackers(config.report_to, layout.tracker_logs)
     with tracked(trackers, mark.name) as log, _losses(bench, round_) as losses:
         with bench.reporter.task(f"scoring {folder.name}", total * _passes(known)) as task:
@@ -94,7 +96,16 @@ def score_rows(bench: Workbench, round_: int, mark: Mark) -> Facts:
     if bench.proxy and round_ == config.refinement.rounds:
         bench.proxy.base.release()  # the base is to have the memory from here on
     clear_stage(layout, mark.name)
-    return facts | {"tokens": losses.tokens}
+    return facts | shared | {"tokens": losses.tokens + shared.get("tokens", 0)}
+
+
+def _by_workers(bench: Workbench, round_: int, mark: Mark) -> dict[str, int]:
+    """Have Ray's workers write files for this process to take, where the config wants that."""
+    if bench.config.scoring.engine != "ray":
+        return {}
+    from tosslm.stages.spread import score_on_ray  # which hands `score_share` to its workers
+
+    return score_on_ray(bench, round_, mark)
 
 
 def score_share(bench: Workbench, round_: int, mark: Mark, shard: Shard) -> Facts:
@@ -106,13 +117,11 @@ def score_share(bench: Workbench, round_: int, mark: Mark, shard: Shard) -> Fact
         How many files are the shard's, how many it wrote now, and the tokens read.
     """
     layout, known = bench.layout, bench.layout.of(scores(0)) if round_ else None
-    batches = read_batches(layout.rows("custom"), ["row_id"], bench.config.scoring.rows_per_part)
-    sizes = [len(batch) for batch in batches]
+    sizes = part_sizes(bench)
     names = [*map(part_name, range(len(sizes))), HELDOUT]
     share = [number for number in range(len(names)) if shard.has(number)]
     stage = make_stage(layout, mark)
-    places = (layout.of(mark.name), stage)
-    left = [n for n in share if not any(is_whole(place / names[n], mark.fingerprint) for place in places)]
+    left = [number for number in share if not is_written(layout, mark, names[number])]
     facts = {"files": len(share), "written": len(left)}
     if not left:
         return facts | {"tokens": 0}
@@ -131,14 +140,33 @@ def score_share(bench: Workbench, round_: int, mark: Mark, shard: Shard) -> Fact
     return facts | {"tokens": losses.tokens}
 
 
+def part_sizes(bench: Workbench) -> list[int]:
+    """Rows of the custom set in each part."""
+    rows = bench.layout.rows("custom")
+    return [len(batch) for batch in read_batches(rows, ["row_id"], bench.config.scoring.rows_per_part)]
+
+
+def is_written(layout: Layout, mark: Mark, name: str) -> bool:
+    """Whether a file of a round's scores is there, whole and of this very step, taken into the run or not yet."""
+    places = (layout.of(mark.name), layout.staged(mark.name, mark.fingerprint))
+    return any(is_whole(place / name, mark.fingerprint) for place in places)
+
+
 @contextmanager
 def _losses(bench: Workbench, round_: int) -> Iterator[_Losses]:
-    """The losses under the round's references, attached to the base while the block runs."""
-    from tosslm.model.base import attached_adapters
+    """The losses under the round's references; these are attached to the base from the first loss to the block's end.
 
+    So who finds all files written by others loads no weights.
+    """
     adapters = {"utility": bench.layout.of(UTILITY), "degraded": bench.layout.of(degraded(round_))}
-    with attached_adapters(bench.reference_base, adapters) as model:
-        yield _Losses(model, bench.config)
+    with ExitStack() as attached:
+
+        def attach() -> Any:
+            from tosslm.model.base import attached_adapters
+
+            return attached.enter_context(attached_adapters(bench.reference_base, adapters))
+
+        yield _Losses(attach, bench.config)
 
 
 class _Losses:
@@ -147,12 +175,14 @@ class _Losses:
     Rows that are paired with a proxy's are read in its tokens.
     """
 
-    def __init__(self, model: Any, config: Config) -> None:
-        self._model, self._config, self.tokens = model, config, 0
+    def __init__(self, attach: Callable[[], Any], config: Config) -> None:
+        self._attach, self._config, self.tokens = attach, config, 0
+        self._model: Any = None
 
     def under(self, adapter: str, rows: Rows, task: Task) -> list[np.ndarray]:
         from tosslm.model.losses import response_losses
 
+        self._model = self._model or self._attach()
         self._model.set_adapter(adapter)
         proxied = bool(self._config.references.model)
         read = [row["proxy"] for row in rows] if proxied else rows

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from tosslm.errors import InputError
@@ -16,7 +17,7 @@ from tosslm.runs.reader import Run
 from tosslm.runs.staged import at_work, clear_stage, make_stage
 from tosslm.stages.score import score_share
 from tosslm.stages.shard import Shard
-from tosslm.stages.step import Step
+from tosslm.stages.step import Facts, Step
 from tosslm.workbench import Workbench
 
 
@@ -38,6 +39,11 @@ def score_next(bench: Workbench, steps: Sequence[Step], shard: Shard) -> dict[st
         InputError: what is to be scored is not prepared, or was prepared with another config, data, base or dtype.
     """
     rounds = {scores(round_): round_ for round_ in range(bench.config.refinement.rounds + 1)}
+    if bench.config.scoring.engine != "local":
+        raise InputError(
+            "--shard is for sharing by hand, and scoring.engine: ray has Ray share; leave out --shard, or --set "
+            "scoring.engine=local (and workers and gpus_per_worker to auto, where they are set)"
+        )
     if not any(step.name in rounds for step in steps):
         raise InputError("--shard: the config's method needs no scores, so there is nothing to share")
     step = _next(bench, steps, rounds, shard)
@@ -46,17 +52,34 @@ def score_next(bench: Workbench, steps: Sequence[Step], shard: Shard) -> dict[st
     mark = step.mark(bench)
     _check_config(bench, step, mark)
     _check_device(os.environ, str(bench.config.model.device))
+    facts = do_share(bench, rounds[step.name], mark, shard, bench.layout.shard_log(shard.index, shard.count))
+    return {"step": step.name, "shard": str(shard), **facts}
+
+
+def do_share(bench: Workbench, round_: int, mark: Mark, shard: Shard, log: Path) -> Facts:
+    """Write a shard's share of a round that may be scored, beside others at work.
+
+    Args:
+        bench: of the run.
+        round_: which round.
+        mark: of its scores.
+        shard: which share.
+        log: a file for what is said meanwhile.
+
+    Returns:
+        As ``score_share``.
+    """
     layout = bench.layout
     make_stage(layout, mark)
-    layout.tracker_logs.mkdir(mode=0o700, exist_ok=True)
-    with at_work(layout), logged(bench.reporter, layout.shard_log(shard.index, shard.count)) as reporter:
-        facts = score_share(replace(bench, reporter=reporter), rounds[step.name], mark, shard)
+    log.parent.mkdir(mode=0o700, exist_ok=True)
+    with at_work(layout), logged(bench.reporter, log) as reporter:
+        facts = score_share(replace(bench, reporter=reporter), round_, mark, shard)
         reporter.say(
-            f"{step.name}, shard {shard}: {facts['written']} of {facts['files']} files written, the others were "
+            f"{mark.name}, shard {shard}: {facts['written']} of {facts['files']} files written, the others were "
             "there; `toss run` or `toss score` without --shard takes them"
         )
     _leave(layout, mark)
-    return {"step": step.name, "shard": str(shard), **facts}
+    return facts
 
 
 def _next(bench: Workbench, steps: Sequence[Step], rounds: Mapping[str, int], shard: Shard) -> Step | None:
@@ -101,7 +124,7 @@ def _check_config(bench: Workbench, step: Step, mark: Mark) -> None:
     recorded = Run(bench.layout.root).config
     if step.mark(replace(bench, config=recorded)).fingerprint == mark.fingerprint:
         return
-    here, there = (config.scoring.model_dump(mode="json") for config in (bench.config, recorded))
+    here, there = (config.scoring.covered() for config in (bench.config, recorded))
     differing = [
         f"scoring.{key} is {here[key]} here and {there[key]} there" for key in here if here[key] != there[key]
     ]
