@@ -667,7 +667,7 @@ def _refuse_credentials(value: Any, where: str, key: str = "") -> None:
     """What the config says is written into run folder and report, which others may read."""
     if isinstance(value, str) and has_credentials(value):
         raise InputError(
-            f"{where}: {key}: a URL with a password or token would be written into the run folder; leave it out "
+            f"{where}: {key}: a URL with a password, token or signature would be written into the run folder; leave it out "
             "and give it through the environment (a judge's key: evaluation.judge.key_variable; a hub's: HF_TOKEN), "
             "or fetch the file yourself"
         )
