@@ -33,12 +33,12 @@ def holds_key(variable: str) -> None:
 
 
 def has_credentials(text: str) -> bool:
-    """Whether a text is a URL with a password or token before its host, or signed; ``sftp://me@host/x`` is neither."""
+    """Whether a text is a URL with a password or token before its host, or signed; ``sftp://me@host/x`` is not."""
     return any(form.fullmatch(text) is not None for form in (_WITH_PASSWORD, _SIGNED))
 
 
 def without_secrets(text: str) -> str:
-    """The text without the values of key variables, however they are quoted, and without credentials and signatures in URLs.
+    """The text without the values of key variables, however they are quoted, and without secrets in URLs.
 
     Example:
         >>> without_secrets("no reply from https://me:word@host/v1")

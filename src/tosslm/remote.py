@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import fsspec
-from fsspec.implementations.local import LocalFileSystem
 
 from tosslm.errors import InputError, TosslmError
 from tosslm.outward import without_secrets
@@ -28,7 +27,7 @@ def local_name(name: str) -> str:
     """The path that a ``file://`` URL names; any other name as it is."""
     if "://" not in name or is_url(name):
         return name
-    return str(LocalFileSystem._strip_protocol(name))
+    return str(fsspec.url_to_fs(name)[1])
 
 
 def file_system(url: str) -> tuple[Any, str]:
@@ -134,4 +133,3 @@ def _tag(url: str) -> str:
         return ""
     tag = info.get("ETag")
     return f"{tag} {info.get('size')} {info.get('LastModified')}" if tag else ""
-
