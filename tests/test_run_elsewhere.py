@@ -279,16 +279,20 @@ def test_the_lock_of_a_killed_process_is_taken_over_from_its_own_working_copy_al
 
 def test_a_writer_whose_lock_was_taken_away_writes_nothing_more() -> None:
     folder = RunFolder(URL)
-    with pytest.raises(TosslmError, match=r"\.lock: was removed or taken over"), folder.lock(OUTPUTS):
+    mark = Mark("data", "x", {}, ("data",), [], folder.layout.work / "one")
+
+    def work() -> dict[str, Any]:
         FailingStore().rm_file(f"{URL}/.lock")
-        mark = Mark("data", "x", {}, ("data",), [], folder.layout.work / "one")
-        folder.do(mark, partial(_write, folder.path, {"data/custom.parquet": "rows"}))
+        return _write(folder.path, {"data/custom.parquet": "rows"})
+
+    with pytest.raises(TosslmError, match=r"\.lock: was removed or taken over"), folder.lock(OUTPUTS):
+        folder.do(mark, work)
     assert set(objects()) == {"manifest.json"}
 
 
 def test_a_folder_of_somebody_else_is_refused_and_left_alone() -> None:
     FailingStore().pipe_file(f"{URL}/data/mine.txt", b"mine")
-    with pytest.raises(InputError, match="is no run folder .* and holds data"):
+    with pytest.raises(InputError, match=r"is no run folder .* and holds data"):
         write_run()
     assert objects() == {"data/mine.txt": b"mine"}
 

@@ -405,8 +405,8 @@ class PromptsConfig(Section):
     """Prompts to evaluate on."""
 
     path: PathText | list[PathText] = Field(
-        description="Files of the kinds that rows come in, their URLs, or a hub id. The prompt is the text in prompt, "
-        "question, goal, behavior or instruction, else a row's turns up to the last user's."
+        description="Files of the kinds that rows come in, their URLs, or a hub id. The prompt is the text in "
+        "prompt, question, goal, behavior or instruction, else a row's turns up to the last user's."
     )
     where: dict[str, Any] = Field(
         default_factory=dict, description="Take records with these values only, such as {label: safe}."
@@ -670,8 +670,8 @@ def _refuse_credentials(value: Any, where: str, key: str = "") -> None:
     """What the config says is written into run folder and report, which others may read."""
     if isinstance(value, str) and has_credentials(value):
         raise InputError(
-            f"{where}: {key}: a URL with a password, token or signature would be written into the run folder; leave it "
-            "out and give it through the environment (a judge's key: evaluation.judge.key_variable; a hub's: "
+            f"{where}: {key}: a URL with a password, token or signature would be written into the run folder; leave "
+            "it out and give it through the environment (a judge's key: evaluation.judge.key_variable; a hub's: "
             "HF_TOKEN), or fetch the file yourself"
         )
     pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
