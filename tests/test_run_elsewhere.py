@@ -23,8 +23,8 @@ OUTPUTS = ("data", "references", "scores", "selection")
 DEGRADED = "references/degraded/round-0"
 
 
-TRAINED = {"steps": 1, "first_loss": 1.0, "last_loss": 1.0, "tokens_per_second": None, "losses": []}
-CHOSEN = {"discard_fraction": 0.1, "threshold": None, "tokens": 1, "discarded": 0, "sources": {}}
+TRAINED: dict[str, Any] = {"steps": 1, "first_loss": 1.0, "last_loss": 1.0, "tokens_per_second": None, "losses": []}
+CHOSEN: dict[str, Any] = {"discard_fraction": 0.1, "threshold": None, "tokens": 1, "discarded": 0, "sources": {}}
 FACTS: dict[str, dict[str, Any]] = {
     "data": {"sets": {}},
     "references": TRAINED,
