@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,15 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from support.benches import bench_of
 from tosslm.errors import InputError, TosslmError
 from tosslm.files import sha256, write_text
+from tosslm.pipeline import all_done
 from tosslm.runs.folder import Mark, RunFolder
 from tosslm.runs.reader import Run, load_run
 from tosslm.runs.verify import verify
+from tosslm.stages.step import Step
+from tosslm.workbench import Workbench
 
 URL = "failing://bucket/runs/x"
 OUTPUTS = ("data", "references", "scores", "selection")
@@ -371,6 +376,71 @@ def test_what_others_wrote_since_counts_and_is_told(tmp_path: Path, monkeypatch:
         pass
     assert "what this copy has of selection is not used" in said[0]
     assert stored() == expected("new")
+
+
+class Trainer:
+    """Steps of a run as its stages make them, but quick, and what they did on one machine."""
+
+    def __init__(self, weights: str) -> None:
+        self.weights, self.did = weights, list[str]()
+
+    def steps(self) -> list[Step]:
+        scores, first = "scores/round-0", ("data", DEGRADED, "scores/round-0", "selection", "diagnosis")
+        return [
+            self._step("data", "data", ()),
+            self._step(DEGRADED, "references", ("data",)),
+            self._step(scores, "score", ("data", DEGRADED)),
+            self._step("selection", "select", (scores,)),
+            self._step("diagnosis", "diagnose", (DEGRADED, scores, "selection")),
+            self._step("report", "report", first),
+        ]
+
+    def _step(self, name: str, stage: str, reads: tuple[str, ...]) -> Step:
+        def work(bench: Workbench, mark: Mark) -> dict[str, Any]:
+            if stage in ("score", "diagnose"):
+                assert (bench.layout.of(DEGRADED) / "adapter_model.safetensors").exists(), "it is read here"
+            self.did.append(name)
+            made = f"weights {self.weights}" if stage == "references" else f"made by {name}"
+            if stage == "score":
+                made += (bench.layout.of(DEGRADED) / "adapter_model.safetensors").read_text(encoding="utf-8")
+            kind = "adapter_model.safetensors" if stage == "references" else "made.json"
+            return _write(bench.layout.root, {f"{name}/{kind}": made})
+
+        return Step(name, stage, 1, reads, work)
+
+    def run(self, until: str) -> list[str]:
+        """Do the steps up to one, as often as it takes; those that were done, in order."""
+        bench, steps = bench_of(Path("unused")), self.steps()
+        wanted = steps[: [step.name for step in steps].index(until) + 1]
+        bench = replace(bench, folder=RunFolder(URL))
+        with bench.folder.lock((*OUTPUTS, "diagnosis", "report")):
+            while not all_done(wanted, bench):
+                self.did.append("again")
+        return self.did
+
+
+def test_a_degraded_reference_is_trained_elsewhere_again_only_for_a_step_that_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Trainer("a").run("scores/round-0") == ["data", DEGRADED, "scores/round-0"]
+    on_machine(monkeypatch, tmp_path / "there")
+    assert Trainer("a").run("selection") == ["selection"]
+    assert Trainer("a").run("diagnosis") == [DEGRADED, "diagnosis"]
+    on_machine(monkeypatch, tmp_path / "beyond")
+    assert Trainer("a").run("report") == ["report"]
+    assert not [name for name in objects() if name.startswith("references")]
+    assert verify(load_run(URL))[1] == []
+
+
+def test_with_other_weights_what_was_made_from_the_degraded_reference_is_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Trainer("a").run("selection")
+    on_machine(monkeypatch, tmp_path / "there")
+    did = Trainer("b").run("report")
+    assert did == [DEGRADED, "again", "scores/round-0", "selection", "diagnosis", "report"]
+    assert objects()["scores/round-0/made.json"] == b"made by scores/round-0weights b"
+    assert verify(load_run(URL))[1] == []
 
 
 @pytest.mark.parametrize(

@@ -210,17 +210,18 @@ def carry_out(wanted: Sequence[Step], bench: Workbench, *, every: Sequence[Step]
         folder.forget_work([step.name for step in every])
         machine = where_it_runs(config.model) | {"processes": place().count}
         folder.begin(config.model_dump(mode="json"), config.seed, machine)
-        while not _all_done(wanted, bench):
+        while not all_done(wanted, bench):
             reporter.say("a degraded reference has other weights now than elsewhere; what was made from it is redone")
         folder.warn(run_warnings(Run(bench.layout.root)))
         make_private(bench.layout.tracker_logs)
 
 
-def _all_done(wanted: Sequence[Step], bench: Workbench) -> bool:
+def all_done(wanted: Sequence[Step], bench: Workbench) -> bool:
     """Do what is not done, in order; False where it has to be gone through again.
 
-    A degraded reference that was trained elsewhere, for a run folder at a URL, is trained anew only where a step that
-    is not done reads it. With other weights than it had, steps that are done are so no longer.
+    The folder's lock must be held. A degraded reference that was trained elsewhere, for a run folder at a URL, is
+    trained anew only where a step that is not done reads it. With other weights than it had, steps that are done are
+    so no longer.
     """
     folder = bench.folder
     for step in wanted:
