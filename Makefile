@@ -13,7 +13,7 @@ PARALLEL := -n auto --maxprocesses 8
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: venv demo test check quick lint types lock bench consumers browser tokenizers ray docs clean
+.PHONY: venv demo test check quick lint types lock bench consumers browser tokenizers ray s3 docs clean
 
 venv: $(VENV)/.installed
 
@@ -84,6 +84,12 @@ tokenizers: venv
 ray: venv
 	$(BIN)/pip install -q --no-build-isolation -e ".[ray]"
 	TOSSLM_NEED_RAY=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_ray.py
+
+# Data and run folders on a real S3-compatible server of this machine (moto's). What it needs lies apart, 120 MB, since
+# botocore wants an older python-dateutil than the lock has.
+s3: venv
+	$(BIN)/pip install -q --no-deps --upgrade --target build/s3 -r requirements-s3.lock
+	PYTHONPATH=build/s3 TOSSLM_NEED_S3=1 OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n 0 tests/test_elsewhere.py
 
 lock:
 	$(PYTHON) -m venv $(VENV)-lock

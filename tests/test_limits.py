@@ -223,7 +223,7 @@ def test_what_is_no_regular_file_is_refused_by_name(
     monkeypatch.chdir(tmp_path)  # the path of a socket must be short
     make(Path("a.jsonl"))
     name = before + (str(tmp_path / "a.jsonl") if before else "a.jsonl")
-    with pytest.raises(InputError, match=rf"^{re.escape(name)}: no regular file"):
+    with pytest.raises(InputError, match=rf"^{re.escape(name.removeprefix('file://'))}: no regular file"):
         list(read_rows(name))
 
 

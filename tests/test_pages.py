@@ -137,6 +137,7 @@ NOT_RUN = {
         "prepare=$(sbatch --parsable --gres=gpu:1 --wrap toss run toss.yaml --until references)",
         "shards=$(sbatch --parsable --dependency=afterok:$prepare shards.sh)",
         "sbatch --dependency=afterany:$shards --gres=gpu:1 --wrap toss run toss.yaml",
+        "pip install tosslm[s3]",
         "accelerate launch --config_file configs/accelerate/ddp.yaml --num_processes 4 -m tosslm run toss.yaml",
         "launch=accelerate launch --config_file configs/accelerate/ddp.yaml --num_processes 4 -m tosslm",
         "$launch references toss.yaml",

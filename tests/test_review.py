@@ -174,7 +174,7 @@ def test_a_review_goes_on_from_what_the_run_was_selected_with(run: tosslm.Run) -
     run.layout.manifest.write_text(json.dumps(manifest))
     review = open_review(tosslm.load_run(run.path))
     assert review.text().encode() == decision(run, 5)
-    assert "Nothing was decided" in how_to_apply(run.path, review)[0]
+    assert "Nothing was decided" in how_to_apply(run.name, review)[0]
 
 
 def test_near_the_cut_are_the_last_that_go_and_the_first_that_stay(run: tosslm.Run) -> None:

@@ -30,6 +30,7 @@ GROUND = {
     "stopping",
     "exits",
     "team",
+    "remote",
 }
 HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "lm_eval"}
 

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -32,12 +32,16 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
 )
+SELECTED = ("data", "proxy", "scores", "refinement", "selection")
+"""Beginnings of the steps whose files rows and masks are read from; others are not fetched from a URL for that."""
 debug = False
 _stopping = Stopping()
 
 ConfigFile = Annotated[Path, typer.Argument(help="Config file (YAML).", show_default=False)]
-RunOrConfig = Annotated[Path, typer.Argument(help="Run folder or config file.", show_default=False)]
-RunFolder = Annotated[Path, typer.Argument(help="Run folder.", show_default=False)]
+RunOrConfig = Annotated[
+    str, typer.Argument(help="Run folder, or its URL, or config file.", metavar="SOURCE", show_default=False)
+]
+RunFolder = Annotated[str, typer.Argument(help="Run folder, or its URL.", metavar="RUN", show_default=False)]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override: a.b=value. May be repeated.")]
 RunDir = Annotated[str | None, typer.Option("--run-dir", help="Run folder, instead of the config's.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result for machines.")]
@@ -82,12 +86,13 @@ def quiet_libraries() -> None:
     datasets.disable_progress_bars()
 
 
-def _config(source: Path, overrides: list[str] | None, run_dir: str | None) -> Config:
+def _config(source: str | Path, overrides: list[str] | None, run_dir: str | None) -> Config:
     from tosslm.config import load_config
+    from tosslm.remote import is_url
     from tosslm.runs.reader import load_run
 
-    if source.is_dir():
-        return load_run(source).config_to_go_on(overrides or (), run_dir=run_dir or str(source))
+    if is_url(str(source)) or Path(source).is_dir():
+        return load_run(source, steps=()).config_to_go_on(overrides or (), run_dir=run_dir or str(source))
     return load_config(source, overrides or (), run_dir=run_dir)
 
 
@@ -96,7 +101,7 @@ def _console() -> Console:
 
 
 def _run(
-    source: Path, overrides: list[str] | None, run_dir: str | None, until: str, fresh: bool, as_json: bool
+    source: str, overrides: list[str] | None, run_dir: str | None, until: str, fresh: bool, as_json: bool
 ) -> None:
     with _reported_errors(alone=False):
         team.connect()
@@ -260,11 +265,14 @@ def evaluate(
         scales = [f"evaluation.scales=[{scale}]"] if scale else []
         config = _config(source, [*(overrides or ()), *scales], run_dir)
         quiet_libraries()
+        from tosslm.door import check_local
         from tosslm.evaluation.external import evaluate_external
         from tosslm.pipeline import evaluate as evaluate_run
         from tosslm.terminal.results import print_results
 
         if model or adapter:
+            if out is None:
+                check_local(config.run_dir, "writing results beside it", "say where with --out")
             folder = out or Path(f"{config.run_dir}-evaluation")
             records = [evaluate_external(config, model=model, adapter=adapter, folder=folder, reporter=_reporter())]
         else:
@@ -320,10 +328,10 @@ def compare_command(
             raise TosslmError("some methods failed: " + "; ".join(reasons))
 
 
-def _with_run(path: Path, work: Callable[[Run], Any]) -> Any:
+def _with_run(path: str, work: Callable[[Run], Any], steps: Collection[str] | None = SELECTED) -> Any:
     from tosslm.runs.reader import load_run
 
-    return work(load_run(path))
+    return work(load_run(path, steps=steps))
 
 
 @app.command()
@@ -343,13 +351,17 @@ def merge(
         quiet_libraries()
         from tosslm.merge import merge as merge_run
 
-        folder = _with_run(run, lambda opened: merge_run(opened, out, scale=scale, trust_remote_code=trust))
+        folder = _with_run(
+            run, lambda opened: merge_run(opened, out, scale=scale, trust_remote_code=trust), ("model",)
+        )
         print(json.dumps({"model": str(folder)}) if as_json else outward(f"Merged model: {folder}"))
 
 
 @app.command("export")
 def export_command(
-    run: Annotated[Path | None, typer.Argument(help="Run folder.", show_default=False)] = None,
+    run: Annotated[
+        str | None, typer.Argument(help="Run folder, or its URL.", metavar="RUN", show_default=False)
+    ] = None,
     out: Annotated[Path | None, typer.Argument(help="New folder for the rows.", show_default=False)] = None,
     to: Annotated[
         str, typer.Option("--to", help="Kind of export, or the trainer it is for; --to help lists them.")
@@ -482,8 +494,11 @@ def review(
 ) -> None:
     """Decide rows and spans by hand, in a browser on this machine; Ctrl-C ends it and says how to apply them."""
     with _reported_errors():
+        from tosslm.door import check_local
         from tosslm.review import Server, how_to_apply, open_review
 
+        if file is None:
+            check_local(run, "keeping decisions", "say where with --file")
         opened = _with_run(run, lambda found: open_review(found, file=file, by=by))
         server = Server(opened, port)
         print(outward(f"Open this address, which is for you alone: {server.url}"), flush=True)
@@ -560,13 +575,13 @@ def verify(run: RunFolder, as_json: AsJson = False) -> None:
     with _reported_errors():
         from tosslm.runs.verify import verify as verify_run
 
-        checked, findings = _with_run(run, verify_run)
+        checked, findings = _with_run(run, verify_run, None)
         if as_json:
             problems = [{"step": f.step, "file": f.file, "problem": f.problem} for f in findings]
             print(json.dumps({"checked": checked, "problems": problems}))
         else:
             for finding in findings:
-                print(outward(f"{run / finding.file}: {finding.problem} ({finding.step})"))
+                print(outward(f"{run.rstrip('/')}/{finding.file}: {finding.problem} ({finding.step})"))
             print(f"{checked} files checked, {len(findings)} damaged")
         if findings:
             raise TosslmError(f"{len(findings)} damaged files; `toss run {run}` makes them again")

@@ -14,7 +14,7 @@ from typing import Any
 from tosslm.config import Config
 from tosslm.diagnosis.curves import diagnosis_means
 from tosslm.diagnosis.divergence import DEGRADED
-from tosslm.door import check_overrides, check_places
+from tosslm.door import check_local, check_overrides, check_places
 from tosslm.errors import InputError, TosslmError
 from tosslm.evaluation.checks import check_evaluation
 from tosslm.evaluation.measures import Samples, read_samples
@@ -103,6 +103,7 @@ def compare(
         InputError: config or methods are wrong.
         TosslmError: the work that methods share failed.
     """
+    check_local(config.run_dir, "a comparison", "name one with --run-dir; its base run may be copied there")
     config, _ = settled(config)
     chosen = find_methods([*([STANDARD] if config.evaluation.judge else []), *methods])
     if not config.evaluation.asks:

@@ -21,6 +21,7 @@ from pydantic import (
 
 from tosslm.errors import InputError
 from tosslm.outward import has_credentials, without_secrets
+from tosslm.remote import local_name
 
 REFUSAL_TEXTS = (
     "I'm sorry, but I can't help with that.",
@@ -30,9 +31,11 @@ REFUSAL_TEXTS = (
 
 
 def _from_home(value: Any) -> Any:
-    """``~`` is the home folder in every path of the config, as a shell would have it."""
+    """``~`` is the home folder in every path of the config, as a shell would have it; ``file://`` is a path."""
     if isinstance(value, str) and value.startswith("~"):
         return str(Path(value).expanduser())
+    if isinstance(value, str):
+        return local_name(value)
     return [_from_home(one) for one in value] if isinstance(value, list) else value
 
 
@@ -71,7 +74,7 @@ class SourceConfig(Section):
 
     path: PathText | list[PathText] = Field(
         description="File (.jsonl, .json, .parquet, also .gz or .zst), a list of them, a saved datasets folder, "
-        "or a hub id."
+        "the URL of a file (s3://bucket/x.jsonl), or a hub id."
     )
     format: Literal["auto", "messages", "prompt_completion", "alpaca", "sharegpt", "hh"] = Field(
         "auto", description="auto finds the row format by its fields."
@@ -450,8 +453,8 @@ class PromptsConfig(Section):
     """Prompts to evaluate on."""
 
     path: PathText | list[PathText] = Field(
-        description="Files of the kinds that rows come in, or a hub id. The prompt is the text in prompt, question, "
-        "goal, behavior or instruction, else a row's turns up to the last user's."
+        description="Files of the kinds that rows come in, their URLs, or a hub id. The prompt is the text in "
+        "prompt, question, goal, behavior or instruction, else a row's turns up to the last user's."
     )
     where: dict[str, Any] = Field(
         default_factory=dict, description="Take records with these values only, such as {label: safe}."
@@ -614,7 +617,7 @@ class CompareConfig(Section):
 class Config(Section):
     """The whole config of a run."""
 
-    run_dir: PathText = Field("runs/toss", description="Folder that holds everything of this run.")
+    run_dir: PathText = Field("runs/toss", description="Folder that holds everything of this run, or its URL.")
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of all that is random.")
     method: str | None = Field(
         None,
@@ -715,9 +718,9 @@ def _refuse_credentials(value: Any, where: str, key: str = "") -> None:
     """What the config says is written into run folder and report, which others may read."""
     if isinstance(value, str) and has_credentials(value):
         raise InputError(
-            f"{where}: {key}: a URL with a password or token would be written into the run folder; leave it out "
-            "and give it through the environment (a judge's key: evaluation.judge.key_variable; a hub's: HF_TOKEN), "
-            "or fetch the file yourself"
+            f"{where}: {key}: a URL with a password, token or signature would be written into the run folder; leave "
+            "it out and give it through the environment (a judge's key: evaluation.judge.key_variable; a hub's: "
+            "HF_TOKEN), or fetch the file yourself"
         )
     pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for name, one in pairs:

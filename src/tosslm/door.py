@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tosslm.config import Config, SourceConfig
-from tosslm.data.rows import BadRow, raw_files, source_rows
+from tosslm.data.rows import BadRow, file_names, raw_files, source_rows
 from tosslm.errors import InputError
+from tosslm.remote import is_url
 from tosslm.runs.decisions import read_decisions
 from tosslm.runs.layout import SETS, Layout
 from tosslm.team import place
@@ -19,6 +20,9 @@ def check_places(config: Config) -> None:
     Raises:
         InputError: names the key and the path.
     """
+    if is_url(config.run_dir):
+        _check_urls(config)
+        return
     folder = Path(config.run_dir).resolve()
     for key, path in _inputs(config):
         if path.resolve().is_relative_to(folder):
@@ -26,6 +30,32 @@ def check_places(config: Config) -> None:
                 f"{key}: {path} lies in the run folder {config.run_dir}, where a run writes; name another run_dir, "
                 "or move it"
             )
+
+
+def _check_urls(config: Config) -> None:
+    inside = config.run_dir.rstrip("/") + "/"
+    for name in SETS:
+        source: SourceConfig = getattr(config.data, name)
+        if found := [one for one in file_names(source.path) if one.startswith(inside)]:
+            raise InputError(
+                f"data.{name}.path: {found[0]} lies in the run folder {config.run_dir}, where a run writes; name "
+                "another run_dir, or move it"
+            )
+
+
+def check_local(run_dir: str, what: str, remedy: str) -> None:
+    """Refuse a run folder at a URL for what needs one on a disk.
+
+    Args:
+        run_dir: the folder.
+        what: needs it.
+        remedy: what to do instead.
+
+    Raises:
+        InputError: it is a URL.
+    """
+    if is_url(run_dir):
+        raise InputError(f"run_dir: {run_dir} is no folder on a disk, which {what} needs; {remedy}")
 
 
 def check_processes(method: str) -> None:

@@ -36,7 +36,7 @@ def merge(run: Run, out: Path, *, scale: float = 1.0, trust_remote_code: bool = 
     config = trusted.config_to_go_on(["evaluation.judge=null"])  # nobody is asked
     if not run.has("model"):
         raise InputError(
-            f"{run.path}: no fine-tuned model yet, or one of an earlier selection; run `toss finetune {run.path}`"
+            f"{run.name}: no fine-tuned model yet, or one of an earlier selection; run `toss finetune {run.name}`"
         )
     _check_merge(adapter, out)
     if damaged := run.folder.damaged("model"):

@@ -17,6 +17,12 @@ _SHORTEST_KEY = 8  # a shorter one is a word such as "none", which stands in oth
 _LONGEST = 4000
 _USERINFO = re.compile(r"(://)[^\s/?#]*@")
 _WITH_PASSWORD = re.compile(r"\s*(?:https?://[^\s/?#]*@|[\w.+-]+://[^\s/?#]*:[^\s/?#]*@)\S*\s*")
+_SECRET_FIELD = (
+    r"[?&](?:X-(?:Amz|Goog)-(?:Signature|Credential|Security-Token)|Signature|sig|AWSAccessKeyId|GoogleAccessId"
+    r"|(?:access_|auth_|api_)?(?:token|key)|secret|password)="
+)
+_SIGNED = re.compile(rf"\s*[\w.+-]+://\S*{_SECRET_FIELD}\S+\s*", re.IGNORECASE)
+_SIGNATURE = re.compile(rf"({_SECRET_FIELD})[^\s&#'\"<>]+", re.IGNORECASE)
 _HALF = re.compile("[\ud800-\udfff]")
 _key_variables = {"OPENAI_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY"}
 
@@ -27,12 +33,12 @@ def holds_key(variable: str) -> None:
 
 
 def has_credentials(text: str) -> bool:
-    """Whether a text is a URL with a password or a token before its host; ``sftp://me@host/x`` has none."""
-    return _WITH_PASSWORD.fullmatch(text) is not None
+    """Whether a text is a URL with a password or token before its host, or signed; ``sftp://me@host/x`` is not."""
+    return any(form.fullmatch(text) is not None for form in (_WITH_PASSWORD, _SIGNED))
 
 
 def without_secrets(text: str) -> str:
-    """The text without the values of key variables, however they are quoted, and without credentials in URLs.
+    """The text without the values of key variables, however they are quoted, and without secrets in URLs.
 
     Example:
         >>> without_secrets("no reply from https://me:word@host/v1")
@@ -43,7 +49,7 @@ def without_secrets(text: str) -> str:
         for form in (value, json.dumps(value)[1:-1], quote(value, safe="")):
             if len(form) >= _SHORTEST_KEY:
                 text = text.replace(form, _HIDDEN_KEY)
-    return _USERINFO.sub(r"\1***@", text)
+    return _SIGNATURE.sub(r"\1***", _USERINFO.sub(r"\1***@", text))
 
 
 def outward(text: object) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tosslm.config import Config, load_config
-from tosslm.door import check_overrides, check_places, check_processes, check_rows
+from tosslm.door import check_local, check_overrides, check_places, check_processes, check_rows
 from tosslm.errors import InputError
 from tosslm.files import make_private
 from tosslm.findings.warnings import run_warnings
@@ -73,6 +73,8 @@ def run(
     config, method = settled(config if isinstance(config, Config) else load_config(config))
     every = steps(config, method)
     wanted = upto(every, until)
+    if place().count > 1:
+        check_local(config.run_dir, "one training on several processes", "name a folder that all of them see")
     if method.step and any(step.stage == "finetune" for step in wanted):
         check_processes(method.name)
     check_trackers(config.report_to)
@@ -90,10 +92,11 @@ def run(
         return Run(config.run_dir, trust_remote_code=config.model.trust_remote_code)
     if fresh:
         check_rows(config)
-    carry_out(wanted, workbench(config, reporter, fresh=fresh), every=every)
+    bench = workbench(config, reporter, fresh=fresh)
+    carry_out(wanted, bench, every=every)
     if team is not None:
         team.give({})
-    return Run(config.run_dir, trust_remote_code=config.model.trust_remote_code)
+    return Run(bench.layout.root, trust_remote_code=config.model.trust_remote_code)
 
 
 def upto(all_steps: Sequence[Step], last: str) -> list[Step]:
@@ -131,6 +134,11 @@ def score_shard(
         TosslmError: the work failed.
     """
     config, method = settled(config if isinstance(config, Config) else load_config(config))
+    check_local(
+        config.run_dir,
+        "sharing scores (--shard)",
+        "name one that all machines see: the degraded reference, which every share reads, is never uploaded",
+    )
     check_places(config)
     before_selection = upto(steps(config, method), "refine")
     return score_next(workbench(config, reporter or SilentReporter()), before_selection, shard)
@@ -169,17 +177,42 @@ def carry_out(wanted: Sequence[Step], bench: Workbench, *, every: Sequence[Step]
     from tosslm.model.base import where_it_runs
 
     config, folder = bench.config, bench.folder
-    with folder.lock(outputs()), logged(bench.reporter, bench.layout.log) as reporter:
+    with folder.lock(outputs(), say=bench.reporter.say), logged(bench.reporter, bench.layout.log) as reporter:
         bench = replace(bench, reporter=reporter)
         folder.forget_work([step.name for step in every])
         machine = where_it_runs(config.model) | {"processes": place().count}
         folder.begin(config.model_dump(mode="json"), config.seed, machine)
-        for step in wanted:
-            mark = step.mark(bench)
-            if not folder.do(mark, partial(step.work, bench, mark)):
-                reporter.say(f"{step.name}: done before")
+        while not all_done(wanted, bench):
+            reporter.say("a degraded reference has other weights now than elsewhere; what was made from it is redone")
         folder.warn(run_warnings(Run(bench.layout.root)))
         make_private(bench.layout.tracker_logs)
+
+
+def all_done(wanted: Sequence[Step], bench: Workbench) -> bool:
+    """Do what is not done, in order; False where it has to be gone through again.
+
+    The folder's lock must be held. A degraded reference that was trained elsewhere, for a run folder at a URL, is
+    trained anew only where a step that is not done reads it. With other weights than it had, steps that are done are
+    so no longer.
+    """
+    folder = bench.folder
+    for step in wanted:
+        mark = step.mark(bench)
+        if folder.is_withheld(mark):
+            bench.reporter.say(f"{step.name}: done elsewhere, and never uploaded; trained again where it is needed")
+            continue
+        withheld = [one for one in wanted if one.name in mark.inputs and folder.withholds(one.name)]
+        # A report tells of references, and reads none of their files.
+        if withheld and step.stage != "report" and not folder.is_done(mark):
+            before = [folder.print_of(one.name) for one in withheld]
+            for one in withheld:
+                again = one.mark(bench)
+                folder.do(again, partial(one.work, bench, again))
+            if before != [folder.print_of(one.name) for one in withheld]:
+                return False
+        if not folder.do(mark, partial(step.work, bench, mark)):
+            bench.reporter.say(f"{step.name}: done before")
+    return True
 
 
 def evaluate(config: Config, *, reporter: Reporter | None = None) -> list[dict[str, Any]]:

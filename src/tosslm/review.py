@@ -95,7 +95,7 @@ def open_review(run: Run, *, file: Path | None = None, by: str = "") -> Review:
         InputError: selection is not done, or the file does not fit the run.
     """
     if not run.has(SELECTION):
-        raise InputError(f"{run.path}: no selection yet, or out of date; run `toss select {run.path}` first")
+        raise InputError(f"{run.name}: no selection yet, or out of date; run `toss select {run.name}` first")
     layout, path = run.layout, file or run.layout.overrides
     if path.is_dir():
         raise InputError(f"{path}: a folder; name a file for the decisions")
@@ -250,12 +250,12 @@ _HEADERS = {
 }
 
 
-def how_to_apply(run: Path, review: Review) -> Sequence[str]:
+def how_to_apply(run: str, review: Review) -> Sequence[str]:
     """What to do with the decisions, for the end of a review."""
     decisions: Sequence[Decision] = parse_decisions(review.text(), str(review.file))
     if not review.file.exists():
         return [f"Nothing was decided; {review.file} is not written."]
     return [
         f"Decisions in {review.file}: {len(decisions):,}.",
-        f"To apply them: toss run {quote(str(run))} --set {quote(f'selection.overrides={review.file}')}",
+        f"To apply them: toss run {quote(run)} --set {quote(f'selection.overrides={review.file}')}",
     ]

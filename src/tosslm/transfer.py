@@ -112,11 +112,11 @@ def transfer(
 
 def _check(run: Run, out: Path) -> None:
     if not run.has(SELECTION):
-        raise InputError(f"{run.path}: no selection yet, or out of date; run `toss select {run.path}` first")
+        raise InputError(f"{run.name}: no selection yet, or out of date; run `toss select {run.name}` first")
     if out.exists():
         raise InputError(f"{out}: exists already; name a folder that does not")
     if out.resolve().is_relative_to(run.path.resolve()):
-        raise InputError(f"{out}: lies in the run folder {run.path}; name a folder outside it")
+        raise InputError(f"{out}: lies in the run folder {run.name}; name a folder outside it")
 
 
 def _row_tokenizer(opened: OpenedTokenizer, max_length: int) -> RowTokenizer:
@@ -174,7 +174,7 @@ def _rows(run: Run) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
         row_id, keep = next(masks, (None, None))
         if row_id != row["row_id"] or keep is None or len(keep) != sum(row["response_mask"]):
             raise TosslmError(
-                f"{run.layout.keep}: the keep mask does not fit row {row['row_id']}; run `toss select {run.path}`"
+                f"{run.layout.keep}: the keep mask does not fit row {row['row_id']}; run `toss select {run.name}`"
             )
         yield row, keep
 
@@ -287,7 +287,7 @@ def _facts(
     other = {"name": opened.name, "files": opened.files, "chat_template": template, "answers_by": tokenize.method}
     facts = {
         "format": 1,
-        "run": str(run.path),
+        "run": run.name,
         "method": run.config.method,
         "selection": run.folder.print_of(SELECTION),
         "rule": rule,

@@ -7,14 +7,13 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from gzip import GzipFile
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias, cast
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
-from fsspec.implementations.local import LocalFileSystem
 
 from tosslm.data.formats import HH_FIELDS, REQUIRED_FIELDS
 from tosslm.data.json_stream import (
@@ -27,6 +26,7 @@ from tosslm.data.json_stream import (
     wrapped_list,
 )
 from tosslm.errors import InputError, RowError
+from tosslm.remote import file_system, is_url, local_name, open_remote
 
 # Line or row number from 1, and the record, or the RowError that says why there is none.
 Numbered: TypeAlias = Iterator[tuple[int, object]]
@@ -48,7 +48,7 @@ class Place:
     """What a path of the user names.
 
     Attributes:
-        name: the path as the user wrote it.
+        name: the path as the user wrote it; of a ``file://`` URL the path that it names.
         kind: ``lines``, ``json``, ``parquet``, ``folder`` or ``hub``.
         packing: ``gzip``, ``zstd`` or None.
         stem: the last part of the name without its known extensions.
@@ -62,15 +62,18 @@ class Place:
     @property
     def local(self) -> bool:
         """Whether it lies on this machine."""
-        return self.kind != "hub" and "://" not in self.name
+        return self.kind != "hub" and not is_url(self.name)
 
 
 def locate(name: str) -> Place:
     """Tell what `name` is, without reading it.
 
     Raises:
-        InputError: there is no such file, or it is of no kind that can be read.
+        InputError: there is no such file, it is of no kind that can be read, or a URL's driver is not installed.
     """
+    name = local_name(name)
+    if is_url(name):
+        file_system(name)
     path = Path(name)
     if path.is_dir():
         return _locate_folder(path, name)
@@ -81,7 +84,7 @@ def locate(name: str) -> Place:
         bare = path.with_suffix("")
     kind = _KINDS.get(bare.suffix.lower())
     known = kind is not None and not (kind == "parquet" and packing)
-    if path.exists() or "://" in name:
+    if path.exists() or is_url(name):
         if not known or kind is None:
             raise InputError(
                 f"{name}: unknown extension; use .jsonl, .ndjson or .json (each also .gz or .zst) or .parquet"
@@ -171,18 +174,24 @@ class _ZstdReader(io.RawIOBase):
 
 
 @contextlib.contextmanager
+def _raw(place: Place) -> Iterator[BinaryIO]:
+    """The bytes of a file as they lie there."""
+    if not place.local:
+        with open_remote(place.name) as remote:
+            yield cast(BinaryIO, remote)
+        return
+    check_regular(Path(place.name), place.name)
+    with Path(place.name).open("rb") as file:
+        yield file
+
+
+@contextlib.contextmanager
 def _open(place: Place) -> Iterator[BinaryIO]:
     """The bytes of a file, unpacked, without a byte order mark."""
-    # The local file system is named, because fsspec reads "::" and "~" in a bare path as its own syntax.
-    try:
-        system, path = (fsspec.filesystem("file"), place.name) if place.local else fsspec.url_to_fs(place.name)
-    except (ValueError, ImportError) as error:
-        raise InputError(f"{place.name}: {error}; install the driver or copy the file here") from error
-    if isinstance(system, LocalFileSystem):
-        check_regular(Path(path), place.name)
-    compression = "gzip" if place.packing == "gzip" else None
-    with system.open(path, "rb", compression=compression) as opened:
-        raw = _ZstdReader(opened) if place.packing == "zstd" else opened
+    with _raw(place) as file:
+        raw: Any = file
+        if place.packing:
+            raw = GzipFile(fileobj=file) if place.packing == "gzip" else _ZstdReader(file)
         stream = io.BufferedReader(raw, buffer_size=1 << 17)
         if stream.peek(len(_BOM)).startswith(_BOM):
             stream.read(len(_BOM))

@@ -21,6 +21,8 @@ from tosslm.data.copies import Copies
 from tosslm.data.formats import Conversation, Messages, check_format, check_text, parse_conversation, parse_record
 from tosslm.data.records import MAX_ROW_BYTES, Place, locate, records
 from tosslm.errors import InputError, RowError
+from tosslm.files import sha256
+from tosslm.remote import is_url, remote_sha256
 
 if TYPE_CHECKING:
     from tosslm.config import SourceConfig
@@ -30,6 +32,8 @@ __all__ = [
     "Row",
     "base_id",
     "content_id",
+    "file_checksums",
+    "file_names",
     "held_out",
     "parse_record",
     "raw_files",
@@ -115,7 +119,7 @@ def read_rows(
     where: Mapping[str, object] | None = None,
     limit: int | None = None,
 ) -> Iterator[Row | BadRow]:
-    """Read the rows of files, saved `datasets` folders and hub ids, in order.
+    """Read the rows of files, saved `datasets` folders, URLs of files and hub ids, in order.
 
     Rows come one by one; nothing but a count of contents is kept, on disk where they are many. Names are checked at
     once, before the first row is asked for.
@@ -263,17 +267,37 @@ def _source(record: object, stem: str) -> str:
 
 
 def raw_files(paths: str | Sequence[str]) -> list[Path]:
-    """The local files that `paths` name, for hashing; those of a folder in sorted order, none for a hub id.
+    """The local files that `paths` name; those of a folder in sorted order, none for a hub id or a URL.
 
     Raises:
         InputError: as `read_rows`.
     """
-    found: list[Path] = []
+    return [Path(name) for name in file_names(paths) if not is_url(name)]
+
+
+def file_names(paths: str | Sequence[str]) -> list[str]:
+    """The local files, as `raw_files` has them, and the URLs that `paths` name, in order.
+
+    Raises:
+        InputError: as `read_rows`.
+    """
+    found: list[str] = []
     for place in map(locate, _names(paths)):
-        if place.local:
-            path = Path(place.name)
-            found += sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+        if place.local and Path(place.name).is_dir():
+            found += sorted(str(file) for file in Path(place.name).rglob("*") if file.is_file())
+        elif place.kind != "hub":
+            found.append(place.name)
     return found
+
+
+def file_checksums(paths: str | Sequence[str]) -> list[str]:
+    """SHA-256 of each of `file_names`: what a set is, wherever it lies; empty for a hub id.
+
+    Raises:
+        InputError: as `read_rows`.
+        TosslmError: a URL cannot be read to its end.
+    """
+    return [remote_sha256(name) if is_url(name) else sha256(Path(name)) for name in file_names(paths)]
 
 
 def _names(paths: str | Sequence[str]) -> list[str]:

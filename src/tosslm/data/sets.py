@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from tosslm.config import SourceConfig
 from tosslm.data.records import MAX_ROW_BYTES
-from tosslm.data.rows import BadRow, Row, raw_files, source_rows
+from tosslm.data.rows import BadRow, Row, file_checksums, source_rows
 from tosslm.errors import RowError
-from tosslm.files import sha256
 
 if TYPE_CHECKING:
     from tosslm.data.tokenize import RowTokenizer
@@ -96,5 +95,5 @@ def _record(row: Row, tokens: Any) -> dict[str, Any]:
 
 
 def source_checksums(source: SourceConfig) -> list[str]:
-    """SHA-256 of each file of a set, in order: what a set is, wherever it lies; empty for a hub id."""
-    return [sha256(file) for file in raw_files(source.path)]
+    """SHA-256 of each file of a set, in order, as ``file_checksums`` has them."""
+    return file_checksums(source.path)

@@ -6,14 +6,13 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from tosslm.config import EvaluationConfig, PromptsConfig, SourceConfig
-from tosslm.data.rows import BadRow, raw_files, source_rows
+from tosslm.data.rows import BadRow, file_checksums, source_rows
 from tosslm.data.sets import SetCounts, prepared_rows
 from tosslm.errors import InputError
 from tosslm.evaluation.classifiers import check_classifier
 from tosslm.evaluation.harness import check_lm_eval
 from tosslm.evaluation.judges import check_judge
 from tosslm.evaluation.prompts import Prompt, read_prompts
-from tosslm.files import sha256
 
 if TYPE_CHECKING:
     from tosslm.data.tokenize import RowTokenizer
@@ -51,7 +50,7 @@ def prompt_checksums(settings: EvaluationConfig) -> dict[str, list[str]]:
         InputError: a file is not there.
     """
     chosen = {kind: getattr(settings, kind) for kind in (*KINDS, *ROW_KINDS)}
-    return {kind: [sha256(file) for file in raw_files(c.path)] for kind, c in chosen.items() if c}
+    return {kind: file_checksums(c.path) for kind, c in chosen.items() if c}
 
 
 def own_rows(settings: EvaluationConfig, kind: str, tokenizer: RowTokenizer) -> list[dict[str, Any]] | None:

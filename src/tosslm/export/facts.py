@@ -57,7 +57,7 @@ def facts_of(
         "kind": kind.key,
         "hub": hub.facts() if hub else None,
         "run": {
-            "path": run.path.resolve().name if hub else str(run.path),
+            "path": run.path.resolve().name if hub else run.name,
             "method": config.method,
             "seed": run.manifest["seed"],
             "versions": run.manifest["versions"],

@@ -89,10 +89,10 @@ def _check_run(run: Run) -> None:
     for step, command in ((DATA, "run"), (SELECTION, "select")):
         if not run.has(step):
             raise InputError(
-                f"{run.path}: no {step} yet, or one of earlier data or scores; run `toss {command} {run.path}`"
+                f"{run.name}: no {step} yet, or one of earlier data or scores; run `toss {command} {run.name}`"
             )
         if damaged := run.folder.damaged(step):
-            raise TosslmError(f"{run.path / damaged[0]}: damaged; `toss run {run.path}` makes it again")
+            raise TosslmError(f"{run.path / damaged[0]}: damaged; `toss run {run.name}` makes it again")
 
 
 def _base_of(run: Run, config: Config) -> Base:
@@ -124,7 +124,7 @@ def _base_of(run: Run, config: Config) -> Base:
     if not same:
         raise InputError(
             f"model.name: the tokenizer of {config.model.name} makes other tokens of row {row['row_id']} than the "
-            f"run has; put its files back, or run `toss run {run.path}` again"
+            f"run has; put its files back, or run `toss run {run.name}` again"
         )
     return base
 

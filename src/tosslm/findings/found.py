@@ -43,7 +43,7 @@ def before_run(config: Config, *, own_choice: bool = False) -> dict[str, Any]:
 
 def _found_before(config: Config) -> Mapping[str, float] | None:
     try:
-        run = Run(config.run_dir)
+        run = Run(config.run_dir, steps=("data", "scores", "selection"))
         same = all(getattr(run.config, name) == getattr(config, name) for name in _SCORED_BY)
     except InputError:
         return None

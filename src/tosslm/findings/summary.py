@@ -28,7 +28,7 @@ def summarize(run: Run) -> dict[str, Any]:
         if run.has(name) and ("round-" not in name or int(name.rpartition("-")[2]) <= rounds)
     }
     summary: dict[str, Any] = {
-        "run_dir": str(run.path),
+        "run_dir": run.name,
         "method": run.config.method,
         "sets": stages.get(layout.DATA, {}).get("sets", {}),
     }

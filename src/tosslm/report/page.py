@@ -113,7 +113,7 @@ def _render(
     run = page.run
     return templates.get_template("page.html").render(
         name=run.path.resolve().name,
-        run_dir=str(run.path),
+        run_dir=run.name,
         method=run.config.method,
         model=run.config.model.name,
         seed=run.manifest["seed"],

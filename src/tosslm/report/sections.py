@@ -117,7 +117,7 @@ def _rows(page: Page) -> dict[str, Any]:
 
 
 def _diagnosis(page: Page) -> dict[str, Any]:
-    run_dir = str(page.run.path)
+    run_dir = page.run.name
     if page.diagnosis is None:
         return {"run_dir": run_dir, "figures": []}
     records = curve_records(page.run, page.diagnosis)
@@ -141,7 +141,7 @@ def _classes(run: Run) -> list[dict[str, Any]]:
 def _compare(page: Page) -> dict[str, Any]:
     records = page.measured.records
     return {
-        "run_dir": str(page.run.path),
+        "run_dir": page.run.name,
         "safety": figures.safety_against_utility(records),
         "results": records,
     }

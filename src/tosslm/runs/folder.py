@@ -7,7 +7,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -28,12 +28,18 @@ from tosslm.files import (
     write_text,
 )
 from tosslm.outward import outward
+from tosslm.remote import is_url, local_name
 from tosslm.runs.layout import Layout
 from tosslm.runs.manifest import MANIFEST_FORMAT, read_manifest
+from tosslm.runs.mirror import HAZARDOUS, Mirror, url_of
 from tosslm.runs.staged import clear_stage
 
 _PACKAGES = ("tosslm", "torch", "transformers", "peft", "trl", "tokenizers", "numpy", "pyarrow", "datasets")
 _KNOWN_BY = "fingerprint"
+
+
+def _unsaid(text: str) -> None:
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +68,8 @@ class RunFolder:
     """A run folder on disk.
 
     Args:
-        path: the folder; made when the first file is written.
+        path: the folder; made when the first file is written. Of a URL its working copy, which follows what is there
+            while the folder is locked.
         fresh: take no notice of what earlier runs left there.
 
     Raises:
@@ -70,7 +77,10 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path, *, fresh: bool = False) -> None:
-        self.path, self._fresh = Path(path), fresh
+        self._mirror = Mirror(str(path)) if is_url(str(path)) else None
+        self.path = self._mirror.copy if self._mirror else Path(local_name(str(path)))
+        self._fresh = fresh
+        self._outputs: Sequence[str] = ()
         self.layout = Layout(self.path)
         self.manifest: dict[str, Any] = self._read_manifest()
 
@@ -84,19 +94,23 @@ class RunFolder:
         return self.manifest["stages"]
 
     @contextmanager
-    def lock(self, outputs: Sequence[str]) -> Iterator[None]:
+    def lock(self, outputs: Sequence[str], *, say: Callable[[str], None] = _unsaid) -> Iterator[None]:
         """Be the one writer of this folder.
 
         The operating system frees the lock when its holder is gone, however it went.
 
         Args:
             outputs: names at the top of the folder that the writer's steps write.
+            say: told what a user should know of a folder at a URL.
 
         Raises:
-            InputError: one of these names stands there, and the folder is no run's.
+            InputError: one of these names stands there, and the folder is no run's; or it is a working copy.
             TosslmError: another process writes here.
         """
+        if self._mirror is None and (url := url_of(self.path)):
+            raise InputError(f"{self.path}: is the working copy of {url}; name that instead")
         self._refuse_what_is_not_ours(outputs)
+        self._outputs = outputs
         # Where the folder is new it is its owner's alone; one that is there may be open on purpose.
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         holder = self.layout.writer
@@ -107,10 +121,13 @@ class RunFolder:
                 remove_unfinished(self.path, deep=False)
                 for folder in map(self.layout.of, outputs):
                     remove_unfinished(folder)
-                if self._fresh:
-                    self._clear()
-                self.manifest = self._read_manifest()
-                yield
+                mirror = self._mirror
+                with mirror.writing(outputs, fresh=self._fresh, say=say) if mirror else nullcontext():
+                    if self._fresh:
+                        self._clear()
+                    self.manifest = self._read_manifest()
+                    yield
+                    self._push()
         except Timeout:
             who = holder.read_text(encoding="utf-8") if holder.exists() else "another process"
             raise TosslmError(
@@ -268,7 +285,24 @@ class RunFolder:
         self.manifest.get("begun", {}).pop(mark.name, None)
         self._write()
         shutil.rmtree(mark.work, ignore_errors=True)
+        self._push()
         return True
+
+    def is_withheld(self, mark: Mark) -> bool:
+        """Whether the step was done where its files stay: a degraded reference of a run folder at a URL."""
+        entry = self.stages.get(mark.name)
+        return entry is not None and entry["fingerprint"] == mark.fingerprint and self.withholds(mark.name)
+
+    def withholds(self, name: str) -> bool:
+        """Whether a recorded step's files were kept back where it was done, and none of them is here."""
+        if not name.startswith(HAZARDOUS) or name not in self.stages or name not in self.manifest.get("withheld", []):
+            return False
+        return not any((self.path / file).exists() for file in self.stages[name]["files"])
+
+    def _push(self) -> None:
+        """Let the URL of the folder, if it has one, follow what is recorded here."""
+        if self._mirror:
+            self._mirror.push(self.manifest, self._outputs)
 
     def _make_private(self, outputs: Sequence[str]) -> None:
         """What a step wrote, and the folders on the way there."""
@@ -320,6 +354,8 @@ class RunFolder:
         return found
 
     def _write(self) -> None:
+        if self._mirror:
+            self.manifest["withheld"] = [name for name in self.stages if name.startswith(HAZARDOUS)]
         write_json(self.layout.manifest, self.manifest)
         make_private(self.layout.manifest)
 

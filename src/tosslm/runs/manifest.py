@@ -127,6 +127,7 @@ class _Manifest(_Part):
     machine: dict[str, Any] = {}
     warnings: list[str] = []
     begun: dict[str, list[Inside]] = {}
+    withheld: list[str] = []
 
 
 def read_manifest(path: Path) -> dict[str, Any] | None:
@@ -136,10 +137,27 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
         InputError: it is damaged, of another format, or names what is not the run's own.
     """
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not readable ({error}); {_REMEDY}") from None
+    return parse_manifest(text, path)
+
+
+def parse_manifest(text: str, path: Path | str) -> dict[str, Any]:
+    """The manifest that a text is.
+
+    Args:
+        text: JSON.
+        path: where it stands, for messages.
+
+    Raises:
+        InputError: as ``read_manifest``.
+    """
+    try:
+        manifest = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not readable ({error}); {_REMEDY}") from None
     if isinstance(manifest, dict) and manifest.get("format", MANIFEST_FORMAT) != MANIFEST_FORMAT:
         raise InputError(
@@ -163,7 +181,7 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
     return found
 
 
-def _refuse_circles(stages: dict[str, Any], path: Path) -> None:
+def _refuse_circles(stages: dict[str, Any], path: Path | str) -> None:
     """A step that is made from itself, by whatever way, would be followed for ever."""
     cleared: set[str] = set()
     for start in stages:

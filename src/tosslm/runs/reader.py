@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from tosslm.files import read_tables
 from tosslm.runs import layout
 from tosslm.runs.folder import RunFolder
 from tosslm.runs.layout import Layout
+from tosslm.runs.mirror import local_run, url_of
 from tosslm.runs.tables import by_row, part_files, read_evidence, read_keep, read_scores, row_ids
 
 if TYPE_CHECKING:
@@ -39,20 +40,29 @@ class Run:
     """A run folder, for reading.
 
     Args:
-        path: the folder.
+        path: the folder, or its URL, whose working copy is then brought up to date.
         trust_remote_code: whether its config may have a model's own Python code run. A run folder is data, which
             may come from anywhere, so its own word for it does not count.
+        steps: of a URL, beginnings of the names of steps whose files are wanted; None is all.
 
     Raises:
         InputError: there is no run.
+        TosslmError: it cannot be fetched.
     """
 
-    def __init__(self, path: str | Path, *, trust_remote_code: bool = False) -> None:
-        self.path, self.trust_remote_code = Path(path), trust_remote_code
+    def __init__(
+        self, path: str | Path, *, trust_remote_code: bool = False, steps: Collection[str] | None = None
+    ) -> None:
+        self.path, self.trust_remote_code = local_run(path, steps), trust_remote_code
         self.layout = Layout(self.path)
         if not self.layout.manifest.is_file():
             raise InputError(f"{self.path}: no run there (no manifest.json); `toss run CONFIG` makes one")
         self.folder = RunFolder(self.path)
+
+    @property
+    def name(self) -> str:
+        """The folder as a user names it: its URL, where it is a working copy."""
+        return url_of(self.path) or str(self.path)
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -86,7 +96,7 @@ class Run:
         config = load_config(tree, [*self._trusted(said), *overrides], run_dir=run_dir)
         if unsaid := [key for key in said if not _says(config, key)]:
             raise InputError(
-                f"{self.path}: its config says {' and '.join(f'{key}: {_yaml(said[key])}' for key in unsaid)}, "
+                f"{self.name}: its config says {' and '.join(f'{key}: {_yaml(said[key])}' for key in unsaid)}, "
                 f"{_UNTRUSTED[unsaid[0]]}; if you trust whoever made the folder, say so yourself: "
                 + " ".join(f"--set {key}={_yaml(said[key])}" for key in unsaid)
                 + (" (merge: --trust-remote-code)" if unsaid == [_CODE] else "")
@@ -183,7 +193,7 @@ class Run:
         found = [row_id] if row_id in ids else [known for known in ids if known.startswith(row_id)]
         if len({base_id(known) for known in found}) != 1:
             several = f"{len(found)} rows have ids that begin so: {', '.join(found[:5])}" if found else "no such row"
-            raise InputError(f"row {row_id!r}: {several}; `toss show {self.path}` lists the riskiest rows")
+            raise InputError(f"row {row_id!r}: {several}; `toss show {self.name}` lists the riskiest rows")
         files = [path]
         if self.scored:
             files += part_files(self.scores_folder())
@@ -196,7 +206,7 @@ class Run:
 
     def _need(self, step: str, command: str) -> None:
         if not self.has(step):
-            raise InputError(f"{self.path}: no {step} yet, or out of date; run `toss {command} {self.path}` first")
+            raise InputError(f"{self.name}: no {step} yet, or out of date; run `toss {command} {self.name}` first")
 
 
 def _record(file: Path, row_id: str) -> dict[str, Any]:
@@ -245,14 +255,16 @@ def _yaml(value: Any) -> str:
     return json.dumps(value) if isinstance(value, bool) else str(value)
 
 
-def load_run(path: str | Path, *, trust_remote_code: bool = False) -> Run:
+def load_run(path: str | Path, *, trust_remote_code: bool = False, steps: Collection[str] | None = None) -> Run:
     """Open a run folder for reading.
 
     Args:
-        path: the folder.
+        path: the folder, or its URL.
         trust_remote_code: whether what is done with it may run a model's own Python code, where its config says so.
+        steps: of a URL, beginnings of the names of steps whose files are wanted; None is all.
 
     Raises:
         InputError: there is no run.
+        TosslmError: it cannot be fetched.
     """
-    return Run(path, trust_remote_code=trust_remote_code)
+    return Run(path, trust_remote_code=trust_remote_code, steps=steps)

@@ -25,7 +25,7 @@ class Finding:
 
 
 def verify(run: Run) -> tuple[int, list[Finding]]:
-    """Check the recorded files of every step.
+    """Check the recorded files of every step; of those that a run folder at a URL keeps back, where they are.
 
     Returns:
         How many files were checked, and what is wrong.
@@ -34,7 +34,8 @@ def verify(run: Run) -> tuple[int, list[Finding]]:
     checked = 0
     for step, entry in run.stages.items():
         altered = set(run.folder.damaged(step))
-        for file in entry["files"]:
+        absent = run.folder.withholds(step)
+        for file in () if absent else entry["files"]:
             checked += 1
             path = run.path / file
             if file in altered:

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 import pyarrow as pa
 
 from tosslm.config import Config, DataConfig, SourceConfig, covered
-from tosslm.data.rows import BadRow, raw_files
+from tosslm.data.rows import BadRow, file_names
 from tosslm.data.sets import SetCounts, prepared_rows, source_checksums
 from tosslm.errors import InputError, TosslmError
 from tosslm.files import atomic_path, parquet_writer
@@ -70,7 +70,7 @@ def _prepare(bench: Workbench, mark: Mark) -> Facts:
     checksums: dict[str, list[str]] = mark.covered[1]
     if checksums != _checksums(config):  # the fingerprint is of the bytes that were read
         raise TosslmError("data: a file changed while it was read; run again when nobody writes to it")
-    files = {name: map(str, raw_files(_source(config, name).path)) for name in SETS}
+    files = {name: file_names(_source(config, name).path) for name in SETS}
     return {
         "sets": {name: asdict(one) for name, one in counts.items()},
         "sources": {name: dict(zip(files[name], checksums[name], strict=True)) for name in SETS},

@@ -97,7 +97,7 @@ def masked_dataset(run: Run, *, anchored: bool = False) -> Dataset:
         ['input_ids', 'attention_mask', 'labels', 'anchored']
     """
     if not run.has(SELECTION):
-        raise InputError(f"{run.path}: no selection yet; run `toss select {run.path}` first")
+        raise InputError(f"{run.name}: no selection yet; run `toss select {run.name}` first")
     first = _anchor_first(run) if anchored else None
     drops = run.config.selection.context == "drop"
     schema = MASKED_SCHEMA.append(pa.field("anchored", pa.list_(pa.bool_()))) if anchored else MASKED_SCHEMA
@@ -116,16 +116,16 @@ def _anchor_first(run: Run) -> int:
         change = (
             f"method {run.config.method} says so; choose one that anchors, such as toss-anchor"
             if run.config.method
-            else f"`toss select {run.path} --set finetune.dropped=anchor --set finetune.anchor_weight=1` makes it "
+            else f"`toss select {run.name} --set finetune.dropped=anchor --set finetune.anchor_weight=1` makes it "
             "one that does, with the same mask"
         )
         raise InputError(
-            f"{run.path}: its config anchors no token ({said}). {change}; or leave out anchored=True and take the "
+            f"{run.name}: its config anchors no token ({said}). {change}; or leave out anchored=True and take the "
             "mask alone"
         )
     if run.layout.weights.exists():
         raise InputError(
-            f"{run.path}: its method, {run.config.method}, weighs tokens, which neither labels nor anchors say; its "
+            f"{run.name}: its method, {run.config.method}, weighs tokens, which neither labels nor anchors say; its "
             "own fine-tuning, `toss finetune`, does"
         )
     return settings.anchor_first

@@ -1,0 +1,263 @@
+"""A run folder at a URL, and its working copy on this machine, which is an ordinary run folder.
+
+The manifest makes files count, and a single object is written as a whole. So files go first and the manifest last;
+before an object is replaced or removed, a manifest is written that does not name it. At any time, and wherever a
+process ends, what the manifest there names is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tosslm.errors import InputError, TosslmError
+from tosslm.files import atomic_path, make_private, sha256, write_json
+from tosslm.remote import is_url, local_name
+from tosslm.runs.layout import Layout
+from tosslm.runs.manifest import MANIFEST_FORMAT, parse_manifest, read_manifest
+from tosslm.runs.store import Store
+
+CACHE_VARIABLE = "TOSSLM_CACHE"
+HAZARDOUS = "references/degraded/"
+"""Steps that begin so are not copied to where others may read them."""
+_MANIFEST = "manifest.json"
+_STATE = ".remote.json"
+
+
+def cache_folder() -> Path:
+    """Where working copies lie: ``TOSSLM_CACHE``, else ``tosslm`` in the user's cache folder."""
+    if named := os.environ.get(CACHE_VARIABLE):
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tosslm"
+
+
+def url_of(path: Path) -> str | None:
+    """The URL that a folder is the working copy of; None for a run folder of its own."""
+    state = _state(path)
+    return state["url"] if state else None
+
+
+def _state(path: Path) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = json.loads((path / _STATE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path / _STATE}: not readable ({error}); remove the folder, which is a copy") from None
+    return found
+
+
+def local_run(path: str | Path, wanted: Collection[str] | None = None) -> Path:
+    """The folder of a run: of a URL its working copy, brought up to date for reading.
+
+    Args:
+        path: a folder or URL.
+        wanted: beginnings of the names of steps whose files are needed; None is all.
+    """
+    if not is_url(str(path)):
+        return Path(local_name(str(path)))
+    mirror = Mirror(str(path))
+    mirror.pull(wanted)
+    return mirror.copy
+
+
+class Mirror:
+    """A run folder at a URL.
+
+    Args:
+        url: of the folder.
+
+    Raises:
+        InputError: no driver for the URL is installed.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.store = Store(url)
+        self.url = self.store.url
+        digest = hashlib.sha256(self.url.encode()).hexdigest()[:16]
+        self.copy = cache_folder() / "runs" / digest / (self.url.rsplit("/", 1)[-1] or "run")
+        self._layout = Layout(self.copy)
+        self._damaged: set[str] = set()
+
+    @contextmanager
+    def writing(self, outputs: Collection[str], *, fresh: bool, say: Callable[[str], None]) -> Iterator[None]:
+        """Be the one writer there, with the working copy brought up to date; its writer must be the caller.
+
+        Args:
+            outputs: names at the top of a run folder that steps write.
+            fresh: whether nothing that lies there is needed.
+            say: told what a user should know.
+
+        Raises:
+            InputError: one of ``outputs`` stands there, and the folder is no run's.
+            TosslmError: another one writes there, or the store fails.
+        """
+        owner = self._remember()["owner"]
+        with self.store.lock(owner, say):
+            if self.store.read(_MANIFEST) is None:
+                self._begin(outputs)
+            self.pull(() if fresh else None, say=say)
+            yield
+
+    def pull(self, wanted: Collection[str] | None = None, *, say: Callable[[str], None] | None = None) -> None:
+        """Bring the working copy up to what is there; files that it has already are not fetched again.
+
+        Where nobody else wrote there since, the copy's own manifest stays: it may know of steps that are not pushed
+        yet.
+
+        Args:
+            wanted: beginnings of the names of steps whose files are needed; None is all.
+            say: told what a user should know.
+
+        Raises:
+            InputError: there is no run, or its manifest is damaged.
+            TosslmError: the store fails.
+        """
+        text = self.store.read(_MANIFEST)
+        if text is None:
+            raise InputError(f"{self.url}: no run there (no {_MANIFEST}); `toss run CONFIG` makes one")
+        there = parse_manifest(text.decode("utf-8", "replace"), f"{self.url}/{_MANIFEST}")
+        seen = _digest(text)
+        state = self._remember()
+        if seen not in (state.get("seen"), state.get("sent")) or not self._layout.manifest.exists():
+            self._replace_manifest(there, text, say)
+            self._remember(seen=seen)
+        here = read_manifest(self._layout.manifest) or there
+        for step, entry in there["stages"].items():
+            mine = here["stages"].get(step, {}).get("files", {})
+            if step.startswith(HAZARDOUS) or not (wanted is None or step.startswith(tuple(wanted))):
+                continue
+            for file, checksum in entry["files"].items():
+                if mine.get(file) == checksum and not self._fetched(file, checksum):
+                    self._damaged.add(file)
+                    if say:
+                        say(f"{self.url}/{file}: missing or damaged; its step is done again")
+
+    def push(self, manifest: Mapping[str, Any], outputs: Collection[str]) -> None:
+        """Write what the store lacks: files first, the manifest last; remove what it named before and does not now.
+
+        Args:
+            manifest: of the working copy.
+            outputs: names at the top of a run folder that steps write, where only its own files may lie.
+
+        Raises:
+            TosslmError: the store fails, the lock is gone, or a file is a degraded reference's.
+        """
+        text = json.dumps(manifest, indent=2, ensure_ascii=False).encode() + b"\n"
+        known = self.store.read(_MANIFEST)
+        there = parse_manifest((known or b"").decode("utf-8", "replace"), f"{self.url}/{_MANIFEST}")
+        named, files = shared_files(there["stages"]), shared_files(manifest["stages"])
+        _refuse_hazardous(manifest["stages"], files, self.url)
+        changed = [f for f, checksum in files.items() if named.get(f) != checksum or f in self._damaged]
+        self.store.renew_lock(self._remember(seen=_digest(known or b""))["owner"])
+        gone = {file for file in named if file in changed or file not in files}
+        if gone:
+            self._put_manifest(_without(there, gone))
+        for file in changed:
+            self.store.upload(self.copy / file, file)
+            self._damaged.discard(file)
+        if gone or text != known:
+            self._put_manifest(text)
+        for name in self.store.names():
+            if name.split("/")[0] in outputs and name not in files:
+                self.store.remove(name)
+
+    def _begin(self, outputs: Collection[str]) -> None:
+        """The manifest comes first where there is none, so that what is there later is known for our own."""
+        if found := sorted({name.split("/")[0] for name in self.store.names()} & set(outputs)):
+            raise InputError(
+                f"run_dir: {self.url} is no run folder (it has no {_MANIFEST}) and holds {', '.join(found)}, which a "
+                "run would replace; name a new folder"
+            )
+        here = read_manifest(self._layout.manifest) or {"format": MANIFEST_FORMAT, "stages": {}, "begun": {}}
+        self._put_manifest(json.dumps(here | {"stages": {}}).encode())
+        if not self._layout.manifest.exists():
+            write_json(self._layout.manifest, here)
+
+    def _put_manifest(self, text: bytes) -> None:
+        # Remembered before as well: a write may come to pass and the answer be lost.
+        self._remember(sent=_digest(text))
+        self.store.write(_MANIFEST, text)
+        self._remember(seen=_digest(text))
+
+    def _replace_manifest(self, there: Mapping[str, Any], text: bytes, say: Callable[[str], None] | None) -> None:
+        """Take the manifest that another one wrote, and remove files here that it does not name."""
+        here = read_manifest(self._layout.manifest)
+        if here is not None:
+            lost = [name for name, entry in here["stages"].items() if there["stages"].get(name) != entry]
+            if lost and say:
+                say(f"{self.url}: was written elsewhere since; what this copy has of {', '.join(lost)} is not used")
+            kept = {file for entry in there["stages"].values() for file in entry["files"]}
+            for file in {file for name in lost for file in here["stages"][name]["files"]} - kept:
+                (self.copy / file).unlink(missing_ok=True)
+        with atomic_path(self._layout.manifest) as beside:
+            beside.write_bytes(text)
+        make_private(self._layout.manifest)
+
+    def _fetched(self, file: str, checksum: str) -> bool:
+        """Whether the copy has the file with that checksum, now that it was fetched if need be."""
+        path = self.copy / file
+        if path.is_file() and sha256(path) == checksum:
+            return True
+        for folder in reversed(path.relative_to(self.copy).parents):
+            (self.copy / folder).mkdir(mode=0o700, exist_ok=True)
+        beside = path.with_name(f".unfinished-{secrets.token_hex(4)}-{path.name}")
+        try:
+            if not self.store.fetch(file, beside) or sha256(beside) != checksum:
+                return False
+            make_private(beside)
+            beside.replace(path)
+            return True
+        finally:
+            beside.unlink(missing_ok=True)
+
+    def _remember(self, **changes: str) -> dict[str, Any]:
+        """What the copy knows of the store: who it is there, and the manifest that it last saw."""
+        state = _state(self.copy)
+        if state is None:
+            self.copy.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.copy.parent.parent.chmod(0o700)
+        if state is None or changes:
+            state = (state or {"url": self.url, "owner": secrets.token_hex(8)}) | changes
+            write_json(self.copy / _STATE, state)
+            make_private(self.copy / _STATE)
+        return state
+
+
+def shared_files(stages: Mapping[str, Any]) -> dict[str, str]:
+    """The files that lie at the URL, with their SHA-256: all but those of degraded references."""
+    return {
+        file: checksum
+        for name, entry in stages.items()
+        if not name.startswith(HAZARDOUS)
+        for file, checksum in entry["files"].items()
+    }
+
+
+def _digest(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()
+
+
+def _without(manifest: Mapping[str, Any], gone: Collection[str]) -> bytes:
+    """A manifest without the steps that have one of these files."""
+    stages = {name: entry for name, entry in manifest["stages"].items() if not set(entry["files"]) & set(gone)}
+    return json.dumps({**manifest, "stages": stages}).encode()
+
+
+def _refuse_hazardous(stages: Mapping[str, Any], files: Mapping[str, str], url: str) -> None:
+    weights = {
+        checksum
+        for name, entry in stages.items()
+        if name.startswith(HAZARDOUS)
+        for file, checksum in entry["files"].items()
+        if file.endswith(".safetensors")
+    }
+    for file, checksum in files.items():
+        if checksum in weights or file.startswith(HAZARDOUS):
+            raise TosslmError(f"{file}: is a degraded reference, which is not copied to {url}")
