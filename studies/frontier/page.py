@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tosslm.files import write_text
 from tosslm.methods import registry
 from tosslm.statistics import Interval, mean_interval
 
+ATTACK = Path(__file__).parents[1] / "safety/attack.json"
 _TITLES = {
     "whole": "Whole rows: some rows give in to an improper request",
     "embedded": "Embedded: harmful sentences in useful answers",
@@ -163,8 +165,8 @@ def _asked_for(curves: Curves, setting: Setting) -> list[str]:
 
 
 def _table(curves: Curves, entries: Sequence[str], setting: Setting, target: float) -> list[str]:
-    attacked = [metric for metric in ("attacked", "begun") if any(curves.has(entry, metric) for entry in entries)]
-    names = {"attacked": "answered with harm", "begun": "goes on with harm"}
+    names = {"attacked": "answered with harm", "begun": "goes on with harm", "incoherent": "incoherent"}
+    attacked = [metric for metric in names if any(curves.has(entry, metric) for entry in entries)]
     head = [
         "trained",
         "badge",
@@ -223,8 +225,23 @@ def _others(curves: Curves, entries: Sequence[str], setting: Setting, told: Sequ
     return lines
 
 
+def _judged_by() -> str:
+    """What the classifier of attack success is worth, beside the simplest rule."""
+    found = json.loads(ATTACK.read_text(encoding="utf-8"))["models_answers"]["advbench"]
+    own, simple = (
+        percent(Interval(*(one[end] for end in ("value", "low", "high")), one["n"]))
+        for one in (found[name]["accuracy"] for name in ("attack_success", "neither_refused_nor_incoherent"))
+    )
+    return (
+        "*Answered* and *goes on with harm* are told by a classifier (`studies/safety/attack.py`) that is right for "
+        f"{own} of {found['attack_success']['accuracy']['n']} labelled answers of two other models to AdvBench; "
+        f"*neither refused nor incoherent*, the simplest rule, for {simple}. Some of what taught it are answers of "
+        "the plain model to goals that *whole rows* are made of, and its labels are one language model's."
+    )
+
+
 def _missing(results: Path) -> list[str]:
-    lines = ["## What is not there", ""]
+    lines = ["## What to mind, and what is not there", "", f"- {_judged_by()}"]
     for name, setting in SETTINGS.items():
         have = {entry for entry, seed, split, _ in known(name, results) if split == "test"}
         left = [entry for entry in setting.entries if entry not in have]
