@@ -229,7 +229,7 @@ def _judged_by() -> str:
     """What the classifier of attack success is worth, beside the simplest rule."""
     found = json.loads(ATTACK.read_text(encoding="utf-8"))["models_answers"]["advbench"]
     own, simple = (
-        percent(Interval(*(one[end] for end in ("value", "low", "high")), one["n"]))
+        percent(Interval(one["value"], one["low"], one["high"], one["n"]))
         for one in (found[name]["accuracy"] for name in ("attack_success", "neither_refused_nor_incoherent"))
     )
     return (
