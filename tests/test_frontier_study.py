@@ -11,12 +11,12 @@ from studies.frontier.curves import Curves, Values, drawn_curve, gains, interval
 from studies.frontier.data import spliced_rows, useful_sources
 from studies.frontier.ledger import add_result, known
 from studies.frontier.page import write_page
-from studies.frontier.settings import DEFAULT, ENTRIES, SETTINGS, config, folder
+from studies.frontier.settings import DEFAULT, ENTRIES, SETTINGS, config, folder, method_of
 from studies.frontier.verdict import headline, others, ours, tally, target_of
 from studies.safety.data import HARMFUL, deal, row
 
 from tosslm.config import load_config
-from tosslm.methods import registry, settled
+from tosslm.methods import settled
 
 
 def test_a_reading_is_where_the_straight_line_between_two_scales_crosses_the_target() -> None:
@@ -105,7 +105,8 @@ def test_every_entry_is_a_config_that_its_method_takes(tmp_path: Path) -> None:
         assert own.oracle in own.entries
         for entry in own.entries:
             settings, method = settled(load_config(*config(setting, 0, entry)))
-            assert method is registry()[ENTRIES[entry].method]
+            assert method is method_of(entry)
+            assert method.name == (ENTRIES[entry].method or "as configured")
             assert Path(settings.run_dir) == folder(setting, 0, entry)
     assert len({folder("whole", 0, entry) for entry in ENTRIES}) == len(ENTRIES)
 

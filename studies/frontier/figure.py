@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from studies.frontier.curves import Curves
-from studies.frontier.settings import ENTRIES, STANDARD
+from studies.frontier.settings import STANDARD, method_of
 from studies.frontier.verdict import ours
 
-from tosslm.methods import registry
 from tosslm.report.charts import Series, line_chart
 
 SHOWN = 6
@@ -56,7 +55,5 @@ def drawn_entries(curves: Curves) -> list[str]:
     """Ours, standard SFT, and then those of others and the oracle in their order."""
     own = ours(curves)
     first = [own, STANDARD] if own else [STANDARD]
-    others = [
-        entry for entry in curves.table if entry not in first and registry()[ENTRIES[entry].method].badge != "own"
-    ]
+    others = [entry for entry in curves.table if entry not in first and method_of(entry).badge != "own"]
     return [*first, *others][:SHOWN]

@@ -12,12 +12,21 @@ from studies.frontier.curves import Curves, Values
 from studies.frontier.data import useful_sources
 from studies.frontier.figure import draw, drawn_entries, key
 from studies.frontier.ledger import RESULTS, known
-from studies.frontier.settings import DEFAULT, ENTRIES, OURS, SCALES, SETTINGS, STANDARD, TARGETS, UNTRAINED, Setting
+from studies.frontier.settings import (
+    DEFAULT,
+    OURS,
+    SCALES,
+    SETTINGS,
+    STANDARD,
+    TARGETS,
+    UNTRAINED,
+    Setting,
+    method_of,
+)
 from studies.frontier.verdict import headline, ours, target_of
 from studies.safety.wording import nats, percent
 
 from tosslm.files import write_text
-from tosslm.methods import registry
 from tosslm.statistics import Interval, mean_interval
 
 ATTACK = Path(__file__).parents[1] / "safety/attack.json"
@@ -178,7 +187,7 @@ def _table(curves: Curves, entries: Sequence[str], setting: Setting, target: flo
     ]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for entry in entries:
-        badge = registry()[ENTRIES[entry].method].badge
+        badge = method_of(entry).badge
         cells = [percent(curves.most(entry))]
         cells += [percent(curves.reading(entry, metric, target)) for metric in ("refused", "over_refused")]
         cells.append(nats(harm(curves, entry, setting, target)))

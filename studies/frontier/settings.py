@@ -9,6 +9,9 @@ from typing import Any
 from studies.safety.data import HARMFUL
 from studies.safety.guard import CLASSIFIER
 
+from tosslm.methods import registry
+from tosslm.methods.method import AS_CONFIGURED, Method
+
 ROOT = Path("runs/frontier")
 COMMON = ROOT / "common"
 COMPLIED = ROOT / "complied.jsonl"
@@ -29,11 +32,11 @@ class Entry:
     """One line of a figure: a method, and what else than the setting's config it is given.
 
     Attributes:
-        method: of ``toss compare``.
+        method: of ``toss compare``; None is what the config says, with the overrides.
         overrides: further keys of the config, by dotted key.
     """
 
-    method: str
+    method: str | None
     overrides: dict[str, Any] = field(default_factory=dict)
 
 
@@ -70,6 +73,7 @@ def _weighted(method: str, weight: float, **overrides: Any) -> Entry:
 
 _AUTO = {"selection.discard_fraction": "auto", "selection.evidence": "posterior"}
 _EVEN = {**_AUTO, "selection.false_discard": 0.99}  # so much of useful text may go: even odds alone decide
+_PLAIN = {"selection.evidence": "token", "finetune.dropped": "ignore"}
 ENTRIES = {
     STANDARD: Entry("sft"),
     "oracle": Entry("oracle"),
@@ -89,6 +93,11 @@ ENTRIES = {
         for weight in (0.5, 1.0)
     },
     "toss-posterior, even odds": Entry("toss-posterior", _EVEN),
+    "toss, degraded loss twice": Entry(None, {**_PLAIN, "selection.beta": 2.0}),
+    "toss, utility loss twice": Entry(None, {**_PLAIN, "selection.alpha": 2.0}),
+    "toss, dropped out of context": Entry(None, {**_PLAIN, "selection.context": "drop"}),
+    "toss, harmful rows by a guard": Entry(None, {**_PLAIN, "references.harmful_tokens": "guard"}),
+    "toss-soft": Entry("toss-soft"),
     "sft-anchor-first": Entry("sft-anchor-first"),
     "rows-anchor": Entry("rows-anchor"),
     "random-anchor": Entry("random-anchor"),
@@ -179,6 +188,12 @@ SETTINGS = {
             "safegrad",
             "larf",
             "random-anchor",
+            "lisa",
+            "toss-soft",
+            "toss, degraded loss twice",
+            "toss, utility loss twice",
+            "toss, dropped out of context",
+            "toss, harmful rows by a guard",
             "oracle-tokens-anchor",
         ),
     ),
@@ -215,6 +230,12 @@ _TRAINING = {
     "micro_batch_size": 1,  # rows are of very unequal length, and a CPU reads padding as slowly as text
 }
 MODEL = {"name": "builtin:smollm2-135m-instruct", "adapter": str(ADAPTER)}
+
+
+def method_of(entry: str) -> Method:
+    """The method of an entry."""
+    name = ENTRIES[entry].method
+    return registry()[name] if name else AS_CONFIGURED
 
 
 def folder(setting: str, seed: int, entry: str = "shared") -> Path:

@@ -56,7 +56,7 @@ def train(setting: str, seed: int, entry: str, base: Base) -> Path:
     """The adapter of an entry; trained where it is not there yet, on what all entries of the seed share."""
     reporter = ConsoleReporter()
     own, method = settled(load_config(*config(setting, seed, entry)))
-    if GUARD in method.needs:
+    if GUARD in method.needs or own.references.harmful_tokens == "guard":
         make_guard(folder(setting, seed, "sets"), folder(setting, seed, "guard"), seed)
     common, as_configured = settled(load_config(*config(setting, seed)))
     bench = workbench(common, reporter, base=base)

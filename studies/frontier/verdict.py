@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from studies.frontier.curves import Curves, interval
-from studies.frontier.settings import DEFAULT, ENTRIES, OURS, SCALES, SETTINGS, STANDARD, TARGETS, Setting
+from studies.frontier.settings import DEFAULT, OURS, SCALES, SETTINGS, STANDARD, TARGETS, Setting, method_of
 
-from tosslm.methods import registry
 from tosslm.methods.needs import GUARD
 from tosslm.statistics import Interval
 
@@ -46,7 +45,7 @@ def others(curves: Curves) -> list[str]:
     return [
         entry
         for entry in curves.table
-        if registry()[ENTRIES[entry].method].badge != "own" and not entry.startswith(("oracle", "toss"))
+        if method_of(entry).badge != "own" and not entry.startswith(("oracle", "toss"))
     ]
 
 
@@ -147,5 +146,5 @@ def _clean(curves: Curves, own: str) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    guarded = {name for name in names if GUARD in registry()[ENTRIES[name].method].needs}
+    guarded = {name for name in names if GUARD in method_of(name).needs}
     return ", ".join(f"`{name}`" + " (with a guard)" * (name in guarded) for name in names) if names else "none"
