@@ -81,6 +81,7 @@ def threshold_told(selection: Mapping[str, Any]) -> list[str]:
             f"utility rows give as an estimate; a bound for false_discard {auto['false_discard']:g} takes about "
             f"{auto['rows_needed']}. Raise references.holdout, or name more utility rows."
         )
+    said += _little_harm(auto)
     found = selection.get("unsafe_found")
     dropped = selection["discarded"] / max(selection["tokens"], 1)
     if found is None or dropped >= found["share"] - FAR_POINTS:
@@ -90,6 +91,18 @@ def threshold_told(selection: Mapping[str, Any]) -> list[str]:
         f"Unsafe tokens may stay: the posterior finds {_percent(found['share'])} more likely unsafe than not, and "
         f"{_percent(dropped)} are dropped: more would cost more than {auto['false_discard']:.1%} of useful text. "
         "References that tell them apart better, or a larger selection.false_discard, drop more.",
+    ]
+
+
+def _little_harm(auto: Mapping[str, Any]) -> list[str]:
+    """Where most of what is more likely unsafe than not is what useful rows would lose too."""
+    if auto.get("sooner") is None or auto["threshold"] <= auto["sooner"]:
+        return []
+    return [
+        "discard_fraction auto: the custom set loses hardly more than held-out utility rows would, so most of what "
+        f"the posterior suspects is useful text. Tokens go from log-odds {auto['threshold']:.1f} up, not from "
+        f"{auto['sooner']:.1f}: {_percent(auto['dropped'])} of a custom row, {_percent(auto['risk'])} of a useful "
+        "one."
     ]
 
 

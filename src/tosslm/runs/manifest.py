@@ -71,8 +71,11 @@ class _Auto(_Part):
     rows: int | None
     false_discard: float
     rows_needed: int
+    threshold: float | None = None
     risk: float | None = None
     bound: float | None = None
+    dropped: float | None = None
+    sooner: float | None = None
 
 
 class _Selection(_Entry):
