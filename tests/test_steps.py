@@ -50,7 +50,7 @@ CONFIG = {
 
 PAPER = {
     "selection": {"discard_fraction": 0.1, "evidence": "token"},
-    "finetune": {"dropped": "ignore", "anchor_weight": 1.0, "anchor_first": 3},
+    "finetune": {"dropped": "ignore", "anchor_weight": 1.0, "anchor_first": 3, "anchor_normalize": "anchored"},
 }
 """Defaults of version 0.1.0 that are others now."""
 

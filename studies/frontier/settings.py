@@ -30,6 +30,8 @@ UNTRAINED, STANDARD = "base", "sft"
 OURS = "toss-posterior-anchor"
 DEFAULT = "default"
 """The entry whose settings are the defaults of the tool."""
+OF_MEAN = f"{OURS}, weight 0.5, no first tokens"
+"""As the default, but for an anchor of the mean over anchored tokens, however few they are."""
 SAID_TOKENS = {"harmful": 48, "safe": 24, "beginnings": 48}
 
 
@@ -91,7 +93,8 @@ ENTRIES = {
     "toss": Entry("toss"),
     "toss-pro": Entry("toss-pro"),
     OURS: Entry(OURS),
-    DEFAULT: _weighted(OURS, 0.5, **{"finetune.anchor_first": 0}, **_AUTO),
+    DEFAULT: _weighted(OURS, 3.0, **{"finetune.anchor_normalize": "all", "finetune.anchor_first": 0}, **_AUTO),
+    OF_MEAN: _weighted(OURS, 0.5, **{"finetune.anchor_first": 0}, **_AUTO),
     f"{OURS}, even odds": Entry(OURS, _EVEN),
     **{
         f"{method}, weight {weight:g}, no first tokens": _weighted(
@@ -145,6 +148,7 @@ SETTINGS = {
             STANDARD,
             "oracle",
             DEFAULT,
+            OF_MEAN,
             f"{OURS}, even odds",
             "sft-anchor-first",
             "star-dss",
@@ -181,6 +185,7 @@ SETTINGS = {
             STANDARD,
             "oracle-tokens",
             DEFAULT,
+            OF_MEAN,
             f"{OURS}, even odds",
             f"{OURS}, even odds, weight 1, no first tokens",
             f"{OURS}, even odds, weight 0.5, no first tokens",
@@ -217,6 +222,7 @@ SETTINGS = {
         (
             STANDARD,
             DEFAULT,
+            OF_MEAN,
             f"{OURS}, even odds",
             f"{OURS}, even odds, weight 1, no first tokens",
             f"{OURS}, even odds, weight 0.5, no first tokens",
@@ -274,7 +280,13 @@ def config(setting: str, seed: int, entry: str | None = None) -> tuple[dict[str,
         "data": {name: {"path": str(sets / f"{name}.jsonl")} for name in ("custom", "harmful", "utility")},
         "references": {**_TRAINING, "learning_rate": 2.0e-3, "holdout": 0.2},
         "selection": {"discard_fraction": own.discard_fraction},
-        "finetune": {**_TRAINING, "learning_rate": own.learning_rate, "anchor_weight": 4.0, "anchor_first": 3},
+        "finetune": {
+            **_TRAINING,
+            "learning_rate": own.learning_rate,
+            "anchor_weight": 4.0,
+            "anchor_normalize": "anchored",
+            "anchor_first": 3,
+        },
         "refinement": {"samples_per_round": 20},
         "compare": {
             "harmful_sources": [HARMFUL],

@@ -111,7 +111,13 @@ class FinetuneConfig(TrainingConfig):
         "KL(base || model); ignore, they teach nothing, as in the paper.",
     )
     anchor_weight: float = Field(
-        0.5, ge=0, description="For dropped: anchor. Weight of the mean KL; 0 is the same as dropped: ignore."
+        3.0, ge=0, description="For dropped: anchor. Weight of the KL; 0 is the same as dropped: ignore."
+    )
+    anchor_normalize: Literal["all", "anchored"] = Field(
+        "all",
+        description="For dropped: anchor. What the KL of an optimizer batch is divided by: all its kept and anchored "
+        "tokens, so that an anchored one counts for as much however few there are; or the anchored ones alone, whose "
+        "mean then weighs as much where a single token is dropped as where half of them are.",
     )
     anchor_first: int = Field(
         0,

@@ -60,6 +60,7 @@ def _recipe(bench: Workbench, method: Method) -> Recipe:
         bench.config.seed,
         normalize=settings.normalize,
         anchor_weight=settings.anchor_weight if settings.anchors else 0.0,
+        anchor_normalize=settings.anchor_normalize,
         token_loss=method.token_loss,
         weighed=method.token_weights is not None,
         hold=method.hold,

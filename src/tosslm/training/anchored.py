@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from trl import SFTTrainer
@@ -29,8 +29,9 @@ _UNREAD = {"position_ids", "token_type_ids", "pixel_values", "inputs_embeds", "s
 class AnchoredLoss:
     """A mixin for a transformers ``Trainer`` of causal LMs: the loss of ``finetune.dropped: anchor``.
 
-    Mean cross-entropy over all tokens with a label in the optimizer batch, plus ``anchor_weight`` times the mean
-    ``KL(base || model)`` over all its anchored tokens, whatever the number of passes it is split into. It stands
+    Mean cross-entropy over all tokens with a label in the optimizer batch, plus ``anchor_weight`` times the sum of
+    ``KL(base || model)`` over its anchored tokens, divided by its tokens with a label or an anchor (or by the
+    anchored ones alone, as ``anchor_normalize`` says), whatever the number of passes it is split into. It stands
     before the trainer: ``class Mine(AnchoredLoss, Trainer)``. Rows have ``input_ids``, ``labels`` (-100 where not
     trained) and ``anchored``, one bool a token; a token may have a label, an anchor, both or neither.
 
@@ -42,7 +43,8 @@ class AnchoredLoss:
         train_dataset: rows as above.
         eval_dataset: rows as above, or several sets of them by name. Their loss is the mean over batches, each by
             itself.
-        anchor_weight: of the mean KL, ``finetune.anchor_weight`` of a run.
+        anchor_weight: of the KL, ``finetune.anchor_weight`` of a run.
+        anchor_normalize: ``"all"`` or ``"anchored"``, ``finetune.anchor_normalize`` of a run.
         base_model: what the model is held to; None is the model itself, its adapter switched off. It is put on the
             model's device, frozen.
         kwargs: as for the trainer.
@@ -69,12 +71,15 @@ class AnchoredLoss:
         train_dataset: Any = None,
         eval_dataset: Any = None,
         *,
-        anchor_weight: float = 0.5,
+        anchor_weight: float = 3.0,
+        anchor_normalize: Literal["all", "anchored"] = "all",
         base_model: Any = None,
         **kwargs: Any,
     ) -> None:
         if not 0 <= anchor_weight < float("inf"):
             raise InputError(f"anchor_weight: {anchor_weight} is no weight; give a number from 0")
+        if anchor_normalize not in ("all", "anchored"):
+            raise InputError(f"anchor_normalize: {anchor_normalize!r} is unknown; choose all or anchored")
         refuse_arguments(args, kwargs)
         check_rows("train_dataset", train_dataset, some_anchored=anchor_weight > 0)
         for name, rows in _by_name(eval_dataset).items():
@@ -86,7 +91,7 @@ class AnchoredLoss:
         refuse_setup(trainer)
         self._base, self._as_base = _base_of(trainer.model, base_model)
         self._split = SplitHead(trainer.model)
-        self._anchor_weight, self._anchored_in_step = anchor_weight, 0
+        self._anchor_weight, self._anchor_normalize, self._divisor_in_step = anchor_weight, anchor_normalize, 0
         self.data_collator = AnchoredCollator(trainer.data_collator)
 
     def _set_signature_columns_if_needed(self) -> None:
@@ -99,7 +104,7 @@ class AnchoredLoss:
         """The micro-batches of one optimizer step, and how many tokens with a label they have together."""
         trainer: Any = super()
         batches, _ = trainer.get_batch_samples(*args, **kwargs)
-        self._anchored_in_step = sum(int(_places(batch).sum()) for batch in batches)
+        self._divisor_in_step = sum(self._divisor(batch) for batch in batches)
         return batches, sum((batch["labels"][:, 1:] != IGNORED).sum() for batch in batches)
 
     def compute_loss(
@@ -115,17 +120,24 @@ class AnchoredLoss:
         places, kept = _places(inputs), inputs["labels"][:, 1:] != IGNORED
         if alone := num_items_in_batch is None:
             num_items_in_batch = kept.sum()
-        anchored = int(places.sum()) if alone else self._anchored_in_step
+        divisor = self._divisor(inputs) if alone else self._divisor_in_step
         trainer: Any = self
         # The head runs outside the model's forward, which alone the trainer puts under autocast.
         with trainer.accelerator.autocast():
             hidden = self._split.hidden_states(inputs["input_ids"], inputs["attention_mask"])[:, :-1]
             count = torch.as_tensor(num_items_in_batch, device=hidden.device).clamp(min=1)
             loss = self._split.summed_loss(hidden[kept], inputs["labels"][:, 1:][kept]) / count
-            if anchored and self._anchor_weight:
+            if places.any() and self._anchor_weight:
                 divergence = anchored_divergence(self._split, hidden, inputs, self._as_base, self._base)
-                loss = loss + self._anchor_weight / anchored * divergence
+                loss = loss + self._anchor_weight / divisor * divergence
         return loss
+
+    def _divisor(self, batch: dict[str, Any]) -> int:
+        """What the summed KL of a batch is divided by."""
+        places = _places(batch)
+        return int(
+            (places | (batch["labels"][:, 1:] != IGNORED) if self._anchor_normalize == "all" else places).sum()
+        )
 
     def prediction_step(
         self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None

@@ -73,7 +73,8 @@ class Recipe:
         seed: of the adapter's start, the order of rows, and dropout.
         normalize: divide an optimizer batch's summed loss by its ``kept`` tokens or by ``all`` its response tokens;
             or take the mean over each ``row``'s kept tokens, then over the rows that keep any.
-        anchor_weight: weight of the mean KL to the base over an optimizer batch's anchored tokens.
+        anchor_weight: weight of the KL to the base over an optimizer batch's anchored tokens.
+        anchor_normalize: what that is divided by: ``all`` kept and anchored tokens of the batch, or the ``anchored``.
         weighed: whether rows say what each token counts.
         hold: whether what a token's weight lacks to 1 goes to ``KL(base || model)`` there.
         token_loss: what takes the place of a kept token's cross-entropy.
@@ -85,6 +86,7 @@ class Recipe:
     seed: int
     normalize: Literal["kept", "all", "row"] = "kept"
     anchor_weight: float = 0.0
+    anchor_normalize: Literal["all", "anchored"] = "anchored"
     weighed: bool = False
     hold: bool = False
     token_loss: TokenLoss | None = None
@@ -163,6 +165,7 @@ def train_adapter(
             normalize=recipe.normalize,
             batch_size=settings.batch_size,
             anchor_weight=recipe.anchor_weight,
+            anchor_normalize=recipe.anchor_normalize,
             token_loss=recipe.token_loss,
             hold=recipe.hold,
             hook=recipe.hook,

@@ -30,7 +30,8 @@ class SelectiveTrainer(SFTTrainer):
         args: as for ``SFTTrainer``.
         normalize: what the summed loss of an optimizer batch is divided by, see ``Recipe``.
         batch_size: rows of an optimizer batch, over all processes; read where there are several.
-        anchor_weight: weight of the mean ``KL(base || model)`` over an optimizer batch's anchored tokens.
+        anchor_weight: weight of ``KL(base || model)`` over an optimizer batch's anchored tokens.
+        anchor_normalize: what its sum is divided by, see ``Recipe``.
         token_loss: what takes the place of a kept token's cross-entropy; None is the cross-entropy itself.
         hold: whether what a token's weight lacks to 1 goes to ``KL(base || model)`` there.
         hook: what a method does around each step; it may weigh rows.
@@ -43,6 +44,7 @@ class SelectiveTrainer(SFTTrainer):
         normalize: Literal["kept", "all", "row"],
         batch_size: int = 1,
         anchor_weight: float = 0.0,
+        anchor_normalize: Literal["all", "anchored"] = "anchored",
         token_loss: TokenLoss | None = None,
         hold: bool = False,
         hook: TrainingHook | None = None,
@@ -54,6 +56,7 @@ class SelectiveTrainer(SFTTrainer):
         self._row_weights = hook.row_weights if hook is not None and weighs_rows else None
         self._token_loss = token_loss
         self._normalize, self._anchor_weight, self._anchored_in_step = normalize, anchor_weight, 0
+        self._anchor_normalize, self._anchor_divisor = anchor_normalize, 0
         self._split = SplitHead(self.model)
         self.tokens_seen = 0
 
@@ -72,16 +75,17 @@ class SelectiveTrainer(SFTTrainer):
         own = [sum(column) for column in zip(*map(self._counts, batches), strict=True)]
         # Of all processes: each has its share of the optimizer batch.
         counts = self.accelerator.reduce(torch.tensor(own, device=self.args.device), "sum")
-        divisor, self._anchored_in_step, tokens = counts.tolist()
+        divisor, self._anchored_in_step, self._anchor_divisor, tokens = counts.tolist()
         self.tokens_seen += tokens
         return batches, torch.tensor(divisor)
 
-    def _counts(self, batch: Mapping[str, torch.Tensor]) -> tuple[int, int, int]:
-        """Of a micro-batch: what its loss is divided by, its anchored tokens, and the tokens that are read."""
+    def _counts(self, batch: Mapping[str, torch.Tensor]) -> tuple[int, int, int, int]:
+        """Of a micro-batch: what its loss is divided by, its anchored tokens, what divides theirs, tokens read."""
         kept = batch["labels"][:, 1:] != IGNORED
         divisor = {"all": batch["response_tokens"], "row": kept.any(1), "kept": kept}[self._normalize]
-        anchored = int(batch["anchored"].sum()) if "anchored" in batch else 0
-        return int(divisor.sum()), anchored, int(batch["attention_mask"].sum())
+        anchored = batch["anchored"][:, 1:].bool() if "anchored" in batch else torch.zeros_like(kept)
+        over = anchored | kept if self._anchor_normalize == "all" else anchored
+        return int(divisor.sum()), int(anchored.sum()), int(over.sum()), int(batch["attention_mask"].sum())
 
     def get_train_dataloader(self) -> Any:
         """Rows in one process's order, of each optimizer batch this process's share."""
@@ -118,7 +122,7 @@ class SelectiveTrainer(SFTTrainer):
             loss = loss + self._held(hidden, kept, inputs) / count
         if self._anchored_in_step:
             divergence = anchored_divergence(self._split, hidden, inputs, self._as_base)
-            loss = loss + self._anchor_weight / self._anchored_in_step * divergence
+            loss = loss + self._anchor_weight / self._anchor_divisor * divergence
         # Gradients are averaged over processes, where the sum of their shares is meant.
         return loss * self.args.world_size if self.args.world_size > 1 else loss
 
