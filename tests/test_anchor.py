@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -50,6 +50,7 @@ def train(
     *,
     rows: list[dict[str, Any]] | None = None,
     reporter: Reporter | None = None,
+    anchor_normalize: Literal["all", "anchored"] = "all",
     **settings: Any,
 ) -> tuple[dict[str, Any], Path]:
     defaults: dict[str, Any] = {
@@ -64,7 +65,12 @@ def train(
     facts = train_adapter(
         base_of(model_folder),
         write_training_rows(folder / "rows.arrow", anchored_rows() if rows is None else rows, anchored=True),
-        Recipe(TrainingConfig.model_validate({**defaults, **settings}), seed=3, anchor_weight=WEIGHT),
+        Recipe(
+            TrainingConfig.model_validate({**defaults, **settings}),
+            seed=3,
+            anchor_weight=WEIGHT,
+            anchor_normalize=anchor_normalize,
+        ),
         name="test",
         work=folder,
         out=folder / "out",
@@ -108,25 +114,33 @@ def test_more_first_tokens_than_a_row_has_anchor_all_of_it() -> None:
     assert anchored_tokens(np.array([True, False]), np.arange(2), first=0).tolist() == [False, True]
 
 
-def test_the_loss_is_exact_after_steps_that_moved_the_model(tiny_model_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("divisor", ["all", "anchored"])
+def test_the_loss_is_exact_after_steps_that_moved_the_model(
+    divisor: Literal["all", "anchored"], tiny_model_folder: Path, tmp_path: Path
+) -> None:
     """Every step sees all rows, in four forward passes; the third step's loss is that of the adapter after two."""
     rows = anchored_rows()
-    _, after_two = train(tmp_path / "two", tiny_model_folder, epochs=2)
-    facts, _ = train(tmp_path / "three", tiny_model_folder, epochs=3)
+    _, after_two = train(tmp_path / "two", tiny_model_folder, epochs=2, anchor_normalize=divisor)
+    facts, _ = train(tmp_path / "three", tiny_model_folder, epochs=3, anchor_normalize=divisor)
     loss, divergence = independent_loss(after_two, tiny_model_folder, rows)
+    trained = sum(label != -100 for row in rows for label in row["labels"])
+    anchored = sum(map(sum, (row["anchored"] for row in rows)))
     assert divergence > 0.002
-    assert facts["last_loss"] == pytest.approx(loss + WEIGHT * divergence, abs=1e-4)
-    assert facts["trained_tokens"] == sum(label != -100 for row in rows for label in row["labels"])
-    assert facts["anchored_tokens"] == sum(map(sum, (row["anchored"] for row in rows)))
+    share = anchored / (anchored + trained) if divisor == "all" else 1.0
+    assert facts["last_loss"] == pytest.approx(loss + WEIGHT * share * divergence, abs=1e-4)
+    assert (facts["trained_tokens"], facts["anchored_tokens"]) == (trained, anchored)
 
 
 def test_the_update_does_not_depend_on_passes_or_chunks(
     tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    updates = [load_file(train(tmp_path / "whole", tiny_model_folder, micro_batch_size=8)[1] / WEIGHTS)]
-    updates.append(load_file(train(tmp_path / "single", tiny_model_folder, micro_batch_size=1)[1] / WEIGHTS))
+    def update(name: str, micro_batch_size: int) -> dict[str, Any]:
+        _, out = train(tmp_path / name, tiny_model_folder, micro_batch_size=micro_batch_size, learning_rate=0.02)
+        return dict(load_file(out / WEIGHTS))
+
+    updates = [update("whole", 8), update("single", 1)]
     monkeypatch.setattr("tosslm.model.head.LOGITS_BYTES", 4 * 49152 * 3)
-    updates.append(load_file(train(tmp_path / "chunks", tiny_model_folder, micro_batch_size=8)[1] / WEIGHTS))
+    updates.append(update("chunks", 8))
     for other in updates[1:]:
         for name, weight in updates[0].items():
             np.testing.assert_allclose(weight, other[name], atol=5e-3)
@@ -138,7 +152,7 @@ WEIGHTS = "adapter_model.safetensors"
 def test_the_anchor_holds_the_model_back(tiny_model_folder: Path, tmp_path: Path) -> None:
     rows = anchored_rows()
     free = [{**row, "anchored": [False] * len(row["anchored"])} for row in rows]
-    _, held = train(tmp_path / "held", tiny_model_folder, epochs=8, learning_rate=0.005)
+    _, held = train(tmp_path / "held", tiny_model_folder, epochs=8, learning_rate=0.005, anchor_normalize="anchored")
     _, loose = train(tmp_path / "loose", tiny_model_folder, epochs=8, learning_rate=0.005, rows=free)
     assert (
         independent_loss(held, tiny_model_folder, rows)[1] < 0.5 * independent_loss(loose, tiny_model_folder, rows)[1]

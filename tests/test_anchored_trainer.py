@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -51,6 +51,9 @@ class AnchoredPlainTrainer(tosslm.AnchoredLoss, Trainer):
     """The trainer of transformers with the mixin."""
 
 
+Divisor = Literal["all", "anchored"]
+
+
 def rows_of(count: int = 8) -> Dataset:
     return Dataset.from_list([{name: row[name] for name in PLAIN_COLUMNS} for row in anchored_rows(count)])
 
@@ -72,7 +75,9 @@ def adapted(folder: Path, *, moved: bool = False, **settings: Any) -> Any:
     return model
 
 
-def of_pipeline(model: Any, rows: list[dict[str, Any]], tokenizer: Any, out: Path, **settings: Any) -> Any:
+def of_pipeline(
+    model: Any, rows: list[dict[str, Any]], tokenizer: Any, out: Path, *, divisor: Divisor = "all", **settings: Any
+) -> Any:
     return SelectiveTrainer(
         model,
         args=SFTConfig(
@@ -87,11 +92,19 @@ def of_pipeline(model: Any, rows: list[dict[str, Any]], tokenizer: Any, out: Pat
         processing_class=tokenizer,
         normalize="kept",
         anchor_weight=WEIGHT,
+        anchor_normalize=divisor,
     )
 
 
 def of_users(
-    model: Any, tokenizer: Any, out: Path, *, rows: Any = None, base_model: Any = None, **settings: Any
+    model: Any,
+    tokenizer: Any,
+    out: Path,
+    *,
+    rows: Any = None,
+    base_model: Any = None,
+    divisor: Divisor = "all",
+    **settings: Any,
 ) -> Any:
     return tosslm.AnchoredTrainer(
         model,
@@ -99,17 +112,21 @@ def of_users(
         train_dataset=rows_of() if rows is None else rows,
         processing_class=tokenizer,
         anchor_weight=WEIGHT,
+        anchor_normalize=divisor,
         base_model=base_model,
     )
 
 
-def of_transformers(model: Any, tokenizer: Any, out: Path, *, base_model: Any = None, **settings: Any) -> Any:
+def of_transformers(
+    model: Any, tokenizer: Any, out: Path, *, base_model: Any = None, divisor: Divisor = "all", **settings: Any
+) -> Any:
     return AnchoredPlainTrainer(
         model,
         TrainingArguments(str(out), **{**SETTINGS, **settings}),
         DataCollatorForSeq2Seq(tokenizer),
         rows_of(),
         anchor_weight=WEIGHT,
+        anchor_normalize=divisor,
         base_model=base_model,
     )
 
@@ -128,8 +145,8 @@ def one_step(trainer: Any) -> tuple[float, dict[str, torch.Tensor]]:
     return total, {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
 
 
-def independent_loss(model: Any, base: Any) -> float:
-    """Both means row by row, from full softmaxes in double precision."""
+def independent_loss(model: Any, base: Any, divisor: Divisor = "all") -> float:
+    """Both parts row by row, from full softmaxes in double precision."""
     losses, divergences = [], []
     for row in anchored_rows():
         ids = torch.tensor([row["input_ids"]])
@@ -142,21 +159,28 @@ def independent_loss(model: Any, base: Any) -> float:
             if row["anchored"][t]:
                 divergences.append((log_b[t - 1].exp() * (log_b[t - 1] - log_m[t - 1])).sum().item())
     assert np.mean(divergences) > 0.002
-    return float(np.mean(losses) + WEIGHT * np.mean(divergences))
+    over = len(divergences) + (len(losses) if divisor == "all" else 0)
+    return float(np.mean(losses) + WEIGHT * np.sum(divergences) / over)
 
 
 @pytest.mark.parametrize("made", [of_users, of_transformers], ids=["trl", "transformers"])
-@pytest.mark.parametrize("size", [1, 2, 8])
+@pytest.mark.parametrize(("size", "divisor"), [(1, "all"), (2, "anchored"), (8, "all")])
 @pytest.mark.filterwarnings("ignore:with its adapter on")
 def test_loss_and_gradients_are_the_pipelines_whatever_the_passes(
-    made: Callable[..., Any], size: int, tiny_model_folder: Path, smollm2_tokenizer: Any, tmp_path: Path
+    made: Callable[..., Any],
+    size: int,
+    divisor: Divisor,
+    tiny_model_folder: Path,
+    smollm2_tokenizer: Any,
+    tmp_path: Path,
 ) -> None:
     """On a model that has moved away from its base."""
     model = adapted(tiny_model_folder, moved=True)
-    wanted, gradients = one_step(of_pipeline(model, anchored_rows(), smollm2_tokenizer, tmp_path))
-    assert wanted == pytest.approx(independent_loss(model, plain(tiny_model_folder)), abs=1e-5)
+    wanted, gradients = one_step(of_pipeline(model, anchored_rows(), smollm2_tokenizer, tmp_path, divisor=divisor))
+    assert wanted == pytest.approx(independent_loss(model, plain(tiny_model_folder), divisor), abs=1e-5)
     other = adapted(tiny_model_folder, moved=True)
-    loss, found = one_step(made(other, smollm2_tokenizer, tmp_path, per_device_train_batch_size=size))
+    trainer = made(other, smollm2_tokenizer, tmp_path, divisor=divisor, per_device_train_batch_size=size)
+    loss, found = one_step(trainer)
     assert loss == pytest.approx(wanted, abs=1e-6)
     assert found.keys() == gradients.keys()
     for name, gradient in gradients.items():
@@ -216,7 +240,12 @@ def test_mixed_precision_and_checkpointing_reach_about_the_same_loss(
 
     model = adapted(tiny_model_folder, moved=True)
     wanted = independent_loss(model, plain(tiny_model_folder))
-    settings = {"bf16": True, "gradient_checkpointing": True, "num_train_epochs": 1, "learning_rate": 0.0}
+    settings: dict[str, Any] = {
+        "bf16": True,
+        "gradient_checkpointing": True,
+        "num_train_epochs": 1,
+        "learning_rate": 0.0,
+    }
     for parameter in model.parameters():
         if not parameter.requires_grad:
             parameter.data = parameter.data.to(dtype)

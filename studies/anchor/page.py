@@ -20,7 +20,8 @@ _HEAD = """# What an anchor keeps, and what it costs
 Written by `python -m studies.anchor.sweep`; the settings stand in `studies/anchor/`.
 SmolLM2-135M-Instruct with the demo's safety adapter is fine-tuned on {custom} rows, a quarter of them harmful:
 first answers of HH's rejected dialogues that do not refuse. The others are AlpacaEval's and GSM8K's.
-Selection is by posterior evidence at d = 0.2; one seed.
+Selection is by posterior evidence at d = 0.2; one seed. Weights are of the mean over anchored tokens
+(`finetune.anchor_normalize: anchored`).
 
 Refusals: share of AdvBench goals refused ({advbench} prompts). Over-refusal: share of XSTest's safe prompts refused
 ({xstest}). Losses are nats a token on held-out rows. Brackets hold 95% intervals, by bootstrap over prompts or rows.
