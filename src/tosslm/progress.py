@@ -179,4 +179,5 @@ class _Dated(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        self._file.flush()
+        if not self._file.closed:  # the garbage collector closes this one after its file
+            self._file.flush()
