@@ -30,6 +30,8 @@ ROWS_PER_PART = 1024
 HELD_OUT_ROWS = 120
 """Of each reference set."""
 FINGERPRINT = "made"
+STEP = {"fingerprint": FINGERPRINT, "inputs": {}, "seconds": 1.0}
+"""What is recorded of a step beside its files."""
 _TEXT = "take the old ladder and lean it on the wall before you climb to the roof with your tools"
 _WORDS = np.array(_TEXT.split())
 
@@ -141,23 +143,42 @@ def write_manifest(folder: Path, config: dict[str, Any], selection: dict[str, An
     loaded = load_config({"run_dir": str(folder)} | config)
     file = folder / "manifest.json"
     earlier = json.loads(file.read_text(encoding="utf-8"))["stages"] if file.exists() else {}
-    stages = {"data": earlier.get("data") or _step(folder, "data") | {"sets": _sets(folder)}}
-    stages["scores/round-0"] = _step(folder, "scores/round-0")
+    known = earlier.get("data", {"sets": _sets(folder)})
+    stages = {"data": STEP | known | {"files": _files(folder / "data")}}
+    stages["scores/round-0"] = STEP | {"files": _files(folder / "scores/round-0")}
     if selection is not None:
-        stages["selection"] = _step(folder, "selection") | selection
+        stages["selection"] = STEP | {"files": _files(folder / "selection")} | selection
     manifest = {"format": 1, "config": loaded.model_dump(mode="json"), "seed": 0, "versions": {"tosslm": "0"}}
     write_json(file, manifest | {"stages": stages})
 
 
-def _step(folder: Path, name: str) -> dict[str, Any]:
-    files = {path.relative_to(folder).as_posix(): sha256(path) for path in sorted((folder / name).iterdir())}
-    return {"fingerprint": FINGERPRINT, "inputs": {}, "files": files, "seconds": 1.0}
+def _files(step: Path) -> dict[str, str]:
+    """Checksums by path in the run folder."""
+    run = step.parent if step.parent.name != "scores" else step.parents[1]
+    return {path.relative_to(run).as_posix(): sha256(path) for path in sorted(step.iterdir())}
 
 
 def _sets(folder: Path) -> dict[str, Any]:
     rows = sum(len(table) for table in read_tables(folder / "data/custom.parquet", ["row_id"]))
     own = {"rows": rows, "bad": 0, "truncated": 0, "repeated": 0, "sources": {}}
-    return {name: own for name in ("custom", "harmful", "utility")}
+    return dict.fromkeys(("custom", "harmful", "utility"), own)
+
+
+def copies(source: Path, target: Path, rows: int, fingerprint: str) -> None:
+    """The rows of a set over and over, each with an id of its own, as a file of the data stage.
+
+    Args:
+        source: the set's file.
+        target: the file to write.
+        rows: how many.
+        fingerprint: of the step that the file is to be of.
+    """
+    table = pa.concat_tables(read_tables(source)).replace_schema_metadata(None)
+    with parquet_writer(target, DATA_SCHEMA, fingerprint) as writer:
+        for start in range(0, rows, len(table)):
+            own = table.slice(0, rows - start)
+            ids = pa.array([f"{start + number:016x}" for number in range(len(own))])
+            writer.write_table(own.set_column(0, "row_id", ids))
 
 
 def repeat(source: Path, target: Path, times: int) -> None:

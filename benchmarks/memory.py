@@ -4,8 +4,9 @@
     python -m benchmarks.memory --rows 1000 10000
     python -m benchmarks.memory --stage data "select, token" --keep
 
-Rows are made, of about 25 response tokens, every tenth with marked text, and tokenised by the data stage with a small
-tokenizer. Scores are made too, so no model reads anything but in ``score``. The references' sets stay at 200 rows.
+Rows are made, of about 25 response tokens, every tenth with marked text. ``data`` and ``plan`` read all of them; what
+comes after is given 1,000 tokenised ones over and over, each with an id of its own. Scores are made too, so no model
+reads anything but in ``score``. The references' sets stay at 200 rows.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 from benchmarks.measuring import HERE, MADE, Results, in_process, measured, parser_of, provenance_told
-from benchmarks.memory_stages import ALL, BY_NAME, MEASURED, Measured, finish, made_sets, references
+from benchmarks.memory_stages import BY_NAME, MEASURED, Measured, base, finish, made_sets
 
 NAME = "memory"
 SIZES = (1000, 10_000, 100_000, 1_000_000)
@@ -37,8 +38,6 @@ def one(folder: Path, name: str) -> dict[str, float]:
 
 def in_processes(folder: Path, stage: Measured) -> dict[str, float]:
     """Measure a stage; what it needs before it, and others after it, is made in processes of their own."""
-    if stage.name == "score":
-        _apart("--references", folder)
     found = in_process(NAME, folder, stage.name)
     _apart("--finish", folder, stage.name)
     return found
@@ -98,16 +97,14 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="leave the made rows, for another call")
     parser.add_argument("--one", nargs=2, metavar=("FOLDER", "STAGE"), help="measure one, in this process")
     parser.add_argument("--finish", nargs=2, metavar=("FOLDER", "STAGE"), help="make what comes after one")
-    parser.add_argument("--references", metavar="FOLDER", help="train what scoring reads with")
     parser.add_argument("--sets", nargs=2, metavar=("FOLDER", "ROWS"), help="make the sets and the model")
     args = parser.parse_args()
     if args.one:
         print(json.dumps(one(Path(args.one[0]), args.one[1])))
     elif args.finish:
         finish(Path(args.finish[0]), args.finish[1])
-    elif args.references:
-        references(Path(args.references))
     elif args.sets:
+        base(Path(args.sets[0]).parent / "base")
         made_sets(Path(args.sets[0]), int(args.sets[1]))
     else:
         _measure_all(args.rows, args.stage, keep=args.keep)
@@ -117,9 +114,10 @@ def _measure_all(sizes: list[int], names: list[str], *, keep: bool) -> None:
     results = Results(NAME, {"rows": sizes, "tokens_a_row": 25})
     for rows in sizes:
         folder = MADE / f"rows-{rows}"
-        _apart("--sets", folder, rows)  # not here: what this process has held at most, its children start from
+        if not folder.exists():
+            _apart("--sets", folder, rows)  # not here: what this process has held at most, its children start from
         for name in names:
-            if rows <= max(BY_NAME[name].most, ALL if len(names) == 1 else 0):
+            if rows <= BY_NAME[name].most:
                 results.measure(f"{name} {rows}", partial(in_processes, folder, BY_NAME[name]))
         if not keep:
             shutil.rmtree(folder)

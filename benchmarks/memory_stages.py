@@ -17,8 +17,9 @@ from benchmarks import made
 from benchmarks.tiny import tiny_model
 
 from support.benches import bench_of, mark_of, select_in
-from tosslm.files import write_json
+from tosslm.files import sha256, write_json
 from tosslm.progress import SilentReporter
+from tosslm.runs.layout import SETS
 
 FACTS = "facts.json"
 ALL, SOME = 1_000_000, 100_000
@@ -43,14 +44,14 @@ class Measured:
     grows: str = ""
 
 
-def config_of(folder: Path) -> dict[str, Any]:
-    """The config of the run of made rows."""
-    sets = {name: {"path": str(folder / f"{name}.jsonl")} for name in ("custom", "harmful", "utility")}
+def config_of(folder: Path, run: str = "run") -> dict[str, Any]:
+    """The config of a run of made rows."""
+    sets = {name: {"path": str(folder / f"{name}.jsonl")} for name in SETS}
     model = {"name": str(folder.parent / "tiny"), "device": "cpu", "dtype": "float32"}
-    return {"run_dir": str(folder / "run"), "data": sets, "model": model, "references": {"epochs": 1}}
+    return {"run_dir": str(folder / run), "data": sets, "model": model, "references": {"epochs": 1}}
 
 
-def _stage(*stages: str) -> Work:
+def _stages(*stages: str, run: str = "run") -> Work:
     """The steps of stages, those before them done."""
 
     def work(folder: Path) -> None:
@@ -58,16 +59,12 @@ def _stage(*stages: str) -> Work:
         from tosslm.config import load_config
         from tosslm.methods import settled
 
-        config, method = settled(load_config(config_of(folder)))
+        config, method = settled(load_config(config_of(folder, run)))
         every = pipeline.steps(config, method)
         bench = pipeline.workbench(config, SilentReporter())
         pipeline.carry_out([step for step in every if step.stage in stages], bench, every=every)
 
     return work
-
-
-references = _stage("references")
-"""Trained on 200 rows each whatever the custom set holds, so that scoring can be measured after it."""
 
 
 def _plan(folder: Path) -> None:
@@ -177,9 +174,9 @@ def _verify(folder: Path) -> None:
 _STREAMED = ("llamafactory", "megatron", "swift", "olmo", "openai", "axolotl", "tinker")
 
 MEASURED = (
-    Measured("data", _stage("data")),
+    Measured("data", _stages("data", run="read")),
     Measured("plan", _plan, SOME),
-    Measured("score", _stage("score"), SOME),
+    Measured("score", _stages("score"), SOME),
     Measured("method random", _method("random"), SOME, "it is handed the whole set, its texts too"),
     Measured("method dsir", _method("dsir"), SOME, "it is handed the whole set, its texts too, and counts each text"),
     Measured("select, in rows", _select(scope="row"), SOME),
@@ -207,25 +204,49 @@ BY_NAME = {one.name: one for one in MEASURED}
 
 def finish(folder: Path, name: str) -> None:
     """Make what the next stages read beside what this one wrote, and remove what nobody reads any more."""
-    run = folder / "run"
     if name == "data":
-        made.write_scores(run)
-        made.write_manifest(run, config_of(folder))
+        shutil.rmtree(folder / "read")
     elif name == "score":
-        made.write_scores(run)
+        _scored(folder)
     elif name.startswith("select"):
         facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-        made.write_manifest(run, config_of(folder), facts)
+        made.write_manifest(folder / "run", config_of(folder), facts)
     elif name.startswith("export") and name != "export parquet":
         shutil.rmtree(folder / name.replace(" ", "-"))
     elif name == "transfer":
         shutil.rmtree(folder / "transferred")
 
 
-def made_sets(folder: Path, rows: int) -> None:
-    """The three sets as JSON Lines and the model, made unless they are there; every tenth custom row is marked."""
+def base(folder: Path) -> None:
+    """The model, and a run of 1,000 rows that is done up to its references; made unless it is there."""
     tiny_model(folder.parent / "tiny")
-    for name, count, seed in (("custom", rows, 0), ("harmful", 200, 1), ("utility", 200, 2)):
-        if not (folder / f"{name}.jsonl").exists():
-            some = made.conversations(count, seed, words_of=(8, 23), mark_every=10)
-            made.write_jsonl(folder / f"{name}.jsonl", some)
+    if not (folder / "run/references").exists():
+        _write_sets(folder, 1000)
+        _stages("data", "references")(folder)
+
+
+def made_sets(folder: Path, rows: int) -> None:
+    """The three sets as JSON Lines, and a run whose custom set is that of ``base`` over and over."""
+    first, run = folder.parent / "base", folder / "run"
+    _write_sets(folder, rows)
+    shutil.copytree(first / "run", run)
+    manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
+    data = manifest["stages"]["data"]
+    custom = run / "data/custom.parquet"
+    made.copies(first / "run/data/custom.parquet", custom, rows, data["fingerprint"])
+    data["files"]["data/custom.parquet"] = sha256(custom)
+    data["sets"]["custom"]["rows"] = rows
+    write_json(run / "manifest.json", manifest)
+    if rows > BY_NAME["score"].most:
+        _scored(folder)
+
+
+def _scored(folder: Path) -> None:
+    made.write_scores(folder / "run")
+    made.write_manifest(folder / "run", config_of(folder))
+
+
+def _write_sets(folder: Path, rows: int) -> None:
+    for name, count, seed in zip(SETS, (rows, 200, 200), range(3), strict=True):
+        some = made.conversations(count, seed, words_of=(8, 23), mark_every=10)
+        made.write_jsonl(folder / f"{name}.jsonl", some)

@@ -1,4 +1,4 @@
-"""A model small enough to read a hundred thousand rows in minutes: random weights, and a real tokenizer of few tokens.
+"""A model small enough to read a hundred thousand rows in minutes: random weights, a real tokenizer of few tokens.
 
 It knows nothing. What it is for is memory: the libraries, the code and the tables are those of any model.
 """
