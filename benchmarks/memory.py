@@ -22,7 +22,7 @@ from typing import Any
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 from benchmarks.measuring import HERE, MADE, Results, in_process, measured, parser_of, provenance_told
-from benchmarks.memory_stages import BY_NAME, MEASURED, Measured, base, finish, made_sets
+from benchmarks.memory_stages import BY_NAME, MEASURED, Measured, base, finish, made_sets, write_sets
 
 NAME = "memory"
 SIZES = (1000, 10_000, 100_000, 1_000_000)
@@ -36,8 +36,10 @@ def one(folder: Path, name: str) -> dict[str, float]:
     return measured(lambda: stage.work(folder))
 
 
-def in_processes(folder: Path, stage: Measured) -> dict[str, float]:
+def in_processes(folder: Path, stage: Measured, rows: int) -> dict[str, float]:
     """Measure a stage; what it needs before it, and others after it, is made in processes of their own."""
+    if stage.name in ("data", "plan") and not (folder / "custom.jsonl").exists():
+        _apart("--lines", folder, rows)
     found = in_process(NAME, folder, stage.name)
     _apart("--finish", folder, stage.name)
     return found
@@ -97,12 +99,15 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="leave the made rows, for another call")
     parser.add_argument("--one", nargs=2, metavar=("FOLDER", "STAGE"), help="measure one, in this process")
     parser.add_argument("--finish", nargs=2, metavar=("FOLDER", "STAGE"), help="make what comes after one")
-    parser.add_argument("--sets", nargs=2, metavar=("FOLDER", "ROWS"), help="make the sets and the model")
+    parser.add_argument("--sets", nargs=2, metavar=("FOLDER", "ROWS"), help="make the model, and the run to measure")
+    parser.add_argument("--lines", nargs=2, metavar=("FOLDER", "ROWS"), help="make the sets as JSON Lines")
     args = parser.parse_args()
     if args.one:
         print(json.dumps(one(Path(args.one[0]), args.one[1])))
     elif args.finish:
         finish(Path(args.finish[0]), args.finish[1])
+    elif args.lines:
+        write_sets(Path(args.lines[0]), int(args.lines[1]))
     elif args.sets:
         base(Path(args.sets[0]).parent / "base")
         made_sets(Path(args.sets[0]), int(args.sets[1]))
@@ -118,7 +123,7 @@ def _measure_all(sizes: list[int], names: list[str], *, keep: bool) -> None:
             _apart("--sets", folder, rows)  # not here: what this process has held at most, its children start from
         for name in names:
             if rows <= BY_NAME[name].most:
-                results.measure(f"{name} {rows}", partial(in_processes, folder, BY_NAME[name]))
+                results.measure(f"{name} {rows}", partial(in_processes, folder, BY_NAME[name], rows))
         if not keep:
             shutil.rmtree(folder)
 

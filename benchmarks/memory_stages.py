@@ -221,14 +221,13 @@ def base(folder: Path) -> None:
     """The model, and a run of 1,000 rows that is done up to its references; made unless it is there."""
     tiny_model(folder.parent / "tiny")
     if not (folder / "run/references").exists():
-        _write_sets(folder, 1000)
+        write_sets(folder, 1000)
         _stages("data", "references")(folder)
 
 
 def made_sets(folder: Path, rows: int) -> None:
-    """The three sets as JSON Lines, and a run whose custom set is that of ``base`` over and over."""
+    """A run whose custom set is that of ``base`` over and over."""
     first, run = folder.parent / "base", folder / "run"
-    _write_sets(folder, rows)
     shutil.copytree(first / "run", run)
     manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
     data = manifest["stages"]["data"]
@@ -246,7 +245,8 @@ def _scored(folder: Path) -> None:
     made.write_manifest(folder / "run", config_of(folder))
 
 
-def _write_sets(folder: Path, rows: int) -> None:
+def write_sets(folder: Path, rows: int) -> None:
+    """The three sets as JSON Lines."""
     for name, count, seed in zip(SETS, (rows, 200, 200), range(3), strict=True):
         some = made.conversations(count, seed, words_of=(8, 23), mark_every=10)
         made.write_jsonl(folder / f"{name}.jsonl", some)
