@@ -18,12 +18,12 @@ _TEMPLATE = (
 
 def tiny_model(folder: Path) -> Path:
     """A Llama of two layers whose byte-level tokenizer was learnt on made rows; made unless it is there."""
+    if (folder / "model.safetensors").exists():
+        return folder
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    if (folder / "model.safetensors").exists():
-        return folder
     learnt = Tokenizer(models.BPE())
     learnt.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     learnt.decoder = decoders.ByteLevel()
