@@ -24,13 +24,16 @@ values = st.sampled_from([0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, 3e38, 1.0000001, 
 scores = st.lists(values, min_size=1, max_size=40).map(lambda some: np.array(some, dtype=np.float32))
 
 
-def in_parts(*arrays: np.ndarray, size: int = 3) -> Callable[[], Iterator[tuple[np.ndarray, ...]]]:
-    lengths = np.diff([*range(0, len(arrays[0]), size), len(arrays[0])])
-    return lambda: zip(*(split_rows(array, lengths) for array in arrays), strict=True)
+def split(array: np.ndarray, size: int = 3) -> list[np.ndarray]:
+    return split_rows(array, np.diff([*range(0, len(array), size), len(array)]))
+
+
+def in_parts(array: np.ndarray, other: np.ndarray) -> Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]:
+    return lambda: zip(split(array), split(other), strict=True)
 
 
 def alone(array: np.ndarray) -> Callable[[], Iterator[np.ndarray]]:
-    return lambda: (part for (part,) in in_parts(array)())
+    return lambda: iter(split(array))
 
 
 def descending(array: np.ndarray) -> list[int]:

@@ -18,7 +18,7 @@ from tosslm.findings.diagnosed import curve_records, read_diagnosis
 from tosslm.findings.found import found_by, found_told
 from tosslm.findings.measured import Measured, read_measured
 from tosslm.findings.warnings import run_warnings
-from tosslm.report import figures
+from tosslm.report import figures, token_figures
 from tosslm.report.tokens import CustomTokens, load_tokens
 from tosslm.runs.reader import Run
 from tosslm.runs.tables import stored_rows
@@ -91,12 +91,12 @@ def _answer(page: Page) -> dict[str, Any]:
 
 def _cut(page: Page) -> dict[str, Any]:
     tokens = page.tokens
-    some = [figures.precision_recall(tokens), figures.position_profile(tokens)]
+    some = [token_figures.precision_recall(tokens), token_figures.position_profile(tokens)]
     return {
         "choice": story.own_choice(page.run),
         "tokens": tokens,
         "sources": _sources(tokens),
-        "distributions": [(ranking, figures.distributions(tokens, ranking)) for ranking in tokens.rankings],
+        "distributions": [(ranking, token_figures.distributions(tokens, ranking)) for ranking in tokens.rankings],
         "selection_figures": [figure for figure in some if figure],
     }
 
