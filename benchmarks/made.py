@@ -138,13 +138,14 @@ def _losses(rows: list[tuple[str, int]], rng: np.random.Generator, *, unsafe_row
 def write_manifest(folder: Path, config: dict[str, Any], selection: dict[str, Any] | None = None) -> None:
     """A manifest that calls data and scores done, and selection where its facts are given.
 
-    What a data stage has recorded of itself stays; files are recorded with their checksums.
+    What other stages have recorded stays; files are recorded with their checksums.
     """
     loaded = load_config({"run_dir": str(folder)} | config)
     file = folder / "manifest.json"
     earlier = json.loads(file.read_text(encoding="utf-8"))["stages"] if file.exists() else {}
     known = earlier.get("data", {"sets": _sets(folder)})
-    stages = {"data": STEP | known | {"files": _files(folder / "data")}}
+    stages = earlier | {"data": STEP | known | {"files": _files(folder / "data")}}
+    stages.pop("selection", None)
     stages["scores/round-0"] = STEP | {"files": _files(folder / "scores/round-0")}
     if selection is not None:
         stages["selection"] = STEP | {"files": _files(folder / "selection")} | selection

@@ -121,6 +121,7 @@ def _measure_all(sizes: list[int], names: list[str], *, keep: bool) -> None:
         folder = MADE / f"rows-{rows}"
         if not folder.exists():
             _apart("--sets", folder, rows)  # not here: what this process has held at most, its children start from
+            _apart("--finish", folder, "score")
         for name in names:
             if rows <= BY_NAME[name].most:
                 results.measure(f"{name} {rows}", partial(in_processes, folder, BY_NAME[name], rows))

@@ -207,7 +207,8 @@ def finish(folder: Path, name: str) -> None:
     if name == "data":
         shutil.rmtree(folder / "read")
     elif name == "score":
-        _scored(folder)
+        made.write_scores(folder / "run")
+        made.write_manifest(folder / "run", config_of(folder))
     elif name.startswith("select"):
         facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
         made.write_manifest(folder / "run", config_of(folder), facts)
@@ -235,14 +236,9 @@ def made_sets(folder: Path, rows: int) -> None:
     made.copies(first / "run/data/custom.parquet", custom, rows, data["fingerprint"])
     data["files"]["data/custom.parquet"] = sha256(custom)
     data["sets"]["custom"]["rows"] = rows
+    for entry in manifest["stages"].values():
+        entry["inputs"] = {}  # the references stay current, though they saw other data
     write_json(run / "manifest.json", manifest)
-    if rows > BY_NAME["score"].most:
-        _scored(folder)
-
-
-def _scored(folder: Path) -> None:
-    made.write_scores(folder / "run")
-    made.write_manifest(folder / "run", config_of(folder))
 
 
 def write_sets(folder: Path, rows: int) -> None:
