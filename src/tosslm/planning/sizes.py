@@ -11,7 +11,7 @@ from tosslm.planning.work import Counted, Sets
 _ACTIVATIONS_PER_LAYER = 34
 """Bytes a token and hidden unit that a layer keeps for its backward pass, 16 bit (arXiv 2205.05198, eq. 1)."""
 _LIBRARIES = 0.5e9
-_REPORT_ROW = 50
+_REPORT_ROW = 40
 """Bytes a row that the report holds while it is made: ``docs/performance.md`` has it measured."""
 
 
