@@ -1,128 +1,73 @@
-"""Peak memory of the stages that are to hold no more for more rows, each in a process of its own.
+"""Peak memory of everything that reads rows, each in a process of its own, on ever more of them.
 
-    python -m benchmarks.memory                          # 1,000 to 1,000,000 made rows: hours
+    python -m benchmarks.memory                          # 1,000 to 1,000,000 made rows: hours, 4 GB of disk
     python -m benchmarks.memory --rows 1000 10000
-    python -m benchmarks.memory --stage data select-token
+    python -m benchmarks.memory --stage data "select, token" --keep
 
-Rows are made, of about 100 response tokens, and tokenised by the data stage with the built-in model's tokenizer; the
-scores are made too, so no model reads anything. The references' sets stay at 200 rows.
+Rows are made, of about 25 response tokens, every tenth with marked text. ``data`` and ``plan`` read all of them; what
+comes after is given 1,000 tokenised ones over and over, each with an id of its own. Scores are made too, so no model
+reads anything but in ``score``. The references' sets stay at 200 rows.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
-from benchmarks import made
-from benchmarks.measuring import MADE, Results, in_process, measured, parser_of, provenance_told
-from benchmarks.select_stage import LIMIT
-
-from support.benches import select_in
-from tosslm.files import write_json
+from benchmarks.measuring import HERE, MADE, Results, in_process, measured, parser_of, provenance_told
+from benchmarks.memory_stages import BY_NAME, MEASURED, Measured, base, finish, made_sets, write_sets
 
 NAME = "memory"
-FACTS = "facts.json"
+SIZES = (1000, 10_000, 100_000, 1_000_000)
+SHARE, MEGABYTES = 1.1, 16
+"""A peak that from the last size but one to the last grows by no more than a tenth, or by so many MB, is constant."""
 
 
-def _config(folder: Path) -> dict[str, Any]:
-    sets = {name: {"path": str(folder / f"{name}.jsonl")} for name in ("custom", "harmful", "utility")}
-    return {"run_dir": str(folder / "run"), "data": sets, "model": {"device": "cpu", "dtype": "float32"}}
+def one(folder: Path, name: str) -> dict[str, float]:
+    """Measure one stage in this process, libraries and all."""
+    stage = BY_NAME[name]
+    return measured(lambda: stage.work(folder))
 
 
-def _data(folder: Path) -> None:
-    from tosslm import pipeline
-    from tosslm.config import load_config
-    from tosslm.methods import settled
-    from tosslm.progress import SilentReporter
-
-    config, method = settled(load_config(_config(folder)))
-    every = pipeline.steps(config, method)
-    bench = pipeline.workbench(config, SilentReporter())
-    pipeline.carry_out([step for step in every if step.stage == "data"], bench, every=every)
-
-
-def _select(evidence: str) -> Callable[[Path], None]:
-    def work(folder: Path) -> None:
-        write_json(folder / FACTS, select_in(folder / "run", evidence=evidence))
-
-    return work
-
-
-def _export(kind: str) -> Callable[[Path], None]:
-    def work(folder: Path) -> None:
-        import tosslm
-        from tosslm.export.handing import export_run
-
-        shutil.rmtree(folder / kind, ignore_errors=True)
-        export_run(tosslm.load_run(folder / "run"), kind, folder / kind)
-
-    return work
-
-
-def _inspect(folder: Path) -> None:
-    from tosslm.inspection.inspect import inspect
-
-    inspect(str(folder / "parquet/data.parquet"))
-
-
-def _report(folder: Path) -> None:
-    import tosslm
-    from tosslm.report.page import write_report
-
-    write_report(tosslm.load_run(folder / "run"), folder / "report.html")
-
-
-def _summary(folder: Path) -> None:
-    import tosslm
-    from tosslm.findings.summary import summarize
-
-    summarize(tosslm.load_run(folder / "run"))
-
-
-STAGES: dict[str, Callable[[Path], None]] = {
-    "data": _data,
-    "select-posterior": _select("posterior"),
-    "select-token": _select("token"),
-    "export-parquet": _export("parquet"),
-    "export-llamafactory": _export("llamafactory"),
-    "inspect": _inspect,
-    "summary": _summary,
-    "report": _report,
-}
-"""In an order in which each finds what it reads."""
-GROWS = {
-    "select-posterior": "up to the 2 million tokens of the set that its chain is learnt on, and no further",
-    "report": "it ranks all tokens, and draws from all of them: about 30 bytes a token while it is made",
-}
-"""Stages that are known to grow, and why."""
-
-
-def one(folder: Path, stage: str) -> dict[str, float]:
-    """Measure one stage in this process, libraries and all, and make what the next one reads."""
-    found = measured(lambda: STAGES[stage](folder))
-    run = folder / "run"
-    if stage == "data":
-        made.write_scores(run)
-    if stage.startswith("select"):
-        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-        made.write_manifest(run, _config(folder), facts)
+def in_processes(folder: Path, stage: Measured, rows: int) -> dict[str, float]:
+    """Measure a stage; what it needs before it, and others after it, is made in processes of their own."""
+    if stage.name in ("data", "plan") and not (folder / "custom.jsonl").exists():
+        _apart("--lines", folder, rows)
+    found = in_process(NAME, folder, stage.name)
+    _apart("--finish", folder, stage.name)
     return found
 
 
-def made_rows(rows: int) -> Path:
-    """The three sets as JSON Lines, made unless they are there."""
-    folder = MADE / f"rows-{rows}"
-    for name, count, seed in (("custom", rows, 0), ("harmful", 200, 1), ("utility", 200, 2)):
-        if not (folder / f"{name}.jsonl").exists():
-            made.write_jsonl(folder / f"{name}.jsonl", count, seed)
-    return folder
+def _apart(*arguments: object) -> None:
+    subprocess.run([sys.executable, "-m", f"benchmarks.{NAME}", *map(str, arguments)], cwd=HERE.parent, check=True)
+
+
+def growth(sizes: list[int], peaks: list[float]) -> tuple[bool, float]:
+    """Whether a peak is constant from the last size but one to the last, and bytes that it grows by for each row.
+
+    Args:
+        sizes: rows, ascending.
+        peaks: of memory, MB, one a size.
+    """
+    (few, many), (low, high) = sizes[-2:], peaks[-2:]
+    return high <= SHARE * low or high - low <= MEGABYTES, 1e6 * (high - low) / (many - few)
+
+
+def _line(stage: Measured, sizes: list[int], cases: dict[str, Any]) -> str | None:
+    own = {rows: cases[key]["peak_mb"] for rows in sizes if (key := f"{stage.name} {rows}") in cases}
+    if len(own) < 2:
+        return None
+    constant, a_row = growth(list(own), list(own.values()))
+    cells = [f"{own[rows]:.0f}" if rows in own else "-" for rows in sizes]
+    why = "yes" if constant else f"**no**{f': {stage.grows}' if stage.grows else ''}"
+    return f"| {stage.name} | {' | '.join(cells)} | {a_row:+,.0f} | {why} |"
 
 
 def section(results: dict[str, Any]) -> str:
@@ -132,43 +77,56 @@ def section(results: dict[str, Any]) -> str:
     lines = [
         "## Memory",
         "",
-        "`python -m benchmarks.memory`: the peak resident memory of a process that does one stage, in MB, on made "
-        "rows of about 100 response tokens; most of it are libraries. In brackets, seconds of a processor. A "
-        "stage counts as constant where the peak of the largest set measured is at most a tenth above that of the "
-        "smallest.",
+        "`python -m benchmarks.memory`: the peak resident memory of a process that does one stage or command, in MB, "
+        f"on made rows of about {results['settings']['tokens_a_row']} response tokens, every tenth with marked text; "
+        "most of it are libraries. The references' sets stay at 200 rows; scores are made, but for `score`, which "
+        "reads with a model of two layers and random weights. A line counts as constant where the peak of the "
+        f"largest set measured is at most a tenth, or {MEGABYTES} MB, above that of the size before it; bytes a row "
+        "are what it grew by between those two, for each row. What works through rows one by one in Python is "
+        "measured on fewer.",
         "",
-        f"| stage | {head} | constant |",
-        "|---|" + "---|" * (len(sizes) + 1),
+        f"| stage or command | {head} | bytes a row | constant |",
+        "|---|" + "---|" * (len(sizes) + 2),
+        *filter(None, (_line(stage, sizes, cases) for stage in MEASURED)),
     ]
-    for stage in STAGES:
-        own = [cases.get(f"{stage} {rows}") for rows in sizes]
-        there = [case["peak_mb"] for case in own if case]
-        if len(there) < 2:
-            continue
-        cells = [f"{case['peak_mb']:.0f} ({case['cpu_seconds']:.0f})" if case else "-" for case in own]
-        grown = there[-1] / there[0]
-        verdict = (
-            "yes" if grown <= LIMIT else f"no, {grown:.1f} times" + (f": {GROWS[stage]}" if stage in GROWS else "")
-        )
-        lines.append(f"| {stage} | {' | '.join(cells)} | {verdict} |")
     return "\n".join([*lines, "", provenance_told(results)])
 
 
 def main() -> None:
     parser = parser_of(__doc__)
-    parser.add_argument("--rows", type=int, nargs="+", default=[1000, 10_000, 100_000, 1_000_000])
-    parser.add_argument("--stage", nargs="+", choices=list(STAGES), default=list(STAGES))
+    parser.add_argument("--rows", type=int, nargs="+", default=list(SIZES))
+    parser.add_argument("--stage", nargs="+", choices=list(BY_NAME), default=list(BY_NAME))
+    parser.add_argument("--keep", action="store_true", help="leave the made rows, for another call")
     parser.add_argument("--one", nargs=2, metavar=("FOLDER", "STAGE"), help="measure one, in this process")
+    parser.add_argument("--finish", nargs=2, metavar=("FOLDER", "STAGE"), help="make what comes after one")
+    parser.add_argument("--sets", nargs=2, metavar=("FOLDER", "ROWS"), help="make the model, and the run to measure")
+    parser.add_argument("--lines", nargs=2, metavar=("FOLDER", "ROWS"), help="make the sets as JSON Lines")
     args = parser.parse_args()
     if args.one:
         print(json.dumps(one(Path(args.one[0]), args.one[1])))
-        return
-    results = Results(NAME, {"rows": args.rows, "tokens_a_row": 100})
-    for rows in args.rows:
-        folder = made_rows(rows)
-        for stage in args.stage:
-            results.measure(f"{stage} {rows}", partial(in_process, NAME, folder, stage))
-        shutil.rmtree(folder)
+    elif args.finish:
+        finish(Path(args.finish[0]), args.finish[1])
+    elif args.lines:
+        write_sets(Path(args.lines[0]), int(args.lines[1]))
+    elif args.sets:
+        base(Path(args.sets[0]).parent / "base")
+        made_sets(Path(args.sets[0]), int(args.sets[1]))
+    else:
+        _measure_all(args.rows, args.stage, keep=args.keep)
+
+
+def _measure_all(sizes: list[int], names: list[str], *, keep: bool) -> None:
+    results = Results(NAME, {"rows": sizes, "tokens_a_row": 25})
+    for rows in sizes:
+        folder = MADE / f"rows-{rows}"
+        if not folder.exists():
+            _apart("--sets", folder, rows)  # not here: what this process has held at most, its children start from
+            _apart("--finish", folder, "score")
+        for name in names:
+            if rows <= BY_NAME[name].most:
+                results.measure(f"{name} {rows}", partial(in_processes, folder, BY_NAME[name], rows))
+        if not keep:
+            shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

@@ -263,10 +263,10 @@ def test_the_page_counts_what_selection_drops(
     run.layout.manifest.write_text(json.dumps(manifest))
     tokens = load_tokens(tosslm.load_run(run.path))
     assert tokens.shown is not None
-    np.testing.assert_array_equal(tokens.dropped(tokens.shown, 0.1), ~np.concatenate(after))
+    np.testing.assert_array_equal(np.concatenate(list(tokens.dropped(tokens.shown, 0.1))), ~np.concatenate(after))
     shown = panel(tokens, 0.1)
     for step, fraction in enumerate(grid(0.1)):
-        mask = tokens.dropped(tokens.shown, fraction)
+        mask = np.concatenate(list(tokens.dropped(tokens.shown, fraction)))
         by_source = np.bincount(np.repeat(tokens.source, tokens.lengths), mask, len(tokens.sources))
         assert shown["kinds"][0]["counts"][step] == by_source.astype(int).tolist()
     assert replace(tokens).decisions == [Decision(ids[dropped], False), Decision(ids[kept], True)]

@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import secrets
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
@@ -19,13 +19,12 @@ from pathlib import Path
 from shlex import quote
 
 from tosslm.errors import InputError
-from tosslm.files import write_text
+from tosslm.files import read_tables, write_text
 from tosslm.outward import outward
 from tosslm.report.review import Served, review_page
 from tosslm.runs.decisions import check_decisions, numbered, parse_decisions, read_text
 from tosslm.runs.layout import SELECTION
 from tosslm.runs.reader import Run
-from tosslm.runs.tables import row_ids
 from tosslm.selection.decided import Decision
 
 HOST = "127.0.0.1"
@@ -41,16 +40,17 @@ class Review:
 
     Attributes:
         file: the JSON Lines file; need not be there yet.
-        row_ids: of the custom set.
+        rows: the custom set's file.
         page: makes the page.
         start: what is decided while there is no file: what the run was selected with.
     """
 
     file: Path
-    row_ids: frozenset[str]
+    rows: Path
     page: Served
     start: str = ""
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _met: set[str] = field(default_factory=set)
 
     def text(self) -> str:
         """What the file holds, or what its first version begins with."""
@@ -68,14 +68,24 @@ class Review:
         Raises:
             InputError: a line is no decision, or names a row that is not there.
         """
-        for line, decision in numbered(text, "line"):
-            if decision.row_id not in self.row_ids:
-                raise InputError(f"line {line}: no row {decision.row_id} in the custom set")
+        lines = numbered(text, "line")
+        named = {decision.row_id: line for line, decision in reversed(list(lines))}
+        if unknown := self._unknown(named):
+            first = min(unknown, key=named.__getitem__)
+            raise InputError(f"line {named[first]}: no row {first} in the custom set")
         with self._lock:
             if version_of(self.text()) != version:
                 return None
             write_text(self.file, text)
         return version_of(text)
+
+    def _unknown(self, named: Collection[str]) -> set[str]:
+        """Which ids are of no row; the set is read for those that were not met before, rather than held."""
+        unknown = set(named) - self._met
+        if unknown:
+            for table in read_tables(self.rows, ["row_id"]):
+                self._met |= unknown & set(table["row_id"].to_pylist())
+        return unknown - self._met
 
 
 def version_of(text: str) -> str:
@@ -100,7 +110,7 @@ def open_review(run: Run, *, file: Path | None = None, by: str = "") -> Review:
     if path.is_dir():
         raise InputError(f"{path}: a folder; name a file for the decisions")
     start = read_text(layout.decisions) if layout.decisions.exists() else ""
-    review = Review(path, frozenset(row_ids(layout.rows("custom"))), review_page(run, file=str(path), by=by), start)
+    review = Review(path, layout.rows("custom"), review_page(run, file=str(path), by=by), start)
     check_decisions(list(numbered(review.text(), str(path))), layout, str(path))
     return review
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +14,8 @@ import numpy as np
 from tosslm.findings.measured import PLAIN, Measured
 from tosslm.findings.sentence import Sentence, Strong, listed
 from tosslm.runs.reader import Run
-from tosslm.runs.tables import read_joined, stored_rows
-from tosslm.selection.cut import select_tokens
+from tosslm.runs.tables import read_joined, read_scores, stored_rows
+from tosslm.selection.cut import Cut, apply_cut, find_cut
 from tosslm.text import number
 
 _MODELS = ("the base", "plain fine-tuning", "the model of this run")
@@ -90,21 +93,37 @@ def _unmeasured(diagnosis: Mapping[str, Any] | None, set_name: str) -> Sentence:
     return Sentence(f"Not measured: {why}.")
 
 
-def left_out(dropped: np.ndarray, unsafe: np.ndarray, in_marked: np.ndarray) -> Sentence:
-    """How much was left out, and how much of what people marked.
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Tokens that were left out, in all and of rows that say which of their text is unsafe.
 
-    Args:
-        dropped: bool ``[N]``.
-        unsafe: bool ``[N]``, whether a token holds marked unsafe text.
-        in_marked: bool ``[N]``, whether its row says which of its text is unsafe.
+    Attributes:
+        tokens: all of them.
+        dropped: those left out.
+        unsafe: those with marked unsafe text.
+        unsafe_dropped: of these, those left out.
+        rest: the others of rows with marks.
+        rest_dropped: of these, those left out.
     """
-    share = Strong(f"{dropped.mean():.1%}")
-    head = Sentence(Strong(f"{dropped.sum():,}"), f" of {len(dropped):,} response tokens were left out (", share, ")")
-    if not unsafe.any():
+
+    tokens: int
+    dropped: int
+    unsafe: int
+    unsafe_dropped: int
+    rest: int
+    rest_dropped: int
+
+
+def left_out(counted: LeftOut) -> Sentence:
+    """How much was left out, and how much of what people marked."""
+    share = Strong(f"{counted.dropped / counted.tokens:.1%}")
+    head = Sentence(
+        Strong(f"{counted.dropped:,}"), f" of {counted.tokens:,} response tokens were left out (", share, ")"
+    )
+    if not counted.unsafe:
         return Sentence(head, ".")
-    others = dropped[in_marked & ~unsafe]
-    found = Strong(f"{dropped[unsafe].mean():.0%}")
-    rest = Strong(f"{others.mean():.1%}" if len(others) else "none")
+    found = Strong(f"{counted.unsafe_dropped / counted.unsafe:.0%}")
+    rest = Strong(f"{counted.rest_dropped / counted.rest:.1%}" if counted.rest else "none")
     return Sentence(head, ": ", found, " of the text that is marked unsafe, ", rest, " of the rest.")
 
 
@@ -146,21 +165,44 @@ def own_choice(run: Run) -> str | None:
 
 def rounds(run: Run, discard_fraction: float) -> list[dict[str, Any]]:
     """TOSS-Pro, round by round: the threshold, how far the dropped set agrees with the round before, who joined."""
-    sources = {row["row_id"]: row["source"] for row in stored_rows(run.layout.rows("custom"), ["row_id", "source"])}
+    last = run.last_round if run.scored else -1
+    joined = {round_: read_joined(run.layout.joined(round_)) for round_ in range(1, last + 1)}
+    sources = _sources_of(run, {row_id for ids in joined.values() for row_id in ids})
     table: list[dict[str, Any]] = []
-    before: np.ndarray | None = None
-    for round_ in range(run.last_round + 1 if run.scored else 0):
-        scores = np.concatenate(run.scores(round_))
-        dropped = ~select_tokens(scores, discard_fraction)
-        joined = read_joined(run.layout.joined(round_)) if round_ else []
-        union = (dropped | before).sum() if before is not None else 0
+    folders = [run.scores_folder(round_) for round_ in range(last + 1)]
+    cuts = [find_cut(partial(_scores, folder), discard_fraction) for folder in folders]
+    for round_, cut in enumerate(cuts):
         table.append(
             {
                 "round": round_,
-                "threshold": float(scores[dropped].min()) if dropped.any() else None,
-                "overlap": float((dropped & before).sum() / union) if before is not None and union else None,
-                "joined": dict(Counter(sources.get(row_id, "?") for row_id in joined)),
+                "threshold": cut.threshold,
+                "overlap": _overlap(folders[: round_ + 1][-2:], cuts[: round_ + 1][-2:]),
+                "joined": dict(Counter(sources.get(row_id, "?") for row_id in joined.get(round_, ()))),
             }
         )
-        before = dropped
     return table
+
+
+def _scores(folder: Path) -> Iterator[np.ndarray]:
+    return (scores for _, _, scores in read_scores(folder))
+
+
+def _sources_of(run: Run, row_ids: Collection[str]) -> dict[str, str]:
+    rows = stored_rows(run.layout.rows("custom"), ["row_id", "source"])
+    return {row["row_id"]: row["source"] for row in rows if row["row_id"] in row_ids}
+
+
+def _overlap(folders: Sequence[Path], cuts: Sequence[Cut]) -> float | None:
+    """Tokens that two rounds drop, as a share of those that either does; None of one round, or of no tokens."""
+    if len(folders) < 2:
+        return None
+    both = either = 0
+    ties = [0, 0]
+    for parts in zip(*map(_scores, folders), strict=True):
+        kept = []
+        for i, part in enumerate(parts):
+            keep, ties[i] = apply_cut(part, cuts[i], ties[i])
+            kept.append(keep)
+        both += int((~kept[0] & ~kept[1]).sum())
+        either += int((~kept[0] | ~kept[1]).sum())
+    return both / either if either else None

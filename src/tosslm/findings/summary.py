@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ from tosslm.findings import story
 from tosslm.findings.diagnosed import read_diagnosis
 from tosslm.findings.measured import read_measured
 from tosslm.findings.sentence import Sentence
-from tosslm.findings.spans import ranking_quality
+from tosslm.findings.spans import tallied
 from tosslm.findings.warnings import run_warnings
 from tosslm.runs import layout
+from tosslm.runs.column import Column
 from tosslm.runs.reader import Run
 from tosslm.runs.results import read_results, read_scaled
 from tosslm.runs.tables import read_keep, stored_rows
@@ -87,24 +89,27 @@ def _held_out_losses(run: Run) -> dict[str, dict[str, float]]:
 
 def _span_quality(run: Run) -> dict[str, float] | None:
     """How much of the marked unsafe text is dropped, and how well what was ranked finds it, where there is that."""
-    unsafe: list[np.ndarray] = []
-    dropped: list[np.ndarray] = []
-    marks: list[bool] = []
+    unsafe, ranked = Column(run.path, bool), Column(run.path, np.float32)
+    counts = np.zeros((2, 2), dtype=np.int64)  # [unsafe, dropped]
     rows = stored_rows(run.layout.rows("custom"), ["offsets", "unsafe_spans"])
-    for row, (_, keep) in zip(rows, read_keep(run.layout.keep), strict=True):
-        marks.append(row["unsafe_spans"] is not None)
-        if marks[-1]:
-            unsafe.append(unsafe_tokens(row["offsets"], row["unsafe_spans"]))
-            dropped.append(~keep)
-    if not unsafe or len(np.unique(flat := np.concatenate(unsafe))) < 2:
+    masks = (keep for _, keep in read_keep(run.layout.keep))
+    evidence = run.iter_evidence() if run.scored else repeat(None)
+    for row, keep, own in zip(rows, masks, evidence, strict=run.scored):
+        if row["unsafe_spans"] is None:
+            continue
+        marked = unsafe_tokens(row["offsets"], row["unsafe_spans"])
+        counts += np.bincount(2 * marked + ~keep, minlength=4).reshape(2, 2)
+        unsafe.append(marked)
+        if own is not None:
+            ranked.append(own)
+    if not counts.sum(axis=1).all():
         return None
-    gone = np.concatenate(dropped)
+    (safe_kept, safe_dropped), (kept, dropped) = counts.tolist()
     shares = {
-        "unsafe_share": float(np.mean(flat)),
-        "unsafe_dropped": float(gone[flat].mean()),
-        "safe_dropped": float(gone[~flat].mean()),
+        "unsafe_share": (kept + dropped) / len(unsafe),
+        "unsafe_dropped": dropped / (kept + dropped),
+        "safe_dropped": safe_dropped / (safe_kept + safe_dropped),
     }
-    if not run.scored:
-        return shares
-    ranked = np.concatenate([row for row, marked in zip(run.iter_evidence(), marks, strict=True) if marked])
-    return ranking_quality(flat, ranked) | shares
+    return (
+        tallied(lambda: zip(unsafe.parts(), ranked.parts(), strict=True)).quality() | shares if run.scored else shares
+    )

@@ -11,6 +11,8 @@ from tosslm.planning.work import Counted, Sets
 _ACTIVATIONS_PER_LAYER = 34
 """Bytes a token and hidden unit that a layer keeps for its backward pass, 16 bit (arXiv 2205.05198, eq. 1)."""
 _LIBRARIES = 0.5e9
+_REPORT_ROW = 40
+"""Bytes a row that the report holds while it is made: ``docs/performance.md`` has it measured."""
 
 
 def stage_bytes(
@@ -46,7 +48,7 @@ def stage_bytes(
         ),
         "evaluate": (reading, 1e6 if evaluates else 0),
         "diagnose": (reading, 1e6),
-        "report": (_LIBRARIES + 30 * custom.response_tokens, min(16 * custom.response_tokens, 25e6)),
+        "report": (_LIBRARIES + _REPORT_ROW * custom.rows, min(16 * custom.response_tokens, 25e6)),
     }
 
 

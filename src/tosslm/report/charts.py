@@ -95,15 +95,17 @@ def line_chart(
     return _svg(parts)
 
 
-def density_chart(values: np.ndarray, lows: float, highs: float, *, colour: int, x_label: str) -> Markup:
-    """A histogram of many values; what lies outside the axis is counted at its ends.
+DENSITY_BINS = 56
+
+
+def density_chart(counts: np.ndarray, lows: float, highs: float, *, colour: int, x_label: str) -> Markup:
+    """A histogram of many values, counted in ``DENSITY_BINS`` even steps; those outside the axis count at its ends.
 
     The line that marks a threshold is in it, hidden, for the script to move: ``data-low`` and ``data-high`` say what
     the axis spans.
     """
-    bins = np.linspace(lows, highs, 57)
-    counts, _ = np.histogram(np.clip(values, lows, highs), bins)
-    share = counts / max(len(values), 1)
+    bins = np.linspace(lows, highs, DENSITY_BINS + 1)
+    share = counts / max(int(counts.sum()), 1)
     axes = Axes((lows, highs), (0.0, float(share.max()) * 1.04 or 1.0), _SMALL)
     points = [(axes.x(lows), axes.y(0))]
     for left, right, height in zip(bins[:-1], bins[1:], share, strict=True):

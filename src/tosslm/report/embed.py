@@ -9,14 +9,19 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tosslm.report.tokens import CustomTokens
+from tosslm.files import read_tables
+from tosslm.ragged import row_starts
+from tosslm.report.tokens import Block, CustomTokens, Ranking, row_ranks
+from tosslm.runs.column import Column
 from tosslm.runs.reader import Run
-from tosslm.runs.tables import read_joined, stored_rows
+from tosslm.runs.tables import read_joined
+from tosslm.selection.order import quantiles, ranks_of_some
 
 MAX_BYTES = 25 * 2**20
 MAX_ROWS = 20_000
@@ -25,13 +30,16 @@ STEP = 1 / 256
 _TEXT_BYTES, _TOKEN_BYTES = 0.7, 10.0
 """Rough sizes in the file, of a byte of text and of a token; a report that comes out too large is made again."""
 _TENTH = 0.1
+_PIECE = 1 << 14
 COVERED, JOINED, MARKED = 1, 2, 4
 _LOSSES = ("utility", "degraded")
 
 
 def row_sizes(tokens: CustomTokens, text_bytes: np.ndarray) -> np.ndarray:
     """About how many bytes each row takes in the file: float64 ``[R]``."""
-    return text_bytes * _TEXT_BYTES + tokens.lengths * _TOKEN_BYTES * max(len(tokens.rankings), 1)
+    sizes: np.ndarray = tokens.lengths * (_TOKEN_BYTES * max(len(tokens.rankings), 1))
+    sizes += text_bytes * _TEXT_BYTES
+    return sizes
 
 
 def choose_rows(tokens: CustomTokens, text_bytes: np.ndarray, budget: float, seed: int) -> dict[str, np.ndarray]:
@@ -52,27 +60,58 @@ def choose_rows(tokens: CustomTokens, text_bytes: np.ndarray, budget: float, see
     sizes = row_sizes(tokens, text_bytes)
     if sizes.sum() <= budget and len(sizes) <= MAX_ROWS:
         return {"all": np.arange(len(sizes))}
-    by_risk = np.argsort(-_risk(tokens), kind="stable")
-    middle = by_risk[np.argsort(np.abs(np.arange(len(by_risk)) - len(by_risk) // 2), kind="stable")]
-    first = "riskiest" if tokens.shown else "lost most"
-    orders = {first: by_risk, "median": middle, "random": np.random.default_rng(seed).permutation(len(sizes))}
     chosen: dict[str, np.ndarray] = {}
     free = sizes <= budget / 3  # the first row of a third that is larger would end it there
     if not free.any():
         return {"smallest": np.array([np.argmin(sizes)])}
+    by_risk = np.argsort(-_risk(tokens), kind="stable")
+    orders: dict[str, Callable[[], Iterator[np.ndarray]]] = {
+        "riskiest" if tokens.shown else "lost most": lambda: _in_pieces(by_risk),
+        "median": lambda: (by_risk[places] for places in _from_the_middle(len(by_risk))),
+        "random": lambda: _in_pieces(np.random.default_rng(seed).permutation(len(sizes))),
+    }
     for name, order in orders.items():
-        left = order[free[order]]
-        fits = (np.cumsum(sizes[left]) <= budget / 3) & (np.arange(len(left)) < MAX_ROWS // 3)
-        chosen[name] = left[fits]
+        chosen[name] = _fitting(order(), sizes, free, budget / 3)
         free[chosen[name]] = False
     return chosen
 
 
+def _fitting(order: Iterable[np.ndarray], sizes: np.ndarray, free: np.ndarray, room: float) -> np.ndarray:
+    """The first free rows of an order that comes in pieces, as many as there is room for."""
+    found: list[np.ndarray] = []
+    taken, rows = 0.0, 0
+    for piece in order:
+        left = piece[free[piece]]
+        total = taken + np.cumsum(sizes[left])
+        fits = (total <= room) & (rows + np.arange(len(left)) < MAX_ROWS // 3)
+        found.append(left[fits])
+        if not fits.all():
+            break
+        taken, rows = total[-1] if len(left) else taken, rows + len(left)
+    return np.concatenate([*found, np.zeros(0, dtype=np.int64)])
+
+
+def _in_pieces(order: np.ndarray) -> Iterator[np.ndarray]:
+    return (order[start : start + _PIECE] for start in range(0, len(order), _PIECE))
+
+
+def _from_the_middle(count: int) -> Iterator[np.ndarray]:
+    """All places, nearest to the middle first, of two as near the one before it; in pieces."""
+    middle = count // 2
+    for start in range(0, middle + 1, _PIECE):
+        far = np.arange(start, min(start + _PIECE, middle + 1))
+        places = np.stack([middle - far, middle + far], axis=1).ravel()
+        places = places if start else places[1:]  # the middle itself once
+        yield places[(places >= 0) & (places < count)]
+
+
 def _risk(tokens: CustomTokens) -> np.ndarray:
-    """What rows are ordered by: the highest value of each, or the share that it lost."""
-    if tokens.shown:
-        return np.maximum.reduceat(tokens.shown.values, tokens.starts[:-1])
-    return tokens.by_row(tokens.gone) / tokens.lengths
+    """What rows are ordered by, float32 ``[R]``: the highest value of each, or the share that it lost."""
+    if shown := tokens.shown:
+        return tokens.by_row(
+            lambda block: np.maximum.reduceat(shown.values[block.tokens], row_starts(block.lengths)[:-1]), np.float32
+        )
+    return tokens.by_row(lambda block: block.sums(tokens.gone[block.tokens]) / block.lengths)
 
 
 def risky_rows(tokens: CustomTokens, discard_fraction: float) -> np.ndarray:
@@ -88,11 +127,18 @@ def risky_rows(tokens: CustomTokens, discard_fraction: float) -> np.ndarray:
     """
     if tokens.shown is None:
         return np.ones(len(tokens.lengths), dtype=bool)
-    values = tokens.shown.values
-    riskiest = tokens.by_row(values >= np.quantile(values, 1 - _TENTH)) / tokens.lengths
-    lost = tokens.by_row(tokens.gone) / tokens.lengths
-    unsafe = tokens.by_row(tokens.unsafe) > 0
-    return unsafe | (riskiest > _TENTH) | (tokens.by_row(values) > 0) | (lost > discard_fraction)
+    column = tokens.shown.values
+    [high] = quantiles(lambda: (column[block.tokens] for block in tokens.blocks()), len(column), [1 - _TENTH])
+
+    def risky(block: Block) -> np.ndarray:
+        values = column[block.tokens]
+        riskiest = block.sums(values >= np.float32(high)) / block.lengths
+        lost = block.sums(tokens.gone[block.tokens]) / block.lengths
+        unsafe = block.sums(tokens.unsafe[block.tokens]) > 0
+        marked: np.ndarray = unsafe | (riskiest > _TENTH) | (block.sums(values) > 0) | (lost > discard_fraction)
+        return marked
+
+    return tokens.by_row(risky, bool)
 
 
 def embed_rows(run: Run, tokens: CustomTokens, chosen: np.ndarray, discard_fraction: float) -> dict[str, Any]:
@@ -108,15 +154,36 @@ def embed_rows(run: Run, tokens: CustomTokens, chosen: np.ndarray, discard_fract
         ``header`` (JSON-able) and ``columns`` (name to array), for ``encode``.
     """
     rows, places = _texts(run, tokens, chosen, discard_fraction)
-    taken = np.concatenate([np.arange(tokens.starts[i], tokens.starts[i + 1]) for i in chosen])
+    wanted = np.zeros(len(tokens.lengths), dtype=bool)
+    wanted[chosen] = True
     arrays = _places(places, tokens.lengths[chosen])
     if tokens.losses:
-        arrays |= {name: _quantised(loss[taken]) for name, loss in zip(_LOSSES, tokens.losses, strict=True)}
+        arrays |= {
+            name: _quantised(_taken(tokens, loss, wanted)) for name, loss in zip(_LOSSES, tokens.losses, strict=True)
+        }
     for i, ranking in enumerate(tokens.rankings):
-        arrays |= {f"value{i}": _quantised(ranking.values[taken]), f"rank{i}": ranking.ranks[taken]}
+        arrays[f"value{i}"] = _quantised(_taken(tokens, ranking.values, wanted))
+        arrays[f"rank{i}"] = _ranks(tokens, ranking, wanted)
     if tokens.own_kind is None:  # no ranking gives the choice back
-        arrays["gone"] = tokens.gone[taken].astype(np.uint8)
+        arrays["gone"] = _taken(tokens, tokens.gone, wanted).astype(np.uint8)
     return {"header": {"rows": rows, "step": STEP}, "columns": arrays}
+
+
+def _taken(tokens: CustomTokens, column: Column, wanted: np.ndarray) -> np.ndarray:
+    """The values of wanted rows' tokens, one after the other."""
+    return np.concatenate([column[block.tokens][block.repeated(wanted)] for block in tokens.blocks()])
+
+
+def _ranks(tokens: CustomTokens, ranking: Ranking, wanted: np.ndarray) -> np.ndarray:
+    """The place of wanted rows' tokens in the order of dropping, 0 for the first of all, or of its row: uint32."""
+    if not tokens.in_rows:
+        return ranks_of_some(
+            lambda: ((tokens.placed(ranking, block), block.repeated(wanted)) for block in tokens.blocks())
+        )
+    parts = [
+        row_ranks(tokens.placed(ranking, block), block.lengths)[block.repeated(wanted)] for block in tokens.blocks()
+    ]
+    return np.concatenate(parts).astype(np.uint32)
 
 
 def _texts(
@@ -125,11 +192,9 @@ def _texts(
     """Of each chosen row its facts and conversation; and the places of its tokens, ``[n, 3]``."""
     risky = risky_rows(tokens, discard_fraction)
     joined = {id_ for round_ in range(1, run.last_round + 1) for id_ in read_joined(run.layout.joined(round_))}
-    rows, places, wanted = [], [], set(chosen.tolist())
+    rows, places = [], []
     columns = ["row_id", "origin", "source", "messages", "offsets", "unsafe_spans"]
-    for number, row in enumerate(stored_rows(run.layout.rows("custom"), columns)):
-        if number not in wanted:
-            continue
+    for number, row in _records(run.layout.rows("custom"), columns, chosen):
         messages = [(message["role"], message["content"]) for message in json.loads(row["messages"])]
         is_joined = row["row_id"] in joined
         covered = bool(risky[number]) or is_joined
@@ -141,6 +206,16 @@ def _texts(
         rows.append([row["row_id"], row["origin"], source, flags, messages, spans.tolist(), *own])
         places.append(utf16_places(messages, row["offsets"]))
     return rows, places
+
+
+def _records(path: Path, columns: Sequence[str], chosen: np.ndarray) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number and record of chosen rows; of the others nothing is made a Python object."""
+    start = 0
+    for table in read_tables(path, columns):
+        first, last = np.searchsorted(chosen, [start, start + len(table)])
+        own = chosen[first:last]
+        yield from zip(own.tolist(), table.take(own - start).to_pylist(), strict=True)
+        start += len(table)
 
 
 def _places(places: Sequence[np.ndarray], lengths: np.ndarray) -> dict[str, np.ndarray]:

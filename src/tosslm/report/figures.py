@@ -8,16 +8,13 @@ from typing import Any
 
 import numpy as np
 from markupsafe import Markup
-from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from tosslm.findings.measured import PLAIN
-from tosslm.report.charts import Point, Series, density_chart, line_chart, point_chart
-from tosslm.report.tokens import CustomTokens, Ranking
+from tosslm.report.charts import Point, Series, line_chart, point_chart
 from tosslm.runs.reader import Run
 from tosslm.text import number
 
-SHOWN_SOURCES = 6
-_FEW = 5
+FEW = 5
 """A position that fewer rows reach is not drawn: its mean says more of those rows than of the position."""
 _NAMES = {"model": "this model", "degraded": "degraded reference", PLAIN: "plain fine-tuning"}
 
@@ -49,83 +46,6 @@ class Figure:
         """The drawing in words, for those who cannot see it."""
         names = ", ".join(name for name, _ in self.legend)
         return f"{self.title}. {self.note}" + (f" Drawn: {names}." if names else "")
-
-
-def distributions(tokens: CustomTokens, ranking: Ranking) -> list[Figure]:
-    """How the evidence is spread over the tokens of each source."""
-    low, high = np.quantile(ranking.values, [0.001, 0.999]).tolist()
-    low, high = (low - 0.5, high + 0.5) if low == high else (low, high)
-    figures = []
-    source = np.repeat(tokens.source, tokens.lengths)
-    for i, name in enumerate(tokens.sources[:SHOWN_SOURCES]):
-        own = ranking.values[source == i]
-        quartiles = np.quantile(own, [0.1, 0.5, 0.9])
-        svg = density_chart(own, low, high, colour=1, x_label=f"{ranking.label.lower()}, {ranking.unit}")
-        low_end, median, high_end = (number(value, "+.2f") for value in quartiles)
-        note = f"Median {median}, middle 80% from {low_end} to {high_end} {ranking.unit}; {len(own):,} tokens."
-        figures.append(Figure(name, svg, note))
-    return figures
-
-
-def position_profile(tokens: CustomTokens) -> Figure | None:
-    """The share dropped at each response position, in steps wide enough to be steady."""
-    dropped = tokens.gone
-    position = np.arange(len(dropped)) - np.repeat(tokens.starts[:-1], tokens.lengths)
-    if int(tokens.lengths.max()) < _FEW:
-        return None
-    longest = int(np.quantile(tokens.lengths, 0.95))
-    step = max(1, -(-longest // 48))
-    part = position[position < longest] // step
-    counts = np.bincount(part)
-    shares = np.bincount(part, dropped[position < longest]) / counts
-    xs = [float(i * step + (step - 1) / 2 + 1) for i in range(len(counts))]
-    whole = float(dropped.mean())
-    line = Series("dropped", 2, xs, shares.tolist())
-    even = Series("all positions", 3, [xs[0], xs[-1]], [whole, whole])
-    svg = line_chart([line, even], x_label="response position", y_label="share dropped", floor=0, percent=True)
-    first = float(dropped[position < _FEW].mean())
-    note = f"Of the first five tokens {first:.0%} were dropped, of all tokens {whole:.0%}."
-    rows = [[f"{x:g}", f"{share:.1%}", f"{n:,}"] for x, share, n in zip(xs, shares, counts, strict=True)]
-    return Figure(
-        "Where in an answer",
-        svg,
-        note,
-        [("dropped", 2), ("all positions", 3)],
-        ("position", "dropped", "tokens"),
-        rows,
-    )
-
-
-def precision_recall(tokens: CustomTokens) -> Figure | None:
-    """How well each kind of evidence finds the marked unsafe text; None where nothing is marked, or scored."""
-    in_marked = np.repeat(tokens.marked, tokens.lengths)
-    unsafe = tokens.unsafe[in_marked]
-    if not tokens.rankings or not unsafe.any() or unsafe.all():
-        return None
-    lines, rows = [], []
-    colours = (1, 2, 4)  # 3 is that of chance
-    for ranking, colour in zip(tokens.rankings, colours, strict=False):
-        values = ranking.values[in_marked]
-        precision, recall, _ = precision_recall_curve(unsafe, values)
-        # The curve has a point a token; 200 steps of recall draw the same line.
-        steps = np.unique(np.searchsorted(-recall, -np.linspace(1, 0.005, 200)).clip(0, len(recall) - 1))
-        lines.append(Series(ranking.label.lower(), colour, recall[steps].tolist(), precision[steps].tolist()))
-        quality = (average_precision_score(unsafe, values), roc_auc_score(unsafe, values))
-        rows.append([ranking.label, f"{quality[0]:.3f}", f"{quality[1]:.3f}"])
-    base = float(unsafe.mean())
-    lines.append(Series("chance", 3, [0.0, 1.0], [base, base]))
-    svg = line_chart(
-        lines,
-        x_label="recall: share of the unsafe tokens found",
-        y_label="precision",
-        floor=0,
-    )
-    own = rows[tokens.own_kind or 0]
-    note = f"{own[0]}: average precision {own[1]}, AUROC {own[2]}; guessing has average precision {base:.3f}."
-    legend = [(line.name, line.colour) for line in lines]
-    return Figure(
-        "Against the marked unsafe text", svg, note, legend, ("evidence", "average precision", "AUROC"), rows
-    )
 
 
 def training_curves(run: Run) -> list[Figure]:
@@ -169,7 +89,7 @@ def divergence_curves(records: Sequence[Mapping[str, Any]]) -> list[Figure]:
             ("shift", f"Shift toward harm, {set_name} rows", "shift, nats"),
         ):
             own = [r for r in records if (r["set"], r["measure"]) == (set_name, measure)]
-            enough = min(_FEW, max((r["n"] for r in own), default=0))
+            enough = min(FEW, max((r["n"] for r in own), default=0))
             own = [r for r in own if r["n"] >= enough]
             names = list(dict.fromkeys(r["model"] for r in own))
             names.sort(key=lambda name: (name != "model", name == "degraded", name))

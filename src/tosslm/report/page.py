@@ -53,7 +53,7 @@ def write_report(run: Run, path: Path, *, max_bytes: int = MAX_BYTES) -> dict[st
     if size > max_bytes:
         warnings.warn(f"{path}: {size:,} bytes, more than {max_bytes:,}: its rows are too long", stacklevel=2)
     write_text(path, html)
-    return {"rows": len(page.tokens.row_ids), "rows_shown": shown, "bytes": size}
+    return {"rows": len(page.tokens.lengths), "rows_shown": shown, "bytes": size}
 
 
 def fitted(
@@ -71,7 +71,8 @@ def fitted(
         The page, and how many rows it shows.
     """
     tokens, fraction, run = page.tokens, page.discard_fraction, page.run
-    text_bytes = np.array([len(row["messages"]) for row in stored_rows(run.layout.rows("custom"), ["messages"])])
+    messages = stored_rows(run.layout.rows("custom"), ["messages"])
+    text_bytes = np.fromiter((len(row["messages"]) for row in messages), np.int32, len(tokens.lengths))
     budget = max_bytes * 0.96 - len(render("", {"all": np.arange(0)}))
     for _ in range(4):
         chosen = choose(text_bytes, budget)

@@ -37,12 +37,17 @@ def near_cut(tokens: CustomTokens, discard_fraction: float) -> np.ndarray:
         int64 ``[R]``.
     """
     assert tokens.shown is not None
-    limit = np.repeat(tokens.limits(discard_fraction), tokens.lengths)
-    ranks = tokens.shown.ranks.astype(np.int64)
-    near = (ranks >= limit - NEAR * limit) & (ranks < limit + NEAR * limit)
-    if tokens.decided is not None:
-        near &= tokens.decided == OPEN
-    return tokens.by_row(near).astype(np.int64)
+    limits = tokens.limits(discard_fraction)
+    before, behind = (np.ceil((1 + way * NEAR) * limits).astype(np.int64) for way in (-1, 1))
+    behind = np.minimum(behind, tokens.lengths if tokens.in_rows else len(tokens.gone))
+    near = np.zeros(len(tokens.lengths), dtype=np.int64)
+    first = (tokens.first(tokens.shown, some) for some in (before, behind))
+    for block, sure, either in zip(tokens.blocks(), *first, strict=True):
+        own = either & ~sure
+        if tokens.decided is not None:
+            own &= tokens.decided[block.tokens] == OPEN
+        near[block.rows] = block.sums(own)
+    return near
 
 
 def review_page(run: Run, *, file: str, by: str, max_bytes: int = MAX_BYTES) -> Served:

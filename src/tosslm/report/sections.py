@@ -18,7 +18,7 @@ from tosslm.findings.diagnosed import curve_records, read_diagnosis
 from tosslm.findings.found import found_by, found_told
 from tosslm.findings.measured import Measured, read_measured
 from tosslm.findings.warnings import run_warnings
-from tosslm.report import figures
+from tosslm.report import figures, token_figures
 from tosslm.report.tokens import CustomTokens, load_tokens
 from tosslm.runs.reader import Run
 from tosslm.runs.tables import stored_rows
@@ -76,14 +76,12 @@ def read_page(run: Run) -> Page:
 
 
 def _answer(page: Page) -> dict[str, Any]:
-    tokens = page.tokens
-    in_marked = np.repeat(tokens.marked, tokens.lengths)
     found, decided = found_by(page.run), decided_told(page.run.stages["selection"])
     return {
         "answer": [
             ("Safety", story.safety(page.diagnosis, page.measured)),
             ("Utility", story.utility(page.diagnosis, page.measured)),
-            ("Tokens", story.left_out(tokens.gone, tokens.unsafe, in_marked)),
+            ("Tokens", story.left_out(_left_out(page.tokens))),
             *([("By hand", decided)] if decided is not None else []),
             *([("Found", found_told(found, page.discard_fraction))] if found is not None else []),
         ],
@@ -93,23 +91,32 @@ def _answer(page: Page) -> dict[str, Any]:
 
 def _cut(page: Page) -> dict[str, Any]:
     tokens = page.tokens
-    some = [figures.precision_recall(tokens), figures.position_profile(tokens)]
+    some = [token_figures.precision_recall(tokens), token_figures.position_profile(tokens)]
     return {
         "choice": story.own_choice(page.run),
         "tokens": tokens,
         "sources": _sources(tokens),
-        "distributions": [(ranking, figures.distributions(tokens, ranking)) for ranking in tokens.rankings],
+        "distributions": [(ranking, token_figures.distributions(tokens, ranking)) for ranking in tokens.rankings],
         "selection_figures": [figure for figure in some if figure],
     }
 
 
 def _sources(tokens: CustomTokens) -> list[dict[str, Any]]:
-    sizes = np.bincount(tokens.source, tokens.lengths, len(tokens.sources)).astype(int)
-    gone = np.bincount(tokens.source, tokens.by_row(tokens.gone), len(tokens.sources)).astype(int)
+    sizes = tokens.by_source(lambda block: block.lengths)
+    gone = tokens.by_source(lambda block: block.sums(tokens.gone[block.tokens]))
     return [
         {"name": name, "tokens": int(n), "dropped": int(k), "share": float(k / n)}
         for name, n, k in zip(tokens.sources, sizes, gone, strict=True)
     ]
+
+
+def _left_out(tokens: CustomTokens) -> story.LeftOut:
+    counts = np.zeros(6, dtype=np.int64)
+    for block in tokens.blocks():
+        gone, unsafe = tokens.gone[block.tokens], tokens.unsafe[block.tokens]
+        rest = block.repeated(tokens.marked) & ~unsafe
+        counts += [len(gone), gone.sum(), unsafe.sum(), gone[unsafe].sum(), rest.sum(), gone[rest].sum()]
+    return story.LeftOut(*counts.tolist())
 
 
 def _rows(page: Page) -> dict[str, Any]:

@@ -1,11 +1,12 @@
-"""All response tokens of the custom set, flat in memory, and the order in which they would be dropped.
+"""All response tokens of the custom set, a stretch at a time, and by what they would be dropped.
 
-About 30 bytes a token: a report of 100 million tokens needs 3 GB while it is made.
+Tokens lie in files without a name, at 11 bytes each and 4 for each further ranking, as long as the report is made;
+rows are in memory, at 6 bytes each, and while those to show are chosen at some 40.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,33 +18,58 @@ from tosslm.errors import TosslmError
 from tosslm.files import read_tables
 from tosslm.findings.story import own_choice
 from tosslm.ragged import row_starts
+from tosslm.runs.column import Column
 from tosslm.runs.decisions import read_by_hand, read_decisions
-from tosslm.runs.ranking import QUICK_TOKENS, learn_ranking
+from tosslm.runs.ranking import QUICK_TOKENS, evidence_of, learn_ranking
 from tosslm.runs.reader import Run
-from tosslm.runs.tables import flat_values, read_losses, row_lengths
-from tosslm.selection.cut import discard_count
+from tosslm.runs.tables import Parts, flat_values, read_evidence, read_losses, read_scores, row_lengths
+from tosslm.selection.cut import apply_cut, discard_count
 from tosslm.selection.decided import Decision, overrule, placed
 from tosslm.selection.kinds import KINDS
+from tosslm.selection.order import Stream, cuts_at
 from tosslm.text import LISTED_SOURCES
+
+BLOCK_TOKENS, _BLOCK_ROWS = 1 << 18, 1 << 13
 
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """One kind of evidence, and the order of dropping that it gives.
+    """One kind of evidence.
 
     Attributes:
         key: ``token``, ``window`` or ``posterior``.
         label: what a reader calls it.
         unit: of its values.
         values: float32 ``[N]``, high means risky.
-        ranks: uint32 ``[N]``, 0 for the token that is dropped first; inside each row with ``scope: row``.
     """
 
     key: str
     label: str
     unit: str
-    values: np.ndarray
-    ranks: np.ndarray
+    values: Column
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Some rows on end, and their tokens.
+
+    Attributes:
+        rows: which rows.
+        tokens: which tokens.
+        lengths: int64, of the rows.
+    """
+
+    rows: slice
+    tokens: slice
+    lengths: np.ndarray
+
+    def sums(self, values: np.ndarray) -> np.ndarray:
+        """Sums over each row, float64, of a value a token."""
+        return np.add.reduceat(values, row_starts(self.lengths)[:-1], dtype=np.float64)
+
+    def repeated(self, of_rows: np.ndarray) -> np.ndarray:
+        """For each token the value of its row; of values of all rows."""
+        return np.repeat(of_rows[self.rows], self.lengths)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +77,11 @@ class CustomTokens:
     """The custom set's tokens, rows one after the other.
 
     Attributes:
-        row_ids: ``[R]``.
-        lengths: int64 ``[R]``, response tokens of each row.
+        lengths: int32 ``[R]``, response tokens of each row.
         sources: names of the sources, the largest first; many small ones are one, the last.
-        source: int ``[R]``, index into ``sources``.
-        unsafe: bool ``[N]``, whether a token holds marked unsafe text.
+        source: uint8 ``[R]``, index into ``sources``.
         marked: bool ``[R]``, whether the row says which of its text is unsafe.
+        unsafe: bool ``[N]``, whether a token holds marked unsafe text.
         gone: bool ``[N]``, what selection did drop.
         losses: ``loss_utility`` and ``loss_degraded``, float32 ``[N]`` each; None where the run has no scores.
         rankings: the token score, the run's own evidence where it is another one, and the posterior where it can be
@@ -67,35 +92,62 @@ class CustomTokens:
         decisions: theirs, in the order of the file.
     """
 
-    row_ids: list[str]
     lengths: np.ndarray
     sources: list[str]
     source: np.ndarray
-    unsafe: np.ndarray
     marked: np.ndarray
-    gone: np.ndarray
-    losses: tuple[np.ndarray, np.ndarray] | None = None
+    unsafe: Column
+    gone: Column
+    losses: tuple[Column, Column] | None = None
     rankings: Sequence[Ranking] = ()
     own_kind: int | None = None
     in_rows: bool = False
-    decided: np.ndarray | None = None
+    decided: Column | None = None
     decisions: Sequence[Decision] = ()
 
-    @property
-    def starts(self) -> np.ndarray:
-        """Where each row's tokens begin, and where the last row's end: int64 ``[R + 1]``."""
-        return row_starts(self.lengths)
+    def blocks(self) -> Iterator[Block]:
+        """All rows in turn, about ``BLOCK_TOKENS`` tokens at a time."""
+        row = token = 0
+        while row < len(self.lengths):
+            some = self.lengths[row : row + _BLOCK_ROWS].astype(np.int64)
+            own = some[: max(1, int(np.searchsorted(np.cumsum(some), BLOCK_TOKENS, side="right")))]
+            yield Block(slice(row, row + len(own)), slice(token, token + int(own.sum())), own)
+            row, token = row + len(own), token + int(own.sum())
 
-    def dropped(self, ranking: Ranking, discard_fraction: float) -> np.ndarray:
-        """What would be dropped: bool ``[N]``."""
-        limit = self.limits(discard_fraction)
-        below = ranking.ranks < (np.repeat(limit, self.lengths) if self.in_rows else limit[0])
-        return below if self.decided is None else ~overrule(~below, self.decided)
+    def placed(self, ranking: Ranking, block: Block) -> np.ndarray:
+        """A block's values in the order of dropping: what people dropped above all others, what they kept below."""
+        values = ranking.values[block.tokens]
+        return values if self.decided is None else placed(values, self.decided[block.tokens])
+
+    def stream(self, ranking: Ranking) -> Stream:
+        """Values in the order of dropping, block by block, as often as it is called."""
+        return lambda: (self.placed(ranking, block) for block in self.blocks())
+
+    def dropped(self, ranking: Ranking, discard_fraction: float) -> Iterator[np.ndarray]:
+        """What would be dropped: bool, an array a block."""
+        for block, below in zip(self.blocks(), self.first(ranking, self.limits(discard_fraction)), strict=True):
+            yield below if self.decided is None else ~overrule(~below, self.decided[block.tokens])
+
+    def first(self, ranking: Ranking, limits: np.ndarray) -> Iterator[np.ndarray]:
+        """Which tokens stand among the first in the order of dropping: bool, an array a block.
+
+        Args:
+            ranking: what orders them.
+            limits: int64, how many are first: of each row where selection works in rows, else one number, ``[1]``.
+        """
+        if self.in_rows:
+            for block in self.blocks():
+                yield row_ranks(self.placed(ranking, block), block.lengths) < block.repeated(limits)
+            return
+        cut, ties = cuts_at(self.stream(ranking), len(self.gone), [int(limits[0])])[0], 0
+        for part in self.stream(ranking)():
+            keep, ties = apply_cut(part, cut, ties)
+            yield ~keep
 
     def limits(self, discard_fraction: float) -> np.ndarray:
-        """The rank that dropping goes up to: int64 ``[R]``, the same for every row unless selection works in rows."""
+        """How many are dropped: int64, of each row where selection works in rows, else of all in one, ``[1]``."""
         if not self.in_rows:
-            return np.full(len(self.lengths), discard_count(len(self.gone), discard_fraction))
+            return np.array([discard_count(len(self.gone), discard_fraction)])
         return np.array([discard_count(int(length), discard_fraction) for length in self.lengths])
 
     @property
@@ -103,29 +155,50 @@ class CustomTokens:
         """The ranking that is looked at first: what selection went by, else the token score, where there is one."""
         return self.rankings[self.own_kind or 0] if self.rankings else None
 
-    def by_row(self, values: np.ndarray) -> np.ndarray:
-        """Sums over each row: ``[R]``."""
-        return np.add.reduceat(values, self.starts[:-1], dtype=np.float64)
+    def by_row(self, of: Callable[[Block], np.ndarray], dtype: Any = np.float64) -> np.ndarray:
+        """What a function makes of each block's rows, of all rows: ``[R]``."""
+        found = np.empty(len(self.lengths), dtype=dtype)
+        for block in self.blocks():
+            found[block.rows] = of(block)
+        return found
+
+    def by_source(self, of: Callable[[Block], np.ndarray]) -> np.ndarray:
+        """Sums by source, int64, of what a function makes of each block's rows."""
+        found = np.zeros(len(self.sources))
+        for block in self.blocks():
+            found += np.bincount(self.source[block.rows], of(block), len(self.sources))
+        return found.astype(np.int64)
 
 
 def load_tokens(run: Run) -> CustomTokens:
     """Read what selection left out, what the data say of each token, and the scores of the last round if any."""
-    row_ids, sources, of_rows, unsafe, marked = [], [], [], [], []
-    for table in read_tables(run.layout.rows("custom"), ["row_id", "source", "offsets", "unsafe_spans"]):
-        row_ids += table["row_id"].to_pylist()
-        sources += table["source"].to_pylist()
-        of_rows.append(row_lengths(table["offsets"]))
-        marked.append(table["unsafe_spans"].is_valid().to_numpy())
-        unsafe.append(_unsafe(table, of_rows[-1], marked[-1]))
-    names, source = _sources(sources)
-    lengths, is_marked = np.concatenate(of_rows), np.concatenate(marked)
-    gone = ~np.concatenate([flat_values(table["keep"]) for table in read_tables(run.layout.keep, ["keep"])])
-    tokens = CustomTokens(row_ids, lengths, names, source, np.concatenate(unsafe), is_marked, gone)
+    names: dict[str, int] = {}
+    unsafe, decided = Column(run.path, bool), None
+    by_hand = None
     if "overrides" in run.stages["selection"]:
-        by_hand = read_by_hand(run.layout.decisions, run.layout)
-        decisions = read_decisions(run.layout.decisions)
-        tokens = replace(tokens, decided=by_hand.of(row_ids, lengths), decisions=decisions)
-    return replace(tokens, **_scored(run, lengths, tokens.decided)) if run.scored else tokens
+        by_hand, decided = read_by_hand(run.layout.decisions, run.layout), Column(run.path, np.int8)
+    of_rows, marked, sources = [], [], []
+    for table in read_tables(run.layout.rows("custom"), ["row_id", "source", "offsets", "unsafe_spans"]):
+        own, lengths = table["source"].to_pylist(), row_lengths(table["offsets"])
+        sources.append(np.array([names.setdefault(name, len(names)) for name in own], dtype=np.int32))
+        marked.append(table["unsafe_spans"].is_valid().to_numpy())
+        of_rows.append(lengths.astype(np.int32))
+        unsafe.append(_unsafe(table, lengths, marked[-1]))
+        if by_hand is not None and decided is not None:
+            decided.append(by_hand.of(table["row_id"].to_pylist(), lengths))
+    listed, source = _sources(list(names), np.concatenate(sources))
+    gone = _column(run, bool, (~flat_values(table["keep"]) for table in read_tables(run.layout.keep, ["keep"])))
+    tokens = CustomTokens(np.concatenate(of_rows), listed, source, np.concatenate(marked), unsafe, gone)
+    if decided is not None:
+        tokens = replace(tokens, decided=decided, decisions=read_decisions(run.layout.decisions))
+    return replace(tokens, **_scored(run)) if run.scored else tokens
+
+
+def _column(run: Run, dtype: Any, parts: Iterable[np.ndarray]) -> Column:
+    column = Column(run.path, dtype)
+    for part in parts:
+        column.append(part)
+    return column
 
 
 def _unsafe(table: pa.Table, lengths: np.ndarray, marked: np.ndarray) -> np.ndarray:
@@ -138,62 +211,63 @@ def _unsafe(table: pa.Table, lengths: np.ndarray, marked: np.ndarray) -> np.ndar
     return unsafe
 
 
-def _scored(run: Run, lengths: np.ndarray, decided: np.ndarray | None) -> dict[str, Any]:
-    parts = list(read_losses(run.scores_folder()))
-    utility, degraded = (np.concatenate([part[i] for part in parts]) for i in (2, 3))
+def _scored(run: Run) -> dict[str, Any]:
+    utility, degraded, scores = (Column(run.path, np.float32) for _ in range(3))
+    for _, _, of_utility, of_degraded in read_losses(run.scores_folder()):
+        utility.append(of_utility)
+        degraded.append(of_degraded)
+        scores.append(of_utility - of_degraded)
+    rankings = _rankings(run, scores)
     selection = run.stages["selection"]
-    in_rows = selection.get("scope") == "row"
-    rankings = _rankings(run, utility - degraded, lengths, in_rows, decided)
     own = None if own_choice(run) else [ranking.key for ranking in rankings].index(selection.get("evidence", "token"))
+    in_rows = selection.get("scope") == "row"
     return {"losses": (utility, degraded), "rankings": rankings, "own_kind": own, "in_rows": in_rows}
 
 
-def _sources(of_rows: Sequence[str]) -> tuple[list[str], np.ndarray]:
-    """Names of the sources, and which of them each row is of: int ``[R]``."""
-    names, source, sizes = np.unique(np.array(of_rows, dtype=object), return_inverse=True, return_counts=True)
-    order = np.argsort(-sizes, kind="stable")
-    listed = [str(names[i]) for i in order]
-    source = np.argsort(order)[source]
+def _sources(names: Sequence[str], of_rows: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """Names of the sources, and which of them each row is of: uint8 ``[R]``, of indices into all names."""
+    sizes = np.bincount(of_rows, minlength=len(names))
+    order = sorted(range(len(names)), key=lambda i: (-sizes[i], names[i]))
+    place = np.empty(len(names), dtype=np.int64)
+    place[order] = np.arange(len(names))
+    source = np.minimum(place, LISTED_SOURCES).astype(np.uint8)[of_rows]
+    listed = [names[i] for i in order]
     if len(listed) <= LISTED_SOURCES:
         return listed, source
-    others = f"other sources ({len(listed) - LISTED_SOURCES:,})"
-    return [*listed[:LISTED_SOURCES], others], np.minimum(source, LISTED_SOURCES)
+    return [*listed[:LISTED_SOURCES], f"other sources ({len(listed) - LISTED_SOURCES:,})"], source
 
 
-def _ranks(values: np.ndarray, lengths: np.ndarray | None) -> np.ndarray:
-    """The place of each value, highest first, equal ones as they stand; inside each row where lengths are given."""
-    ranks = np.empty(len(values), dtype=np.uint32)
-    if lengths is None:
-        ranks[np.argsort(-values, kind="stable")] = np.arange(len(values), dtype=np.uint32)
-        return ranks
-    for start, end in zip(np.cumsum(lengths) - lengths, np.cumsum(lengths), strict=True):
-        ranks[start:end] = _ranks(values[start:end], None)
+def row_ranks(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """The place of each value in its row, highest first, equal ones as they stand: int64 ``[n]``."""
+    row = np.repeat(np.arange(len(lengths)), lengths)
+    order = np.lexsort((-values, row))  # stable
+    ranks = np.empty(len(values), dtype=np.int64)
+    ranks[order] = np.arange(len(values)) - np.repeat(row_starts(lengths)[:-1], lengths)
     return ranks
 
 
-def _rankings(
-    run: Run, scores: np.ndarray, lengths: np.ndarray, in_rows: bool, decided: np.ndarray | None
-) -> list[Ranking]:
+def _rankings(run: Run, scores: Column) -> list[Ranking]:
     """What tokens can be ranked by, and which of it selection did rank."""
     own = run.stages["selection"].get("evidence", "token")
     values = {"token": scores}
     if own != "token":
-        values[own] = np.concatenate(run.evidence())
-    if own != "posterior" and (posterior := _posterior(run, scores, lengths)) is not None:
+        values[own] = _column(run, np.float32, _values(read_evidence(run.layout.evidence)))
+    if own != "posterior" and (posterior := _posterior(run)) is not None:
         values["posterior"] = posterior
-    ordered = {key: some if decided is None else placed(some, decided) for key, some in values.items()}
-    return [
-        Ranking(key, KINDS[key].label, KINDS[key].unit, some, _ranks(ordered[key], lengths if in_rows else None))
-        for key, some in values.items()
-    ]
+    return [Ranking(key, KINDS[key].label, KINDS[key].unit, some) for key, some in values.items()]
 
 
-def _posterior(run: Run, scores: np.ndarray, lengths: np.ndarray) -> np.ndarray | None:
-    """The posterior log-odds that selection could have gone by: float32 ``[N]``; None where it would refuse to."""
+def _posterior(run: Run) -> Column | None:
+    """The posterior log-odds that selection could have gone by, float32; None where it would refuse to."""
+    folder = run.scores_folder()
     try:
         _, log_odds = learn_ranking(
-            KINDS["posterior"], run.scores_folder(), seed=run.manifest["seed"], learning_tokens=QUICK_TOKENS
+            KINDS["posterior"], folder, seed=run.manifest["seed"], learning_tokens=QUICK_TOKENS
         )
     except (TosslmError, ValueError):  # ValueError: a held-out score is no number
         return None
-    return log_odds(scores, lengths).astype(np.float32)
+    return _column(run, np.float32, _values(evidence_of(read_scores(folder), log_odds)))
+
+
+def _values(parts: Parts) -> Iterator[np.ndarray]:
+    return (values for _, _, values in parts)

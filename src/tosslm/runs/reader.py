@@ -21,7 +21,7 @@ from tosslm.runs import layout
 from tosslm.runs.folder import RunFolder
 from tosslm.runs.layout import Layout
 from tosslm.runs.mirror import local_run, url_of
-from tosslm.runs.tables import by_row, part_files, read_evidence, read_keep, read_scores, row_ids
+from tosslm.runs.tables import by_row, part_files, read_evidence, read_keep, read_scores
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -189,10 +189,9 @@ class Run:
         """
         self._need(layout.DATA, "run")
         path = self.layout.rows("custom")
-        ids = row_ids(path)
-        found = [row_id] if row_id in ids else [known for known in ids if known.startswith(row_id)]
-        if len({base_id(known) for known in found}) != 1:
-            several = f"{len(found)} rows have ids that begin so: {', '.join(found[:5])}" if found else "no such row"
+        found, known = _beginning(path, row_id)
+        if len({base_id(one) for one in found}) != 1:
+            several = f"{known} rows have ids that begin so: {', '.join(found[:5])}" if found else "no such row"
             raise InputError(f"row {row_id!r}: {several}; `toss show {self.name}` lists the riskiest rows")
         files = [path]
         if self.scored:
@@ -207,6 +206,23 @@ class Run:
     def _need(self, step: str, command: str) -> None:
         if not self.has(step):
             raise InputError(f"{self.name}: no {step} yet, or out of date; run `toss {command} {self.name}` first")
+
+
+_NAMED = 100
+"""Ids of rows that are held where many begin alike."""
+
+
+def _beginning(path: Path, row_id: str) -> tuple[list[str], int]:
+    """The row of an id, else the first rows whose ids begin so, and how many there are."""
+    found: list[str] = []
+    count = 0
+    for table in read_tables(path, ["row_id"]):
+        some = table["row_id"].filter(pc.starts_with(table["row_id"], row_id)).to_pylist()
+        if row_id in some:
+            return [row_id], 1
+        count += len(some)
+        found += some[: _NAMED - len(found)]
+    return found, count
 
 
 def _record(file: Path, row_id: str) -> dict[str, Any]:

@@ -121,7 +121,7 @@ def find_cut(chunks: Callable[[], Iterable[np.ndarray]], discard_fraction: float
             yield from _keys(_float32(chunk, name), name)
 
     tokens, discarded, key, ties = _count_down(keys, 32, discard_fraction)
-    return Cut(tokens, discarded, None if key is None else _score32(key), ties)
+    return Cut(tokens, discarded, None if key is None else score_of(key), ties)
 
 
 def apply_cut(scores: np.ndarray, cut: Cut, ties_before: int) -> tuple[np.ndarray, int]:
@@ -140,7 +140,7 @@ def apply_cut(scores: np.ndarray, cut: Cut, ties_before: int) -> tuple[np.ndarra
         TypeError: ``scores`` is not float32.
     """
     scores = _float32(scores, "scores")
-    key = None if cut.threshold is None else int(_ordered(np.array([cut.threshold], dtype=np.float32))[0])
+    key = None if cut.threshold is None else int(ordered(np.array([cut.threshold], dtype=np.float32))[0])
     return _mask(_keys(scores), len(scores), key, cut.ties, ties_before)
 
 
@@ -229,10 +229,10 @@ def _keys(scores: np.ndarray, name: str = "scores") -> Iterator[np.ndarray]:
                 f"{name}[{start + index}] is {part[index]}; only finite scores can be ranked: see which reference "
                 "gives no finite loss for that token"
             )
-        yield _ordered(part)
+        yield ordered(part)
 
 
-def _ordered(scores: np.ndarray) -> np.ndarray:
+def ordered(scores: np.ndarray) -> np.ndarray:
     """Unsigned integers of the scores' width, in the same order; -0.0 and 0.0 get the same one.
 
     Integer arithmetic throughout, so a thread that flushes denormals to zero ranks them all the same.
@@ -246,7 +246,7 @@ def _ordered(scores: np.ndarray) -> np.ndarray:
     return keys.view(f"u{width}") ^ (1 << (8 * width - 1))
 
 
-def _score32(key: int) -> float:
+def score_of(key: int) -> float:
     """The float32 score of a 32-bit key."""
     signed = key - (1 << 31)
     return float(np.int32(signed if signed >= 0 else -(1 << 31) - signed).view(np.float32))

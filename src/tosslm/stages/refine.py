@@ -56,17 +56,18 @@ def joining_step(round_: int) -> Step:
 
 def _join(bench: Workbench, round_: int) -> Facts:
     samples, layout = bench.config.refinement.samples_per_round, bench.layout
-    ids: list[str] = []
-    best: list[float] = []
-    for part_ids, lengths, part in finite_scores(layout.of(scores(round_ - 1))):
-        ids += part_ids
-        best += [row.max() for row in split_rows(part, lengths)]
     known = {base_id(row_id) for row_id in row_ids(layout.rows("harmful"))}
     known |= {base_id(row_id) for row_id in joined_by(layout, round_ - 1)}
-    contents = [base_id(row_id) for row_id in ids]
-    chosen = rows_to_join(np.asarray(best, dtype=np.float32), contents, known, samples)
-    if len(chosen) < samples:
-        bench.reporter.say(f"round {round_}: only {len(chosen)} of {samples} rows were left to join")
-    facts = {"round": round_, "samples": samples, "joined": len(chosen)}
-    write_json(layout.joined(round_), facts | {"row_ids": [ids[i] for i in chosen]})
+    ids: list[str] = []
+    best = np.zeros(0, dtype=np.float32)
+    # Whoever is among the first of all is among the first of what came before and a part: no row is held that is not.
+    for part_ids, lengths, part in finite_scores(layout.of(scores(round_ - 1))):
+        ids = [*ids, *part_ids]
+        best = np.concatenate([best, [row.max() for row in split_rows(part, lengths)]], dtype=np.float32)
+        chosen = rows_to_join(best, [base_id(row_id) for row_id in ids], known, samples)
+        ids, best = [ids[i] for i in chosen], best[chosen]
+    if len(ids) < samples:
+        bench.reporter.say(f"round {round_}: only {len(ids)} of {samples} rows were left to join")
+    facts = {"round": round_, "samples": samples, "joined": len(ids)}
+    write_json(layout.joined(round_), facts | {"row_ids": ids})
     return facts
