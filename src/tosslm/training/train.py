@@ -22,6 +22,7 @@ from trl import SFTConfig
 
 from tosslm.config import TrainingConfig
 from tosslm.errors import InputError, TosslmError
+from tosslm.model.attention import block_attention
 from tosslm.model.base import Base, fresh_adapter, save_adapter
 from tosslm.progress import Reporter
 from tosslm.tracking import Trackers
@@ -147,6 +148,7 @@ def train_adapter(
         shutil.rmtree(checkpoints, ignore_errors=True)
     with (
         fresh_adapter(base, settings.lora, recipe.seed) as model,
+        block_attention(model),
         reporter.task(name, steps) as task,
         tensorboard_folder(trackers.folder),
     ):
