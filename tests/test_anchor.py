@@ -152,7 +152,7 @@ def test_the_base_reads_only_rows_with_anchors_and_no_further_than_the_last(
     hidden_states = SplitHead.hidden_states
 
     def watch(
-        self: SplitHead, input_ids: torch.Tensor, attention_mask: torch.Tensor, through: Any = None
+        self: SplitHead, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, through: Any = None
     ) -> torch.Tensor:
         read.append((torch.is_grad_enabled(), input_ids.shape))
         return hidden_states(self, input_ids, attention_mask, through=through)
@@ -161,7 +161,8 @@ def test_the_base_reads_only_rows_with_anchors_and_no_further_than_the_last(
     rows = anchored_rows()
     train(tmp_path, tiny_model_folder, epochs=1, micro_batch_size=8)
     last = max(max(np.flatnonzero(row["anchored"]), default=0) for row in rows)
-    assert [shape for trains, shape in read if trains] == [(8, max(len(row["input_ids"]) for row in rows))]
+    taught = max(max(np.flatnonzero(np.array(row["labels"]) != -100), default=0) for row in rows)
+    assert [shape for trains, shape in read if trains] == [(8, max(last, taught))]
     assert [shape for trains, shape in read if not trains] == [(7, last)]
 
 

@@ -30,7 +30,7 @@ class SelectiveTrainer(SFTTrainer):
     Args:
         args: as for ``SFTTrainer``.
         normalize: what the summed loss of an optimizer batch is divided by, see ``Recipe``.
-        batch_size: rows of an optimizer batch, over all processes.
+        batch_size: rows of an optimizer batch, over all processes; None is what the arguments say of one process.
         anchor_weight: weight of the mean ``KL(base || model)`` over an optimizer batch's anchored tokens.
         token_loss: what takes the place of a kept token's cross-entropy; None is the cross-entropy itself.
         hold: whether what a token's weight lacks to 1 goes to ``KL(base || model)`` there.
@@ -42,7 +42,7 @@ class SelectiveTrainer(SFTTrainer):
         self,
         *args: Any,
         normalize: Literal["kept", "all", "row"],
-        batch_size: int,
+        batch_size: int | None = None,
         anchor_weight: float = 0.0,
         token_loss: TokenLoss | None = None,
         hold: bool = False,
@@ -50,7 +50,8 @@ class SelectiveTrainer(SFTTrainer):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self._hold, self._batch_size = hold, batch_size
+        self._hold = hold
+        self._batch_size = batch_size or self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
         weighs_rows = hook is not None and type(hook).row_weights is not TrainingHook.row_weights
         self._row_weights = hook.row_weights if hook is not None and weighs_rows else None
         self._token_loss = token_loss
