@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from benchmarks.measuring import Results, in_process, measured, parser_of, provenance_told, spread
+
 from tosslm.files import write_json
 
 NAME = "anchor"

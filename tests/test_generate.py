@@ -87,7 +87,9 @@ def test_each_token_is_read_once_in_batches_of_like_length(
     monkeypatch.setattr(model.generation_config, "use_cache", False)
     monkeypatch.setattr(model.config, "use_cache", False)
     read: list[int] = []
-    hook = model.get_input_embeddings().register_forward_hook(lambda _module, ids, _output: read.append(ids[0].numel()))
+    hook = model.get_input_embeddings().register_forward_hook(
+        lambda _module, ids, _output: read.append(ids[0].numel())
+    )
     monkeypatch.setattr(generate, "stop_tokens", lambda *_: [0])  # which is never the likeliest here
     answers = generate_answers(model, smollm2_tokenizer, prompts, max_new_tokens=3, batch_size=4)
     hook.remove()

@@ -114,7 +114,7 @@ def evenly(items: Sequence[Item], parts: int) -> list[Sequence[Item]]:
 
 
 class FilledRows(Rows[dict[str, Any]]):
-    """Training rows, and at ``FILLER`` one that trains nothing.
+    """Training rows with their ``number``, and at ``FILLER`` one that trains nothing.
 
     Args:
         rows: as ``write_training_rows`` makes them.
@@ -129,7 +129,8 @@ class FilledRows(Rows[dict[str, Any]]):
         return len(self._rows)
 
     def __getitem__(self, number: int) -> dict[str, Any]:  # noqa: D105
-        return self._filler if number == FILLER else self._rows[number]
+        row = self._filler if number == FILLER else self._rows[number]
+        return row | {"number": max(number, 0)}
 
 
 class EpochLoader(DataLoader[dict[str, Any]]):

@@ -16,6 +16,7 @@ from tosslm.errors import InputError
 from tosslm.model.base import without_adapter
 from tosslm.model.head import SplitHead
 from tosslm.team import Place
+from tosslm.training.held import BaseStates
 from tosslm.training.hooks import TrainingHook
 from tosslm.training.labels import IGNORED, read_lengths
 from tosslm.training.shares import EpochLoader, FilledRows, Shares
@@ -32,6 +33,7 @@ class SelectiveTrainer(SFTTrainer):
         normalize: what the summed loss of an optimizer batch is divided by, see ``Recipe``.
         batch_size: rows of an optimizer batch, over all processes; None is what the arguments say of one process.
         anchor_weight: weight of the mean ``KL(base || model)`` over an optimizer batch's anchored tokens.
+        base_states: what the base says at them, read before; None reads it in every step.
         token_loss: what takes the place of a kept token's cross-entropy; None is the cross-entropy itself.
         hold: whether what a token's weight lacks to 1 goes to ``KL(base || model)`` there.
         hook: what a method does around each step; it may weigh rows.
@@ -44,6 +46,7 @@ class SelectiveTrainer(SFTTrainer):
         normalize: Literal["kept", "all", "row"],
         batch_size: int | None = None,
         anchor_weight: float = 0.0,
+        base_states: BaseStates | None = None,
         token_loss: TokenLoss | None = None,
         hold: bool = False,
         hook: TrainingHook | None = None,
@@ -54,7 +57,7 @@ class SelectiveTrainer(SFTTrainer):
         self._batch_size = batch_size or self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
         weighs_rows = hook is not None and type(hook).row_weights is not TrainingHook.row_weights
         self._row_weights = hook.row_weights if hook is not None and weighs_rows else None
-        self._token_loss = token_loss
+        self._token_loss, self._base_states = token_loss, base_states
         self._normalize, self._anchor_weight, self._anchored_in_step = normalize, anchor_weight, 0
         self._split = SplitHead(self.model)
         self.tokens_seen = 0
@@ -118,7 +121,7 @@ class SelectiveTrainer(SFTTrainer):
         if self._hold:
             loss = loss + self._held(hidden, kept, inputs) / count
         if self._anchored_in_step:
-            divergence = anchored_divergence(self._split, hidden, _unmasked(inputs), self._as_base)
+            divergence = self._divergence(hidden, inputs)
             loss = loss + self._anchor_weight / self._anchored_in_step * divergence
         # Gradients are averaged over processes, where the sum of their shares is meant.
         return loss * self.args.world_size if self.args.world_size > 1 else loss
@@ -165,10 +168,17 @@ class SelectiveTrainer(SFTTrainer):
     def _hidden_states(self, inputs: dict[str, Any], through: Any = None) -> torch.Tensor:
         """The head's input where tokens 1 to ``T - 1`` are predicted, ``[B, T - 1, H]``.
 
-        The last token is not read, since nothing is predicted from it, unless it is the only one.
+        Padding is at the ends, where a causal model does not look. The last token is not read, since nothing is predicted from it, unless it is the only one.
         """
         last = inputs["input_ids"].shape[1] - 1
         return self._split.hidden_states(inputs["input_ids"][:, : max(last, 1)], None, through=through)[:, :last]
+
+    def _divergence(self, hidden: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
+        """Sum of ``KL(base || model)`` over the micro-batch's anchored tokens, float32."""
+        if self._base_states is None:
+            return anchored_divergence(self._split, hidden, inputs | {"attention_mask": None}, self._as_base)
+        base = self._base_states.of(inputs["number"].tolist(), hidden.device)
+        return self._split.summed_divergence(hidden[inputs["anchored"][:, 1:]], base, self._as_base)
 
     def _as_base(self) -> AbstractContextManager[None]:
         """The model as it was before training."""
@@ -206,11 +216,6 @@ def anchored_divergence(
             inputs["input_ids"][rows, :end], None if mask is None else mask[rows, :end]
         )
     return split.summed_divergence(hidden[anchored], read[anchored[rows, :end]], as_base, base=base)
-
-
-def _unmasked(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """A micro-batch of the collator below, whose padding is at the ends: a causal model does not see it."""
-    return {**inputs, "attention_mask": None}
 
 
 def run_positions(kept: torch.Tensor) -> torch.Tensor:
