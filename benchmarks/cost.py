@@ -3,8 +3,8 @@
     python -m benchmarks.cost                  # 50 rows, 5 repeats: about 8 minutes of one idle core
     python -m benchmarks.cost --rows 20 --repeats 1
 
-Three jobs take turns, each a process of its own: ``sft``, method sft of `toss compare`; ``job``, references on a tenth
-as many rows each, scoring, selection and fine-tuning; ``proxy``, the same with ``references.model``, an eighth of the
+Three jobs take turns, each a process of its own: ``sft``, method sft of `toss compare`; ``job``, references on a
+tenth as many rows each, scoring, selection and fine-tuning; ``proxy``, the same with ``references.model``, an eighth of the
 base's size. Rows are the demo's, trainings have the tool's defaults. What differs from the defaults is the selection:
 a tenth of the tokens by their own scores, since the posterior asks for more held-out rows than these. There is no
 proxy an eighth of SmolLM2-135M, so one is made with random weights: its time is a real one's, its choice is not.
@@ -50,7 +50,7 @@ def settings(kind: str, rows: int, run_dir: Path) -> dict[str, Any]:
 
 
 def proxy_folder() -> Path:
-    """A Llama with random weights, an eighth of SmolLM2-135M's size and with its tokenizer, made unless it is there."""
+    """A Llama with random weights, an eighth of SmolLM2-135M's size, with its tokenizer, made unless it is there."""
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -116,7 +116,7 @@ def section(results: dict[str, Any]) -> str:
     lines = [
         "## What the method costs",
         "",
-        f"`python -m benchmarks.cost`: {asked['rows']} rows of the demo ({facts['tokens']} tokens read in two epochs), "
+        f"`python -m benchmarks.cost`: {asked['rows']} rows of the demo ({facts['tokens']} tokens in two epochs), "
         "references on a tenth as many rows each, scoring, selection and fine-tuning, beside plain fine-tuning "
         "(method `sft`) of the same base on the same rows; trainings with the tool's defaults, anchors among them. "
         "Jobs take turns, each a process of its own; processor seconds, medians, lowest to highest. A tenth of the "

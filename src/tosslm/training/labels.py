@@ -156,7 +156,7 @@ def count_tokens(rows: Dataset) -> tuple[int, int, int]:
 
 
 def read_lengths(rows: Dataset) -> np.ndarray:
-    """Tokens of each training row up to its last label or anchor, int32 ``[N]``: what follows them teaches nothing."""
+    """Tokens of each training row up to its last label or anchor, int32 ``[N]``: what follows teaches nothing."""
     lengths = [np.zeros(0, dtype=np.int32)]
     for batch in rows.with_format("arrow").iter(batch_size=1000):
         labels = batch["labels"].combine_chunks()

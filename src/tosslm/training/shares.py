@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -110,7 +110,7 @@ def evenly(items: Sequence[Item], parts: int) -> list[Sequence[Item]]:
     """
     least, more = divmod(len(items), parts)
     ends = [number * least + min(number, more) for number in range(parts + 1)]
-    return [items[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+    return [items[start:end] for start, end in pairwise(ends)]
 
 
 class FilledRows(Rows[dict[str, Any]]):

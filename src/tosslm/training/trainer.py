@@ -168,7 +168,8 @@ class SelectiveTrainer(SFTTrainer):
     def _hidden_states(self, inputs: dict[str, Any], through: Any = None) -> torch.Tensor:
         """The head's input where tokens 1 to ``T - 1`` are predicted, ``[B, T - 1, H]``.
 
-        Padding is at the ends, where a causal model does not look. The last token is not read, since nothing is predicted from it, unless it is the only one.
+        Padding is at the ends, where a causal model does not look. The last token is not read, since nothing is
+        predicted from it, unless it is the only one.
         """
         last = inputs["input_ids"].shape[1] - 1
         return self._split.hidden_states(inputs["input_ids"][:, : max(last, 1)], None, through=through)[:, :last]
@@ -285,7 +286,7 @@ class TrainingCollator(DataCollatorForLanguageModeling):
 
 def _taught(example: dict[str, Any]) -> dict[str, Any]:
     """A training row up to its last label or anchor; of a row without any, two tokens that train nothing."""
-    anchored = example.get("anchored") or repeat(False)
-    wanted = [i for i, (label, held) in enumerate(zip(example["labels"], anchored)) if held or label != IGNORED]
+    pairs = zip(example["labels"], example.get("anchored") or repeat(False), strict=False)
+    wanted = [place for place, (label, held) in enumerate(pairs) if held or label != IGNORED]
     end = max(2, wanted[-1] + 1 if wanted else 0)
     return {name: value[:end] if isinstance(value, list) else value for name, value in example.items()}
