@@ -4,11 +4,11 @@
     python -m benchmarks.cost --rows 20 --repeats 1
 
 Three jobs take turns, each a process of its own: ``sft``, method sft of `toss compare`; ``job``, references on a
-tenth as many rows each, scoring, selection and fine-tuning; ``proxy``, the same with ``references.model``, an eighth of the
-base's size. Rows are the demo's, trainings have the tool's defaults. What differs from the defaults is the selection:
-a tenth of the tokens by their own scores, since the posterior asks for more held-out rows than these. There is no
-proxy an eighth of SmolLM2-135M, so one is made with random weights: its time is a real one's, its choice is not.
-Times are seconds of the processor.
+tenth as many rows each, scoring, selection and fine-tuning; ``proxy``, the same with ``references.model``, an eighth
+of the base's size. Rows are the demo's, trainings have the tool's defaults. What differs from the defaults is the
+selection: a tenth of the tokens by their own scores, since the posterior asks for more held-out rows than these.
+There is no proxy an eighth of SmolLM2-135M, so one is made with random weights: its time is a real one's, its choice
+is not. Times are seconds of the processor.
 """
 
 from __future__ import annotations
