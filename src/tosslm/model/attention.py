@@ -16,7 +16,7 @@ _NAME = "tosslm_blocks"
 _BLOCK = 64
 """Tokens that ask at once: fewer make the products small, more compute scores of tokens that lie ahead."""
 _TRAINED = 512
-"""Tokens of the longest rows whose scores are kept for gradients: there they take less than activations."""
+"""Tokens of the longest rows whose scores are kept for gradients: these take less than activations there."""
 _UNKNOWN = ("position_bias", "softcap", "s_aux", "cache", "output_attentions")
 """What an attention may be asked for beside plain attention."""
 
