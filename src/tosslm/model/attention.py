@@ -25,9 +25,9 @@ _UNKNOWN = ("position_bias", "softcap", "s_aux", "cache", "output_attentions")
 def block_attention(model: Any) -> Iterator[None]:
     """The model with ``blockwise_causal`` as its attention, where that is quicker; as it was afterwards.
 
-    That is on a CPU, whose fused kernel is slow at short rows, most of all in bfloat16; with gradients, for rows of at
-    most 512 tokens, since their scores are kept until the backward pass. A model that does not take
-    its attention from transformers' registry, or not ``sdpa``, keeps its own.
+    That is on a CPU, whose fused kernel is slow at short rows, most of all in bfloat16; with gradients, for rows of
+    at most 512 tokens, since their scores are kept until the backward pass. A model that does not take its attention
+    from transformers' registry, or not ``sdpa``, keeps its own.
     """
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     config = model.config.get_text_config()
