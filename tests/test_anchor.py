@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from peft import PeftModel
 from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM
@@ -16,10 +17,12 @@ import tosslm
 from conftest import write_rows
 from support.dying import DyingReporter, KilledError
 from test_training import base_of
-from tosslm.config import TrainingConfig, load_config
+from tosslm.config import LoraConfig, TrainingConfig, load_config
 from tosslm.errors import InputError
+from tosslm.model.base import fresh_adapter
 from tosslm.model.head import SplitHead
 from tosslm.progress import Reporter, SilentReporter
+from tosslm.training.held import base_states
 from tosslm.training.labels import anchored_tokens, training_row, write_training_rows
 from tosslm.training.masked import selective_rows
 from tosslm.training.train import Recipe, train_adapter
@@ -166,7 +169,7 @@ def test_the_base_reads_only_rows_with_anchors_and_no_further_than_the_last(
     hidden_states = SplitHead.hidden_states
 
     def watch(
-        self: SplitHead, input_ids: torch.Tensor, attention_mask: torch.Tensor, through: Any = None
+        self: SplitHead, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, through: Any = None
     ) -> torch.Tensor:
         read.append((torch.is_grad_enabled(), input_ids.shape))
         return hidden_states(self, input_ids, attention_mask, through=through)
@@ -175,8 +178,29 @@ def test_the_base_reads_only_rows_with_anchors_and_no_further_than_the_last(
     rows = anchored_rows()
     train(tmp_path, tiny_model_folder, epochs=1, micro_batch_size=8)
     last = max(max(np.flatnonzero(row["anchored"]), default=0) for row in rows)
-    assert [shape for trains, shape in read if trains] == [(8, max(len(row["input_ids"]) for row in rows))]
+    taught = max(max(np.flatnonzero(np.array(row["labels"]) != -100), default=0) for row in rows)
+    assert [shape for trains, shape in read if trains] == [(8, max(last, taught))]
     assert [shape for trains, shape in read if not trains] == [(7, last)]
+
+
+def test_what_the_base_says_is_held_over_several_epochs(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same training as where memory is too little and the base reads in every step."""
+    rows = anchored_rows()
+    _, held = train(tmp_path / "held", tiny_model_folder, batch_size=4, rows=rows)
+    monkeypatch.setattr("tosslm.training.held.MOST_BYTES", 0)
+    _, anew = train(tmp_path / "anew", tiny_model_folder, batch_size=4, rows=rows)
+    for name, weight in load_file(held / WEIGHTS).items():
+        np.testing.assert_allclose(weight, load_file(anew / WEIGHTS)[name], atol=5e-3)
+    with fresh_adapter(base_of(tiny_model_folder), LoraConfig.model_validate({}), 0) as model:
+        states = base_states(SplitHead(model), Dataset.from_list(rows))
+        plain = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.float32)
+        for number, row in enumerate(rows):
+            with torch.no_grad():
+                ids = torch.tensor([row["input_ids"]])
+                wanted = plain.model(ids).last_hidden_state[0, :-1][torch.tensor(row["anchored"][1:])]
+            torch.testing.assert_close(states.of([number], wanted.device), wanted, atol=1e-4, rtol=1e-3)
 
 
 def test_a_killed_anchored_training_ends_with_the_same_bytes(tiny_model_folder: Path, tmp_path: Path) -> None:

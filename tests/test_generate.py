@@ -80,6 +80,30 @@ def test_the_head_reads_no_views(
     assert all(read)
 
 
+def test_each_token_is_read_once_in_batches_of_like_length(
+    model: Any, smollm2_tokenizer: Any, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even of a model that was saved with its cache switched off, as trainers leave it."""
+    monkeypatch.setattr(model.generation_config, "use_cache", False)
+    monkeypatch.setattr(model.config, "use_cache", False)
+    read: list[int] = []
+    hook = model.get_input_embeddings().register_forward_hook(
+        lambda _module, ids, _output: read.append(ids[0].numel())
+    )
+    monkeypatch.setattr(generate, "stop_tokens", lambda *_: [0])  # which is never the likeliest here
+    answers = generate_answers(model, smollm2_tokenizer, prompts, max_new_tokens=3, batch_size=4)
+    hook.remove()
+    assert not any(answer.finished for answer in answers)
+    texts = [prompt_text(smollm2_tokenizer, prompt) for prompt in prompts]
+    lengths = sorted((len(smollm2_tokenizer(text)["input_ids"]) for text in texts), reverse=True)
+    batches = [lengths[start : start + 4] for start in range(0, len(lengths), 4)]
+    assert read == [size for own in batches for size in (len(own) * own[0], len(own), len(own))]
+
+
+def prompt_text(tokenizer: Any, prompt: Prompt) -> str:
+    return str(tokenizer.apply_chat_template(prompt.messages, add_generation_prompt=True, tokenize=False))
+
+
 def test_an_answer_ends_at_the_end_of_turn(
     model: Any, smollm2_tokenizer: Any, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:

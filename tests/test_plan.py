@@ -142,10 +142,12 @@ def test_a_sample_is_every_nth_row_and_its_batches_hold_each_once() -> None:
         sample.add({"input_ids": [7] * length, "response_mask": [length % 2 == 0] * length})
     assert [len(row["input_ids"]) for row in sample.rows] == list(range(1, 3 * MOST + 1, sample.step))
     assert MOST / 2 <= len(sample.rows) <= MOST
-    batches = micro_batches(sample.rows[:10], 4)
+    batches = micro_batches(sample.rows[:10], 8, 4)
     assert [len(batch) for batch in batches] == [4, 4]
+    lengths = [len(row["input_ids"]) for batch in batches for row in batch]
+    assert lengths == sorted(lengths, reverse=True)  # both are of one optimizer batch
     assert len({len(row["input_ids"]) for batch in batches for row in batch}) == 8
-    assert [len(batch) for batch in micro_batches(sample.rows[:3], 4)] == [3]
+    assert [len(batch) for batch in micro_batches(sample.rows[:3], 8, 4)] == [3]
     assert mean_batch([]) == MicroBatch(1.0, 1.0)
 
 

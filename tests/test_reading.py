@@ -144,16 +144,19 @@ def test_the_model_is_given_back_as_it_was() -> None:
 
 
 @pytest.mark.parametrize(("asking", "known"), [(1, 1), (63, 63), (130, 130), (70, 200), (1, 90)])
-def test_attention_in_blocks_is_attention(asking: int, known: int) -> None:
+def test_attention_in_blocks_is_attention_and_so_are_its_gradients(asking: int, known: int) -> None:
     torch.manual_seed(0)
-    query = torch.randn(2, 6, asking, 8)
-    key, value = torch.randn(2, 3, known, 8), torch.randn(2, 3, known, 5)
+    query = torch.randn(2, 6, asking, 8, requires_grad=True)
+    key, value = (torch.randn(2, 3, known, size, requires_grad=True) for size in (8, 5))
     mask = torch.ones(asking, known, dtype=torch.bool).tril(known - asking)
     scores = (query @ key.repeat_interleave(2, 1).mT * 0.3).masked_fill(~mask, -torch.inf)
     expected = scores.double().softmax(-1) @ value.repeat_interleave(2, 1).double()
-    torch.testing.assert_close(
-        blockwise_causal(query, key, value, 0.3).double(), expected.transpose(1, 2), atol=1e-5, rtol=1e-5
-    )
+    found = blockwise_causal(query, key, value, 0.3)
+    torch.testing.assert_close(found.double(), expected.transpose(1, 2), atol=1e-5, rtol=1e-5)
+    pull = torch.randn_like(found)
+    gradients = torch.autograd.grad(found, (query, key, value), pull)
+    wanted = torch.autograd.grad(expected.transpose(1, 2), (query, key, value), pull.double())
+    torch.testing.assert_close(gradients, wanted, atol=1e-4, rtol=1e-4)
 
 
 ROWS = st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=9), max_size=12)

@@ -37,6 +37,7 @@ GOLDEN: dict[str, dict[str, str]] = json.loads(
 Of the anchored methods ``model`` and ``evaluation/model`` are newer: 0.1.0 anchored only the first answer of a
 conversation, so what it trained is to be done again. Of ``star-dss`` all but ``data`` is newer: it is another method.
 Scores, and all that reads them, are newer too: losses are computed otherwise, and may differ in their last digits.
+So are trained adapters: rows of like length go together in a forward pass.
 """
 CONFIG = {
     "run_dir": "run",

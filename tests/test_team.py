@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,19 @@ class InOrder:
 
     def set_epoch(self, epoch: int) -> None:
         pass
+
+
+@given(st.lists(st.integers(2, 90), min_size=1, max_size=40), st.integers(1, 9), st.integers(1, 4))
+def test_micro_batches_are_of_like_length_and_stay_in_their_optimizer_batch(
+    lengths: list[int], batch: int, micro: int
+) -> None:
+    passes = list(Shares(InOrder(len(lengths)), batch, micro, Place(0, 1), lengths))
+    read = iter([row for micro_batch in passes for row in micro_batch])
+    for first in range(0, len(lengths), batch):
+        whole = range(first, min(first + batch, len(lengths)))
+        assert list(islice(read, len(whole))) == sorted(whole, key=lambda row: (-lengths[row], row))
+    assert next(read, None) is None
+    assert all(1 <= len(micro_batch) <= micro for micro_batch in passes)
 
 
 @given(st.integers(1, 40), st.integers(1, 9), st.integers(1, 4), st.integers(1, 5))

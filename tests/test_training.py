@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM
 
@@ -20,8 +21,9 @@ from tosslm.errors import InputError, TosslmError
 from tosslm.model.base import Base, fresh_adapter, open_base
 from tosslm.progress import Reporter, SilentReporter
 from tosslm.training.fine_tune import fine_tune
-from tosslm.training.labels import training_row, write_training_rows
+from tosslm.training.labels import read_lengths, training_row, write_training_rows
 from tosslm.training.train import Recipe, tensorboard_folder, train_adapter
+from tosslm.training.trainer import TrainingCollator
 
 
 def make_rows(count: int = 10) -> list[dict[str, Any]]:
@@ -296,3 +298,18 @@ def test_fine_tuning_on_rows_by_themselves_goes_on_after_a_kill(tiny_model_folde
     assert (out / "adapter_model.safetensors").read_bytes() == (
         tmp_path / "run/out/adapter_model.safetensors"
     ).read_bytes()
+
+
+def test_rows_are_read_up_to_their_last_label_or_anchor() -> None:
+    rows = make_rows(12)
+    held = [row | {"anchored": [False] * len(row["labels"])} for row in rows]
+    held[3]["anchored"][-1] = True
+    wanted = [[i for i, label in enumerate(row["labels"]) if label != -100 or row["anchored"][i]] for row in held]
+    lengths = read_lengths(Dataset.from_list(held))
+    assert lengths.tolist() == [max(own) + 1 if own else 0 for own in wanted]
+    batch = TrainingCollator(pad_token_id=0)(held)
+    assert batch["attention_mask"].sum(1).tolist() == np.maximum(lengths, 2).tolist()
+    for name in ("labels", "anchored"):
+        padded = -100 if name == "labels" else False
+        for row, made in zip(held, batch[name].tolist(), strict=True):
+            assert made == (row[name] + [padded] * len(made))[: len(made)]

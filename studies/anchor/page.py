@@ -38,7 +38,7 @@ first tokens to become an option; it did not, so it is none.
 """
 
 
-_COST_HEAD = """Written by `python benchmarks/anchor.py`: the demo's rows with a tenth of the response tokens
+_COST_HEAD = """Written by `python -m benchmarks.anchor`: the demo's rows with a tenth of the response tokens
 dropped at random, each training a process of its own, in turns. Medians and ranges of the ratios."""
 
 

@@ -186,6 +186,7 @@ def _settings(model: Any, tokenizer: Any, max_new_tokens: int, temperature: floa
         num_beams=1,
         repetition_penalty=1.0,
         no_repeat_ngram_size=0,
+        use_cache=True,  # trainers save models with it switched off
         eos_token_id=stops,
         pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stops[0],
         **(sampling or {"do_sample": False}),

@@ -15,6 +15,8 @@ from transformers.masking_utils import causal_mask_function, sdpa_mask
 _NAME = "tosslm_blocks"
 _BLOCK = 64
 """Tokens that ask at once: fewer make the products small, more compute scores of tokens that lie ahead."""
+_TRAINED = 512
+"""Tokens of the longest rows whose scores are kept for gradients: these take less than activations there."""
 _UNKNOWN = ("position_bias", "softcap", "s_aux", "cache", "output_attentions")
 """What an attention may be asked for beside plain attention."""
 
@@ -23,8 +25,9 @@ _UNKNOWN = ("position_bias", "softcap", "s_aux", "cache", "output_attentions")
 def block_attention(model: Any) -> Iterator[None]:
     """The model with ``blockwise_causal`` as its attention, where that is quicker; as it was afterwards.
 
-    That is on a CPU, whose fused kernel is slow at short rows, most of all in bfloat16. A model that does not take
-    its attention from transformers' registry, or not ``sdpa``, keeps its own.
+    That is on a CPU, whose fused kernel is slow at short rows, most of all in bfloat16; with gradients, for rows of
+    at most 512 tokens, since their scores are kept until the backward pass. A model that does not take its attention
+    from transformers' registry, or not ``sdpa``, keeps its own.
     """
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     config = model.config.get_text_config()
@@ -82,7 +85,8 @@ def _attend(
 ) -> tuple[torch.Tensor, None]:
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     unknown = dropout or any(kwargs.get(name) is not None and kwargs[name] is not False for name in _UNKNOWN)
-    if attention_mask is None and causal and not unknown and not torch.is_grad_enabled():
+    short = not torch.is_grad_enabled() or key.shape[2] <= _TRAINED
+    if attention_mask is None and causal and not unknown and short:
         return blockwise_causal(query, key, value, query.shape[-1] ** -0.5 if scaling is None else scaling), None
     if attention_mask is None and causal and key.shape[2] > query.shape[2]:
         attention_mask = _causal_mask(query, key)

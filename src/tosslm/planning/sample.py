@@ -56,11 +56,24 @@ class MicroBatch:
     responses: float
 
 
-def micro_batches(rows: Sequence[Mapping[str, Any]], size: int) -> list[list[Mapping[str, Any]]]:
-    """Rows in an order of their own, ``size`` at a time; of few rows one batch of less."""
+def micro_batches(rows: Sequence[Mapping[str, Any]], batch_size: int, size: int) -> list[list[Mapping[str, Any]]]:
+    """Rows in an order of their own, as a training reads them: ``size`` at a time, of each optimizer batch by length.
+
+    Of rows that fill no micro-batch none is made, unless there are no others.
+
+    Args:
+        rows: with ``input_ids``.
+        batch_size: rows of an optimizer batch.
+        size: rows of a micro-batch.
+    """
     order = random.Random(0).sample(range(len(rows)), len(rows))
-    whole = max(size, len(rows) // size * size)
-    return [[rows[i] for i in order[start : start + size]] for start in range(0, min(whole, len(rows)), size)]
+    order = order[: max(size, len(rows) // size * size)]
+    found: list[list[Mapping[str, Any]]] = []
+    for begin in range(0, len(order), batch_size):
+        batch = [rows[i] for i in order[begin : begin + batch_size]]
+        batch.sort(key=lambda row: -len(row["input_ids"]))
+        found += [batch[start : start + size] for start in range(0, len(batch), size)]
+    return found
 
 
 def mean_batch(batches: Sequence[Sequence[Mapping[str, Any]]]) -> MicroBatch:

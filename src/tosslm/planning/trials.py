@@ -13,6 +13,7 @@ from tosslm.config import Config, TrainingConfig
 from tosslm.diagnosis.causes import own_answers
 from tosslm.diagnosis.divergence import DEGRADED, row_divergences
 from tosslm.evaluation.generate import generated_ids
+from tosslm.model.attention import block_attention
 from tosslm.model.base import without_adapter
 from tosslm.model.head import SplitHead
 from tosslm.model.losses import batch_budget, padded_batch, plan_batches, response_losses
@@ -78,7 +79,7 @@ def _training(settings: TrainingConfig, rows: Rows, batch: Unit, step: Unit) -> 
 
 def _passing(settings: TrainingConfig, rows: Rows, unit: Unit, *, anchored: bool) -> Trial:
     """A micro-batch of about the mean size, forward and backward."""
-    batches = micro_batches(rows, min(settings.micro_batch_size, settings.batch_size))
+    batches = micro_batches(rows, settings.batch_size, min(settings.micro_batch_size, settings.batch_size))
     mean = mean_batch(batches).padded
     batch = nearest(batches, mean)
 
@@ -92,20 +93,21 @@ def _passing(settings: TrainingConfig, rows: Rows, unit: Unit, *, anchored: bool
 def _pass(model: Any, batch: Rows, *, anchored: bool) -> Work:
     """The fine-tuning's loss and its gradients; with anchors the later half of the answers is anchored."""
     split = SplitHead(model)
-    input_ids, attention_mask, predicts = (part.to(model.device) for part in padded_batch(batch))
+    input_ids, _, predicts = (part.to(model.device) for part in padded_batch(batch))
     responses = predicts[:, :-1]
     later = responses & (2 * responses.cumsum(1) > responses.sum(1, keepdim=True))
     kept = responses & ~later if anchored else responses
     targets = input_ids[:, 1:][kept]
     places = torch.cat([torch.zeros_like(later[:, :1]), later], dim=1)
-    inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "anchored": places}
+    inputs = {"input_ids": input_ids, "attention_mask": None, "anchored": places}
 
     def work() -> None:
-        hidden = split.hidden_states(input_ids, attention_mask)[:, :-1]
-        loss = split.summed_loss(hidden[kept], targets)
-        if anchored:
-            loss = loss + anchored_divergence(split, hidden, inputs, lambda: without_adapter(model))
-        loss.backward()
+        with block_attention(model):
+            hidden = split.hidden_states(input_ids[:, :-1], None)
+            loss = split.summed_loss(hidden[kept], targets)
+            if anchored:
+                loss = loss + anchored_divergence(split, hidden, inputs, lambda: without_adapter(model))
+            loss.backward()
 
     return work
 

@@ -96,4 +96,4 @@ def training_step(name: str, stage: str, reads: tuple[str, ...], training: Train
             together=current() is not None,
         )
 
-    return Step(name, stage, 1, reads, train, covers, join=join)
+    return Step(name, stage, 2, reads, train, covers, join=join)

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset
 
 from tosslm.files import atomic_path
+from tosslm.ragged import row_starts
 
 IGNORED = -100
 TRAINING_SCHEMA = pa.schema(
@@ -151,6 +153,22 @@ def count_tokens(rows: Dataset) -> tuple[int, int, int]:
         if "anchored" in rows.column_names:
             anchored += batch["anchored"].combine_chunks().flatten().true_count
     return tokens, trained, anchored
+
+
+def read_lengths(rows: Dataset) -> np.ndarray:
+    """Tokens of each training row up to its last label or anchor, int32 ``[N]``: what follows teaches nothing."""
+    lengths = [np.zeros(0, dtype=np.int32)]
+    for batch in rows.with_format("arrow").iter(batch_size=1000):
+        labels = batch["labels"].combine_chunks()
+        wanted = labels.flatten().to_numpy() != IGNORED
+        if "anchored" in rows.column_names:
+            wanted |= batch["anchored"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        ends = row_starts(pc.list_value_length(labels).to_numpy())
+        # Where wanted, a token's place; the largest up to a row's end is its last, unless that lies in a row before.
+        last = np.maximum.accumulate(np.where(wanted, np.arange(1, len(wanted) + 1), 0))
+        last = np.concatenate([[0], last])[ends[1:]]
+        lengths.append(np.maximum(last - ends[:-1], 0).astype(np.int32))
+    return np.concatenate(lengths)
 
 
 def in_batches(rows: Iterable[Mapping[str, Any]], size: int) -> Iterator[list[Mapping[str, Any]]]:

@@ -1,12 +1,13 @@
-"""Which rows of each optimizer batch a process reads, where several train together."""
+"""Which rows of each optimizer batch a process reads, and which of them in one forward pass."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from itertools import islice
-from typing import Any, Protocol
+from collections.abc import Iterator, Sequence
+from itertools import islice, pairwise
+from typing import Any, Protocol, TypeVar
 
+import numpy as np
 from datasets import Dataset
 from torch.utils.data import BatchSampler, DataLoader
 from torch.utils.data import Dataset as Rows
@@ -32,16 +33,19 @@ class Order(Protocol):
 
 
 class Shares(BatchSampler):
-    """A process's micro-batches of an epoch: its share of each optimizer batch, rows as one process would order them.
+    """A process's micro-batches of an epoch: its share of each optimizer batch, whose rows are those of ``order``.
 
-    All processes have as many micro-batches in an optimizer batch, at most ``micro_batch_size`` rows in each, so that
-    they meet at its end; where rows do not suffice, a micro-batch is a single ``FILLER``.
+    Within an optimizer batch rows of like length go together, so that little of a micro-batch is padding; the longest
+    come first, so that a lack of memory shows at once. All processes have as many micro-batches in an optimizer
+    batch, at most ``micro_batch_size`` rows in each, so that they meet at its end; where rows do not suffice, a
+    micro-batch is a single ``FILLER``.
 
     Args:
         order: of all rows.
         batch_size: rows of an optimizer batch, over all processes; the last of an epoch may have fewer.
         micro_batch_size: rows in one forward pass of one process.
         own: which process this is.
+        lengths: tokens of every row; None leaves rows in their order.
 
     Examples:
         >>> from accelerate.data_loader import SeedableRandomSampler
@@ -50,15 +54,27 @@ class Shares(BatchSampler):
         [[1, 1, 1, 1], [1, 1, 1, 1]]
     """
 
-    def __init__(self, order: Order, batch_size: int, micro_batch_size: int, own: Place) -> None:
+    def __init__(
+        self,
+        order: Order,
+        batch_size: int,
+        micro_batch_size: int,
+        own: Place,
+        lengths: Sequence[int] | np.ndarray | None = None,
+    ) -> None:
         self._order, self._micro, self._own, self._batch_size = order, micro_batch_size, own, batch_size
+        self._lengths = lengths
 
     def __iter__(self) -> Iterator[list[int]]:  # noqa: D105
         order = iter(self._order)
         while batch := list(islice(order, self._batch_size)):
-            own, passes = batch[self._own.rank :: self._own.count], self._passes(len(batch))
-            for number in range(passes):
-                yield own[number::passes] or [FILLER]
+            passes = self._passes(len(batch))
+            if self._lengths is not None:
+                lengths = self._lengths
+                batch.sort(key=lambda row: -int(lengths[row]))
+            own = batch[self._own.rank :: self._own.count]
+            for micro_batch in evenly(own, passes):
+                yield list(micro_batch) or [FILLER]
 
     def __len__(self) -> int:  # noqa: D105
         whole, rest = divmod(len(self._order), self._batch_size)
@@ -82,8 +98,23 @@ def forward_passes(rows: int, micro_batch_size: int, processes: int) -> int:
     return math.ceil(math.ceil(rows / processes) / micro_batch_size)
 
 
+Item = TypeVar("Item")
+
+
+def evenly(items: Sequence[Item], parts: int) -> list[Sequence[Item]]:
+    """Items cut into so many runs of neighbours, the first ones longer by one where they do not come out even.
+
+    Examples:
+        >>> evenly("abcde", 3)
+        ['ab', 'cd', 'e']
+    """
+    least, more = divmod(len(items), parts)
+    ends = [number * least + min(number, more) for number in range(parts + 1)]
+    return [items[start:end] for start, end in pairwise(ends)]
+
+
 class FilledRows(Rows[dict[str, Any]]):
-    """Training rows, and at ``FILLER`` one that trains nothing.
+    """Training rows with their ``number``, and at ``FILLER`` one that trains nothing.
 
     Args:
         rows: as ``write_training_rows`` makes them.
@@ -98,7 +129,8 @@ class FilledRows(Rows[dict[str, Any]]):
         return len(self._rows)
 
     def __getitem__(self, number: int) -> dict[str, Any]:  # noqa: D105
-        return self._filler if number == FILLER else self._rows[number]
+        row = self._filler if number == FILLER else self._rows[number]
+        return row | {"number": max(number, 0)}
 
 
 class EpochLoader(DataLoader[dict[str, Any]]):

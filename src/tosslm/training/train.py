@@ -22,10 +22,13 @@ from trl import SFTConfig
 
 from tosslm.config import TrainingConfig
 from tosslm.errors import InputError, TosslmError
+from tosslm.model.attention import block_attention
 from tosslm.model.base import Base, fresh_adapter, save_adapter
+from tosslm.model.head import SplitHead
 from tosslm.progress import Reporter
 from tosslm.tracking import Trackers
 from tosslm.training.callbacks import Around, Follow, last_checkpoint
+from tosslm.training.held import BaseStates, base_states, fits
 from tosslm.training.hooks import After, TrainingHook
 from tosslm.training.labels import count_tokens
 from tosslm.training.shares import forward_passes
@@ -149,6 +152,7 @@ def train_adapter(
         shutil.rmtree(checkpoints, ignore_errors=True)
     with (
         fresh_adapter(base, settings.lora, recipe.seed) as model,
+        block_attention(model),
         reporter.task(name, steps) as task,
         tensorboard_folder(trackers.folder),
     ):
@@ -166,6 +170,7 @@ def train_adapter(
             batch_size=settings.batch_size,
             anchor_weight=recipe.anchor_weight,
             anchor_normalize=recipe.anchor_normalize,
+            base_states=_base_states(model, rows, anchored, recipe),
             token_loss=recipe.token_loss,
             hold=recipe.hold,
             hook=recipe.hook,
@@ -184,6 +189,13 @@ def train_adapter(
     speed = round(trainer.tokens_seen / seconds, 1) if trainer.tokens_seen else None
     losses = (curve[0][1], curve[-1][1], curve, processes)
     return asdict(TrainingFacts(steps, len(rows), tokens * settings.epochs, trained, anchored, speed, *losses))
+
+
+def _base_states(model: PeftModel, rows: Dataset, anchored: int, recipe: Recipe) -> BaseStates | None:
+    """What the base says at anchored tokens, where several epochs of one process ask for it and memory is spared."""
+    split = SplitHead(model)
+    several = recipe.settings.epochs > 1 and PartialState().num_processes == 1
+    return base_states(split, rows) if anchored and several and fits(split, anchored) else None
 
 
 def _agreed_checkpoint(folder: Path) -> str | None:

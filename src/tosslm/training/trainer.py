@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from itertools import repeat
 from typing import Any, Literal
 
 import torch
@@ -15,8 +16,9 @@ from tosslm.errors import InputError
 from tosslm.model.base import without_adapter
 from tosslm.model.head import SplitHead
 from tosslm.team import Place
+from tosslm.training.held import BaseStates
 from tosslm.training.hooks import TrainingHook
-from tosslm.training.labels import IGNORED
+from tosslm.training.labels import IGNORED, read_lengths
 from tosslm.training.shares import EpochLoader, FilledRows, Shares
 
 TokenLoss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -29,9 +31,10 @@ class SelectiveTrainer(SFTTrainer):
     Args:
         args: as for ``SFTTrainer``.
         normalize: what the summed loss of an optimizer batch is divided by, see ``Recipe``.
-        batch_size: rows of an optimizer batch, over all processes; read where there are several.
+        batch_size: rows of an optimizer batch, over all processes; None is what the arguments say of one process.
         anchor_weight: weight of ``KL(base || model)`` over an optimizer batch's anchored tokens.
         anchor_normalize: what its sum is divided by, see ``Recipe``.
+        base_states: what the base says at them, read before; None reads it in every step.
         token_loss: what takes the place of a kept token's cross-entropy; None is the cross-entropy itself.
         hold: whether what a token's weight lacks to 1 goes to ``KL(base || model)`` there.
         hook: what a method does around each step; it may weigh rows.
@@ -42,19 +45,21 @@ class SelectiveTrainer(SFTTrainer):
         self,
         *args: Any,
         normalize: Literal["kept", "all", "row"],
-        batch_size: int = 1,
+        batch_size: int | None = None,
         anchor_weight: float = 0.0,
         anchor_normalize: Literal["all", "anchored"] = "anchored",
+        base_states: BaseStates | None = None,
         token_loss: TokenLoss | None = None,
         hold: bool = False,
         hook: TrainingHook | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self._hold, self._batch_size = hold, batch_size
+        self._hold = hold
+        self._batch_size = batch_size or self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
         weighs_rows = hook is not None and type(hook).row_weights is not TrainingHook.row_weights
         self._row_weights = hook.row_weights if hook is not None and weighs_rows else None
-        self._token_loss = token_loss
+        self._token_loss, self._base_states = token_loss, base_states
         self._normalize, self._anchor_weight, self._anchored_in_step = normalize, anchor_weight, 0
         self._anchor_normalize, self._anchor_divisor = anchor_normalize, 0
         self._split = SplitHead(self.model)
@@ -88,12 +93,11 @@ class SelectiveTrainer(SFTTrainer):
         return int(divisor.sum()), int(anchored.sum()), int(over.sum()), int(batch["attention_mask"].sum())
 
     def get_train_dataloader(self) -> Any:
-        """Rows in one process's order, of each optimizer batch this process's share."""
-        if self.args.world_size == 1:
-            return super().get_train_dataloader()
+        """Rows in one process's order, of each optimizer batch this process's share, rows of like length together."""
         order = SeedableRandomSampler(self.train_dataset, data_seed=self.args.seed)
         own = Place(self.args.process_index, self.args.world_size)
-        shares = Shares(order, self._batch_size, self.args.per_device_train_batch_size, own)
+        micro = self.args.per_device_train_batch_size
+        shares = Shares(order, self._batch_size, micro, own, read_lengths(self.train_dataset))
         return EpochLoader(
             FilledRows(self.train_dataset),
             batch_sampler=shares,
@@ -110,7 +114,7 @@ class SelectiveTrainer(SFTTrainer):
         """
         labels = inputs["labels"][:, 1:]
         kept = labels != IGNORED
-        hidden = self._split.hidden_states(inputs["input_ids"], inputs["attention_mask"], through=model)[:, :-1]
+        hidden = self._hidden_states(inputs, through=model)
         count = torch.as_tensor(num_items_in_batch, device=hidden.device).clamp(min=1)
         alike = self._token_loss is None and self._normalize != "row" and "weight" not in inputs
         if alike and self._row_weights is None:
@@ -121,7 +125,7 @@ class SelectiveTrainer(SFTTrainer):
         if self._hold:
             loss = loss + self._held(hidden, kept, inputs) / count
         if self._anchored_in_step:
-            divergence = anchored_divergence(self._split, hidden, inputs, self._as_base)
+            divergence = self._divergence(hidden, inputs)
             loss = loss + self._anchor_weight / self._anchor_divisor * divergence
         # Gradients are averaged over processes, where the sum of their shares is meant.
         return loss * self.args.world_size if self.args.world_size > 1 else loss
@@ -148,7 +152,7 @@ class SelectiveTrainer(SFTTrainer):
     def _held(self, hidden: torch.Tensor, kept: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
         """Sum over kept tokens of ``(1 - weight) * KL(base || model)``, float32; of rows' means where losses are."""
         with torch.no_grad(), self._as_base():
-            base = self._split.hidden_states(inputs["input_ids"], inputs["attention_mask"])[:, :-1][kept]
+            base = self._hidden_states(inputs)[kept]
         lacking = (1 - inputs["weight"][:, 1:][kept]).clamp(min=0) * self._shares(kept)
         return self._split.summed_divergence(hidden[kept], base, self._as_base, lacking)
 
@@ -161,9 +165,25 @@ class SelectiveTrainer(SFTTrainer):
         if self._token_loss is None:
             return own
         with torch.no_grad(), self._as_base():
-            base = self._split.hidden_states(inputs["input_ids"], inputs["attention_mask"])[:, :-1][kept]
+            base = self._hidden_states(inputs)[kept]
             base_losses = self._split.losses(base, targets)
         return self._token_loss(own, base_losses, run_positions(kept)[kept])
+
+    def _hidden_states(self, inputs: dict[str, Any], through: Any = None) -> torch.Tensor:
+        """The head's input where tokens 1 to ``T - 1`` are predicted, ``[B, T - 1, H]``.
+
+        Padding is at the ends, where a causal model does not look. The last token is not read, since nothing is
+        predicted from it, unless it is the only one.
+        """
+        last = inputs["input_ids"].shape[1] - 1
+        return self._split.hidden_states(inputs["input_ids"][:, : max(last, 1)], None, through=through)[:, :last]
+
+    def _divergence(self, hidden: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
+        """Sum of ``KL(base || model)`` over the micro-batch's anchored tokens, float32."""
+        if self._base_states is None:
+            return anchored_divergence(self._split, hidden, inputs | {"attention_mask": None}, self._as_base)
+        base = self._base_states.of(inputs["number"].tolist(), hidden.device)
+        return self._split.summed_divergence(hidden[inputs["anchored"][:, 1:]], base, self._as_base)
 
     def _as_base(self) -> AbstractContextManager[None]:
         """The model as it was before training."""
@@ -173,7 +193,7 @@ class SelectiveTrainer(SFTTrainer):
 def anchored_divergence(
     split: SplitHead,
     hidden: torch.Tensor,
-    inputs: Mapping[str, torch.Tensor],
+    inputs: Mapping[str, Any],
     as_base: Callable[[], AbstractContextManager[None]],
     base: SplitHead | None = None,
 ) -> torch.Tensor:
@@ -185,7 +205,8 @@ def anchored_divergence(
     Args:
         split: the model in training.
         hidden: ``[B, T - 1, H]``, its hidden states where tokens 1 to ``T - 1`` are predicted.
-        inputs: ``input_ids`` and ``attention_mask``, int64 ``[B, T]``, and ``anchored``, bool ``[B, T]``.
+        inputs: ``input_ids`` and ``attention_mask``, int64 ``[B, T]``, and ``anchored``, bool ``[B, T]``; the mask
+            may be None where padding is at the ends alone.
         as_base: a context in which the base is the base.
         base: the base, where it is another model; None is ``split`` itself in that context.
     """
@@ -194,8 +215,11 @@ def anchored_divergence(
     if not rows.any():
         return hidden.new_zeros((), dtype=torch.float32)
     end = int(anchored.any(0).nonzero().max()) + 1
+    mask = inputs["attention_mask"]
     with torch.no_grad(), as_base():
-        read = (base or split).hidden_states(inputs["input_ids"][rows, :end], inputs["attention_mask"][rows, :end])
+        read = (base or split).hidden_states(
+            inputs["input_ids"][rows, :end], None if mask is None else mask[rows, :end]
+        )
     return split.summed_divergence(hidden[anchored], read[anchored[rows, :end]], as_base, base=base)
 
 
@@ -248,8 +272,10 @@ class TrainingCollator(DataCollatorForLanguageModeling):
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         """As TRL's, with ``response_tokens`` ``[B]``, and what rows bear of ``anchored``, ``weight`` and ``number``.
 
-        The first is bool ``[B, T]``, the second float32 ``[B, T]``, the third int64 ``[B]``.
+        The first is bool ``[B, T]``, the second float32 ``[B, T]``, the third int64 ``[B]``. Rows end with their last
+        label or anchor, for nothing that follows changes what is predicted there.
         """
+        examples = [_taught(example) for example in examples]
         batch = super().torch_call(examples)
         batch["response_tokens"] = torch.tensor([example["response_tokens"] for example in examples])
         if "anchored" in examples[0]:
@@ -260,3 +286,11 @@ class TrainingCollator(DataCollatorForLanguageModeling):
         if "number" in examples[0]:
             batch["number"] = torch.tensor([example["number"] for example in examples])
         return batch
+
+
+def _taught(example: dict[str, Any]) -> dict[str, Any]:
+    """A training row up to its last label or anchor; of a row without any, two tokens that train nothing."""
+    pairs = zip(example["labels"], example.get("anchored") or repeat(False), strict=False)
+    wanted = [place for place, (label, held) in enumerate(pairs) if held or label != IGNORED]
+    end = max(2, wanted[-1] + 1 if wanted else 0)
+    return {name: value[:end] if isinstance(value, list) else value for name, value in example.items()}

@@ -1,0 +1,84 @@
+"""What the benchmarks of cost make of what they measured: ratios of neighbours, and whether bars are met."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from benchmarks import anchor, cost
+from benchmarks.measuring import Results
+
+
+def job(start: float, **stages: float) -> dict[str, Any]:
+    return {
+        "seconds": {cost.START: start, **stages},
+        "tokens": 100,
+        "trained_tokens": 40,
+        "anchored_tokens": 4,
+    }
+
+
+def results_of(results: Results, cases: dict[str, Any], **settings: Any) -> dict[str, Any]:
+    for name, case in cases.items():
+        results.measure(name, lambda case=case: case)
+    return {
+        "cases": results.cases,
+        "settings": settings,
+        "machine": MACHINE,
+        "versions": {"torch": "2"},
+        "commit": "",
+    }
+
+
+MACHINE = {"processor": "p", "vectors": "", "cores": 1, "threads": "1", "memory_gb": 1, "system": "Linux"}
+
+
+def test_a_job_is_set_against_the_plain_training_of_its_own_turn(tmp_path: Any) -> None:
+    cases = {
+        "sft 0": job(5, finetune=15),
+        "job 0": job(5, references=5, score=5, finetune=15),
+        "proxy 0": job(6, references=1, score=1, finetune=15),
+        "sft 1": job(5, finetune=25),
+        "job 1": job(5, references=10, score=10, finetune=26),
+        "proxy 1": job(5, references=2, score=2, finetune=24),
+        "sft 2": job(5, finetune=15),  # its turn was not ended
+    }
+    found = results_of(Results("cost", {}, tmp_path), cases, rows=9)
+    assert cost.ratios(found, "job", start=True) == [30 / 20, 51 / 30]
+    assert cost.ratios(found, "proxy", start=False) == [17 / 15, 28 / 25]
+    told = cost.section(found)
+    assert "| references | - | 7.5 (5.0 to 10.0) | 1.5 (1.0 to 2.0) |" in told
+    assert "whole job, at most 1.6 times plain fine-tuning: **met** (1.60, 1.50 to 1.70;" in told
+    assert "at most 1.15 times plain fine-tuning: **met** (1.12, 1.10 to 1.15; " in told
+
+
+def test_an_anchored_training_is_set_against_the_plain_one_with_the_same_mask(tmp_path: Any) -> None:
+    seconds = {"plain": 10, "anchor_first 0": 13, "anchor_first 5": 14}
+    seconds |= {"plain, stretches": 20, "anchor_first 0, stretches": 21}
+    cases = {
+        f"{kind}, turn {turn}": {"cpu_seconds": taken + turn, "peak_mb": 100}
+        for turn in (0, 1)
+        for kind, taken in seconds.items()
+    }
+    found = results_of(Results("anchor", {}, tmp_path), cases, rows=9)
+    assert anchor.ratios(found["cases"]) == {
+        "anchor_first 0": [1.3, 14 / 11],
+        "anchor_first 5": [1.4, 15 / 11],
+        "anchor_first 0, stretches": [21 / 20, 22 / 21],
+    }
+    told = anchor.section(found)
+    assert "| anchor_first 0 | 1.29 (1.27 to 1.30, 2 pairs) | 1.00 (1.00 to 1.00, 2 pairs) |" in told
+    assert "at most 1.25 times: **not met** (1.29 " in told
+
+
+@pytest.mark.parametrize("stretches", [False, True])
+def test_a_tenth_of_the_tokens_is_dropped(stretches: bool) -> None:
+    rng = np.random.default_rng(0)
+    keep = np.concatenate([anchor.kept(100, number, rng, stretches=stretches) for number in range(100)])
+    assert 1 - keep.mean() == pytest.approx(0.1, abs=0.01)
+
+
+def test_a_reference_learns_from_a_tenth_of_the_rows(tmp_path: Any) -> None:
+    sets = cost.settings("job", 50, tmp_path)["data"]
+    assert {name: one["limit"] for name, one in sets.items()} == {"custom": 50, "harmful": 5, "utility": 5}
