@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ def job(start: float, **stages: float) -> dict[str, Any]:
 
 def results_of(results: Results, cases: dict[str, Any], **settings: Any) -> dict[str, Any]:
     for name, case in cases.items():
-        results.measure(name, lambda case=case: case)
+        results.measure(name, partial(dict, case))
     return {
         "cases": results.cases,
         "settings": settings,
