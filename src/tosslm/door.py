@@ -99,12 +99,12 @@ def check_overrides(config: Config, *, selects: bool = True) -> None:
 
 
 def check_rows(config: Config) -> None:
-    """Read the three sets to their ends, before something is removed for their sake.
+    """Read the sets to their ends, before something is removed for their sake.
 
     Raises:
         InputError: a file cannot be read, a set has no row, or a row is bad and ``on_bad_row`` is ``error``.
     """
-    for name in SETS:
+    for name in SETS[: 2 if config.data.utility.of_custom else None]:
         source: SourceConfig = getattr(config.data, name)
         good = False
         for row in source_rows(source, config.data.max_row_bytes):

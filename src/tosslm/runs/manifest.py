@@ -70,7 +70,7 @@ class _SourceCounts(_Part):
 class _Auto(_Part):
     rows: int | None
     false_discard: float
-    rows_needed: int
+    rows_needed: int | None
     risk: float | None = None
     bound: float | None = None
 

@@ -142,7 +142,7 @@ def _cut_and_masked(
     auto = config.discard_fraction == "auto"
     facts = {
         "discard_fraction": share_of(cut.discarded, cut.tokens) if auto and cut else config.share,
-        **({"auto": _told(control, config.false_discard)} if auto else {}),
+        **({"auto": _told(control, bench.config)} if auto else {}),
         "scope": config.scope,
         "evidence": config.kind,
         **{name: getattr(config, name) for name in KINDS[config.kind].settings},
@@ -193,10 +193,12 @@ def _cut(config: SelectionConfig, values: Callable[[], Parts], control: Control 
     return None
 
 
-def _told(control: Control | None, false_discard: float) -> dict[str, Any]:
+def _told(control: Control | None, config: Config) -> dict[str, Any]:
     """What became of the bound on useful text; where not even an estimate can be had, even odds decide alone."""
     known = asdict(control) if control else {"threshold": EVEN_ODDS, "rows": None, "risk": None, "bound": None}
-    return known | {"false_discard": false_discard, "rows_needed": 2 * rows_needed(false_discard)}
+    false_discard = config.selection.false_discard
+    needed = None if config.data.utility.of_custom else 2 * rows_needed(false_discard)
+    return known | {"false_discard": false_discard, "rows_needed": needed}
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +246,9 @@ def _learnt(
     """What makes evidence of scores; held-out rows that bound what is lost have no part in it."""
     config = bench.config.selection
     held_out = held_out_scores(folder / HELDOUT, sets_threshold)["utility"] if kind.from_rows else []
-    bounded = config.discard_fraction == "auto" and len(held_out) >= rows_needed(config.false_discard)
+    # Rows that stayed in a trim are not as useful rows are drawn, which a bound takes.
+    drawn = not bench.config.data.utility.of_custom
+    bounded = config.discard_fraction == "auto" and drawn and len(held_out) >= rows_needed(config.false_discard)
     fitted = (lambda content: not sets_threshold(content)) if bounded else (lambda _: True)
     facts, in_context = learn_ranking(
         kind, folder, seed=bench.config.seed, window=config.window, of=fitted, parts=scored
