@@ -147,3 +147,9 @@ class DataConfig(Section):
     on_bad_row: Literal["error", "skip"] = Field(
         "error", description="skip lists bad rows, with reasons, in data/bad_rows.jsonl."
     )
+
+    @property
+    def sources(self) -> dict[str, SourceConfig]:
+        """The sets that are read from files, by name: all three, or two where the custom set stands for the third."""
+        named = {"custom": self.custom, "harmful": self.harmful}
+        return named if self.utility.of_custom else named | {"utility": self.utility}

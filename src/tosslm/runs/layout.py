@@ -12,7 +12,7 @@ DATA = "data"
 PROXY = "proxy"
 UTILITY = "references/utility"
 OWN_UTILITY = "references/own-utility"
-TRUSTED = f"{OWN_UTILITY}/rows"
+TRUSTED = "trusted"
 SELECTION = "selection"
 MODEL = "model"
 EVALUATION = "evaluation"
@@ -139,7 +139,7 @@ class Layout:
     @property
     def trusted(self) -> Path:
         """Which rows of the custom set stand in for a utility set, where there is none."""
-        return self.root / f"{TRUSTED}.json"
+        return self.of(TRUSTED) / "rows.json"
 
     def joined(self, round_: int) -> Path:
         """Which rows joined the harmful set in a round."""

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 import pyarrow as pa
 
-from tosslm.config import Config, DataConfig, SourceConfig, covered
+from tosslm.config import Config, DataConfig, covered
 from tosslm.data.own_utility import rows_dealt
 from tosslm.data.rows import BadRow, file_names, held_out, source_rows
 from tosslm.data.sets import SetCounts, prepared_rows, source_checksums
@@ -19,7 +19,7 @@ from tosslm.errors import InputError, TosslmError
 from tosslm.files import atomic_path, parquet_writer
 from tosslm.methods.method import Method
 from tosslm.runs.folder import Mark
-from tosslm.runs.layout import DATA, SETS
+from tosslm.runs.layout import DATA
 from tosslm.runs.tables import DATA_SCHEMA, row_ids
 from tosslm.stages.purposes import PURPOSES
 from tosslm.stages.step import Facts, Stage, Step
@@ -36,11 +36,6 @@ def _steps(config: Config, method: Method, before: Sequence[Step]) -> list[Step]
 STAGE = Stage("data", PURPOSES["data"], (DATA,), _steps)
 
 
-def _source(config: DataConfig, name: str) -> SourceConfig:
-    source: SourceConfig = getattr(config, name)
-    return source
-
-
 def _covers(bench: Workbench) -> list[Any]:
     config = bench.config.data
     dealt = [bench.config.references.holdout] if config.utility.of_custom else []
@@ -48,7 +43,7 @@ def _covers(bench: Workbench) -> list[Any]:
 
 
 def _checksums(config: DataConfig) -> dict[str, list[str]]:
-    return {name: source_checksums(_source(config, name)) for name in SETS}
+    return {name: source_checksums(source) for name, source in config.sources.items()}
 
 
 def _prepare(bench: Workbench, mark: Mark) -> Facts:
@@ -64,23 +59,22 @@ def _prepare(bench: Workbench, mark: Mark) -> Facts:
     counts: dict[str, SetCounts] = {}
     with atomic_path(layout.bad_rows) as listing, listing.open("w", encoding="utf-8") as bad_rows:
         takes = _dealt(bench, counts, mark) if config.utility.of_custom else {}
-        for name in SETS if not takes else SETS[:2]:
+        for name, source in config.sources.items():
             counts[name] = SetCounts()
             rows = _good_rows(bench, name, counts[name], bad_rows, takes.get(name))
             _write(layout.rows(name), rows, mark.fingerprint)
             if not counts[name].rows:
-                path = _source(config, name).path
-                raise InputError(f"data.{name}: {path} has no usable row; name a file with rows in it")
+                raise InputError(f"data.{name}: {source.path} has no usable row; name a file with rows in it")
             bench.reporter.say(f"{name}: {counts[name].rows} rows, {counts[name].response_tokens:,} response tokens")
     if not any(one.bad for one in counts.values()):
         layout.bad_rows.unlink()
     checksums: dict[str, list[str]] = mark.covered[1]
     if checksums != _checksums(config):  # the fingerprint is of the bytes that were read
         raise TosslmError("data: a file changed while it was read; run again when nobody writes to it")
-    files = {name: file_names(_source(config, name).path) for name in SETS}
+    files = {name: file_names(source.path) for name, source in config.sources.items()}
     return {
         "sets": {name: asdict(one) for name, one in counts.items()},
-        "sources": {name: dict(zip(files[name], checksums[name], strict=True)) for name in SETS},
+        "sources": {name: dict(zip(names, checksums[name], strict=True)) for name, names in files.items()},
     }
 
 
@@ -113,7 +107,7 @@ def _good_rows(
 ) -> Iterator[dict[str, Any]]:
     config = bench.config.data
     for row in prepared_rows(
-        _source(config, name),
+        config.sources[name],
         bench.tokenizer,
         counts,
         max_row_bytes=config.max_row_bytes,

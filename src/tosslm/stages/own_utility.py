@@ -48,7 +48,6 @@ def trusted_step(config: Config) -> Step:
             bench.config.scoring.covered(),
             bench.reference_base.identity,
         ],
-        (f"{TRUSTED}.json",),
     )
 
 

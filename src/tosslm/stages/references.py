@@ -54,7 +54,7 @@ def _steps(config: Config, method: Method, before: Sequence[Step]) -> list[Step]
     return [*proxy_steps(config), utility_step(config), degraded_step(config, 0)]
 
 
-STAGE = Stage("references", PURPOSES["references"], ("references", PROXY), _steps)
+STAGE = Stage("references", PURPOSES["references"], ("references", PROXY, TRUSTED), _steps)
 
 
 def utility_step(config: Config) -> Step:
