@@ -12,10 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import PeftModel
+from typer.testing import CliRunner
 
 import tosslm
 from conftest import write_rows
 from support.benches import SETS
+from tosslm.cli import app
 from tosslm.config import covered, load_config
 from tosslm.data.own_utility import fold_of, rows_dealt, scoring_fold
 from tosslm.data.rows import content_id, held_out
@@ -158,8 +160,8 @@ def loaded(run: tosslm.Run, adapter: str, rows: list[dict[str, Any]]) -> list[np
 
 
 @pytest.mark.slow
-def test_a_run_without_a_utility_set(own_config: dict[str, Any], tmp_path: Path) -> None:
-    """Every row served as the page says, by plain computations; resumed, or by shards, it is the same to the byte."""
+def test_a_run_without_a_utility_set(own_config: dict[str, Any]) -> None:
+    """Every row served as the page says, by plain computations; resumed, it is the same to the byte."""
     run = tosslm.run(own_config, until="select")
     layout, columns = run.layout, ("row_id", "input_ids", "response_mask")
     custom, stand_in = (list(stored_rows(layout.rows(name), columns)) for name in ("custom", "utility"))
@@ -200,13 +202,38 @@ def test_a_run_without_a_utility_set(own_config: dict[str, Any], tmp_path: Path)
     assert (again.stages["selection"]["files"], again.stages["scores/round-1"]["files"]) == before
     assert verify(again)[1] == []
 
-    sharded = own_config | {"run_dir": str(tmp_path / "sharded")}
-    tosslm.run(sharded, until="references")
+
+@pytest.mark.slow
+def test_shards_and_a_proxy_make_the_same_scores(own_config: dict[str, Any], tmp_path: Path) -> None:
+    """Two shards, and the base as its own proxy at once, against one process."""
+    alone = tosslm.run(own_config, until="score")
+    of_base = {"model": own_config["model"]["name"], "adapter": own_config["model"]["adapter"]}
+    other = own_config | {
+        "run_dir": str(tmp_path / "other"),
+        "references": own_config["references"] | of_base,
+    }
+    tosslm.run(other, until="references")
     for number in (1, 0):
-        tosslm.pipeline.score_shard(sharded, Shard(number, 2))
-    gathered = tosslm.run(sharded, until="score").stages["scores/round-0"]
-    assert gathered["parts_reused"] == gathered["parts"]
-    assert gathered["files"] == run.stages["scores/round-0"]["files"]
+        tosslm.pipeline.score_shard(other, Shard(number, 2))
+    gathered = tosslm.run(other, until="score")
+    entry = gathered.stages["scores/round-0"]
+    assert (entry["parts_reused"], entry["tokens"]) == (entry["parts"], 0)
+    for file in sorted(alone.scores_folder(0).iterdir()):
+        assert list(stored_rows(file)) == list(stored_rows(gathered.scores_folder(0) / file.name)), file.name
+
+
+@pytest.mark.slow
+def test_an_export_says_that_its_own_rows_taught_the_references(own_config: dict[str, Any], tmp_path: Path) -> None:
+    """The whole run, report included; its exports hold what it fine-tuned on, and no held-out row."""
+    run = tosslm.run(own_config | {"refinement": {"rounds": 0}})
+    out = tmp_path / "export"
+    done = CliRunner().invoke(app, ["export", str(run.path), str(out), "--to", "trl"])
+    assert done.exit_code == 0, done.output
+    facts = json.loads((out / "export.json").read_text())
+    assert facts["choice"]["utility"] == "custom"
+    assert facts["rows"] == run.stages["data"]["sets"]["custom"]["rows"]
+    assert "two utility references learnt from rows of the custom set" in (out / "README.md").read_text()
+    assert "No utility set: two utility references" in run.layout.report.read_text()
 
 
 @pytest.mark.slow
