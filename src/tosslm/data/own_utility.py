@@ -6,10 +6,12 @@ No token is scored by a reference that learnt from its content, and no held-out 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 
 from tosslm.data.rows import base_id, in_order
 
 FOLDS = (0, 1)
+_AT_ONCE = 100_000
 
 
 def rows_dealt(row_ids: Iterable[str], most: int | None) -> set[str]:
@@ -17,9 +19,13 @@ def rows_dealt(row_ids: Iterable[str], most: int | None) -> set[str]:
 
     Args:
         row_ids: of the custom set.
-        most: how many contents; None takes all.
+        most: how many contents; None takes all. No more than those are kept in memory.
     """
-    return set(in_order(row_ids)[:most])
+    found: set[str] = set()
+    ids = iter(row_ids)
+    while batch := list(islice(ids, _AT_ONCE)):
+        found = set(in_order([*found, *batch])[:most])
+    return found
 
 
 def fold_of(row_id: str) -> int:

@@ -19,7 +19,7 @@ from tosslm.errors import InputError, TosslmError
 from tosslm.files import atomic_path, parquet_writer
 from tosslm.methods.method import Method
 from tosslm.runs.folder import Mark
-from tosslm.runs.layout import DATA
+from tosslm.runs.layout import DATA, SETS
 from tosslm.runs.tables import DATA_SCHEMA, row_ids
 from tosslm.stages.purposes import PURPOSES
 from tosslm.stages.step import Facts, Stage, Step
@@ -73,7 +73,7 @@ def _prepare(bench: Workbench, mark: Mark) -> Facts:
         raise TosslmError("data: a file changed while it was read; run again when nobody writes to it")
     files = {name: file_names(source.path) for name, source in config.sources.items()}
     return {
-        "sets": {name: asdict(one) for name, one in counts.items()},
+        "sets": {name: asdict(counts[name]) for name in SETS},
         "sources": {name: dict(zip(names, checksums[name], strict=True)) for name, names in files.items()},
     }
 
@@ -93,7 +93,7 @@ def _dealt(bench: Workbench, counts: dict[str, SetCounts], mark: Mark) -> dict[s
     found.bad = 0
     counts["utility"] = found
     if not found.rows:
-        raise InputError(f"data.custom: {config.custom.path} has no usable row; name a file with rows in it")
+        return {}  # which the custom set says, and why
     apart = held_out(row_ids(layout.rows("utility")), share)
     bench.reporter.say(
         f"utility: {found.rows} rows of the custom set stand in; {len(apart)} contents of them are held out, and are "
