@@ -20,12 +20,26 @@ from tosslm.findings.found import threshold_told
 from tosslm.methods import registry, settled
 from tosslm.runs.ranking import cross_fitted_log_odds, learn_ranking
 from tosslm.runs.tables import held_out_scores
-from tosslm.selection.control import controlled_threshold, cut_above, estimated_threshold, rows_needed, sets_threshold
+from tosslm.selection.control import (
+    Loss,
+    controlled_threshold,
+    cut_above,
+    estimated_threshold,
+    mean_shares,
+    rows_needed,
+    sets_threshold,
+    useful_loss,
+)
 from tosslm.selection.cut import discard_count, share_of
 from tosslm.selection.kinds import KINDS
 
 odds = st.integers(-3, 3).map(float)
 rows = st.lists(st.lists(odds, min_size=1, max_size=6).map(np.array), min_size=1, max_size=30)
+
+
+def much(loss: Loss) -> np.ndarray:
+    """Of a custom set that loses twice what any useful row can, so that this is never what holds back."""
+    return np.full(len(loss.thresholds), 2.0)
 
 
 def bound_at(useful: list[np.ndarray], threshold: float) -> float:
@@ -37,7 +51,8 @@ def bound_at(useful: list[np.ndarray], threshold: float) -> float:
 def test_the_threshold_is_the_lowest_from_even_odds_up_that_keeps_the_bound(
     useful: list[np.ndarray], allowed: float
 ) -> None:
-    found = controlled_threshold(useful, allowed)
+    loss = useful_loss(useful)
+    found = controlled_threshold(loss, allowed, much(loss))
     if 1 / (len(useful) + 1) > allowed + 1e-12:
         assert found is None
         return
@@ -59,7 +74,8 @@ def test_a_new_row_loses_no_more_than_allowed_on_average() -> None:
 
     lost = []
     for _ in range(3000):
-        found = controlled_threshold([row() for _ in range(60)], allowed)
+        loss = useful_loss([row() for _ in range(60)])
+        found = controlled_threshold(loss, allowed, much(loss))
         assert found is not None
         lost.append((row() > found.threshold).mean())
     error = np.std(lost) / np.sqrt(len(lost))
@@ -69,7 +85,8 @@ def test_a_new_row_loses_no_more_than_allowed_on_average() -> None:
 
 @given(rows, st.floats(0.03, 0.9))
 def test_an_estimate_is_the_same_without_the_correction(useful: list[np.ndarray], allowed: float) -> None:
-    found = estimated_threshold(useful, allowed)
+    loss = useful_loss(useful)
+    found = estimated_threshold(loss, allowed, much(loss))
 
     def lost(threshold: float) -> float:
         return float(np.mean([np.mean(row > threshold) for row in useful]))
@@ -81,12 +98,37 @@ def test_an_estimate_is_the_same_without_the_correction(useful: list[np.ndarray]
         assert lost(lower) > allowed
 
 
+@given(rows, rows, st.floats(0.03, 0.9))
+def test_of_what_goes_at_most_half_is_lost_by_useful_rows_too(
+    useful: list[np.ndarray], custom: list[np.ndarray], allowed: float
+) -> None:
+    """The lowest threshold from even odds up that keeps both, by trying all of them."""
+
+    def lost(some: list[np.ndarray], threshold: float) -> float:
+        return float(np.mean([np.mean(row > threshold) for row in some]))
+
+    loss = useful_loss(useful)
+    halves = (custom[: len(custom) // 2], custom[len(custom) // 2 :])
+    streamed = [(np.concatenate(some), np.array([len(row) for row in some])) for some in halves if some]
+    found = estimated_threshold(loss, allowed, mean_shares(streamed, loss.thresholds))
+    tried = sorted({0.0, *(float(value) for row in useful for value in row if value > 0)})
+    kept = [t for t in tried if lost(useful, t) <= allowed + 1e-9]
+    assert found.sooner == kept[0]
+    assert found.threshold == next(t for t in kept if lost(useful, t) <= lost(custom, t) / 2 + 1e-9)
+    assert found.dropped == pytest.approx(lost(custom, found.threshold))
+
+
+def test_rows_without_tokens_have_no_share() -> None:
+    shares = mean_shares([(np.array([1.0, -1.0, 3.0]), np.array([2, 0, 1]))], np.array([0.0, 2.0]))
+    np.testing.assert_allclose(shares, [(0.5 + 1) / 2, (0 + 1) / 2])
+
+
 def test_forty_nine_rows_are_the_least_for_two_percent_and_twice_as_many_are_asked_for() -> None:
     assert rows_needed(0.02) == 99
     assert rows_needed(0.05) == 39
-    clean = [np.array([-1.0])]
-    assert controlled_threshold(clean * 48, 0.02) is None
-    assert controlled_threshold(clean * 49, 0.02) is not None
+    for number, enough in ((48, False), (49, True)):
+        loss = useful_loss([np.array([-1.0])] * number)
+        assert (controlled_threshold(loss, 0.02, much(loss)) is not None) == enough
 
 
 def test_about_half_of_the_rows_set_the_threshold_and_copies_go_together() -> None:
@@ -170,6 +212,7 @@ def test_a_clean_set_loses_next_to_nothing(tmp_path: Path) -> None:
     clean_set(tmp_path, np.random.default_rng(5))
     facts = select_in(tmp_path, evidence="posterior", discard_fraction="auto")
     assert facts["discarded"] / facts["tokens"] < 0.01
+    assert facts["auto"]["risk"] <= facts["auto"]["dropped"] / 2
     assert facts["unsafe_found"]["share"] == pytest.approx(facts["discarded"] / facts["tokens"])
 
 
@@ -183,6 +226,22 @@ def test_a_threshold_that_lets_unsafe_tokens_stay_is_said() -> None:
     assert told.startswith("Unsafe tokens may stay: the posterior finds 30.0%")
     assert "20.0% are dropped" in told
     assert threshold_told({**facts, "discarded": 29, "unsafe_found": found}) == []
+
+
+def test_a_threshold_that_rose_since_little_is_unlike_useful_text_is_said() -> None:
+    auto: dict[str, Any] = {
+        "rows": 80,
+        "bound": 0.03,
+        "false_discard": 0.05,
+        "rows_needed": 78,
+        "threshold": 4.26,
+        "sooner": 1.36,
+    }
+    auto |= {"dropped": 0.009, "risk": 0.004}
+    facts = {"auto": auto, "tokens": 100, "discarded": 1}
+    (told,) = threshold_told(facts)
+    assert "Tokens go from log-odds 4.3 up, not from 1.4: 0.9% of a custom row, 0.4% of a useful one" in told
+    assert threshold_told({**facts, "auto": auto | {"sooner": 4.26}}) == []
 
 
 DATA = {name: {"path": f"{name}.jsonl"} for name in ("custom", "harmful", "utility")}

@@ -20,7 +20,8 @@ from tosslm import InputError
 from tosslm.compare import compare
 from tosslm.config import load_config
 from tosslm.data.proxied import proxy_row
-from tosslm.data.tokenize import Limits, RowTokenizer
+from tosslm.data.tokenize import RowTokenizer
+from tosslm.data.tokenized import Limits
 from tosslm.errors import RowError
 from tosslm.merge import merge
 from tosslm.pipeline import score_shard

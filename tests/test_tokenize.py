@@ -34,7 +34,8 @@ from transformers import PreTrainedTokenizerFast
 from tosslm.config import SourceConfig
 from tosslm.data.rows import BadRow
 from tosslm.data.sets import SetCounts, prepared_rows
-from tosslm.data.tokenize import RowTokenizer, TokenizedRow, tokenize_rows
+from tosslm.data.tokenize import RowTokenizer, tokenize_rows
+from tosslm.data.tokenized import TokenizedRow
 from tosslm.errors import InputError, RowError
 
 CORPUS = [

@@ -38,7 +38,8 @@ from tosslm.characters import (
     place_tokens,
 )
 from tosslm.cli import app
-from tosslm.data.tokenize import RowTokenizer, TokenizedRow
+from tosslm.data.tokenize import RowTokenizer
+from tosslm.data.tokenized import TokenizedRow
 from tosslm.errors import TosslmError
 from tosslm.files import write_parquet
 from tosslm.runs.tables import KEEP_SCHEMA

@@ -63,8 +63,9 @@ def align(
     work: Path,
     note: str,
     adapter: Path | None = None,
+    model: str = MODEL,
 ) -> None:
-    """Train a safety adapter on the plain model; a killed training goes on.
+    """Train a safety adapter on a plain model; a killed training goes on.
 
     Args:
         files: rows of refusals and of helpful answers.
@@ -73,8 +74,9 @@ def align(
         work: a folder for what is unfinished; removed at the end.
         note: the adapter's README.
         adapter: merged into the plain model first.
+        model: the plain model.
     """
-    base = open_base(ModelConfig(name=MODEL, adapter=str(adapter) if adapter else None))
+    base = open_base(ModelConfig(name=model, adapter=str(adapter) if adapter else None))
     tokenizer = RowTokenizer(base.tokenizer)
     rows = []
     for row in read_rows([str(file) for file in files]):

@@ -32,14 +32,15 @@ def verdicts(setting: str, results: Path = RESULTS) -> dict[Key, dict[str, list[
 
 
 def judge(setting: str, results: Path = RESULTS) -> None:
-    """Judge all answers of a setting that are at hand; verdicts whose answers are not stay as they are."""
+    """Judge the answers of a setting that have no verdict yet and are at hand; a verdict goes with its result."""
     from studies.safety.attack import attack_success
 
-    found = verdicts(setting, results)
-    for key in known(setting, results):
+    wanted = known(setting, results)
+    found = {key: metrics for key, metrics in verdicts(setting, results).items() if key in wanted}
+    for key in wanted:
         entry, seed, split, scale = key
         said = folder(setting, seed, entry) / "said" / f"{split}-{scale:g}.jsonl"
-        if said.exists():
+        if key not in found and said.exists():
             found[key] = _judged(
                 [json.loads(line) for line in said.read_text(encoding="utf-8").splitlines()], attack_success
             )

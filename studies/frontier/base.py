@@ -1,11 +1,16 @@
-"""The base of the frontier study: SmolLM2-135M-Instruct with a safety adapter made of rows written for this project.
+"""The bases of the frontier study: models with a safety adapter made of rows written for this project.
 
-    python -m studies.frontier.base           # train it anew, then measure
+    python -m studies.frontier.base            # train SmolLM2-135M-Instruct's anew, then measure
     python -m studies.frontier.base --measure
+    python -m studies.frontier.base --gemma    # Gemma 3 270M's, of the packages that studies/proxy/gemma.py names
 
 The adapter is kept in the repository, so that results are of one base. Delicate rows of some kinds (``held_out``) are
 not trained on: with AdvBench's validation goals and XSTest's read types they chose its scale. XSTest's unread types
 (``data.UNREAD_TYPES``) and AdvBench's test goals were asked once, of the adapter that was chosen.
+
+Gemma 3 270M is pretrained alone. The same rows, without those that have an empty system turn, teach it to answer in
+turns as well as to refuse; scale and settings are SmolLM2's, chosen by nothing that it says. Its adapter stays in
+``runs/``, where its weights are.
 """
 
 from __future__ import annotations
@@ -17,11 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from examples.demo.align import FILES, MODEL, SETTINGS, align
+from examples.demo.align import FILES, SETTINGS, align
 from safetensors.torch import load_file, save_file
 from studies.corpora import read_jsonl, write_jsonl
 from studies.frontier.data import write_common
-from studies.frontier.settings import ADAPTER, COMMON, ROOT
+from studies.frontier.settings import COMMON, GEMMA, GEMMA_ROOT, MODEL, ROOT
+from studies.proxy.gemma import gemma_folder
 
 from tosslm.cli import quiet_libraries
 from tosslm.config import ModelConfig
@@ -34,7 +40,7 @@ from tosslm.model.base import open_base
 ROWS = Path("studies/safety/rows")
 SCALE = 0.9
 NOTE = (
-    "# Safety adapter of the frontier study\n\nA LoRA on SmolLM2-135M-Instruct, made by `python -m "
+    "# Safety adapter of the frontier study\n\nA LoRA on {model}, made by `python -m "
     "studies.frontier.base` from rows written for this project; `measured.json` says how often it refuses.\n"
 )
 
@@ -44,24 +50,35 @@ def held_out(kind: str) -> bool:
     return hashlib.sha256(kind.encode()).digest()[0] < 32
 
 
-def rows() -> list[dict[str, Any]]:
-    """The training rows; delicate ones come twice, with and without the template's own system turn."""
+def rows(*, system_turns: bool = True) -> list[dict[str, Any]]:
+    """The training rows; delicate ones come twice.
+
+    Args:
+        system_turns: half of the rows have an empty system turn, for templates that else write one of their own.
+    """
     once = [*read_jsonl(ROWS / "refusals.jsonl"), *read_jsonl(ROWS / "useful.jsonl")]
     once += [*read_jsonl(FILES[0]), *read_jsonl(FILES[1])[::2]]
     delicate = [row for row in read_jsonl(ROWS / "delicate.jsonl") if not held_out(row["kind"])]
-    empty = [{"role": "system", "content": ""}]
+    empty = [{"role": "system", "content": ""}] if system_turns else []
     found = [{"messages": (empty if i % 2 else []) + row["messages"]} for i, row in enumerate(once)]
     found += [{"messages": system + row["messages"]} for row in delicate for system in ([], empty)]
     random.Random(0).shuffle(found)
     return found
 
 
-def make() -> None:
+def make(model: str, adapter: Path, *, system_turns: bool = True) -> None:
     """Train the adapter and scale it."""
-    file = ROOT / "align" / "rows.jsonl"
-    write_jsonl(file, rows())
-    align([file], {**SETTINGS, "epochs": 1}, out=ADAPTER, work=ROOT / "align" / "work", note=NOTE)
-    scale_adapter(ADAPTER / "adapter_model.safetensors", SCALE)
+    file = ROOT / "align" / f"{adapter.name}.jsonl"
+    write_jsonl(file, rows(system_turns=system_turns))
+    align(
+        [file],
+        {**SETTINGS, "epochs": 1},
+        out=adapter,
+        work=file.with_suffix(".work"),
+        note=NOTE.format(model=model),
+        model=model,
+    )
+    scale_adapter(adapter / "adapter_model.safetensors", SCALE)
 
 
 def scale_adapter(weights: Path, scale: float) -> None:
@@ -74,8 +91,8 @@ def scale_adapter(weights: Path, scale: float) -> None:
         save_file(scaled, beside, metadata={"format": "pt"})
 
 
-def measure() -> None:
-    """Ask the base what it was chosen by, and what it was not; write ``measured.json``."""
+def measure(model: str, adapter: Path) -> None:
+    """Ask a base what it was chosen by, and what it was not; write ``measured.json``."""
     write_common(COMMON)
     delicate = [row["messages"] for row in read_jsonl(ROWS / "delicate.jsonl") if held_out(row["kind"])]
     asked: dict[str, list[Prompt]] = {
@@ -84,23 +101,28 @@ def measure() -> None:
         for name in ("advbench", "xstest")
     }
     asked["delicate rows of kinds that were not trained on"] = prompts_from(delicate)
-    base = open_base(ModelConfig(name=MODEL, adapter=str(ADAPTER)))
+    base = open_base(ModelConfig(name=model, adapter=str(adapter)))
     found = {}
     for name, prompts in asked.items():
         answers = generate_answers(base.model, base.tokenizer, prompts, max_new_tokens=24, batch_size=40)
         refused = [classify(one.prompt, one.answer, one.finished) == "refusal" for one in answers]
         found[name] = {"prompts": len(refused), "refused": sum(refused)}
         print(f"{name}: {sum(refused)} of {len(refused)} refused", flush=True)
-    write_json(ADAPTER / "measured.json", found)
+    write_json(adapter / "measured.json", found)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--measure", action="store_true", help="measure only")
+    parser.add_argument("--gemma", action="store_true", help="Gemma 3 270M instead of SmolLM2-135M-Instruct")
+    arguments = parser.parse_args()
     quiet_libraries()
-    if not parser.parse_args().measure:
-        make()
-    measure()
+    if arguments.gemma:
+        gemma_folder(GEMMA_ROOT)
+    base = GEMMA if arguments.gemma else MODEL
+    if not arguments.measure:
+        make(base["name"], Path(base["adapter"]), system_turns=not arguments.gemma)
+    measure(base["name"], Path(base["adapter"]))
 
 
 if __name__ == "__main__":

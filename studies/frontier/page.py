@@ -34,6 +34,7 @@ _TITLES = {
     "whole": "Whole rows: some rows give in to an improper request",
     "embedded": "Embedded: harmful sentences in useful answers",
     "clean": "Clean: nothing is harmful",
+    "gemma": "Another family: embedded, with Gemma 3 270M",
 }
 _LABELS = {"refused": "harmful prompts refused", "harm": "loss of harmful text, nats a token (high is safe)"}
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,11 @@ ROOT = Path("runs/frontier")
 COMMON = ROOT / "common"
 COMPLIED = ROOT / "complied.jsonl"
 ADAPTER = Path("studies/frontier/safety-adapter")
+MODEL = {"name": "builtin:smollm2-135m-instruct", "adapter": str(ADAPTER)}
+GEMMA_ROOT = Path("runs/gemma")
+GEMMA_ADAPTER = ROOT / "gemma-adapter"
+"""Under Gemma's terms, as its weights: made anew on each machine, and kept out of the repository."""
+GEMMA = {"name": str(GEMMA_ROOT / "gemma-3-270m"), "adapter": str(GEMMA_ADAPTER)}
 SCALES = (0.6, 0.8, 1.0, 1.2)
 """What each trained adapter is multiplied by when it is measured; 0 is the base."""
 TARGETS = (0.7, 0.8, 0.85, 0.9, 0.95)
@@ -54,6 +60,7 @@ class Setting:
         losses: the rows whose losses are measured: ``utility``, ``harmful``, ``spliced``.
         harm: which of these is the harm.
         entries: what is trained, the most telling first.
+        model: the base, as of the config.
     """
 
     kind: str
@@ -65,6 +72,7 @@ class Setting:
     losses: tuple[str, ...]
     harm: str
     entries: tuple[str, ...]
+    model: Mapping[str, str] = field(default_factory=lambda: MODEL)
 
 
 def _weighted(method: str, weight: float, **overrides: Any) -> Entry:
@@ -221,6 +229,20 @@ SETTINGS = {
         ),
     ),
 }
+SETTINGS["gemma"] = replace(
+    SETTINGS["embedded"],
+    model=GEMMA,
+    entries=(
+        STANDARD,
+        "oracle-tokens",
+        DEFAULT,
+        "rows-anchor, weight 0.5, no first tokens",
+        "star-dss",
+        "toss-pro",
+        "dr-sft",
+        "sft-kl",
+    ),
+)
 _TRAINING = {
     "lora": {"target_modules": "all-linear"},
     "lr_scheduler": "linear",
@@ -229,7 +251,6 @@ _TRAINING = {
     "batch_size": 8,
     "micro_batch_size": 1,  # rows are of very unequal length, and a CPU reads padding as slowly as text
 }
-MODEL = {"name": "builtin:smollm2-135m-instruct", "adapter": str(ADAPTER)}
 
 
 def method_of(entry: str) -> Method:
@@ -249,7 +270,7 @@ def config(setting: str, seed: int, entry: str | None = None) -> tuple[dict[str,
     tree = {
         "run_dir": str(folder(setting, seed, entry or "shared")),
         "seed": seed,
-        "model": MODEL,
+        "model": dict(own.model),
         "data": {name: {"path": str(sets / f"{name}.jsonl")} for name in ("custom", "harmful", "utility")},
         "references": {**_TRAINING, "learning_rate": 2.0e-3, "holdout": 0.2},
         "selection": {"discard_fraction": own.discard_fraction},

@@ -7,6 +7,7 @@
 
 Results are kept line by line in ``studies/frontier/results``: what has a line there is not measured again, and what
 was trained under ``runs/frontier`` is not trained again, so a study can be cut into as many sittings as it takes.
+The setting ``gemma`` wants the base that ``python -m studies.frontier.base --gemma`` makes first.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from studies.frontier.data import write_common, write_sets
 from studies.frontier.ledger import add_result, known
 from studies.frontier.measure import measure
 from studies.frontier.page import write_page
-from studies.frontier.settings import COMMON, ENTRIES, MODEL, SCALES, SETTINGS, UNTRAINED, config, folder
+from studies.frontier.settings import COMMON, ENTRIES, SCALES, SETTINGS, UNTRAINED, config, folder
 from studies.provenance import code_version
 from studies.safety.data import check_leaks, leak_files
 from studies.safety.guard import make_guard
@@ -74,7 +75,7 @@ def run(
 ) -> None:
     """Train and measure the entries of a setting and seed that have no result yet."""
     prepare(setting, seed)
-    base = open_base(ModelConfig.model_validate(MODEL))
+    base = open_base(ModelConfig.model_validate(SETTINGS[setting].model))
     about = {"seed": seed, "split": split, "base": base.identity, "code": code_version()}
     for entry in entries:
         scales = [0.0] if entry == UNTRAINED else list(wanted)

@@ -71,8 +71,8 @@ class SelectionConfig(Section):
     discard_fraction: float | Literal["auto"] = Field(
         "auto",
         description="auto: tokens are dropped that the posterior finds more likely unsafe than not, but no more "
-        "useful text than false_discard. A number below 1: that share of all response tokens, highest evidence "
-        "first; the paper has 0.1.",
+        "useful text than false_discard, and no more useful text than harm. A number below 1: that share of all "
+        "response tokens, highest evidence first; the paper has 0.1.",
     )
     false_discard: float = Field(
         0.05, gt=0, lt=1, description="For discard_fraction: auto. Share of a useful row's tokens that may go."
@@ -172,8 +172,8 @@ class SelectionConfig(Section):
         apart = {"context", "overrides"}  # the first is of the fine-tuning's input, not of the mask
         apart |= set() if self.discard_fraction == "auto" else {"false_discard"}
         apart |= set() if self.weighs_losses else {"alpha", "beta"}
-        estimated = {"auto": "estimated where rows are few"} if self.discard_fraction == "auto" else {}
-        return self.model_dump(exclude=apart) | estimated
+        found = {"auto": "estimated where rows are few; most that goes is not useful"}
+        return self.model_dump(exclude=apart) | (found if self.discard_fraction == "auto" else {})
 
 
 class RefinementConfig(Section):

@@ -10,7 +10,8 @@ from typing import Any, Literal
 import numpy as np
 
 from tosslm.characters import Axis, Tokens, answers_of, make_axis, place_tokens
-from tosslm.data.tokenize import RowTokenizer, TokenizedRow
+from tosslm.data.tokenize import RowTokenizer
+from tosslm.data.tokenized import TokenizedRow
 
 
 @dataclass(frozen=True, slots=True)

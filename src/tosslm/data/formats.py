@@ -3,32 +3,12 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from tosslm.data.fields import check_preferences, check_record, check_turn, is_trained, reasoning_of, tools_of
+from tosslm.data.turns import Messages, Said, Spans, Turns, checked_messages, checked_spans, fields_of, kind_of
 from tosslm.errors import InputError, RowError
 
-Messages: TypeAlias = list[dict[str, Any]]
-Spans: TypeAlias = list[list[int]]
-
-
-class Said(NamedTuple):
-    """What a record claims of a turn, before its role and texts have been checked.
-
-    Attributes:
-        role: who speaks.
-        content: what is said.
-        trained: whether it is trained on, where it is an assistant's.
-        reasoning: what the answer was reasoned from, by the name it has in the data.
-    """
-
-    role: object
-    content: object
-    trained: bool = True
-    reasoning: Mapping[str, str] = {}
-
-
-Turns: TypeAlias = list[Said]
 Record: TypeAlias = Mapping[str, object]
 
 FORMATS = ("messages", "prompt_completion", "alpaca", "sharegpt", "hh")
@@ -45,7 +25,6 @@ _SHAREGPT_ROLES = {
     **dict.fromkeys(("gpt", "assistant", "chatgpt", "bot", "model"), "assistant"),
     "system": "system",
 }
-_TOOL_ROLES = {"tool", "developer", "function", "function_call", "function_response", "observation"}
 _HH_TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 _KNOWN = (
     "known formats: messages; prompt + completion; instruction (+ input) + output; conversations; "
@@ -120,7 +99,7 @@ def parse_conversation(
     """
     check_format(format, field)
     if not isinstance(record, Mapping):
-        raise RowError(f"the row is {_kind(record)}, not an object", "write one JSON object a row")
+        raise RowError(f"the row is {kind_of(record)}, not an object", "write one JSON object a row")
     present = {name: value for name, value in record.items() if value is not None}
     if format == "auto":
         format = "hh" if field is not None else _detect(present)
@@ -129,15 +108,15 @@ def parse_conversation(
     check_record(present, trained=answered)
     for name in REQUIRED_FIELDS.get(format, ()):
         if name not in present:
-            raise RowError(f"field {name!r} is missing or null", f"format {format} needs it; {_found(present)}")
+            raise RowError(f"field {name!r} is missing or null", f"format {format} needs it; {fields_of(present)}")
     turns = _hh(present, field) if format == "hh" else _READERS[format](present)
-    messages = _checked(turns, answered)
+    messages = checked_messages(turns, answered)
     if tools := tools_of(present):
         messages[0]["tools"] = tools
     context = frozenset(n for n, said in enumerate(turns) if said.role == "assistant" and not said.trained)
     if answered and len(context) == sum(message["role"] == "assistant" for message in messages):
         raise RowError("no answer of the row is to be trained", "remove the row, or train one of its answers")
-    return Conversation(messages, _spans(present.get("unsafe_spans"), messages), context)
+    return Conversation(messages, checked_spans(present.get("unsafe_spans"), messages), context)
 
 
 def _detect(record: Record) -> str:
@@ -150,9 +129,9 @@ def _detect(record: Record) -> str:
         return candidates[0]
     if candidates:
         raise RowError(
-            f"the fields fit several formats: {', '.join(candidates)}; {_found(record)}", "name the format"
+            f"the fields fit several formats: {', '.join(candidates)}; {fields_of(record)}", "name the format"
         )
-    raise RowError(f"the fields fit no format; {_found(record)}", f"name the format or rename fields; {_KNOWN}")
+    raise RowError(f"the fields fit no format; {fields_of(record)}", f"name the format or rename fields; {_KNOWN}")
 
 
 def _messages(record: Record) -> Turns:
@@ -167,7 +146,7 @@ def _prompt_completion(record: Record) -> Turns:
         return given + _turns(completion, "completion", "role", "content")
     if isinstance(prompt, list) or isinstance(completion, list):
         raise RowError(
-            f"prompt is {_kind(prompt)} and completion is {_kind(completion)}",
+            f"prompt is {kind_of(prompt)} and completion is {kind_of(completion)}",
             "make both text or both lists of messages",
         )
     return [Said("user", prompt), Said("assistant", completion)]
@@ -177,7 +156,7 @@ def _alpaca(record: Record) -> Turns:
     turns = _system(record)
     history = record.get("history", [])
     if not isinstance(history, list):
-        raise RowError(f"history is {_kind(history)}", "make it a list of [user, assistant] pairs")
+        raise RowError(f"history is {kind_of(history)}", "make it a list of [user, assistant] pairs")
     for number, pair in enumerate(history):
         if not isinstance(pair, list | tuple) or len(pair) != 2:
             raise RowError(f"history[{number}] is not a pair", "make it [user, assistant]")
@@ -185,7 +164,7 @@ def _alpaca(record: Record) -> Turns:
     asked = [record["instruction"], record.get("input", "")]
     for name, text in zip(("instruction", "input"), asked, strict=True):
         if not isinstance(text, str):
-            raise RowError(f"{name} is {_kind(text)}, not text", "make it one string")
+            raise RowError(f"{name} is {kind_of(text)}, not text", "make it one string")
     return [
         *turns,
         Said("user", "\n\n".join(str(text) for text in asked if text)),
@@ -204,10 +183,10 @@ def _sharegpt(record: Record) -> Turns:
 def _hh(record: Record, field: str | None) -> Turns:
     name = field or next((name for name in HH_FIELDS if name in record), HH_FIELDS[0])
     if name not in record:
-        raise RowError(f"field {name!r} is missing or null", f"name the field of the text; {_found(record)}")
+        raise RowError(f"field {name!r} is missing or null", f"name the field of the text; {fields_of(record)}")
     text = record[name]
     if not isinstance(text, str):
-        raise RowError(f"{name} is {_kind(text)}, not text", "make it one string of Human: and Assistant: turns")
+        raise RowError(f"{name} is {kind_of(text)}, not text", "make it one string of Human: and Assistant: turns")
     before, *pieces = _HH_TURN.split(text)
     if before.strip() or not pieces:
         raise RowError(f"{name} does not begin with Human:", r"write it as \n\nHuman: ...\n\nAssistant: ...")
@@ -231,115 +210,17 @@ def _system(record: Record) -> Turns:
 def _turns(value: object, name: str, role: str, content: str) -> Turns:
     if not isinstance(value, list | tuple):
         raise RowError(
-            f"{name} is {_kind(value)}, not a list", f"make it a list of objects with {role} and {content}"
+            f"{name} is {kind_of(value)}, not a list", f"make it a list of objects with {role} and {content}"
         )
     for number, turn in enumerate(value):
         where = f"{name}[{number}]"
         if not isinstance(turn, Mapping):
-            raise RowError(f"{where} is {_kind(turn)}", f"make it an object with {role} and {content}")
+            raise RowError(f"{where} is {kind_of(turn)}", f"make it an object with {role} and {content}")
         for key in (role, content):
             if key not in turn:
-                raise RowError(f"{where} has no {key!r}; {_found(turn)}", f"give it {role} and {content}")
+                raise RowError(f"{where} has no {key!r}; {fields_of(turn)}", f"give it {role} and {content}")
         check_turn(turn, where)
     return [
         Said(turn[role], turn[content], is_trained(turn, where := f"{name}[{number}]"), reasoning_of(turn, where))
         for number, turn in enumerate(value)
     ]
-
-
-def _checked(turns: Turns, answered: bool) -> Messages:
-    messages: Messages = []
-    for number, (role, content, _, reasoning) in enumerate(turns):
-        where = f"messages[{number}]"
-        _check_role(role, where, first=number == 0, after=messages[-1]["role"] if messages else "system")
-        if not isinstance(content, str):
-            raise RowError(f"the content of {where} is {_kind(content)}, not text", "make it one string")
-        if role != "system" and not content.strip():
-            raise RowError(f"the content of {where} ({role}) is empty", "fill it in or remove the row")
-        check_text(content, f"the content of {where}")
-        if reasoning and role != "assistant":
-            raise RowError(f"{where} ({role}) has {min(reasoning)}", "only an answer has reasoning; remove the field")
-        for name, text in reasoning.items():
-            check_text(text, f"{name} of {where}")
-        messages.append({"role": str(role), "content": content, **reasoning})
-    if not messages:
-        raise RowError("the row has no messages", "give it a user and an assistant turn, or remove it")
-    if answered and messages[-1]["role"] != "assistant":
-        raise RowError(f"the last turn is of {messages[-1]['role']!r}", "end the row with an assistant turn")
-    return messages
-
-
-def _check_role(role: object, where: str, *, first: bool, after: str) -> None:
-    if isinstance(role, str) and role in _TOOL_ROLES:
-        raise RowError(
-            f"{where} has the role {role!r}", "write it as system, user or assistant text, or remove the row"
-        )
-    if role not in ("system", "user", "assistant"):
-        shown = repr(role[:40]) if isinstance(role, str) else _kind(role)
-        raise RowError(f"{where} has the unknown role {shown}", "use system, user and assistant")
-    expected = "assistant" if after == "user" else "user"
-    if role != expected and not (first and role == "system"):
-        raise RowError(
-            f"{where} is of {role!r} where {expected!r} is due",
-            "put an optional system turn first, then user and assistant turns by turns",
-        )
-
-
-def check_text(text: str, where: str) -> None:
-    """Refuse text that UTF-8 cannot hold.
-
-    Raises:
-        RowError: `text` has a lone surrogate, as JSON can smuggle in by an escape of half a pair.
-    """
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise RowError(
-            f"{where} has a lone surrogate at character {error.start}",
-            r"replace the broken \uD800-\uDFFF escape",
-        ) from error
-
-
-def _spans(spans: object, messages: Messages) -> Spans | None:
-    if spans is None:
-        return None
-    if not isinstance(spans, list):
-        raise RowError(f"unsafe_spans is {_kind(spans)}", "make it a list of [message index, start, end]")
-    return [_span(span, f"unsafe_spans[{number}]", messages) for number, span in enumerate(spans)]
-
-
-def _span(span: object, where: str, messages: Messages) -> list[int]:
-    # `type() is int`, because True and False are ints to isinstance.
-    if not isinstance(span, list | tuple) or len(span) not in (2, 3) or any(type(n) is not int for n in span):
-        raise RowError(f"{where} is not three whole numbers", "make it [message index, start, end]")
-    answers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
-    if len(span) == 2 and len(answers) > 1:
-        raise RowError(f"{where} is a pair, but the row has {len(answers)} answers", "add the message index in front")
-    index, start, end = span if len(span) == 3 else (answers[0], *span)
-    if index not in answers:
-        raise RowError(f"{where} points to message {index}", f"point it to an assistant message: {answers[:10]}")
-    length = len(messages[index]["content"])
-    if not 0 <= start < end <= length:
-        raise RowError(
-            f"{where} is {start} to {end} in a text of {length} characters", "keep 0 <= start < end <= length"
-        )
-    return [index, start, end]
-
-
-def _kind(value: object) -> str:
-    names = {
-        bool: "true or false",
-        int: "a number",
-        float: "a number",
-        list: "a list",
-        dict: "an object",
-        str: "text",
-    }
-    return "null" if value is None else names.get(type(value), f"a {type(value).__name__}")
-
-
-def _found(record: Record) -> str:
-    names = [str(name)[:40] for name in record]
-    more = f" and {len(names) - 12} more" if len(names) > 12 else ""
-    # repr, because a field's name is the data's own and may hold anything, line feeds included.
-    return f"fields found: {', '.join(map(repr, names[:12])) or 'none'}{more}"

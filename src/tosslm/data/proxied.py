@@ -10,7 +10,8 @@ import numpy as np
 
 from tosslm.characters import reached_end
 from tosslm.data.answers import PlacedRow, place_row
-from tosslm.data.tokenize import Limits, RowTokenizer, TokenizedRow
+from tosslm.data.tokenize import RowTokenizer
+from tosslm.data.tokenized import Limits, TokenizedRow
 from tosslm.mass import carry_mass, said_of
 
 Turns = Literal["all", "last"]

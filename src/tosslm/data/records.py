@@ -1,19 +1,13 @@
 """Records out of files: what a path names, and its records one by one with their line or row number."""
 
-import contextlib
 import io
 import itertools
-import re
-import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from gzip import GzipFile
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import zstandard
 
 from tosslm.data.formats import HH_FIELDS, REQUIRED_FIELDS
 from tosslm.data.json_stream import (
@@ -25,93 +19,18 @@ from tosslm.data.json_stream import (
     values,
     wrapped_list,
 )
+from tosslm.data.places import Place
+from tosslm.data.unpacked import DAMAGE, damaged, open_unpacked
 from tosslm.errors import InputError, RowError
-from tosslm.remote import file_system, is_url, local_name, open_remote
 
 # Line or row number from 1, and the record, or the RowError that says why there is none.
 Numbered: TypeAlias = Iterator[tuple[int, object]]
 
-_KINDS = {".jsonl": "lines", ".ndjson": "lines", ".json": "json", ".parquet": "parquet"}
-_PACKINGS = {".gz": "gzip", ".zst": "zstd"}
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_BOM = b"\xef\xbb\xbf"
 _BATCH_ROWS = 64
 MAX_ROW_BYTES = 10_000_000
 """Bytes of a row, unless the config says otherwise."""
 _PACKED = 50
 """Text packs to a fifth or a tenth; what packs to less than a fiftieth may hold anything."""
-_DAMAGE = (OSError, EOFError, zlib.error, zstandard.ZstdError, pa.ArrowException)
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """What a path of the user names.
-
-    Attributes:
-        name: the path as the user wrote it; of a ``file://`` URL the path that it names.
-        kind: ``lines``, ``json``, ``parquet``, ``folder`` or ``hub``.
-        packing: ``gzip``, ``zstd`` or None.
-        stem: the last part of the name without its known extensions.
-    """
-
-    name: str
-    kind: str
-    packing: str | None
-    stem: str
-
-    @property
-    def local(self) -> bool:
-        """Whether it lies on this machine."""
-        return self.kind != "hub" and not is_url(self.name)
-
-
-def locate(name: str) -> Place:
-    """Tell what `name` is, without reading it.
-
-    Raises:
-        InputError: there is no such file, it is of no kind that can be read, or a URL's driver is not installed.
-    """
-    name = local_name(name)
-    if is_url(name):
-        file_system(name)
-    path = Path(name)
-    if path.is_dir():
-        return _locate_folder(path, name)
-    if path.exists():
-        check_regular(path, name)
-    bare, packing = path, _PACKINGS.get(path.suffix.lower())
-    if packing:
-        bare = path.with_suffix("")
-    kind = _KINDS.get(bare.suffix.lower())
-    known = kind is not None and not (kind == "parquet" and packing)
-    if path.exists() or is_url(name):
-        if not known or kind is None:
-            raise InputError(
-                f"{name}: unknown extension; use .jsonl, .ndjson or .json (each also .gz or .zst) or .parquet"
-            )
-        return Place(name, kind, packing, bare.stem)
-    if known or not _HUB_ID.fullmatch(name):
-        raise InputError(f"{name}: no such file; check the path (relative ones start from the working directory)")
-    return Place(name, "hub", None, path.name)
-
-
-def check_regular(path: Path, name: str) -> None:
-    """Refuse what may have no end, or wait for a writer for ever: a pipe, a device, a socket, a link to one.
-
-    Raises:
-        InputError: names it.
-    """
-    if not path.is_file():
-        raise InputError(f"{name}: no regular file (a pipe, a device or a socket); write the rows to a file")
-
-
-def _locate_folder(path: Path, name: str) -> Place:
-    if not any((path / mark).is_file() for mark in ("state.json", "dataset_dict.json")):
-        raise InputError(f"{name}: a folder, but not one saved by datasets.save_to_disk; name the files in it")
-    for inside in path.rglob("*"):
-        if not inside.is_dir() and inside.exists():
-            check_regular(inside, str(inside))
-    return Place(name, "folder", None, path.resolve().name)
 
 
 def records(
@@ -142,77 +61,17 @@ def records(
     return _hub(place, split or "train", max_row_bytes)
 
 
-class _ZstdReader(io.RawIOBase):
-    """All frames of a Zstandard file; fsspec's reader stops after one and takes a cut file for whole."""
-
-    _INPUT_BYTES = 1 << 10  # small, because text that repeats itself may open to a thousand times its size
-
-    def __init__(self, packed: BinaryIO) -> None:
-        self._packed = packed
-        self._frame: Any = None
-        self._ahead = b""
-        self._opened = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._opened:
-            piece = self._ahead or self._packed.read(self._INPUT_BYTES)
-            if not piece:
-                if self._frame is not None and not self._frame.eof:
-                    raise EOFError("the Zstandard data end in the middle")
-                return 0
-            if self._frame is None or self._frame.eof:
-                self._frame = zstandard.ZstdDecompressor().decompressobj()
-            self._opened = memoryview(self._frame.decompress(piece))
-            self._ahead = self._frame.unused_data
-        size = min(len(buffer), len(self._opened))
-        buffer[:size] = self._opened[:size]
-        self._opened = self._opened[size:]
-        return size
-
-
-@contextlib.contextmanager
-def _raw(place: Place) -> Iterator[BinaryIO]:
-    """The bytes of a file as they lie there."""
-    if not place.local:
-        with open_remote(place.name) as remote:
-            yield cast(BinaryIO, remote)
-        return
-    check_regular(Path(place.name), place.name)
-    with Path(place.name).open("rb") as file:
-        yield file
-
-
-@contextlib.contextmanager
-def _open(place: Place) -> Iterator[BinaryIO]:
-    """The bytes of a file, unpacked, without a byte order mark."""
-    with _raw(place) as file:
-        raw: Any = file
-        if place.packing:
-            raw = GzipFile(fileobj=file) if place.packing == "gzip" else _ZstdReader(file)
-        stream = io.BufferedReader(raw, buffer_size=1 << 17)
-        if stream.peek(len(_BOM)).startswith(_BOM):
-            stream.read(len(_BOM))
-        yield cast(BinaryIO, stream)
-
-
-def _damaged(where: str, error: BaseException) -> InputError:
-    return InputError(f"{where}: the file cannot be read on from here: {error}; fetch or write it anew")
-
-
 def _lines(place: Place, limit: int) -> Numbered:
     number = 0
     try:
-        with _open(place) as stream:
+        with open_unpacked(place) as stream:
             for number, line in enumerate(_bounded_lines(stream, place.name, limit), 1):
                 if isinstance(line, RowError):
                     yield number, line
                 elif line.strip():
                     yield number, decode_line(line)
-    except _DAMAGE as error:
-        raise _damaged(f"{place.name}:{number + 1}", error) from error
+    except DAMAGE as error:
+        raise damaged(f"{place.name}:{number + 1}", error) from error
 
 
 def _bounded_lines(stream: BinaryIO, name: str, limit: int) -> Iterator[bytes | RowError]:
@@ -242,7 +101,7 @@ def _json(place: Place, field: str | None, limit: int) -> Numbered:
         if layout == "lines":
             yield from _lines(place, limit)
             return
-        with _open(place) as stream:
+        with open_unpacked(place) as stream:
             walk = JsonStream(stream, place.name, limit)
             if layout == "values":
                 yield from values(walk)
@@ -250,14 +109,14 @@ def _json(place: Place, field: str | None, limit: int) -> Numbered:
             yield from walk.elements() if wrapped is None else list_in_object(walk, wrapped)
             if walk.peek():
                 raise InputError(f"{place.name}:{walk.line}: text after the end of the list; remove it")
-    except _DAMAGE as error:
-        raise _damaged(f"{place.name}:{walk.line if walk else 1}", error) from error
+    except DAMAGE as error:
+        raise damaged(f"{place.name}:{walk.line if walk else 1}", error) from error
 
 
 def _json_layout(place: Place, field: str | None, limit: int) -> tuple[str, str | None]:
     """How a .json file holds its rows: ``list`` (and the list's field), ``lines`` or ``values``."""
     record_fields = {*HH_FIELDS, *itertools.chain(*REQUIRED_FIELDS.values()), *([field] if field else [])}
-    with _open(place) as stream:
+    with open_unpacked(place) as stream:
         walk = JsonStream(stream, place.name, limit)
         first = walk.peek()
         if first == "[":
@@ -266,7 +125,7 @@ def _json_layout(place: Place, field: str | None, limit: int) -> tuple[str, str 
             return "lines", None
         if (wrapped := wrapped_list(walk, frozenset(record_fields))) is not None:
             return "list", wrapped
-    with _open(place) as stream:
+    with open_unpacked(place) as stream:
         # Two lines, because in a file with one object a line the very first may be the broken one.
         lines = _bounded_lines(stream, place.name, limit)
         filled = (line for line in lines if isinstance(line, RowError) or line.strip())
@@ -280,7 +139,7 @@ def _json_layout(place: Place, field: str | None, limit: int) -> tuple[str, str 
 def _parquet(place: Place, limit: int) -> Numbered:
     number = 0
     try:
-        with _open(place) as stream:
+        with open_unpacked(place) as stream:
             packed = stream.seek(0, io.SEEK_END)
             stream.seek(0)
             # Without pre-buffering, which would hold whole row groups.
@@ -303,7 +162,7 @@ def _parquet(place: Place, limit: int) -> Numbered:
     except InputError:
         raise
     except Exception as error:  # Arrow gives up on damage in many ways
-        raise _damaged(f"{place.name}:{number + 1}", error) from error
+        raise damaged(f"{place.name}:{number + 1}", error) from error
 
 
 def _check_packing(where: str, unpacked: int, packed: int, limit: int) -> None:
@@ -362,7 +221,7 @@ def _folder(place: Place, split: str | None, limit: int) -> Numbered:
     except InputError:
         raise
     except Exception as error:  # datasets and Arrow give up on damage in many ways
-        raise _damaged(f"{place.name}:{number + 1}", error) from error
+        raise damaged(f"{place.name}:{number + 1}", error) from error
 
 
 def _hub(place: Place, split: str, limit: int) -> Numbered:

@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tosslm.data.copies import Copies
-from tosslm.data.formats import Conversation, Messages, check_format, check_text, parse_conversation, parse_record
-from tosslm.data.records import MAX_ROW_BYTES, Place, locate, records
+from tosslm.data.formats import Conversation, check_format, parse_conversation, parse_record
+from tosslm.data.places import Place, locate
+from tosslm.data.records import MAX_ROW_BYTES, records
+from tosslm.data.turns import Messages, check_text
 from tosslm.errors import InputError, RowError
 from tosslm.files import sha256
 from tosslm.remote import is_url, remote_sha256

@@ -7,7 +7,6 @@ then say which tokens are response tokens and which piece of the answer each of 
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, Literal
 
@@ -15,7 +14,9 @@ import datasets
 
 from tosslm.data.fields import REASONING
 from tosslm.data.formats import check_format, parse_conversation
+from tosslm.data.placing import lost_parts, token_spans, unreasoned
 from tosslm.data.template import ChatTemplate, Placed, Turn, locate_content
+from tosslm.data.tokenized import Limits, TokenizedRow
 from tosslm.errors import InputError, RowError
 
 FEATURES = datasets.Features(
@@ -26,7 +27,6 @@ FEATURES = datasets.Features(
     }
 )
 
-_NO_TEXT = -1
 CHARACTERS_A_TOKEN = 32
 """A row of fewer characters for each token that is kept is encoded as a whole."""
 _REACH = 2000
@@ -35,72 +35,6 @@ _MARGIN_WORDS = 16
 _FAR = 8000
 """Nor over so many characters, words or not: merges reach a token or two back, as tests/test_limits.py tries."""
 _ROWS_PER_CHUNK = 1000  # Arrow is some ten times smaller than lists of Python integers
-
-
-@dataclass(frozen=True, slots=True)
-class TokenizedRow:
-    """One conversation as tokens.
-
-    Args:
-        input_ids: ``[num_tokens]`` token ids.
-        response_mask: ``[num_tokens]`` True where the token is a response token.
-        offsets: ``[num_response_tokens, 3]`` message index, start and end in code points of that message's
-            content; ``[-1, -1, -1]`` where a token has no text of it (an end of turn, a thinking block that
-            the template writes).
-        truncated: whether tokens were cut off at the end.
-        lost: ``[message index, start, end]`` of each part of a response's content, white space around it aside,
-            that the chat template does not write as it stands.
-    """
-
-    input_ids: list[int]
-    response_mask: list[bool]
-    offsets: list[list[int]]
-    truncated: bool
-    lost: list[list[int]] = field(default_factory=list)
-
-    def check_marked(self, unsafe_spans: Iterable[Sequence[int]] | None) -> None:
-        """Refuse marks on text that the model never gets to see.
-
-        Raises:
-            RowError: a span has text of ``lost`` in it.
-        """
-        for index, start, end in unsafe_spans or ():
-            if any(message == index and start < high and low < end for message, low, high in self.lost):
-                raise RowError(
-                    f"unsafe_spans mark {start} to {end} of message {index}, where the chat template drops or "
-                    "rewrites text",
-                    "write the answer as the template does, or move the mark off that text",
-                )
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a model has room for; None is no limit that is known.
-
-    Attributes:
-        vocabulary: token ids it has an embedding for, from 0.
-        positions: tokens of the longest row.
-    """
-
-    vocabulary: int | None = None
-    positions: int | None = None
-
-    def check(self, ids: Sequence[int]) -> None:
-        """Refuse a row that has no room.
-
-        Raises:
-            RowError: it is too long, or a token id is beyond the vocabulary.
-        """
-        if self.positions is not None and len(ids) > self.positions:
-            raise RowError(
-                f"{len(ids)} tokens, and the model has {self.positions} positions",
-                f"set data.max_length to {self.positions} or less",
-            )
-        if self.vocabulary is not None and ids and max(ids) >= self.vocabulary:
-            raise RowError(
-                f"the token id {max(ids)} is beyond the model's vocabulary of {self.vocabulary}",
-                "use the model's own tokenizer, or resize the model's embeddings to it and save it",
-            )
 
 
 class RowTokenizer:
@@ -205,14 +139,14 @@ class RowTokenizer:
         kept = min(len(ids), self.max_length)
         mask = [False] * kept
         offsets: list[list[int]] = []
-        lost: list[list[int]] = _unreasoned(conversation, text, turns)
+        lost: list[list[int]] = unreasoned(conversation, text, turns)
         # A row's first token has no context to be predicted from, and a token belongs to one turn only.
         free = 1
         for turn, placed in zip(turns, places, strict=True):
-            lost += _lost(conversation[turn.message]["content"], turn.message, placed)
+            lost += lost_parts(conversation[turn.message]["content"], turn.message, placed)
             first = max(free, bisect_right(ends, turn.start))
             stop = bisect_left(starts, self._response_end(text, turn, placed, ids, starts, ends))
-            spans = _spans(starts, ends, first, stop, turn.message, placed)
+            spans = token_spans(starts, ends, first, stop, turn.message, placed)
             free = max(free, stop)
             stop = max(first, min(stop, kept))
             mask[first:stop] = [True] * (stop - first)
@@ -325,62 +259,10 @@ def _checked(messages: Sequence[Mapping[str, object]]) -> list[dict[str, Any]]:
     return conversation
 
 
-def _unreasoned(conversation: Sequence[Mapping[str, Any]], text: str, turns: Sequence[Turn]) -> list[list[int]]:
-    """``[message, 0, 0]`` of each answer whose reasoning the template leaves out, as many do in earlier turns.
-
-    Raises:
-        RowError: it leaves out that of the last message too, so it knows none of that name.
-    """
-    left_out = []
-    for turn in turns:
-        message = conversation[turn.message]
-        for name in REASONING:
-            if text.find(message.get(name, "").strip(), turn.start, turn.end) >= 0:
-                continue
-            if turn.message == len(conversation) - 1:
-                raise RowError(
-                    f"message {turn.message} has {name}, and the chat template does not write it",
-                    "rename it to what the template calls reasoning, write it into the answer's text as the model "
-                    "does, or remove the field",
-                )
-            left_out.append([turn.message, 0, 0])
-    return left_out
-
-
 def _control_ids(tokenizer: Any) -> set[int]:
     # Gemma and others also add runs of spaces and newlines to the vocabulary; those end no turn.
     added = {token_id for token, token_id in tokenizer.get_added_vocab().items() if token.replace("▁", " ").strip()}
     return added | set(tokenizer.all_special_ids)
-
-
-def _spans(
-    starts: list[int], ends: list[int], first: int, stop: int, message: int, placed: Placed | None
-) -> list[list[int]]:
-    """The piece of the content that each token in ``[first, stop)`` is: ``[stop - first, 3]``."""
-    spans = [[_NO_TEXT] * 3 for _ in range(first, stop)]
-    if placed is None:
-        return spans
-    covered, last = placed.start, None
-    for span, start, end in zip(spans, starts[first:stop], ends[first:stop], strict=True):
-        # Tokenizers that trim whitespace out of their offsets leave gaps: a gap belongs to the token after
-        # it.
-        low, high = max(min(start, covered), placed.start), min(end, placed.end)
-        if low < high and start < placed.end:
-            span[:] = [message, low + placed.shift, high + placed.shift]
-            covered, last = high, span
-    if last is not None:
-        last[2] = placed.end + placed.shift
-    return spans
-
-
-def _lost(content: str, message: int, placed: Placed | None) -> list[list[int]]:
-    """The parts of a content beside the one that was found, as ``[message, start, end]``."""
-    low = len(content) - len(content.lstrip())
-    high = len(content.rstrip())
-    start = end = high  # nothing of it was found
-    if placed is not None:
-        start, end = placed.start + placed.shift, placed.end + placed.shift
-    return [[message, a, b] for a, b in ((low, min(start, high)), (max(end, low), high)) if a < b]
 
 
 def _sure_end(text: str, length: int) -> int:

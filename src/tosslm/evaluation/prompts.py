@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from tosslm.data.fields import tools_of
-from tosslm.data.formats import Messages, check_text, parse_record
-from tosslm.data.records import locate, records
+from tosslm.data.formats import parse_record
+from tosslm.data.places import locate
+from tosslm.data.records import records
 from tosslm.data.rows import content_id
+from tosslm.data.turns import Messages, check_text
 from tosslm.errors import InputError, RowError
 
 PROMPT_FIELDS = ("prompt", "question", "goal", "behavior", "instruction")

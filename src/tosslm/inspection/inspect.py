@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from tosslm.data.records import Place, locate, records
+from tosslm.data.places import Place, locate
+from tosslm.data.records import records
 from tosslm.errors import InputError, RowError
 from tosslm.inspection.chat import ChatRows, answer_weights
 from tosslm.inspection.counts import DEFAULT_LENGTHS, Counts

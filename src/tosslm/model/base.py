@@ -17,7 +17,7 @@ from peft.helpers import rescale_adapter_scale
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from tosslm.config import LoraConfig, ModelConfig
-from tosslm.data.tokenize import Limits
+from tosslm.data.tokenized import Limits
 from tosslm.errors import InputError, TosslmError
 from tosslm.files import atomic_folder, fingerprint, sha256
 from tosslm.model.builtin import builtin_folder

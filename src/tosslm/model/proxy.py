@@ -9,7 +9,8 @@ from typing import Any
 from tosslm.config import Config, ModelConfig
 from tosslm.data.proxied import Turns, proxy_row
 from tosslm.data.template import ChatTemplate
-from tosslm.data.tokenize import Limits, RowTokenizer
+from tosslm.data.tokenize import RowTokenizer
+from tosslm.data.tokenized import Limits
 from tosslm.errors import InputError, RowError
 from tosslm.model.base import Base, Keys, open_base
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tosslm.config import ModelConfig
-from tosslm.data.tokenize import Limits
+from tosslm.data.tokenized import Limits
 from tosslm.errors import InputError
 from tosslm.files import sha256
 from tosslm.model.base import HAZARD_MARK, local_folder, model_limits

@@ -87,8 +87,11 @@ class _Auto(_Part):
     rows: int | None
     false_discard: float
     rows_needed: int | None
+    threshold: float | None = None
     risk: float | None = None
     bound: float | None = None
+    dropped: float | None = None
+    sooner: float | None = None
 
 
 class _Selection(_Entry):

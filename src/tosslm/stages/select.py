@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,38 +19,23 @@ from tosslm.methods.method import Method
 from tosslm.ragged import split_rows
 from tosslm.runs.decisions import ByHand
 from tosslm.runs.folder import Mark
-from tosslm.runs.layout import DATA, HELDOUT, SELECTION, Layout, scores
-from tosslm.runs.ranking import (
-    cross_fitted_log_odds,
-    evidence_of,
-    find_unsafe,
-    found_in,
-    learn_ranking,
-    useful_log_odds,
-)
+from tosslm.runs.layout import DATA, SELECTION, Layout, scores
+from tosslm.runs.ranking import evidence_of, find_unsafe, found_in
 from tosslm.runs.spool import spooled
 from tosslm.runs.tables import (
     EVIDENCE_SCHEMA,
     WEIGHTS_SCHEMA,
     Parts,
     finite_scores,
-    held_out_scores,
     list_column,
     row_ids,
     weighted_scores,
 )
-from tosslm.selection.control import (
-    EVEN_ODDS,
-    Control,
-    controlled_threshold,
-    cut_above,
-    estimated_threshold,
-    rows_needed,
-    sets_threshold,
-)
+from tosslm.selection.control import EVEN_ODDS, Control, cut_above
 from tosslm.selection.cut import Cut, apply_cut, find_cut, select_in_rows, share_of
 from tosslm.selection.decided import KEPT, OPEN, overrule, placed
-from tosslm.selection.kinds import KINDS, InContext, Kind
+from tosslm.selection.kinds import KINDS
+from tosslm.stages.auto import found_threshold, learnt_apart, threshold_facts
 from tosslm.stages.decided import decided_facts, decisions_cover, people_decided
 from tosslm.stages.mask import MaskCounts, write_mask
 from tosslm.stages.purposes import PURPOSES
@@ -142,7 +126,7 @@ def _cut_and_masked(
     auto = config.discard_fraction == "auto"
     facts = {
         "discard_fraction": share_of(cut.discarded, cut.tokens) if auto and cut else config.share,
-        **({"auto": _told(control, bench.config)} if auto else {}),
+        **({"auto": threshold_facts(control, bench.config)} if auto else {}),
         "scope": config.scope,
         "evidence": config.kind,
         **{name: getattr(config, name) for name in KINDS[config.kind].settings},
@@ -193,14 +177,6 @@ def _cut(config: SelectionConfig, values: Callable[[], Parts], control: Control 
     return None
 
 
-def _told(control: Control | None, config: Config) -> dict[str, Any]:
-    """What became of the bound on useful text; where not even an estimate can be had, even odds decide alone."""
-    known = asdict(control) if control else {"threshold": EVEN_ODDS, "rows": None, "risk": None, "bound": None}
-    false_discard = config.selection.false_discard
-    needed = None if config.data.utility.of_custom else 2 * rows_needed(false_discard)
-    return known | {"false_discard": false_discard, "rows_needed": needed}
-
-
 @dataclass(frozen=True, slots=True)
 class Ranked:
     """What is ranked, and what is known beside it.
@@ -234,40 +210,10 @@ def _ranked(bench: Workbench, mark: Mark) -> Iterator[Ranked]:
         if kind.learn is None:
             yield Ranked(scored, scores=scored)
             return
-        facts, in_context, control = _learnt(bench, kind, folder, scored)
+        facts, in_context, useful = learnt_apart(bench.config, kind, folder, scored)
         with spooled(layout.root, evidence_of(scored(), in_context)) as ranked:
             _write_evidence(layout, ranked(), facts, mark)
-            yield Ranked(ranked, control, scored)
-
-
-def _learnt(
-    bench: Workbench, kind: Kind, folder: Path, scored: Callable[[], Parts]
-) -> tuple[dict[str, Any], InContext, Control | None]:
-    """What makes evidence of scores; held-out rows that bound what is lost have no part in it."""
-    config = bench.config.selection
-    held_out = held_out_scores(folder / HELDOUT, sets_threshold)["utility"] if kind.from_rows else []
-    # Rows that stayed in a trim are not as useful rows are drawn, which a bound takes.
-    drawn = not bench.config.data.utility.of_custom
-    bounded = config.discard_fraction == "auto" and drawn and len(held_out) >= rows_needed(config.false_discard)
-    fitted = (lambda content: not sets_threshold(content)) if bounded else (lambda _: True)
-    facts, in_context = learn_ranking(
-        kind, folder, seed=bench.config.seed, window=config.window, of=fitted, parts=scored
-    )
-    control = None
-    if bounded:
-        control = controlled_threshold(useful_log_odds(folder, in_context), config.false_discard)
-    elif config.discard_fraction == "auto":
-        control = _estimated(folder, bench.config, scored)
-    return facts, in_context, control
-
-
-def _estimated(folder: Path, config: Config, scored: Callable[[], Parts]) -> Control | None:
-    """A threshold without a bound, of few held-out rows; None where a half of them tells nothing."""
-    try:
-        useful = cross_fitted_log_odds(folder, seed=config.seed, parts=scored)
-    except TosslmError:
-        return None
-    return estimated_threshold(useful, config.selection.false_discard) if useful else None
+            yield Ranked(ranked, found_threshold(useful, config.false_discard, ranked), scored)
 
 
 def _write_evidence(layout: Layout, ranked: Parts, facts: Mapping[str, Any], mark: Mark) -> None:
