@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,11 @@ import tosslm
 from tosslm.cli import quiet_libraries
 from tosslm.errors import TosslmError
 from tosslm.files import write_json, write_text
-from tosslm.model.base import open_base
+from tosslm.model.base import Base, open_base
 from tosslm.progress import ConsoleReporter
 from tosslm.ragged import split_rows
 from tosslm.runs.tables import read_losses, stored_rows
+from tosslm.selection.kinds import KINDS, Known
 
 RESULTS = Path(__file__).parent / "own.json"
 PAGE = Path("docs/spans.md")
@@ -35,19 +37,22 @@ BEGIN, END = "<!-- without a utility set -->", "<!-- end of the utility set -->"
 DRAWS = 500
 MEASURES = ("auroc", "average_precision")
 PLAIN = "base loss - degraded loss"
+PLAIN_POSTERIOR = f"{PLAIN}: posterior"
 LABELS = {
     "utility set: token score": "token score, utility set",
     "from custom: token score": "token score, `from: custom`",
     PLAIN: "base loss - degraded loss, no utility reference",
     "utility set: posterior": "posterior, utility set",
     "from custom: posterior": "posterior, `from: custom`",
+    PLAIN_POSTERIOR: "posterior of base loss - degraded loss, no utility reference",
 }
 _HEAD = """## Without a utility set
 
 Written by `python -m studies.spans.own`. With `data.utility: {{from: custom}}` rows of the custom set stand in for a
 utility set ([Choosing references](references.md#no-utility-set)). One row of the table is one signal on the tokens
 that runs with and without a utility set both score, seed {seeds}; intervals hold 95% of {draws} draws of rows, and
-*more than base* is the difference to base loss - degraded loss over the same draws.
+*more than base* is the difference to the line of its kind that has no utility reference, over the same draws. The
+posterior of that line is learnt from the held-out rows of the run with `from: custom`.
 
 | | signal | AUROC | AP | AUROC, more than base | AP, more than base |
 |---|---|---|---|---|---|
@@ -87,6 +92,8 @@ def measure(corpus: str, seed: int) -> dict[str, Any]:
     base = open_base(of_custom.config.model)
     losses = np.concatenate(tosslm.response_losses(base.model, rows))
     values = {PLAIN: losses - np.concatenate([own["degraded"][row_id] for row_id in rows["row_id"]])}
+    if refused_too is None:
+        values[PLAIN_POSTERIOR] = _posterior(of_custom, base, values[PLAIN])
     for told, signals in (("utility set", other), ("from custom", own)):
         for name in {"token score", "posterior"} & set(signals):
             values[f"{told}: {name}"] = np.concatenate([signals[name][row_id] for row_id in rows["row_id"]])
@@ -97,7 +104,7 @@ def measure(corpus: str, seed: int) -> dict[str, Any]:
     facts = {"base": base.identity, "code": code, "rows": int(numbers[-1]) + 1, "tokens": len(unsafe)}
     return facts | {
         "marked": float(unsafe.mean()),
-        "signals": {name: _quality(one, curves[PLAIN]) for name, one in curves.items()},
+        "signals": {name: _quality(one, curves[_control(name, curves)]) for name, one in curves.items()},
         "dropped": {
             told: _dropped(corpus, run, set(rows["row_id"]))
             for told, run, why in (("utility set", with_set, refused), ("from custom", of_custom, refused_too))
@@ -106,6 +113,28 @@ def measure(corpus: str, seed: int) -> dict[str, Any]:
         "refused": {"utility set": refused, "from custom": refused_too},
         "trusted": _trusted(of_custom),
     }
+
+
+def _control(name: str, curves: Mapping[str, np.ndarray]) -> str:
+    """The signal of the same kind that has no utility reference."""
+    return PLAIN_POSTERIOR if name.endswith("posterior") and PLAIN_POSTERIOR in curves else PLAIN
+
+
+def _posterior(run: tosslm.Run, base: Base, scores: np.ndarray) -> np.ndarray:
+    """Log-odds as selection learns them, with the base in the place of the utility reference."""
+    layout = run.layout
+    columns = ("row_id", "input_ids", "response_mask")
+    read = {row["row_id"]: row for name in ("harmful", "utility") for row in stored_rows(layout.rows(name), columns)}
+    held = list(stored_rows(layout.heldout(0)))
+    plain = tosslm.response_losses(base.model, [read[row["row_id"]] for row in held])
+    found: dict[str, list[np.ndarray]] = {"harmful": [], "utility": []}
+    for row, losses in zip(held, plain, strict=True):
+        found[row["set"]].append(losses - np.asarray(row["loss_degraded"], dtype=np.float32))
+    lengths = np.array([sum(mask) for mask in run.rows["response_mask"]])
+    learn = KINDS["posterior"].learn
+    assert learn is not None
+    _, log_odds = learn(Known(found, scores, lengths, run.config.seed, 1))
+    return log_odds(scores, lengths)
 
 
 def _quality(own: np.ndarray, base: np.ndarray) -> dict[str, Any]:
@@ -155,7 +184,10 @@ def section(results: dict[str, Any]) -> str:
         for name, label in LABELS.items():
             if quality := result["signals"].get(name):
                 cells = [_cell(quality[one]["value"]) for one in MEASURES]
-                cells += ["" if name == PLAIN else _cell(quality[one]["more_than_base"], "+") for one in MEASURES]
+                cells += [
+                    "" if name in (PLAIN, PLAIN_POSTERIOR) else _cell(quality[one]["more_than_base"], "+")
+                    for one in MEASURES
+                ]
                 lines.append(f"| {corpus} | {label} | {' | '.join(cells)} |")
         told.append(_told(corpus, result))
     seeds = ", ".join(sorted({key.partition(":")[2] for key in results}))
