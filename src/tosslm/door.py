@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from tosslm.config import Config, SourceConfig
+from tosslm.config import Config
 from tosslm.data.rows import BadRow, file_names, raw_files, source_rows
 from tosslm.errors import InputError
 from tosslm.remote import is_url
 from tosslm.runs.decisions import read_decisions
-from tosslm.runs.layout import SETS, Layout
+from tosslm.runs.layout import Layout
 from tosslm.team import place
 
 
@@ -34,8 +34,7 @@ def check_places(config: Config) -> None:
 
 def _check_urls(config: Config) -> None:
     inside = config.run_dir.rstrip("/") + "/"
-    for name in SETS:
-        source: SourceConfig = getattr(config.data, name)
+    for name, source in config.data.sources.items():
         if found := [one for one in file_names(source.path) if one.startswith(inside)]:
             raise InputError(
                 f"data.{name}.path: {found[0]} lies in the run folder {config.run_dir}, where a run writes; name "
@@ -99,13 +98,12 @@ def check_overrides(config: Config, *, selects: bool = True) -> None:
 
 
 def check_rows(config: Config) -> None:
-    """Read the three sets to their ends, before something is removed for their sake.
+    """Read the sets to their ends, before something is removed for their sake.
 
     Raises:
         InputError: a file cannot be read, a set has no row, or a row is bad and ``on_bad_row`` is ``error``.
     """
-    for name in SETS:
-        source: SourceConfig = getattr(config.data, name)
+    for name, source in config.data.sources.items():
         good = False
         for row in source_rows(source, config.data.max_row_bytes):
             if not isinstance(row, BadRow):
@@ -117,8 +115,7 @@ def check_rows(config: Config) -> None:
 
 
 def _inputs(config: Config) -> Iterator[tuple[str, Path]]:
-    for name in SETS:
-        source: SourceConfig = getattr(config.data, name)
+    for name, source in config.data.sources.items():
         yield from ((f"data.{name}.path", file) for file in raw_files(source.path))
     models = {
         "model.name": config.model.name,

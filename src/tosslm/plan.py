@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tosslm.config import Config
-from tosslm.data.rows import BadRow
+from tosslm.data.own_utility import rows_dealt
+from tosslm.data.rows import BadRow, held_out, source_rows
 from tosslm.data.sets import SetCounts, prepared_rows
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.door import check_overrides, check_places
@@ -42,9 +44,9 @@ def make_plan(config: Config, *, measure: bool, reporter: Reporter, price: float
         price: of an hour of this device, in any currency.
 
     Returns:
-        ``sets`` (counts), ``bad_rows``, ``model``, ``speed`` (tokens a second), ``proxy`` where there is one,
-        ``stages`` and their ``total`` (seconds, bytes, with a price ``cost``), ``price``, ``assumed``, and what
-        ``before_run`` tells.
+        ``sets`` (counts), ``bad_rows``, ``utility_told`` where the custom set stands in for a utility set, ``model``,
+        ``speed`` (tokens a second), ``proxy`` where there is one, ``stages`` and their ``total`` (seconds, bytes, and
+        with a price ``cost``), ``price``, ``assumed``, and what ``before_run`` tells.
 
     Raises:
         InputError: a file or the model cannot be read, a tracker is missing, or the price is no number from 0.
@@ -76,6 +78,7 @@ def make_plan(config: Config, *, measure: bool, reporter: Reporter, price: float
     return {
         "sets": {name: {key: getattr(counts, key) for key in counts.__slots__} for name, counts in read.sets.items()},
         "bad_rows": read.bad_rows,
+        **({"utility_told": _told_of_utility(config, read)} if config.data.utility.of_custom else {}),
         "model": _of_model(config, own, tokenizer),
         "speed": {"measured": looking.measure, **own.speed},
         **({"proxy": _of_proxy(config, proxy, references, read.proxy_sets)} if proxy else {}),
@@ -103,8 +106,9 @@ class _Read:
 def _read(config: Config, tokenizer: RowTokenizer, proxy: Proxy | None) -> _Read:
     """Read and tokenise the sets, as the data stage does."""
     read, start = _Read(), time.perf_counter()
+    dealt = _Dealt.of(config) if config.data.utility.of_custom else None
     for name, counts in read.sets.items():
-        rows = _sampled(_good_rows(config, name, tokenizer, counts, read.bad_rows), read.samples[name])
+        rows = _sampled(_good_rows(config, name, tokenizer, counts, read.bad_rows, dealt), read.samples[name])
         if proxy:
             rows = _sampled(proxy.rows(rows, config.data.turns, read.proxy_sets[name]), read.of_proxy[name])
         for _ in rows:
@@ -157,6 +161,15 @@ def _expected(
     }
 
 
+def _told_of_utility(config: Config, read: _Read) -> str:
+    """What becomes of the custom set where it stands in for a utility set."""
+    rows, share = read.sets["utility"].rows, config.references.holdout
+    return (
+        f"utility: {rows:,} rows of the custom set stand in, {config.data.utility.trim:.0%} of which are trimmed "
+        f"away; a share of {share:g} is held out, and is not among the custom rows, which are fine-tuned on"
+    )
+
+
 def _of_model(config: Config, own: Reader, tokenizer: RowTokenizer) -> dict[str, Any]:
     device = choose_device(config.model.device)
     return {
@@ -179,12 +192,39 @@ def _of_proxy(config: Config, proxy: Proxy, reader: Reader, sets: dict[str, Prox
     }
 
 
+@dataclass(frozen=True, slots=True)
+class _Dealt:
+    """Which contents of the custom set stand in for a utility set, and which of these are held out."""
+
+    utility: set[str]
+    apart: set[str]
+
+    @classmethod
+    def of(cls, config: Config) -> _Dealt:
+        rows = source_rows(config.data.custom, config.data.max_row_bytes)
+        utility = rows_dealt((row.row_id for row in rows if not isinstance(row, BadRow)), config.data.utility.rows)
+        return cls(utility, held_out(utility, config.references.holdout) if utility else set())
+
+    def takes(self, name: str, content: str) -> bool:
+        """Whether a row of the custom set is of this set."""
+        return content in self.utility if name == "utility" else name != "custom" or content not in self.apart
+
+
 def _good_rows(
-    config: Config, name: str, tokenizer: RowTokenizer, counts: SetCounts, bad_rows: list[dict[str, str]]
+    config: Config,
+    name: str,
+    tokenizer: RowTokenizer,
+    counts: SetCounts,
+    bad_rows: list[dict[str, str]],
+    dealt: _Dealt | None,
 ) -> Iterator[dict[str, Any]]:
-    source = getattr(config.data, name)
-    for row in prepared_rows(source, tokenizer, counts, max_row_bytes=config.data.max_row_bytes):
-        if isinstance(row, BadRow):
+    again = dealt is not None and name == "utility"  # its bad rows are the custom set's, told of there
+    source = config.data.custom if again else getattr(config.data, name)
+    takes = partial(dealt.takes, name) if dealt else (lambda _: True)
+    for row in prepared_rows(source, tokenizer, counts, max_row_bytes=config.data.max_row_bytes, takes=takes):
+        if again and isinstance(row, BadRow):
+            counts.bad = 0
+        elif isinstance(row, BadRow):
             bad_rows.append({"set": name, "origin": row.origin, "reason": row.reason, "remedy": row.remedy})
         else:
             yield row

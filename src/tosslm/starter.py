@@ -52,6 +52,7 @@ def _section(section: type[BaseModel], prefix: str, depth: int, wanted: Sequence
     for name, field in section.model_fields.items():
         if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("hidden"):
             continue
+        name = field.alias or name
         key = f"{prefix}{name}"
         if wanted is not None and not any(one == key or one.startswith(f"{key}.") for one in wanted):
             continue

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tosslm.data.rows import base_id, held_out
+from tosslm.selection.joining import trusted_rows
 
 
 def folds(row_ids: Sequence[str]) -> np.ndarray:
@@ -22,7 +23,4 @@ def trimmed(scores: Sequence[np.ndarray], keep: float) -> np.ndarray:
         scores: floats, one array a row.
         keep: share of the rows that stay, at least one; of equal ones the earlier.
     """
-    order = np.argsort([float(row.mean()) for row in scores], kind="stable")
-    stays = np.zeros(len(scores), dtype=bool)
-    stays[order[: max(1, round(keep * len(scores)))]] = True
-    return stays
+    return trusted_rows(np.array([float(row.mean()) for row in scores]), 1 - keep)

@@ -45,8 +45,9 @@ _PAGE = (
     "{verdict}\n"
     "\n"
     "This is a small model, small sets and one seed, and the demo's rows are made: clean rows and unsafe "
-    "ones of the same kind of advice. There is no key in the config for it. With `data.utility.path` "
-    "naming the custom file itself a run does what the table calls all custom rows.\n"
+    "ones of the same kind of advice. `data.utility: {{from: custom}}` does what the table calls trimmed "
+    "by base minus degraded ([Choosing references](references.md#no-utility-set)); with `data.utility.path` naming "
+    "the custom file itself a run does what it calls all custom rows.\n"
 )
 
 

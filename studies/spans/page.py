@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from studies.provenance import check_bases
+from studies.spans import own
 from studies.spans.gate import told
 from studies.spans.settings import CORPORA, ROOT, SEEDS
 from studies.spans.without import kept, section
@@ -62,6 +63,8 @@ def write_page(page: Path, root: Path = ROOT) -> None:
             parts.append(_why(runs, facts, curves))
     if results := kept():
         parts.append(section(results))
+    if found := own.kept():
+        parts.append(own.section(found))
     write_text(page, "\n".join(parts))
 
 

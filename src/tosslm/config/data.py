@@ -8,6 +8,9 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 
 from tosslm.config.section import PathText, Section
 
+_LATER = ("fields", "where", "limit")
+_OF_CUSTOM = ("from_", "rows", "trim")
+
 
 class ModelConfig(Section):
     """The aligned chat model that is to be fine-tuned."""
@@ -65,7 +68,66 @@ class SourceConfig(Section):
     def _without_unused(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Keys that came later are left out where they have no part, so that older folders are known as before."""
         values: dict[str, Any] = plain(self)
-        return {key: value for key, value in values.items() if value or key not in ("fields", "where", "limit")}
+        return {key: value for key, value in values.items() if value or key not in _LATER}
+
+
+class UtilityConfig(SourceConfig):
+    """Where the utility set comes from: from files as any set does, or out of the custom set."""
+
+    path: PathText | list[PathText] = Field([], description="As of custom; not beside from.")
+    from_: Literal["custom"] | None = Field(
+        None,
+        alias="from",
+        description="custom, in the place of a path: where there is no utility set, rows of the custom set stand in "
+        "for it (the paper has one, and it is better: see Choosing references).",
+    )
+    rows: int | None = Field(
+        2000,
+        ge=4,
+        description="from: custom only. How many contents of the custom set at most, chosen by row id; null takes "
+        "all. references.holdout of them are held out, and not fine-tuned on either.",
+    )
+    trim: float = Field(
+        0.5,
+        ge=0,
+        lt=1,
+        description="from: custom only. Share of them that is left out, the rows that look riskiest by base minus "
+        "degraded loss.",
+    )
+
+    @property
+    def of_custom(self) -> bool:
+        """Whether rows of the custom set stand in for a utility set."""
+        return self.from_ is not None
+
+    @property
+    def trimmed_share(self) -> float:
+        """The share of the rows that has no part in anything; none of a set of its own."""
+        return self.trim if self.of_custom else 0.0
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> UtilityConfig:
+        if not self.of_custom and not self.path:
+            raise ValueError("no rows are named; give path, or, where there is no such set, from: custom")
+        # By values, not by what was given: `toss init --full` writes every key.
+        only = _OF_CUSTOM if not self.of_custom else [key for key in type(self).model_fields if key not in _OF_CUSTOM]
+        defaults = type(self).model_fields
+        if extra := [key for key in only if key != "from_" and getattr(self, key) != defaults[key].default]:
+            told = (
+                "the rows are read as data.custom says; name a path, or from, not both"
+                if self.of_custom
+                else "counts with from: custom only; leave it out"
+            )
+            raise ValueError(f"{', '.join(extra)} beside {'from' if self.of_custom else 'path'}: {told}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As of any source; and of the two origins the one that counts, so that older folders are known as before."""
+        values: dict[str, Any] = plain(self)
+        if self.of_custom:
+            return {key.rstrip("_"): value for key, value in values.items() if key in _OF_CUSTOM}
+        return {key: value for key, value in values.items() if key not in _OF_CUSTOM and (value or key not in _LATER)}
 
 
 class DataConfig(Section):
@@ -73,7 +135,7 @@ class DataConfig(Section):
 
     custom: SourceConfig = Field(description="The data to fine-tune on.")
     harmful: SourceConfig = Field(description="A small set of unsafe answers.")
-    utility: SourceConfig = Field(description="A small set of good answers of the custom domain.")
+    utility: UtilityConfig = Field(description="A small set of good answers of the custom domain.")
     max_length: int = Field(2048, ge=2, le=10_000_000, description="Longer rows are cut to this many tokens.")
     turns: Literal["all", "last"] = Field("all", description="Which assistant turns are trained and scored.")
     max_row_bytes: int = Field(
@@ -85,3 +147,9 @@ class DataConfig(Section):
     on_bad_row: Literal["error", "skip"] = Field(
         "error", description="skip lists bad rows, with reasons, in data/bad_rows.jsonl."
     )
+
+    @property
+    def sources(self) -> dict[str, SourceConfig]:
+        """The sets that are read from files, by name: all three, or two where the custom set stands for the third."""
+        named = {"custom": self.custom, "harmful": self.harmful}
+        return named if self.utility.of_custom else named | {"utility": self.utility}

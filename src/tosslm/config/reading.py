@@ -132,4 +132,4 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
         annotation = section.model_fields[part].annotation if part in section.model_fields else Config
         # Of a section that may be null, the section.
         section = next((kind for kind in get_args(annotation) if kind is not type(None)), annotation)
-    return list(section.model_fields)
+    return [field.alias or name for name, field in section.model_fields.items()]

@@ -125,6 +125,8 @@ def covered(settings: TrainingConfig | DataConfig) -> dict[str, Any]:
     later = {"betas": (0.9, 0.999), "max_row_bytes": 10_000_000, "anchor_normalize": "anchored"}
     # The tokens that a guard chooses are of the degraded reference alone, which covers them.
     values = settings.model_dump(exclude={"model", "adapter", "revision", "harmful_tokens"})
+    if isinstance(settings, DataConfig):
+        values["utility"].pop("trim", None)  # of the references, which cover it
     if isinstance(settings, FinetuneConfig) and not settings.anchors:
         values |= {"dropped": "ignore", "anchor_weight": 1.0, "anchor_first": 3, "anchor_normalize": "anchored"}
     return {key: value for key, value in values.items() if key not in later or value != later[key]}

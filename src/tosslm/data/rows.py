@@ -93,6 +93,11 @@ def base_id(row_id: str) -> str:
     return row_id.partition("-")[0]
 
 
+def in_order(row_ids: Iterable[str]) -> list[str]:
+    """The contents of rows, by the ids their copies share, in an order that has nothing to do with what they say."""
+    return sorted({base_id(row_id) for row_id in row_ids}, key=lambda id_: hashlib.sha256(id_.encode()).digest())
+
+
 def held_out(row_ids: Iterable[str], share: float) -> set[str]:
     """The rows of a reference set that are never trained on.
 
@@ -106,7 +111,7 @@ def held_out(row_ids: Iterable[str], share: float) -> set[str]:
     Returns:
         Ids without their copies' suffixes.
     """
-    contents = sorted({base_id(row_id) for row_id in row_ids}, key=lambda id_: hashlib.sha256(id_.encode()).digest())
+    contents = in_order(row_ids)
     return set(contents[: min(math.ceil(share * len(contents)), len(contents) - 1)])
 
 

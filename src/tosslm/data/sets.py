@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tosslm.config import SourceConfig
 from tosslm.data.records import MAX_ROW_BYTES
-from tosslm.data.rows import BadRow, Row, file_checksums, source_rows
+from tosslm.data.rows import BadRow, Row, base_id, file_checksums, source_rows
 from tosslm.errors import RowError
 
 if TYPE_CHECKING:
@@ -48,9 +48,21 @@ class SetCounts:
 
 
 def prepared_rows(
-    source: SourceConfig, tokenizer: RowTokenizer, counts: SetCounts, *, max_row_bytes: int = MAX_ROW_BYTES
+    source: SourceConfig,
+    tokenizer: RowTokenizer,
+    counts: SetCounts,
+    *,
+    max_row_bytes: int = MAX_ROW_BYTES,
+    takes: Callable[[str], bool] = lambda _: True,
 ) -> Iterator[dict[str, Any] | BadRow]:
     """Read and tokenise one set, row by row, counting as it goes.
+
+    Args:
+        source: the set.
+        tokenizer: makes tokens of rows.
+        counts: what is counted.
+        max_row_bytes: a row of more is a bad one.
+        takes: which rows are taken, by the id of their content; the others are passed over.
 
     Yields:
         A record of ``DATA_SCHEMA``, or the reason why a row cannot be used.
@@ -59,6 +71,8 @@ def prepared_rows(
         if isinstance(row, BadRow):
             counts.bad += 1
             yield row
+            continue
+        if not takes(base_id(row.row_id)):
             continue
         try:
             tokens = tokenizer(row.messages, context=row.context)

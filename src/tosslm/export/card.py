@@ -124,7 +124,12 @@ def _choice(chosen: Mapping[str, Any]) -> str:
         ("harmful", "The degraded reference learnt from"),
         ("utility", "The utility reference learnt from"),
     ):
-        if found := chosen["references"].get(name):
+        if name == "utility" and chosen.get("utility"):
+            lines.append(
+                "- There was no utility set: two utility references learnt from rows of the custom set that look "
+                "least risky, and each scored the half that it had not learnt from. Their weights are not in here."
+            )
+        elif found := chosen["references"].get(name):
             listed = ", ".join(f"{_plain(source)} ({count:,} rows)" for source, count in found.items())
             lines.append(f"- {told} {listed}. Neither its data nor its weights are in here.")
     if not chosen["references"]:

@@ -108,5 +108,6 @@ def _choice(run: Run, config: Config, method: Method) -> dict[str, Any]:
         "discarded": selection["discarded"],
         "sources": selection["sources"],
         "references": {name: sets[name]["sources"] for name in ("harmful", "utility")} if learnt else {},
+        **({"utility": "custom"} if learnt and config.data.utility.of_custom else {}),
         "anchor_first": config.finetune.anchor_first if config.finetune.anchors else None,
     }

@@ -68,18 +68,17 @@ def found_told(found: Mapping[str, float], discard_fraction: float | Literal["au
 def threshold_told(selection: Mapping[str, Any]) -> list[str]:
     """What `discard_fraction: auto` could not keep, or had to give up."""
     auto = selection["auto"]
+    needed = _bound_takes(auto)
     if auto["rows"] is None:
         return [
             "discard_fraction auto went by even odds alone: the held-out rows are too few to tell how much useful "
-            f"text goes. A bound for false_discard {auto['false_discard']:g} takes about {auto['rows_needed']} "
-            "held-out utility rows. Raise references.holdout, or name more utility rows."
+            f"text goes. A bound for false_discard {auto['false_discard']:g} takes {needed}"
         ]
     said = []
     if auto.get("bound") is None:
         said.append(
             f"discard_fraction auto: about {auto['risk']:.1%} of a useful row goes, which {auto['rows']} held-out "
-            f"utility rows give as an estimate; a bound for false_discard {auto['false_discard']:g} takes about "
-            f"{auto['rows_needed']}. Raise references.holdout, or name more utility rows."
+            f"utility rows give as an estimate; a bound for false_discard {auto['false_discard']:g} takes {needed}"
         )
     said += _little_harm(auto)
     found = selection.get("unsafe_found")
@@ -92,6 +91,13 @@ def threshold_told(selection: Mapping[str, Any]) -> list[str]:
         f"{_percent(dropped)} are dropped: more would cost more than {auto['false_discard']:.1%} of useful text. "
         "References that tell them apart better, or a larger selection.false_discard, drop more.",
     ]
+
+
+def _bound_takes(auto: Mapping[str, Any]) -> str:
+    """What a bound takes; nothing can be bounded by rows of the custom set, of which a trim has chosen the best."""
+    if auto.get("rows_needed", 0) is None:
+        return "a utility set of its own, where these rows are the custom set's. Name one in data.utility.path."
+    return f"about {auto['rows_needed']} held-out utility rows. Raise references.holdout, or name more utility rows."
 
 
 def _little_harm(auto: Mapping[str, Any]) -> list[str]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from tosslm.methods.material import Material
 from tosslm.methods.method import Method, drop_rows_in_order, keep_rows
+from tosslm.methods.needs import UTILITY_SET
 
 BUCKETS = 10_000
 _WORDS = re.compile(r"\w+|[^\w\s]+")  # nltk's WordPunctTokenizer, which the authors use
@@ -55,5 +56,6 @@ DSIR = Method(
     "instead of a number of rows; dropped rows stay in the batches without labels",
     builds_on="data",
     choose=resampled,
+    needs=(UTILITY_SET,),
     drops_share=True,
 )

@@ -28,7 +28,8 @@ class Material:
         positions: int64 ``[N]``, how many response tokens of the same answer stand before each.
         sources: ``[R]``, each row's source.
         texts: ``[R]``, each row's conversation as one text.
-        target_texts: the same of the rows that the utility reference was trained on.
+        target_texts: the same of the rows that the utility reference was trained on; with ``data.utility.from:
+            custom`` of all that stand in, which may hold harm: a method that reads them ``needs`` ``UTILITY_SET``.
         discard_fraction: share of tokens to drop, for a method with ``drops_share``.
         seed: of what is random.
         harmful_sources: names that the config calls harmful.

@@ -39,6 +39,11 @@ HARMFUL_SOURCES = Need(
     lambda config: bool(config.compare.harmful_sources),
 )
 
+UTILITY_SET = Need(
+    "it reads the utility set's own rows: name one in data.utility.path in the place of data.utility.from",
+    lambda config: not config.data.utility.of_custom,
+)
+
 
 def guard_parts(bench: Workbench) -> list[Any]:
     """What a result depends on that a guard has a part in."""

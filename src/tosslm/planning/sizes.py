@@ -38,7 +38,7 @@ def stage_bytes(
     proxy_rows = 8 * sum(counts.tokens for counts in by.values()) if proxied else 0
     return {
         "data": (_LIBRARIES, 8 * sum(counts.tokens for counts in sets.values())),
-        "references": (learning, 2 * adapter + proxy_rows),
+        "references": (learning, (3 if config.data.utility.of_custom else 2) * adapter + proxy_rows),
         "score": (scoring, scores),
         "refine": (learning, rounds * (scores + adapter)),
         "select": (_LIBRARIES, custom.response_tokens // 8 + in_context),

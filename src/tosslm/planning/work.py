@@ -171,15 +171,19 @@ _OF_BASE = ("references", "score", "refine", "finetune", "evaluate", "diagnose")
 def _reference_work(config: Config, by: Sets) -> list[Work]:
     """What the references' model does: it learns, and reads the custom set and the held-out rows."""
     custom, rounds, settings = by["custom"], config.refinement.rounds, config.references
-    learnt = {name: (1 - settings.holdout) * by[name].rows for name in _REFERENCES}
-    tokens = {name: (1 - settings.holdout) * by[name].tokens for name in _REFERENCES}
+    own, stays = config.data.utility.of_custom, {"harmful": 1.0, "utility": 1 - config.data.utility.trimmed_share}
+    learnt = {name: (1 - settings.holdout) * stays[name] * by[name].rows for name in _REFERENCES}
+    tokens = {name: (1 - settings.holdout) * stays[name] * by[name].tokens for name in _REFERENCES}
+    trainings = [learnt["harmful"], *([learnt["utility"] / 2] * 2 if own else [learnt["utility"]])]
+    trims = 2 * by["utility"].tokens if own else 0
     joined = min(config.refinement.samples_per_round, custom.rows)
     grown = [round_ * joined for round_ in range(1, rounds + 1)]
     trained = sum(tokens.values()) * settings.epochs
     trained_again = sum(tokens["harmful"] + rows * _mean_length(custom) for rows in grown) * settings.epochs
-    once = custom.tokens + settings.holdout * sum(by[name].tokens for name in _REFERENCES)
+    once = custom.tokens + settings.holdout * sum(stays[name] * by[name].tokens for name in _REFERENCES)
+    reading: dict[Unit, float] = {"read": trims} if trims else {}
     return [
-        Work("references", references=_trainings(config, learnt.values()), trained=trained),
+        Work("references", references={**_trainings(config, trainings), **reading}, read=trims, trained=trained),
         Work("score", references={"read": 2 * once}, read=2 * once),
         Work(
             "refine",

@@ -11,6 +11,8 @@ from pathlib import Path
 DATA = "data"
 PROXY = "proxy"
 UTILITY = "references/utility"
+OWN_UTILITY = "references/own-utility"
+TRUSTED = "trusted"
 SELECTION = "selection"
 MODEL = "model"
 EVALUATION = "evaluation"
@@ -24,6 +26,11 @@ HELDOUT = "heldout.parquet"
 def degraded(round_: int) -> str:
     """The degraded reference of a round of TOSS-Pro; 0 is plain TOSS."""
     return f"references/degraded/round-{round_}"
+
+
+def utility_fold(fold: int) -> str:
+    """The utility reference that learnt from one fold of the custom set, 0 or 1."""
+    return f"{OWN_UTILITY}/fold-{fold}"
 
 
 def scores(round_: int) -> str:
@@ -128,6 +135,11 @@ class Layout:
     def heldout(self, round_: int) -> Path:
         """Losses of the held-out reference rows."""
         return self.of(scores(round_)) / HELDOUT
+
+    @property
+    def trusted(self) -> Path:
+        """Which rows of the custom set stand in for a utility set, where there is none."""
+        return self.of(TRUSTED) / "rows.json"
 
     def joined(self, round_: int) -> Path:
         """Which rows joined the harmful set in a round."""

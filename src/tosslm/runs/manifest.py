@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -61,6 +61,22 @@ class _Proxy(_Entry):
     sets: dict[str, _ProxyCounts]
 
 
+class _TrustedCounts(_Part):
+    of: int
+    rows: int
+
+
+class _Trusted(_Entry):
+    trim: float
+    groups: dict[Literal["fold-0", "fold-1", "held_out"], _TrustedCounts]
+
+    @model_validator(mode="after")
+    def _all_groups(self) -> _Trusted:
+        if len(self.groups) < 3:
+            raise ValueError("a group of rows is missing")
+        return self
+
+
 class _SourceCounts(_Part):
     rows: int
     tokens: int
@@ -70,7 +86,7 @@ class _SourceCounts(_Part):
 class _Auto(_Part):
     rows: int | None
     false_discard: float
-    rows_needed: int
+    rows_needed: int | None
     threshold: float | None = None
     risk: float | None = None
     bound: float | None = None
@@ -114,6 +130,7 @@ class _Training(_Entry):
 _KINDS: dict[str, type[_Entry]] = {
     "data": _Data,
     "proxy": _Proxy,
+    "trusted": _Trusted,
     "selection": _Selection,
     "refinement": _Refinement,
     "references": _Training,

@@ -16,6 +16,7 @@ from tosslm.runs.layout import HELDOUT
 from tosslm.runs.tables import Parts, finite_scores, held_out_scores
 from tosslm.selection.control import sets_threshold
 from tosslm.selection.gate import LEAST_ROWS
+from tosslm.selection.joining import trusted_count
 from tosslm.selection.kinds import KINDS, InContext, Kind, Known
 
 LEARNING_TOKENS = 2_000_000
@@ -193,10 +194,25 @@ def check_held_out(config: Config, rows: Mapping[str, int]) -> None:
         return
     for name in ("harmful", "utility"):
         held = min(math.ceil(share * rows[name]), rows[name] - 1)
-        if held < LEAST_ROWS:
+        if name == "utility" and config.data.utility.of_custom:
+            _check_trusted(config, rows[name], held)
+        elif held < LEAST_ROWS:
             least = max(math.floor((LEAST_ROWS - 1) / share) + 1, LEAST_ROWS + 1)
             raise InputError(
                 f"data.{name}: of {rows[name]} rows {held} are held out (references.holdout: {share:g}), and "
                 f"selection.evidence: posterior learns from at least {LEAST_ROWS}; name {least} rows or more, raise "
                 "references.holdout, or choose evidence token or window, with a number as discard_fraction"
             )
+
+
+def _check_trusted(config: Config, rows: int, held: int) -> None:
+    """The same of rows of the custom set that stand in for a utility set, a share of which is trimmed away."""
+    stay = trusted_count(held, config.data.utility.trim)
+    if stay < LEAST_ROWS:
+        raise InputError(
+            f"data.utility.from: custom: of {rows} rows {held} are held out (references.holdout: "
+            f"{config.references.holdout:g}), of which {stay} stay (data.utility.trim: "
+            f"{config.data.utility.trim:g}), and selection.evidence: posterior learns from at least {LEAST_ROWS}; "
+            "raise data.utility.rows where the custom set has more, or references.holdout, name a utility set in "
+            "data.utility.path, or choose evidence token or window, with a number as discard_fraction"
+        )

@@ -1,4 +1,4 @@
-"""TOSS-Pro: which custom rows join the harmful set in a round (arXiv 2603.01185)."""
+"""TOSS-Pro: which custom rows join the harmful set in a round (arXiv 2603.01185); and the walk turned round."""
 
 from __future__ import annotations
 
@@ -59,3 +59,31 @@ def rows_to_join(
             known.add(content_ids[row])
             joined.append(row)
     return joined
+
+
+def trusted_count(rows: int, trim: float) -> int:
+    """How many of some rows ``trusted_rows`` keeps: their share without the trim, rounded, and at least one."""
+    return min(rows, max(1, round((1 - trim) * rows)))
+
+
+def trusted_rows(mean_scores: np.ndarray, trim: float) -> np.ndarray:
+    """TOSS-Pro's walk turned round: the rows that look least risky stay, bool ``[R]``.
+
+    Args:
+        mean_scores: floats ``[R]``, each row's mean score; high is risky.
+        trim: in [0, 1), the share that goes; of equal rows the later goes.
+
+    Raises:
+        ValueError: a mean is no number (the message has the row's index).
+
+    Examples:
+        >>> trusted_rows(np.array([0.5, 3.0, -1.0, 0.5]), 0.5).tolist()
+        [True, False, True, False]
+    """
+    mean_scores = np.asarray(mean_scores)
+    if not np.isfinite(mean_scores).all():
+        row = int(np.argmin(np.isfinite(mean_scores)))
+        raise ValueError(f"row {row} has a mean score of {mean_scores[row]}; only finite scores can be ranked")
+    stays = np.zeros(len(mean_scores), dtype=bool)
+    stays[np.argsort(mean_scores, kind="stable")[: trusted_count(len(mean_scores), trim)]] = True
+    return stays

@@ -61,7 +61,9 @@ def learnt_apart(
     own = config.selection
     auto = own.discard_fraction == "auto"
     spared = held_out_scores(folder / HELDOUT, sets_threshold)["utility"] if kind.from_rows else []
-    bounds = auto and len(spared) >= rows_needed(own.false_discard)
+    # Rows that stayed in a trim are not as useful rows are drawn, which a bound takes.
+    drawn = not config.data.utility.of_custom
+    bounds = auto and drawn and len(spared) >= rows_needed(own.false_discard)
     fitted = (lambda content: not sets_threshold(content)) if bounds else (lambda _: True)
     facts, in_context = learn_ranking(kind, folder, seed=config.seed, window=own.window, of=fitted, parts=scored)
     useful = useful_log_odds(folder, in_context) if bounds else _estimating(config, folder, scored) if auto else []
@@ -92,8 +94,10 @@ def found_threshold(useful: Useful | None, false_discard: float, ranked: Callabl
     return found(loss, false_discard, dropped)
 
 
-def threshold_facts(control: Control | None, false_discard: float) -> dict[str, Any]:
+def threshold_facts(control: Control | None, config: Config) -> dict[str, Any]:
     """What became of the bound on useful text; where not even an estimate can be had, even odds decide alone."""
     none = {"threshold": EVEN_ODDS, "rows": None, "risk": None, "bound": None, "dropped": None, "sooner": None}
     known = asdict(control) if control else none
-    return known | {"false_discard": false_discard, "rows_needed": 2 * rows_needed(false_discard)}
+    false_discard = config.selection.false_discard
+    needed = None if config.data.utility.of_custom else 2 * rows_needed(false_discard)
+    return known | {"false_discard": false_discard, "rows_needed": needed}

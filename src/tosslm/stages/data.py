@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 import pyarrow as pa
 
-from tosslm.config import Config, DataConfig, SourceConfig, covered
-from tosslm.data.rows import BadRow, file_names
+from tosslm.config import Config, DataConfig, covered
+from tosslm.data.own_utility import rows_dealt
+from tosslm.data.rows import BadRow, file_names, held_out, source_rows
 from tosslm.data.sets import SetCounts, prepared_rows, source_checksums
 from tosslm.errors import InputError, TosslmError
 from tosslm.files import atomic_path, parquet_writer
 from tosslm.methods.method import Method
 from tosslm.runs.folder import Mark
 from tosslm.runs.layout import DATA, SETS
-from tosslm.runs.tables import DATA_SCHEMA
+from tosslm.runs.tables import DATA_SCHEMA, row_ids
 from tosslm.stages.purposes import PURPOSES
 from tosslm.stages.step import Facts, Stage, Step
 from tosslm.workbench import Workbench
@@ -34,22 +36,21 @@ def _steps(config: Config, method: Method, before: Sequence[Step]) -> list[Step]
 STAGE = Stage("data", PURPOSES["data"], (DATA,), _steps)
 
 
-def _source(config: DataConfig, name: str) -> SourceConfig:
-    source: SourceConfig = getattr(config, name)
-    return source
-
-
 def _covers(bench: Workbench) -> list[Any]:
     config = bench.config.data
-    return [covered(config), _checksums(config), bench.base.identity]
+    dealt = [bench.config.references.holdout] if config.utility.of_custom else []
+    return [covered(config), _checksums(config), bench.base.identity, *dealt]
 
 
 def _checksums(config: DataConfig) -> dict[str, list[str]]:
-    return {name: source_checksums(_source(config, name)) for name in SETS}
+    return {name: source_checksums(source) for name, source in config.sources.items()}
 
 
 def _prepare(bench: Workbench, mark: Mark) -> Facts:
     """Write ``{custom,harmful,utility}.parquet``, and ``bad_rows.jsonl`` where rows were skipped.
+
+    Where rows of the custom set stand in for a utility set, those are written into both files, but for the held-out
+    ones, which nothing is to be trained on.
 
     Raises:
         InputError: a row is bad and ``on_bad_row`` is ``error``, or a set has no rows.
@@ -57,29 +58,61 @@ def _prepare(bench: Workbench, mark: Mark) -> Facts:
     config, layout = bench.config.data, bench.layout
     counts: dict[str, SetCounts] = {}
     with atomic_path(layout.bad_rows) as listing, listing.open("w", encoding="utf-8") as bad_rows:
-        for name in SETS:
+        takes = _dealt(bench, counts, mark) if config.utility.of_custom else {}
+        for name, source in config.sources.items():
             counts[name] = SetCounts()
-            rows = _good_rows(bench, name, counts[name], bad_rows)
+            rows = _good_rows(bench, name, counts[name], bad_rows, takes.get(name))
             _write(layout.rows(name), rows, mark.fingerprint)
             if not counts[name].rows:
-                path = _source(config, name).path
-                raise InputError(f"data.{name}: {path} has no usable row; name a file with rows in it")
+                raise InputError(f"data.{name}: {source.path} has no usable row; name a file with rows in it")
             bench.reporter.say(f"{name}: {counts[name].rows} rows, {counts[name].response_tokens:,} response tokens")
     if not any(one.bad for one in counts.values()):
         layout.bad_rows.unlink()
     checksums: dict[str, list[str]] = mark.covered[1]
     if checksums != _checksums(config):  # the fingerprint is of the bytes that were read
         raise TosslmError("data: a file changed while it was read; run again when nobody writes to it")
-    files = {name: file_names(_source(config, name).path) for name in SETS}
+    files = {name: file_names(source.path) for name, source in config.sources.items()}
     return {
-        "sets": {name: asdict(one) for name, one in counts.items()},
-        "sources": {name: dict(zip(files[name], checksums[name], strict=True)) for name in SETS},
+        "sets": {name: asdict(counts[name]) for name in SETS},
+        "sources": {name: dict(zip(names, checksums[name], strict=True)) for name, names in files.items()},
     }
 
 
-def _good_rows(bench: Workbench, name: str, counts: SetCounts, bad_rows: TextIO) -> Iterator[dict[str, Any]]:
+def _dealt(bench: Workbench, counts: dict[str, SetCounts], mark: Mark) -> dict[str, Callable[[str], bool]]:
+    """Write ``utility.parquet`` of rows of the custom set; which rows of that are left to fine-tune on, by content.
+
+    Bad rows are told of when the custom set itself is read.
+    """
+    config, layout, share = bench.config.data, bench.layout, bench.config.references.holdout
+    read = partial(prepared_rows, config.custom, bench.tokenizer, max_row_bytes=config.max_row_bytes)
+    everything = source_rows(config.custom, config.max_row_bytes)
+    dealt = rows_dealt((row.row_id for row in everything if not isinstance(row, BadRow)), config.utility.rows)
+    found = SetCounts()
+    rows = (row for row in read(found, takes=dealt.__contains__) if not isinstance(row, BadRow))
+    _write(layout.rows("utility"), rows, mark.fingerprint)
+    found.bad = 0
+    counts["utility"] = found
+    if not found.rows:
+        return {}  # which the custom set says, and why
+    apart = held_out(row_ids(layout.rows("utility")), share)
+    bench.reporter.say(
+        f"utility: {found.rows} rows of the custom set stand in; {len(apart)} contents of them are held out, and are "
+        "left out of the custom set"
+    )
+    return {"custom": lambda content: content not in apart}
+
+
+def _good_rows(
+    bench: Workbench, name: str, counts: SetCounts, bad_rows: TextIO, takes: Callable[[str], bool] | None = None
+) -> Iterator[dict[str, Any]]:
     config = bench.config.data
-    for row in prepared_rows(_source(config, name), bench.tokenizer, counts, max_row_bytes=config.max_row_bytes):
+    for row in prepared_rows(
+        config.sources[name],
+        bench.tokenizer,
+        counts,
+        max_row_bytes=config.max_row_bytes,
+        takes=takes or (lambda _: True),
+    ):
         if not isinstance(row, BadRow):
             yield row
         elif config.on_bad_row == "error":

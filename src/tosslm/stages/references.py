@@ -6,15 +6,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tosslm.config import Config, ReferencesConfig
+from tosslm.data.own_utility import FOLDS
 from tosslm.errors import InputError
 from tosslm.methods.guard import guarded
 from tosslm.methods.method import Method
 from tosslm.methods.needs import guard_parts
 from tosslm.ragged import split_rows
-from tosslm.runs.layout import DATA, PROXY, UTILITY, Layout, degraded, refinement
+from tosslm.runs.layout import DATA, PROXY, TRUSTED, UTILITY, Layout, degraded, refinement, utility_fold
 from tosslm.runs.ranking import check_held_out
 from tosslm.runs.tables import read_joined, reference_rows, stored_rows
 from tosslm.stages.adapter import Training, training_step
+from tosslm.stages.own_utility import trusted_ids, trusted_step
 from tosslm.stages.proxy import proxy_steps, reads, rows_of
 from tosslm.stages.purposes import PURPOSES
 from tosslm.stages.step import Stage, Step
@@ -36,13 +38,23 @@ A LoRA trained on the run's small utility set, used by tosslm to score tokens. I
 """
 
 
+FOLD_NOTE = """# Utility reference of one half
+
+A LoRA trained on rows of the run's custom set that look least risky, for there is no utility set; used by tosslm to
+score the tokens of the other half. It is not the fine-tuned model.
+"""
+
+
 def _steps(config: Config, method: Method, before: Sequence[Step]) -> list[Step]:
     if method.builds_on == "data":
         return []
+    if config.data.utility.of_custom:
+        folds = [fold_step(config, fold) for fold in FOLDS]
+        return [*proxy_steps(config), degraded_step(config, 0), trusted_step(config), *folds]
     return [*proxy_steps(config), utility_step(config), degraded_step(config, 0)]
 
 
-STAGE = Stage("references", PURPOSES["references"], ("references", PROXY), _steps)
+STAGE = Stage("references", PURPOSES["references"], ("references", PROXY, TRUSTED), _steps)
 
 
 def utility_step(config: Config) -> Step:
@@ -56,6 +68,19 @@ def utility_step(config: Config) -> Step:
         lambda bench: bench.reference_base,
     )
     return training_step(UTILITY, "references", reads(config), training)
+
+
+def fold_step(config: Config, fold: int) -> Step:
+    """A utility reference that learns from the trusted rows of one fold of the custom set, and scores the other."""
+    training = Training(
+        _settings,
+        _recipe,
+        lambda bench: _fold_rows(bench, fold),
+        lambda _: {"README.md": FOLD_NOTE},
+        lambda _: ["utility", fold],
+        lambda bench: bench.reference_base,
+    )
+    return training_step(utility_fold(fold), "references", (*reads(config), TRUSTED), training)
 
 
 def degraded_step(config: Config, round_: int, stage: str = "references") -> Step:
@@ -97,6 +122,8 @@ def _guard_covers(bench: Workbench) -> list[Any]:
 
 def _harmful_rows(bench: Workbench, round_: int) -> Iterator[dict[str, Any]]:
     """The harmful set without its held-out share, then the custom rows that joined it."""
+    if bench.config.data.utility.of_custom:  # its references are trained after this one
+        _check_sets(bench)
     if bench.config.references.harmful_tokens == "all":
         yield from _training_rows(_reference_rows(bench, "harmful"))
         yield from _training_rows(_joined_rows(bench, round_))
@@ -133,9 +160,18 @@ def _unsafe_rows(bench: Workbench, name: str, wanted: set[str]) -> Iterator[dict
 
 
 def _utility_rows(bench: Workbench) -> Iterator[dict[str, Any]]:
+    _check_sets(bench)
+    return _training_rows(_reference_rows(bench, "utility"))
+
+
+def _fold_rows(bench: Workbench, fold: int) -> Iterator[dict[str, Any]]:
+    stay = trusted_ids(bench.layout, f"fold-{fold}")
+    return _training_rows(row for row in _reference_rows(bench, "utility") if row["row_id"] in stay)
+
+
+def _check_sets(bench: Workbench) -> None:
     sets = bench.folder.stages[DATA]["sets"]
     check_held_out(bench.config, {name: sets[name]["rows"] for name in ("harmful", "utility")})
-    return _training_rows(_reference_rows(bench, "utility"))
 
 
 def _reference_rows(bench: Workbench, name: str) -> Iterator[dict[str, Any]]:

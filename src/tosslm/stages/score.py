@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from tosslm.config import Config
+from tosslm.data.own_utility import scoring_fold
 from tosslm.files import is_whole, make_private, read_batches, write_parquet
 from tosslm.methods.method import Method
 from tosslm.progress import Task
 from tosslm.runs.folder import Mark
-from tosslm.runs.layout import HELDOUT, UTILITY, Layout, degraded, scores
+from tosslm.runs.layout import HELDOUT, TRUSTED, Layout, degraded, scores, utility_fold
 from tosslm.runs.staged import clear_stage, make_stage, take
 from tosslm.runs.tables import (
     HELDOUT_SCHEMA,
@@ -25,6 +26,7 @@ from tosslm.runs.tables import (
     reference_rows,
     stored_rows,
 )
+from tosslm.stages.own_utility import utility_references, without_untrusted
 from tosslm.stages.proxy import ROW_COLUMNS, carried, paired, reads, rows_of
 from tosslm.stages.purposes import PURPOSES
 from tosslm.stages.shard import Shard
@@ -45,7 +47,14 @@ STAGE = Stage("score", PURPOSES["score"], ("scores",), _steps)
 
 def score_step(config: Config, round_: int, stage: str = "score") -> Step:
     """``S = loss_utility - loss_degraded`` of every response token of the custom set (paper, Eq. for S)."""
-    inputs = (*reads(config), UTILITY, degraded(round_), *([scores(0)] if round_ else []))
+    own = [TRUSTED] if config.data.utility.of_custom else []
+    inputs = (
+        *reads(config),
+        *own,
+        *utility_references(config),
+        degraded(round_),
+        *([scores(0)] if round_ else []),
+    )
     return Step(
         scores(round_),
         stage,
@@ -152,13 +161,19 @@ def is_written(layout: Layout, mark: Mark, name: str) -> bool:
     return any(is_whole(place / name, mark.fingerprint) for place in places)
 
 
+def _adapter(step: str) -> str:
+    """What an adapter is called while it is attached; a name with a slash or a dot would be taken for a path."""
+    return step.removeprefix("references/").partition("/round-")[0].replace("/", "-")
+
+
 @contextmanager
 def _losses(bench: Workbench, round_: int) -> Iterator[_Losses]:
     """The losses under the round's references; these are attached to the base from the first loss to the block's end.
 
     So who finds all files written by others loads no weights.
     """
-    adapters = {"utility": bench.layout.of(UTILITY), "degraded": bench.layout.of(degraded(round_))}
+    names = (*utility_references(bench.config), degraded(round_))
+    adapters = {_adapter(name): bench.layout.of(name) for name in names}
     with ExitStack() as attached:
 
         def attach() -> Any:
@@ -178,6 +193,17 @@ class _Losses:
     def __init__(self, attach: Callable[[], Any], config: Config) -> None:
         self._attach, self._config, self.tokens = attach, config, 0
         self._model: Any = None
+
+    def utility(self, rows: Rows, task: Task) -> list[np.ndarray]:
+        """Under the utility reference; where there is one a fold, each row under that which did not learn it."""
+        if not self._config.data.utility.of_custom:
+            return self.under("utility", rows, task)
+        by = [scoring_fold(row["row_id"]) for row in rows]
+        found = {}
+        for fold in sorted(set(by)):
+            own = [row for row, one in zip(rows, by, strict=True) if one == fold]
+            found[fold] = iter(self.under(_adapter(utility_fold(fold)), own, task))
+        return [next(found[fold]) for fold in by]
 
     def under(self, adapter: str, rows: Rows, task: Task) -> list[np.ndarray]:
         from tosslm.model.losses import response_losses
@@ -220,7 +246,7 @@ def _passes(known: Path | None) -> int:
 
 def _columns(rows: Rows, losses: _Losses, known: Path | None, task: Task) -> dict[str, Any]:
     """The columns of a part; its utility losses are taken from an earlier round's file where that is known."""
-    utility = _utility_losses(known) if known else losses.under("utility", rows, task)
+    utility = _utility_losses(known) if known else losses.utility(rows, task)
     return {
         "row_id": [row["row_id"] for row in rows],
         "position": [np.flatnonzero(row["response_mask"]).astype(np.int32) for row in rows],
@@ -239,7 +265,10 @@ def _utility_losses(path: Path) -> list[np.ndarray]:
 
 
 def _score_heldout(bench: Workbench, losses: _Losses, path: Path, known: Path | None, mark: Mark) -> None:
-    rows = [row | {"set": name} for name in ("harmful", "utility") for row in _held_out(bench, name)]
+    held_out = {name: _held_out(bench, name) for name in ("harmful", "utility")}
+    if bench.config.data.utility.of_custom:
+        held_out["utility"] = without_untrusted(bench, held_out["utility"])
+    rows = [row | {"set": name} for name, own in held_out.items() for row in own]
     with bench.reporter.task("scoring held-out rows", len(rows) * _passes(known)) as task:
         columns = _columns(rows, losses, known, task)
     write_parquet(path, columns | {"set": [row["set"] for row in rows]}, HELDOUT_SCHEMA, mark.fingerprint)

@@ -126,7 +126,7 @@ def _cut_and_masked(
     auto = config.discard_fraction == "auto"
     facts = {
         "discard_fraction": share_of(cut.discarded, cut.tokens) if auto and cut else config.share,
-        **({"auto": threshold_facts(control, config.false_discard)} if auto else {}),
+        **({"auto": threshold_facts(control, bench.config)} if auto else {}),
         "scope": config.scope,
         "evidence": config.kind,
         **{name: getattr(config, name) for name in KINDS[config.kind].settings},

@@ -23,6 +23,8 @@ def print_plan(plan: Mapping[str, Any], console: Console) -> None:
         keys = ("rows", "tokens", "response_tokens", "truncated", "repeated", "bad")
         table.add_row(name, *(f"{counts[key]:,}" for key in keys))
     console.print(table)
+    if plan.get("utility_told"):
+        console.print(outward(plan["utility_told"]), markup=False, highlight=False, soft_wrap=True)
     for name, counts in plan["sets"].items():
         if changed := rewritten(name, counts):
             console.print(outward(changed), markup=False, highlight=False, soft_wrap=True)
