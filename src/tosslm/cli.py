@@ -350,11 +350,14 @@ def merge(
     with _reported_errors():
         quiet_libraries()
         from tosslm.merge import merge as merge_run
+        from tosslm.merge import merged_note
 
-        folder = _with_run(
-            run, lambda opened: merge_run(opened, out, scale=scale, trust_remote_code=trust), ("model",)
-        )
-        print(json.dumps({"model": str(folder)}) if as_json else outward(f"Merged model: {folder}"))
+        def merged(opened: Run) -> tuple[Path, str | None]:
+            return merge_run(opened, out, scale=scale, trust_remote_code=trust), merged_note(opened.config)
+
+        folder, note = _with_run(run, merged, ("model",))
+        told = {"model": str(folder)} | ({"note": note} if note else {})
+        print(json.dumps(told) if as_json else outward(f"Merged model: {folder}" + (f"\n{note}" if note else "")))
 
 
 @app.command("export")

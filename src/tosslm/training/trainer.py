@@ -27,6 +27,7 @@ class SelectiveTrainer(SFTTrainer):
     """TRL's SFT trainer with the head only at kept tokens, and the loss over exactly the tokens that are meant.
 
     Args:
+        model: with the adapter that is trained.
         args: as for ``SFTTrainer``.
         normalize: what the summed loss of an optimizer batch is divided by, see ``Recipe``.
         batch_size: rows of an optimizer batch, over all processes; read where there are several.
@@ -39,6 +40,7 @@ class SelectiveTrainer(SFTTrainer):
 
     def __init__(
         self,
+        model: Any,
         *args: Any,
         normalize: Literal["kept", "all", "row"],
         batch_size: int = 1,
@@ -48,7 +50,11 @@ class SelectiveTrainer(SFTTrainer):
         hook: TrainingHook | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, **kwargs)
+        whole = [(weight, weight.data) for weight in model.parameters() if weight.requires_grad]
+        super().__init__(model, *args, **kwargs)
+        # TRL rounds the adapter of a quantised model to bfloat16: most steps of 1e-5 are lost to such a weight.
+        for weight, data in whole:
+            weight.data = data
         self._hold, self._batch_size = hold, batch_size
         weighs_rows = hook is not None and type(hook).row_weights is not TrainingHook.row_weights
         self._row_weights = hook.row_weights if hook is not None and weighs_rows else None
