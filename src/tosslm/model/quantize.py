@@ -91,6 +91,8 @@ def quantized(model: Any, dtype: torch.dtype, device: torch.device) -> Any:
         **load_settings(dtype, device),
     )
     made.generation_config = model.generation_config
+    # Adapters look up by it whether the vocabulary was changed, and ask the hub where it is none.
+    made.name_or_path = made.config.name_or_path = model.name_or_path
     return made
 
 
