@@ -12,16 +12,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from benchmarks.four_bits import agreement, section
+from benchmarks.measuring import RESULTS
+from benchmarks.sizes import PAGE, four_bit_table, written
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from typer.testing import CliRunner
 
 import tosslm
 from conftest import demo_rows
 from support.quantized import need_bitsandbytes
 from tosslm import InputError, TosslmError
+from tosslm.cli import app
 from tosslm.config import Config, ModelConfig, load_config
-from tosslm.merge import merge
 from tosslm.methods import registry, settled
 from tosslm.model.base import Base, attached_adapters, fresh_adapter, open_base
 from tosslm.model.layers import scaled_layer
@@ -89,6 +93,20 @@ def test_memory_is_that_of_the_arithmetic() -> None:
     assert assumed_of_quantized(config_of(), shape) == []
 
 
+def test_the_page_has_what_was_measured_and_worked_out() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert written(page, "sizes in four bits", four_bit_table()) == page
+    results = json.loads((RESULTS / "four_bits.json").read_text(encoding="utf-8"))
+    assert written(page, "four bits", section(results)) == page
+
+
+def test_agreement_is_spearmans_and_counts_what_both_drop() -> None:
+    """Of twenty tokens two are dropped; here one of the two is the same. Ranks differ by 1 twice: rho 1 - 6 * 2 / n^3."""
+    one = [float(i) for i in range(20)]
+    other = [*one[:17], one[18], one[17], one[19]]
+    assert agreement(one, other) == {"spearman": round(1 - 6 * 2 / (20**3 - 20), 4), "dropped_by_both": 0.5}
+
+
 def test_a_proxy_stays_whole(tiny_model_folder: Path) -> None:
     from tosslm.model.proxy import open_proxy
 
@@ -141,6 +159,7 @@ def test_linear_layers_are_in_four_bits_and_the_rest_is_as_it_was(base: Base, ti
     assert sum(2 * layer.weight.numel() for layer in four_bit_layers(model)) == quantizable_parameters(whole)
     assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
     torch.testing.assert_close(model.get_input_embeddings().weight, whole.get_input_embeddings().weight)
+    assert not any("forward" in vars(module) for module in model.modules())
     assert not model.training
     assert not any(weight.requires_grad for weight in model.parameters())
 
@@ -285,7 +304,10 @@ def test_merged_is_whole_and_says_what_the_adapter_was_trained_on(
     quantized_config: dict[str, Any], tmp_path: Path
 ) -> None:
     run = tosslm.run(quantized_config, until="finetune")
-    out = merge(run, tmp_path / "merged")
+    out = tmp_path / "merged"
+    told = CliRunner().invoke(app, ["merge", str(run.path), str(out), "--json"])
+    assert told.exit_code == 0, told.output
+    assert "merged into its unquantised weights" in json.loads(told.stdout)["note"]
     weights = load_file(out / "model.safetensors")
     assert {weight.dtype for weight in weights.values()} == {torch.float32}
     assert "quantization_config" not in json.loads((out / "config.json").read_text(encoding="utf-8"))

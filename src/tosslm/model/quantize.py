@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.hooks import remove_hook_from_submodules
 from transformers import BitsAndBytesConfig
 from transformers.pytorch_utils import Conv1D
 
 from tosslm.config import ModelConfig
 from tosslm.errors import InputError
+from tosslm.model.fit import refuse_misfits
 
 _QUANTIZED = (torch.nn.Linear, Conv1D)
 """Layers that transformers replaces; no class derived of them."""
@@ -72,7 +74,9 @@ def load_settings(dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
     )
-    return {"quantization_config": quantization, "device_map": {"": device}}
+    # Trainers refuse a model in four bits on a CUDA device without a number.
+    numbered = torch.device("cuda", torch.cuda.current_device()) if device.type == "cuda" else device
+    return {"quantization_config": quantization, "device_map": {"": numbered}}
 
 
 def quantized(model: Any, dtype: torch.dtype, device: torch.device) -> Any:
@@ -82,14 +86,19 @@ def quantized(model: Any, dtype: torch.dtype, device: torch.device) -> Any:
         model: of transformers, not quantised.
         dtype: as of ``load_settings``.
         device: as of ``load_settings``.
+
+    Raises:
+        InputError: a weight has no place in the new one, or a place has no weight.
     """
-    made = type(model).from_pretrained(
+    made, report = type(model).from_pretrained(
         None,
         config=copy.deepcopy(model.config),
         state_dict=model.state_dict(),
         dtype=dtype,
+        output_loading_info=True,
         **load_settings(dtype, device),
     )
+    refuse_misfits("model.quantize", type(model).__name__, report)
     made.generation_config = model.generation_config
     # Adapters look up by it whether the vocabulary was changed, and ask the hub where it is none.
     made.name_or_path = made.config.name_or_path = model.name_or_path
@@ -114,6 +123,8 @@ def settle(model: Any) -> Any:
         )
     for layer in layers:
         layer.support_avx512bf16_for_cpu = False
+    # What moves arrays between devices around each layer has nothing to move, and wraps every layer's forward.
+    remove_hook_from_submodules(model)
     return model
 
 
