@@ -283,7 +283,6 @@ def test_a_folder_made_with_a_whole_base_is_not_adopted(quantized_config: dict[s
     whole = {**quantized_config, "model": {**quantized_config["model"], "quantize": None}}
     first = tosslm.run(whole, until="references").stages
     again = tosslm.run(quantized_config, until="references").stages
-    assert first["data"]["fingerprint"] == again["data"]["fingerprint"]
     assert first["references/utility"]["fingerprint"] != again["references/utility"]["fingerprint"]
     assert first["references/utility"]["files"] != again["references/utility"]["files"]
 
