@@ -67,7 +67,7 @@ def agreement(one: list[float], other: list[float]) -> dict[str, float]:
     ranks = [np.argsort(np.argsort(scores, kind="stable")) for scores in (one, other)]
     dropped = [~tosslm.select_tokens(np.array(scores, dtype=np.float32), DISCARD) for scores in (one, other)]
     return {
-        "spearman": round(float(np.corrcoef(*ranks)[0, 1]), 4),
+        "spearman": round(float(np.corrcoef(ranks[0], ranks[1])[0, 1]), 4),
         "dropped_by_both": float((dropped[0] & dropped[1]).sum() / dropped[0].sum()),
     }
 
@@ -78,10 +78,10 @@ def section(results: dict[str, Any]) -> str:
     counts = cases[WHOLE]["base_losses"]
     held = " and ".join(f"{counts[name]['rows']} {name} rows ({counts[name]['tokens']} tokens)" for name in counts)
     lines = [
-        f"`python -m benchmarks.four_bits`: the demo's config on {ROWS['custom']} custom, {ROWS['harmful']} harmful and "
-        f"{ROWS['utility']} utility rows, SmolLM2-135M-Instruct with the demo's safety adapter merged before it is "
-        f"quantised. Losses of the base are means over the response tokens of held-out rows, {held}; scores are those "
-        f"of {len(cases[WHOLE]['scores'])} custom tokens, of which {DISCARD:.0%} are dropped.",
+        f"`python -m benchmarks.four_bits`: the demo's config on {ROWS['custom']} custom, {ROWS['harmful']} harmful "
+        f"and {ROWS['utility']} utility rows, SmolLM2-135M-Instruct with the demo's safety adapter merged before it is "
+        f"quantised. Losses of the base are means over the response tokens of held-out rows, {held}; scores are "
+        f"those of {len(cases[WHOLE]['scores'])} custom tokens, of which {DISCARD:.0%} are dropped.",
         "",
         f"| base | {' | '.join(f'loss, {name}, nats' for name in counts)} | scores against {WHOLE}: Spearman | "
         f"of the tokens that {WHOLE} drops, dropped too |",

@@ -1,6 +1,6 @@
 """What models of 8 and 70 billion parameters would take: the plan's arithmetic with shapes and counts put in by hand.
 
-    python -m benchmarks.sizes     # writes the tables into docs/scaling.md; a test fails while the page says otherwise
+    python -m benchmarks.sizes     # writes the tables of docs/scaling.md; a test fails while the page says otherwise
 
 No such run was made. All that is assumed stands in the constants below, and on the page.
 """

@@ -101,7 +101,7 @@ def test_the_page_has_what_was_measured_and_worked_out() -> None:
 
 
 def test_agreement_is_spearmans_and_counts_what_both_drop() -> None:
-    """Of twenty tokens two are dropped; here one of the two is the same. Ranks differ by 1 twice: rho 1 - 6 * 2 / n^3."""
+    """Of twenty tokens two are dropped; here one of the two is the same. Ranks differ by 1 twice."""
     one = [float(i) for i in range(20)]
     other = [*one[:17], one[18], one[17], one[19]]
     assert agreement(one, other) == {"spearman": round(1 - 6 * 2 / (20**3 - 20), 4), "dropped_by_both": 0.5}
