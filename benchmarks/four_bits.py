@@ -79,8 +79,8 @@ def section(results: dict[str, Any]) -> str:
     held = " and ".join(f"{counts[name]['rows']} {name} rows ({counts[name]['tokens']} tokens)" for name in counts)
     lines = [
         f"`python -m benchmarks.four_bits`: the demo's config on {ROWS['custom']} custom, {ROWS['harmful']} harmful "
-        f"and {ROWS['utility']} utility rows, SmolLM2-135M-Instruct with the demo's safety adapter merged before it is "
-        f"quantised. Losses of the base are means over the response tokens of held-out rows, {held}; scores are "
+        f"and {ROWS['utility']} utility rows, SmolLM2-135M-Instruct with the demo's safety adapter merged before it "
+        f"is quantised. Losses of the base are means over the response tokens of held-out rows, {held}; scores are "
         f"those of {len(cases[WHOLE]['scores'])} custom tokens, of which {DISCARD:.0%} are dropped.",
         "",
         f"| base | {' | '.join(f'loss, {name}, nats' for name in counts)} | scores against {WHOLE}: Spearman | "
