@@ -355,7 +355,9 @@ def merge(
         from tosslm.merge import merged_note
 
         def merged(opened: Run) -> tuple[Path, str | None]:
-            return merge_run(opened, out, scale=scale, trust_remote_code=trust), merged_note(opened.config)
+            return merge_run(opened, out, scale=scale, trust_remote_code=trust), merged_note(
+                opened.config.model.quantize
+            )
 
         folder, note = _with_run(run, merged, ("model",))
         told = {"model": str(folder)} | ({"note": note} if note else {})

@@ -10,7 +10,6 @@ from peft import PeftModel
 from peft.helpers import rescale_adapter_scale
 from transformers import AutoTokenizer
 
-from tosslm.config import Config
 from tosslm.errors import InputError, TosslmError
 from tosslm.files import atomic_folder
 from tosslm.model.base import HAZARD_MARK, Base, check_adapter, load_model, open_base
@@ -49,16 +48,16 @@ def merge(run: Run, out: Path, *, scale: float = 1.0, trust_remote_code: bool = 
             f"{adapter}: the base or model.adapter is not the one that it was trained on (see its README.md); "
             "put those files back, or fine-tune again"
         )
-    save_merged(base, adapter, out, scale, note=merged_note(config))
+    save_merged(base, adapter, out, scale, note=merged_note(config.model.quantize))
     return out
 
 
-def merged_note(config: Config) -> str | None:
+def merged_note(quantize: str | None) -> str | None:
     """What has to be known of a merged model whose adapter was trained on a quantised base; None where it was not."""
-    if config.model.quantize is None:
+    if quantize is None:
         return None
     return (
-        f"The adapter was trained on the base in {config.model.quantize} (4 bits), and is merged into its "
+        f"The adapter was trained on the base in {quantize} (4 bits), and is merged into its "
         "unquantised weights, as is usual after QLoRA: the merged model answers a little otherwise than what was "
         "trained and evaluated."
     )
