@@ -13,7 +13,7 @@ PARALLEL := -n auto --maxprocesses 8
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: venv demo test check quick lint types lock bench consumers browser tokenizers ray s3 docs clean
+.PHONY: venv demo test check quick lint types lock bench consumers browser tokenizers ray qlora s3 docs clean
 
 venv: $(VENV)/.installed
 
@@ -86,6 +86,11 @@ tokenizers: venv
 ray: venv
 	$(BIN)/pip install -q --no-build-isolation -e ".[ray]"
 	TOSSLM_NEED_RAY=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_ray.py
+
+# bitsandbytes, for bases in 4 bits, and the tests that are skipped without it.
+qlora: venv
+	$(BIN)/pip install -q --no-build-isolation -e ".[qlora]"
+	TOSSLM_NEED_QLORA=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_quantize.py
 
 # Data and run folders on a real S3-compatible server of this machine (moto's). What it needs lies apart, 120 MB, since
 # botocore wants an older python-dateutil than the lock has.

@@ -1,12 +1,13 @@
 """What models of 8 and 70 billion parameters would take: the plan's arithmetic with shapes and counts put in by hand.
 
-    python -m benchmarks.sizes     # writes the table into docs/scaling.md; a test fails while the page says otherwise
+    python -m benchmarks.sizes     # writes the tables of docs/scaling.md; a test fails while the page says otherwise
 
 No such run was made. All that is assumed stands in the constants below, and on the page.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tosslm.evaluation.workload import Asked
 from tosslm.model.shape import Shape
 from tosslm.planning.pace import Batches, Device, constant_pace, expected_pace
 from tosslm.planning.sample import MicroBatch
-from tosslm.planning.sizes import stage_bytes
+from tosslm.planning.sizes import stage_bytes, weight_bytes
 from tosslm.planning.stages import stage_records
 from tosslm.planning.work import UNKNOWN_ANCHORED_ROWS, begun, stage_work
 
@@ -29,6 +30,11 @@ SHAPES = {
     ),
 }
 """Llama 3's, and what lets a training of 2,048-token rows fit beside the weights."""
+FOUR_BIT = {
+    "8B": 32 * (2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14_336),
+    "70B": 80 * (2 * 8192 * 8192 + 2 * 8192 * 1024 + 3 * 8192 * 28_672),
+}
+"""Weights of their layers' linear maps: queries and outputs, keys and values, the three of the feed-forward part."""
 ROWS = (112_000, 10_000_000)
 REFERENCE_ROWS = 11_200
 TOKENS, RESPONSES, LONGEST = 350, 200, 2048
@@ -81,6 +87,22 @@ def table() -> str:
     return "\n".join(lines + [_line(model, rows) for model in SHAPES for rows in ROWS]) + "\n"
 
 
+def four_bit_table() -> str:
+    """A line for each model: its weights and a run's memory, whole and with linear layers in four bits."""
+    lines = [
+        "| model | in four bits | weights, bfloat16 | weights, NF4 | scoring, NF4 | training, NF4 |",
+        "|---|---|---|---|---|---|",
+    ]
+    for model, (whole, training) in SHAPES.items():
+        shape = replace(whole, four_bit=FOUR_BIT[model])
+        sets = {name: _set(REFERENCE_ROWS) for name in ("custom", "harmful", "utility")}
+        stages = stage_bytes(_config(training), sets, sets, shape, shape, evaluates=False)
+        sizes = [weight_bytes(whole), weight_bytes(shape), stages["score"][0], stages["finetune"][0]]
+        share = f"{shape.four_bit / shape.parameters:.0%} of the weights"
+        lines.append(f"| {' | '.join([model, share, *(f'{size / 1e9:.1f} GB' for size in sizes)])} |")
+    return "\n".join(lines) + "\n"
+
+
 def _line(model: str, rows: int) -> str:
     stages = {stage["stage"]: stage for stage in planned(model, rows)}
     hours = {name: stage["seconds"] / 3600 for name, stage in stages.items()}
@@ -130,7 +152,8 @@ def written(page: str, name: str, found: str) -> str:
 
 
 def main() -> None:
-    PAGE.write_text(written(PAGE.read_text(encoding="utf-8"), "sizes", table()), encoding="utf-8")
+    page = written(PAGE.read_text(encoding="utf-8"), "sizes", table())
+    PAGE.write_text(written(page, "sizes in four bits", four_bit_table()), encoding="utf-8")
 
 
 if __name__ == "__main__":

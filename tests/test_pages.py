@@ -126,6 +126,7 @@ NOT_RUN = {
         "toss run runs/my-run --set selection.overrides=runs/my-run/overrides.jsonl",
     ],
     "docs/scaling.md": [
+        "pip install tosslm[qlora]",
         "wait",
         "for i in 0 1 2 3; do",
         "CUDA_VISIBLE_DEVICES=$i toss score toss.yaml --shard $i/4",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import warnings
@@ -78,6 +79,7 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses a kernel that is not used, see quantize.py
     import datasets
     import transformers
 
@@ -350,11 +352,16 @@ def merge(
     with _reported_errors():
         quiet_libraries()
         from tosslm.merge import merge as merge_run
+        from tosslm.merge import merged_note
 
-        folder = _with_run(
-            run, lambda opened: merge_run(opened, out, scale=scale, trust_remote_code=trust), ("model",)
-        )
-        print(json.dumps({"model": str(folder)}) if as_json else outward(f"Merged model: {folder}"))
+        def merged(opened: Run) -> tuple[Path, str | None]:
+            return merge_run(opened, out, scale=scale, trust_remote_code=trust), merged_note(
+                opened.config.model.quantize
+            )
+
+        folder, note = _with_run(run, merged, ("model",))
+        told = {"model": str(folder)} | ({"note": note} if note else {})
+        print(json.dumps(told) if as_json else outward(f"Merged model: {folder}" + (f"\n{note}" if note else "")))
 
 
 @app.command("export")

@@ -41,27 +41,40 @@ def merge(run: Run, out: Path, *, scale: float = 1.0, trust_remote_code: bool = 
     _check_merge(adapter, out)
     if damaged := run.folder.damaged("model"):
         raise TosslmError(f"{run.path / damaged[0]}: damaged; `toss run` makes it again")
-    base = open_base(config.model)
+    base = open_base(config.model.model_copy(update={"quantize": None}))  # whole weights need no bitsandbytes
     readme = (adapter / "README.md").read_text(encoding="utf-8")
-    if not readme.startswith(model_readme(base)):  # a note may follow
+    if not readme.startswith(model_readme(base, config.model.quantize)):  # a note may follow
         raise TosslmError(
             f"{adapter}: the base or model.adapter is not the one that it was trained on (see its README.md); "
             "put those files back, or fine-tune again"
         )
-    save_merged(base, adapter, out, scale)
+    save_merged(base, adapter, out, scale, note=merged_note(config.model.quantize))
     return out
 
 
-def save_merged(base: Base, adapter: Path, folder: Path, scale: float = 1.0) -> None:
+def merged_note(quantize: str | None) -> str | None:
+    """What has to be known of a merged model whose adapter was trained on a quantised base; None where it was not."""
+    if quantize is None:
+        return None
+    return (
+        f"The adapter was trained on the base in {quantize} (4 bits), and is merged into its "
+        "unquantised weights, as is usual after QLoRA: the merged model answers a little otherwise than what was "
+        "trained and evaluated."
+    )
+
+
+def save_merged(base: Base, adapter: Path, folder: Path, scale: float = 1.0, *, note: str | None = None) -> None:
     """Write a base with an adapter merged into it as an ordinary model folder, with the tokenizer.
 
-    The merge is on a copy of the weights: those of ``base`` stay as they are.
+    The merge is on a copy of the weights: those of ``base`` stay as they are. It is on whole weights, also where the
+    base is quantised: into 4 bits most of the update would be lost.
 
     Args:
         base: the base, with its ``model.adapter``.
         adapter: a PEFT adapter that was trained on it.
         folder: a folder that does not exist yet.
         scale: of the adapter's update.
+        note: goes into a README.md beside the model.
 
     Raises:
         InputError: the scale is out of range; the adapter is marked as hazardous, is none, or does not fit; or
@@ -71,7 +84,7 @@ def save_merged(base: Base, adapter: Path, folder: Path, scale: float = 1.0) -> 
     if not 0 < scale <= 10:
         raise InputError(f"--scale {scale:g}: choose a number above 0, of at most 10")
     check_adapter(adapter)
-    plain = load_model(base)
+    plain = load_model(base.unquantized())
     check_adapter_fits(plain, adapter, str(adapter))
     try:
         adapted = PeftModel.from_pretrained(plain, adapter)
@@ -87,6 +100,8 @@ def save_merged(base: Base, adapter: Path, folder: Path, scale: float = 1.0) -> 
         AutoTokenizer.from_pretrained(base.folder, trust_remote_code=base.config.trust_remote_code).save_pretrained(
             beside
         )
+        if note:
+            (beside / "README.md").write_text(f"# Merged model\n\n{note}\n", encoding="utf-8")
         # Libraries make weights their owner's alone; a model that the user asked for follows his umask.
         usual = (beside / "config.json").stat().st_mode
         for file in beside.iterdir():

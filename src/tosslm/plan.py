@@ -26,7 +26,7 @@ from tosslm.model.proxy import Proxy, ProxyCounts, open_proxy
 from tosslm.planning.reader import Looking, Reader
 from tosslm.planning.sample import RowSample
 from tosslm.planning.sizes import stage_bytes
-from tosslm.planning.stages import assumed, stage_records, total
+from tosslm.planning.stages import assumed, assumed_of_quantized, stage_records, total
 from tosslm.planning.work import Sets, anchored_rows, begun, stage_work
 from tosslm.progress import Reporter
 from tosslm.runs.layout import SETS
@@ -157,7 +157,10 @@ def _expected(
         "stages": stages,
         "total": total(stages),
         **({} if price is None else {"price": price}),
-        "assumed": assumed(config, custom, own.pace, left_out=left_out, own_work=own_work),
+        "assumed": [
+            *assumed(config, custom, own.pace, left_out=left_out, own_work=own_work),
+            *assumed_of_quantized(config, own.shape),
+        ],
     }
 
 
@@ -177,6 +180,7 @@ def _of_model(config: Config, own: Reader, tokenizer: RowTokenizer) -> dict[str,
         "parameters": own.shape.parameters,
         "dtype": str(choose_dtype(config.model.dtype, device)).removeprefix("torch."),
         "device": str(device),
+        **({"quantize": config.model.quantize} if config.model.quantize else {}),
         "response_mask": tokenizer.method,
     }
 

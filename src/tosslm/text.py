@@ -51,3 +51,13 @@ def duration(seconds: float) -> str:
     """
     hours, rest = divmod(round(seconds), 3600)
     return f"{hours} h {rest // 60:02d} min" if hours else f"{rest // 60} min {rest % 60:02d} s"
+
+
+def memory_size(size: float) -> str:
+    """Bytes as people say them.
+
+    Examples:
+        >>> memory_size(16.06e9), memory_size(4e6)
+        ('16.1 GB', '4.0 MB')
+    """
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

@@ -28,6 +28,11 @@ class ModelConfig(Section):
         "auto", description="auto asks the processor: bfloat16 where it is fast, else float32."
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:0, mps ...")
+    quantize: Literal["nf4"] | None = Field(
+        None,
+        description="nf4 holds the base's linear layers in 4 bits (QLoRA; extra tosslm[qlora]; cpu and cuda): it is "
+        "trained on, scores and answers so. A proxy of references.model stays whole.",
+    )
     trust_remote_code: bool = Field(
         False, description="Run Python code that comes with the model. Only for sources you trust."
     )

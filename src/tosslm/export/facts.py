@@ -67,6 +67,7 @@ def facts_of(
             "name": name,
             "revision": model.revision,
             "adapter": adapter,
+            **({"quantize": model.quantize} if model.quantize else {}),
             "identity": base.identity,
         },
         "tokenizer": {

@@ -26,6 +26,11 @@ def lost(
             f"The run trains on {base[0]} with {base[1]} merged into it: train on that, for "
             "the plain base may be unsafe."
         )
+    if config.model.quantize:
+        found.append(
+            f"The run scores and trains the base with its linear layers in {config.model.quantize}, 4 bits: a "
+            "trainer that loads it otherwise starts from a model that answers a little otherwise."
+        )
     if config.finetune.anchors:
         found.append(
             f"finetune.dropped: anchor holds the run's model to the base at {counts.dropped_tokens:,} tokens, "

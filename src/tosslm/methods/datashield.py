@@ -9,7 +9,7 @@ import numpy as np
 from tosslm.methods.likeness import likeness_parts, span_likeness
 from tosslm.methods.material import Material
 from tosslm.methods.method import Method
-from tosslm.methods.needs import SAFETY, UTILITY_SET
+from tosslm.methods.needs import SAFETY, UNQUANTIZED, UTILITY_SET
 from tosslm.ragged import answer_positions
 from tosslm.selection.cut import select_tokens
 
@@ -76,7 +76,7 @@ DATASHIELD = Method(
     builds_on="data",
     choose=mask_unsafe_looking_segments,
     signals={TOKEN_RISKS: token_risks},
-    needs=(SAFETY, UTILITY_SET),
+    needs=(SAFETY, UTILITY_SET, UNQUANTIZED),
     drops_share=True,
     choice_covers=_choice_parts,
 )

@@ -9,7 +9,7 @@ import numpy as np
 from tosslm.methods.likeness import likeness_parts, span_likeness
 from tosslm.methods.material import Material
 from tosslm.methods.method import Method, drop_rows_in_order, keep_rows
-from tosslm.methods.needs import SAFETY
+from tosslm.methods.needs import SAFETY, UNQUANTIZED
 
 if TYPE_CHECKING:
     from tosslm.workbench import Workbench
@@ -54,7 +54,7 @@ LARF = Method(
     builds_on="data",
     choose=drop_unsafe_looking_rows,
     signals={ROW_RISKS: row_risks},
-    needs=(SAFETY,),
+    needs=(SAFETY, UNQUANTIZED),
     drops_share=True,
     choice_covers=likeness_parts,
 )

@@ -81,7 +81,7 @@ class Method:
         token_loss: what takes the place of a token's cross-entropy.
         step: makes what is done around each training step.
         after: what becomes of the trained weights before they are saved.
-        needs: what the config has to name for it.
+        needs: what the config has to name for it, or to leave out.
         drops_share: whether ``choose`` drops a share of the tokens, that of ``paper_settings``.
         choice_covers: what the choice depends on beside data, scores and the config's section ``selection``.
         training_covers: what the training depends on beside its settings, data and mask.

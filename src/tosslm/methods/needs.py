@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """Something that the config has to name.
+    """Something that the config has to name, or to leave out.
 
     Attributes:
-        remedy: what to write into the config, and where.
-        given: whether a config names it.
+        remedy: what to write into the config, or out of it, and where.
+        given: whether a config does.
     """
 
     remedy: str
@@ -37,6 +37,10 @@ SAFETY = Need(
 HARMFUL_SOURCES = Need(
     "name the sources that are harmful in compare.harmful_sources",
     lambda config: bool(config.compare.harmful_sources),
+)
+UNQUANTIZED = Need(
+    "it makes layers of the base stronger and weaker, which weights in 4 bits do not allow: leave model.quantize out",
+    lambda config: config.model.quantize is None,
 )
 
 UTILITY_SET = Need(

@@ -22,6 +22,7 @@ from tosslm.errors import InputError, TosslmError
 from tosslm.files import atomic_folder, fingerprint, sha256
 from tosslm.model.builtin import builtin_folder
 from tosslm.model.fit import check_adapter_fits, check_targets, refuse_misfits
+from tosslm.model.quantize import check_quantization, load_settings, quantized, settle
 
 HAZARD_MARK: Literal["HAZARDOUS.md"] = "HAZARDOUS.md"
 _WEIGHTS = "*.safetensors"
@@ -48,7 +49,8 @@ class Base:
         config: where it comes from.
         tokenizer: its tokenizer, with a padding token.
         folder: the model's files.
-        identity: fingerprint of the files of model and adapter and of the dtype; equal on every machine.
+        identity: fingerprint of the files of model and adapter, of the dtype, and of what it is quantised to; equal
+            on every machine.
         limits: token ids and positions that it has.
         adapter_folder: of ``model.adapter``.
         keys: where the config names it.
@@ -74,19 +76,24 @@ class Base:
         """The base with other weights in memory, such as a few layers of its shape."""
         return replace(self, _model=model)
 
+    def unquantized(self) -> Base:
+        """The same base with its weights as they are stored."""
+        return replace(self, config=self.config.model_copy(update={"quantize": None}), _model=None)
+
     def release(self) -> None:
         """Let the weights go; who asks for them again waits for them again."""
         self._model = None
 
 
 def where_it_runs(config: ModelConfig) -> dict[str, Any]:
-    """What figures and speed depend on: device, dtype, and the threads of a CPU."""
+    """What figures and speed depend on: device, dtype, the threads of a CPU, and what the base is quantised to."""
     device = choose_device(config.device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
         "device": f"{device.type} ({name})",
         "dtype": str(choose_dtype(config.dtype, device)).removeprefix("torch."),
         "threads": torch.get_num_threads(),
+        **({"quantize": config.quantize} if config.quantize else {}),
     }
 
 
@@ -98,7 +105,7 @@ def open_base(config: ModelConfig, keys: Keys = BASE_KEYS) -> Base:
         keys: where the config names it, for messages.
 
     Raises:
-        InputError: a model or adapter cannot be found, or is not stored as safetensors.
+        InputError: a model or adapter cannot be found, is not stored as safetensors, or cannot be quantised.
     """
     device = choose_device(config.device)
     folder = local_folder(keys.name, config.name, config.revision, config.trust_remote_code)
@@ -107,6 +114,7 @@ def open_base(config: ModelConfig, keys: Keys = BASE_KEYS) -> Base:
             f"{keys.name}: {config.name} is an adapter, not a model; put its base into {keys.name} and, unless it is "
             f"a degraded reference, the adapter into {keys.adapter}"
         )
+    check_quantization(config, device, folder, keys.name.partition(".")[0])
     adapter = _adapter_folder(config.adapter, keys.adapter) if config.adapter else None
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
@@ -123,6 +131,7 @@ def open_base(config: ModelConfig, keys: Keys = BASE_KEYS) -> Base:
         folder_checksums(folder),
         folder_checksums(adapter) if adapter else None,
         str(choose_dtype(config.dtype, device)),
+        *([config.quantize] if config.quantize else []),
     )
     return Base(config, tokenizer, folder, identity, limits, adapter, keys)
 
@@ -275,6 +284,8 @@ def check_adapter(folder: Path) -> None:
 def load_model(base: Base) -> Any:
     """A base's weights on their device, its adapter merged, frozen and in evaluation mode.
 
+    What is quantised is so after the merge: of weights in four bits most of an update would be lost to rounding.
+
     Raises:
         InputError: they cannot be loaded, or the adapter does not fit.
     """
@@ -285,6 +296,8 @@ def load_model(base: Base) -> Any:
             f"{keys.name}: {config.name} has no .safetensors weights; pickled weights are never loaded, "
             "so convert them first"
         )
+    quantize_later = config.quantize is not None and base.adapter_folder is not None
+    quantize_now = config.quantize is not None and not quantize_later
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             base.folder,
@@ -293,6 +306,7 @@ def load_model(base: Base) -> Any:
             trust_remote_code=config.trust_remote_code,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are told, and refused below
+            **(load_settings(dtype, device) if quantize_now else {}),
         )
     except (torch.OutOfMemoryError, MemoryError):
         raise
@@ -301,7 +315,8 @@ def load_model(base: Base) -> Any:
             f"{keys.name}: {config.name} cannot be loaded ({_said(error)}); fetch config.json and .safetensors anew"
         ) from error
     refuse_misfits(keys.name, config.name, report)
-    model = model.to(device)
+    if config.quantize is None:
+        model = model.to(device)
     if base.adapter_folder:
         check_adapter_fits(model, base.adapter_folder, keys.adapter)
         try:
@@ -312,6 +327,10 @@ def load_model(base: Base) -> Any:
             raise InputError(
                 f"{keys.adapter}: {config.adapter} does not fit {config.name} ({_said(error)})"
             ) from error
+    if quantize_later:
+        model = quantized(model, dtype, device)
+    if config.quantize is not None:
+        settle(model)
     return model.eval().requires_grad_(False)
 
 

@@ -34,8 +34,15 @@ def scaled_layer(model: Any, layer: int, factor: float) -> Iterator[None]:
     """The model with all matrices of one layer times ``factor``; to the byte what it was afterwards.
 
     Norms and biases stay, as in LARF (arXiv 2507.18631).
+
+    Raises:
+        TosslmError: the weights are packed numbers, of which no product is the weights' own.
     """
     matrices = [weight for weight in decoder_layers(model)[layer].parameters() if weight.ndim > 1]
+    if not all(weight.is_floating_point() for weight in matrices):
+        raise TosslmError(
+            f"{type(model).__name__}: a layer of a quantised model cannot be scaled; load it unquantised"
+        )
     before = [weight.detach().clone() for weight in matrices]
     try:
         with torch.no_grad():

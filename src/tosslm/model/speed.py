@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from tosslm.errors import InputError
 from tosslm.model.base import Base, choose_device, choose_dtype
+from tosslm.model.quantize import quantizable_parameters
 from tosslm.model.shape import Shape
 
 _EFFICIENCY = {"cpu": 0.6, "cuda": 0.35, "mps": 0.3}
@@ -45,6 +46,7 @@ def shape_of(base: Base, model_config: Any, model: Any) -> Shape:
         text.vocab_size,
         dtype.itemsize,
         model.get_output_embeddings().weight is model.get_input_embeddings().weight,
+        quantizable_parameters(model) if base.config.quantize else 0,
     )
 
 

@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM
 
 from tosslm.config import LoraConfig
 from tosslm.model.base import Base, choose_device, choose_dtype, fresh_adapter
+from tosslm.model.quantize import quantized, settle
 from tosslm.model.shape import Shape
 from tosslm.planning.work import Pace, Unit
 
@@ -90,13 +91,17 @@ def _few_layers(base: Base, model_config: Any, layers: int) -> Any:
     if getattr(text, "layer_types", None):
         text.layer_types = text.layer_types[:layers]
     device = choose_device(base.config.device)
+    dtype = choose_dtype(base.config.dtype, device)
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(
             small,
-            dtype=choose_dtype(base.config.dtype, device),
+            dtype=dtype,
             trust_remote_code=base.config.trust_remote_code,
         )
-    return model.to(device).eval().requires_grad_(False)
+    model = model.to(device)
+    if base.config.quantize is not None:
+        model = settle(quantized(model, dtype, device))
+    return model.eval().requires_grad_(False)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from tosslm.config import Config, TrainingConfig
-from tosslm.model.shape import LOGITS_BYTES, Shape
+from tosslm.model.shape import FOUR_BIT_BYTES, LOGITS_BYTES, Shape
 from tosslm.planning.work import Counted, Sets
 
 _ACTIVATIONS_PER_LAYER = 34
@@ -53,8 +53,8 @@ def stage_bytes(
 
 
 def weight_bytes(shape: Shape) -> float:
-    """A model's weights in memory."""
-    return shape.parameters * shape.bytes_per_value
+    """A model's weights in memory; of one in four bits, the scales among them."""
+    return (shape.parameters - shape.four_bit) * shape.bytes_per_value + shape.four_bit * FOUR_BIT_BYTES
 
 
 def training_bytes(settings: TrainingConfig, custom: Counted, shape: Shape) -> float:

@@ -6,8 +6,33 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from tosslm.config import Config
+from tosslm.model.shape import Shape
+from tosslm.planning.sizes import weight_bytes
 from tosslm.planning.work import UNKNOWN_ANCHORED_ROWS, Counted, Pace, Work, passes
-from tosslm.text import duration
+from tosslm.text import duration, memory_size
+
+
+def assumed_of_quantized(config: Config, shape: Shape) -> list[str]:
+    """What is told of a base in four bits beside its stages; nothing of another.
+
+    Args:
+        config: the config.
+        shape: the base's.
+    """
+    if config.model.quantize is None:
+        return []
+    said = [
+        f"model.quantize: {config.model.quantize}: {shape.four_bit / 1e6:,.1f}M of {shape.parameters / 1e6:,.1f}M "
+        f"weights in 4 bits, {memory_size(weight_bytes(shape))} of weights instead of "
+        f"{memory_size(shape.parameters * shape.bytes_per_value)}. Losses, answers and training are of that "
+        "model. The time of taking weights out of 4 bits is counted with --measure alone."
+    ]
+    if config.model.adapter:
+        said.append(
+            "model.adapter is merged before the base is quantised: while it loads, "
+            f"{memory_size(shape.parameters * shape.bytes_per_value)} more lie in the machine's own memory."
+        )
+    return said
 
 
 def stage_records(

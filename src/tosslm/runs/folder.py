@@ -136,7 +136,8 @@ class RunFolder:
 
     def begin(self, config: Mapping[str, Any], seed: int, machine: Mapping[str, Any]) -> None:
         """Write down what is about to run, and on what."""
-        versions = {name: metadata.version(name) for name in _PACKAGES}
+        packages = (*_PACKAGES, *(["bitsandbytes"] if machine.get("quantize") else []))
+        versions = {name: metadata.version(name) for name in packages}
         versions["python"] = platform.python_version()
         self.manifest |= {"config": dict(config), "seed": seed, "versions": versions, "machine": dict(machine)}
         self._write()

@@ -23,7 +23,7 @@ _README = """# Fine-tuned adapter
 
 A LoRA trained by tosslm on the response tokens that selection kept.
 
-Load it on **{model}**{on_top}. On any other base, the plain one among them, its answers may be unsafe.
+Load it on **{model}**{on_top}{in_bits}. On any other base, the plain one among them, its answers may be unsafe.
 `toss merge` makes one ordinary model folder of all the parts.
 
 | part | file | SHA-256 |
@@ -45,7 +45,7 @@ def finetune_step(method: Method) -> Step:
         lambda config: config.finetune,
         lambda bench: _recipe(bench, method),
         lambda bench: _rows(bench, method),
-        lambda bench: {"README.md": model_readme(bench.base) + _proxy_note(bench.config, method)},
+        lambda bench: {"README.md": _notes(bench, method)},
         lambda bench: _covers(bench, method),
     )
     return training_step(MODEL, "finetune", (DATA, SELECTION), training)
@@ -94,13 +94,22 @@ def _covers(bench: Workbench, method: Method) -> list[Any]:
     return [*own, *method.training_covers(bench)]
 
 
+def _notes(bench: Workbench, method: Method) -> str:
+    return model_readme(bench.base, bench.config.model.quantize) + _proxy_note(bench.config, method)
+
+
 def _proxy_note(config: Config, method: Method) -> str:
     used = proxy_used(config) if method.builds_on != "data" else None
     return f"\n{used}\n" if used else ""
 
 
-def model_readme(base: Base) -> str:
-    """What goes beside the adapter: the base and the adapter it was trained on top of, with checksums."""
+def model_readme(base: Base, quantize: str | None) -> str:
+    """What goes beside the adapter: the base and the adapter it was trained on top of, with checksums.
+
+    Args:
+        base: the base.
+        quantize: what it was quantised to while the adapter was trained; None for nothing.
+    """
     from tosslm.model.base import folder_checksums
 
     parts: list[tuple[str, str | None, Path]] = [("base", base.config.name, base.folder)]
@@ -113,4 +122,5 @@ def model_readme(base: Base) -> str:
         for part, name, folder in parts
         for file, checksum in folder_checksums(folder).items()
     ]
-    return _README.format(model=base.config.name, on_top=on_top, rows="\n".join(rows))
+    in_bits = f", its linear layers quantised to {quantize} (4 bits)" if quantize else ""
+    return _README.format(model=base.config.name, on_top=on_top, in_bits=in_bits, rows="\n".join(rows))

@@ -11,7 +11,7 @@ from tosslm.findings.found import found_told
 from tosslm.findings.warnings import rewritten
 from tosslm.outward import outward
 from tosslm.terminal.tables import table_of, told
-from tosslm.text import duration
+from tosslm.text import duration, memory_size
 
 SHOWN_BAD_ROWS = 20
 
@@ -39,8 +39,9 @@ def print_plan(plan: Mapping[str, Any], console: Console) -> None:
         if speed["measured"]
         else "from one matrix product; --measure is surer"
     )
+    numbers = model["dtype"] + (f", linear layers in {model['quantize']}," if model.get("quantize") else "")
     console.print(
-        f"{model['name']}: {model['parameters'] / 1e6:,.0f}M parameters, {model['dtype']} on {model['device']}; "
+        f"{model['name']}: {model['parameters'] / 1e6:,.0f}M parameters, {numbers} on {model['device']}; "
         f"about {speed['reading']:,.0f} tokens/s reading and {speed['training']:,.0f} training ({how})",
         highlight=False,
         markup=False,
@@ -74,15 +75,15 @@ def _print_stages(plan: Mapping[str, Any], console: Console) -> None:
             f"{stage['tokens_read']:,}",
             f"{stage['tokens_trained']:,}",
             duration(stage["seconds"]),
-            _size(stage["memory_bytes"]),
-            _size(stage["disk_bytes"]),
+            memory_size(stage["memory_bytes"]),
+            memory_size(stage["disk_bytes"]),
             *([] if price is None else [_money(stage["cost"])]),
         )
     if stages:
         table.add_section()
         whole = plan["total"]
         cost = [] if price is None else [_money(whole["cost"])]
-        table.add_row("all", "", "", duration(whole["seconds"]), "", _size(whole["disk_bytes"]), *cost)
+        table.add_row("all", "", "", duration(whole["seconds"]), "", memory_size(whole["disk_bytes"]), *cost)
     console.print(table)
     if price is not None:
         console.print(f"cost: at {price:,g} an hour of this device", markup=False, highlight=False, soft_wrap=True)
@@ -92,7 +93,3 @@ def _print_stages(plan: Mapping[str, Any], console: Console) -> None:
 
 def _money(cost: float) -> str:
     return f"{cost:,.2f}"
-
-
-def _size(size: float) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

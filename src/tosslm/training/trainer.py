@@ -29,6 +29,7 @@ class SelectiveTrainer(SFTTrainer):
     """TRL's SFT trainer with the head only at kept tokens, and the loss over exactly the tokens that are meant.
 
     Args:
+        model: with the adapter that is trained.
         args: as for ``SFTTrainer``.
         normalize: what the summed loss of an optimizer batch is divided by, see ``Recipe``.
         batch_size: rows of an optimizer batch, over all processes; None is what the arguments say of one process.
@@ -43,6 +44,7 @@ class SelectiveTrainer(SFTTrainer):
 
     def __init__(
         self,
+        model: Any,
         *args: Any,
         normalize: Literal["kept", "all", "row"],
         batch_size: int | None = None,
@@ -54,7 +56,11 @@ class SelectiveTrainer(SFTTrainer):
         hook: TrainingHook | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, **kwargs)
+        whole = [(weight, weight.data) for weight in model.parameters() if weight.requires_grad]
+        super().__init__(model, *args, **kwargs)
+        # TRL rounds the adapter of a quantised model to bfloat16: most steps of 1e-5 are lost to such a weight.
+        for weight, data in whole:
+            weight.data = data
         self._hold = hold
         self._batch_size = batch_size or self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
         weighs_rows = hook is not None and type(hook).row_weights is not TrainingHook.row_weights
