@@ -10,6 +10,7 @@ import numpy as np
 
 from tosslm.config import ModelConfig, TrainingConfig
 from tosslm.model.base import open_base
+from tosslm.model.sharded import Shards
 from tosslm.progress import SilentReporter
 from tosslm.team import assemble, leave, place
 from tosslm.training.labels import read_training_rows, training_row, write_training_rows
@@ -41,8 +42,11 @@ def uneven_rows() -> list[dict[str, Any]]:
 
 def main(model: str, folder: Path) -> None:
     """Train each recipe, the first process with the rows that it has written."""
-    assemble(cpu=True)
+    team = assemble(cpu=True)
     base = open_base(ModelConfig(name=model, dtype="float32", device="cpu"))
+    if team and team.shards:
+        team.joined = True
+        Shards(team, {base.keys.name: base})
     for name, recipe in RECIPES.items():
         rows = read_training_rows(folder / "rows.arrow")
         if not recipe.get("anchor_weight"):

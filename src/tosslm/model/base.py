@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
@@ -22,6 +22,9 @@ from tosslm.errors import InputError, TosslmError
 from tosslm.files import atomic_folder, fingerprint, sha256
 from tosslm.model.builtin import builtin_folder
 from tosslm.model.fit import check_adapter_fits, check_targets, refuse_misfits
+
+if TYPE_CHECKING:
+    from tosslm.model.sharded import Shards
 
 HAZARD_MARK: Literal["HAZARDOUS.md"] = "HAZARDOUS.md"
 _WEIGHTS = "*.safetensors"
@@ -52,6 +55,7 @@ class Base:
         limits: token ids and positions that it has.
         adapter_folder: of ``model.adapter``.
         keys: where the config names it.
+        shards: what loads it, where its layers lie spread over several processes.
     """
 
     config: ModelConfig
@@ -61,13 +65,14 @@ class Base:
     limits: Limits
     adapter_folder: Path | None
     keys: Keys = BASE_KEYS
+    shards: Shards | None = field(default=None, repr=False)
     _model: Any = field(default=None, repr=False)
 
     @property
     def model(self) -> Any:
         """The model with ``model.adapter`` merged, on its device, in evaluation mode."""
         if self._model is None:
-            self._model = load_model(self)
+            self._model = self.shards.load(self) if self.shards else load_model(self)
         return self._model
 
     def with_weights(self, model: Any) -> Base:
@@ -76,6 +81,8 @@ class Base:
 
     def release(self) -> None:
         """Let the weights go; who asks for them again waits for them again."""
+        if self.shards:
+            self.shards.release(self)
         self._model = None
 
 
@@ -272,14 +279,18 @@ def check_adapter(folder: Path) -> None:
             raise InputError(f"{folder}: no {file} there; name a folder with a PEFT adapter saved as safetensors")
 
 
-def load_model(base: Base) -> Any:
+def load_model(base: Base, device: torch.device | None = None) -> Any:
     """A base's weights on their device, its adapter merged, frozen and in evaluation mode.
+
+    Args:
+        base: the base.
+        device: another one to put them on.
 
     Raises:
         InputError: they cannot be loaded, or the adapter does not fit.
     """
-    config, keys, device = base.config, base.keys, choose_device(base.config.device)
-    dtype = choose_dtype(config.dtype, device)
+    config, keys, own = base.config, base.keys, choose_device(base.config.device)
+    dtype = choose_dtype(config.dtype, own)
     if not any(base.folder.glob(_WEIGHTS)):
         raise InputError(
             f"{keys.name}: {config.name} has no .safetensors weights; pickled weights are never loaded, "
@@ -301,7 +312,7 @@ def load_model(base: Base) -> Any:
             f"{keys.name}: {config.name} cannot be loaded ({_said(error)}); fetch config.json and .safetensors anew"
         ) from error
     refuse_misfits(keys.name, config.name, report)
-    model = model.to(device)
+    model = model.to(device or own)
     if base.adapter_folder:
         check_adapter_fits(model, base.adapter_folder, keys.adapter)
         try:

@@ -14,6 +14,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from tosslm.errors import InputError
 from tosslm.model.base import without_adapter
 from tosslm.model.head import SplitHead
+from tosslm.model.sharded import is_sharded
 from tosslm.team import Place
 from tosslm.training.hooks import TrainingHook
 from tosslm.training.labels import IGNORED
@@ -54,7 +55,7 @@ class SelectiveTrainer(SFTTrainer):
         self._row_weights = hook.row_weights if hook is not None and weighs_rows else None
         self._token_loss = token_loss
         self._normalize, self._anchor_weight, self._anchored_in_step = normalize, anchor_weight, 0
-        self._split = SplitHead(self.model)
+        self._split, self._sharded = SplitHead(self.model), is_sharded(self.model)
         self.tokens_seen = 0
 
     # The loss below is divided by the tokens of the whole optimizer batch, whatever the model's class says of itself.
@@ -117,7 +118,7 @@ class SelectiveTrainer(SFTTrainer):
         if self._hold:
             loss = loss + self._held(hidden, kept, inputs) / count
         if self._anchored_in_step:
-            divergence = anchored_divergence(self._split, hidden, inputs, self._as_base)
+            divergence = anchored_divergence(self._split, hidden, inputs, self._as_base, always=self._sharded)
             loss = loss + self._anchor_weight / self._anchored_in_step * divergence
         # Gradients are averaged over processes, where the sum of their shares is meant.
         return loss * self.args.world_size if self.args.world_size > 1 else loss
@@ -172,6 +173,7 @@ def anchored_divergence(
     inputs: Mapping[str, torch.Tensor],
     as_base: Callable[[], AbstractContextManager[None]],
     base: SplitHead | None = None,
+    always: bool = False,
 ) -> torch.Tensor:
     """Sum of ``KL(base || model)`` in nats over a micro-batch's anchored tokens, differentiable in the model.
 
@@ -184,10 +186,15 @@ def anchored_divergence(
         inputs: ``input_ids`` and ``attention_mask``, int64 ``[B, T]``, and ``anchored``, bool ``[B, T]``.
         as_base: a context in which the base is the base.
         base: the base, where it is another model; None is ``split`` itself in that context.
+        always: whether the base reads a token where none is anchored, for a model whose processes have to meet in
+            each of its forward passes.
     """
     anchored = inputs["anchored"][:, 1:]
     rows = anchored.any(1)
     if not rows.any():
+        if always:
+            with torch.no_grad(), as_base():
+                split.hidden_states(inputs["input_ids"][:1, :1], inputs["attention_mask"][:1, :1])
         return hidden.new_zeros((), dtype=torch.float32)
     end = int(anchored.any(0).nonzero().max()) + 1
     with torch.no_grad(), as_base():
