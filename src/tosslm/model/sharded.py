@@ -30,6 +30,11 @@ class Shards:
     """
 
     def __init__(self, team: Team, bases: Mapping[str, Base]) -> None:
+        if not hasattr(FSDPModule, "reset_iter_state"):
+            raise InputError(
+                f"use_fsdp of accelerate's config: torch {torch.__version__} shards in a way that only trainings can "
+                "use; install torch 2.13 or later"
+            )
         self._team, self._bases = team, bases
         for base in bases.values():
             base.shards = self
@@ -101,7 +106,8 @@ class _Told:
     def __init__(self, team: Team, tell: Callable[[], None]) -> None:
         self._team, self._tell, self._begun = team, tell, False
 
-    def watch(self, stack: torch.nn.Module) -> None:
+    def watch(self, stack: FSDPModule) -> None:
+        assert isinstance(stack, torch.nn.Module)
         stack.register_forward_pre_hook(self._begin, prepend=True)
         stack.register_forward_hook(self._end)
 
@@ -122,8 +128,11 @@ class _Told:
         self._begun = True
         self._tell()
 
-    def _end(self, _: Any, __: Any, ___: Any) -> None:
-        self._begun = False
+    def _end(self, stack: Any, _: Any, __: Any) -> None:
+        if not self._team.joined:
+            # The order in which a backward pass gathers layers is learnt from forward passes; all have to learn the same.
+            stack.reset_iter_state()
+            self._begun = False
 
 
 def is_sharded(model: Any) -> bool:
