@@ -163,7 +163,7 @@ def gather(config: Config) -> Team | None:
 
 
 def shared_out(bench: Workbench, team: Team) -> Shards | None:
-    """The run's models, to be spread over the processes of a launcher when they are loaded, where that asks for it."""
+    """Have the run's models spread over the processes of a launcher when they load; None where none asks for it."""
     if not team.shards:
         return None
     from tosslm.model.sharded import Shards

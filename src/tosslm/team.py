@@ -230,8 +230,19 @@ def refuse_launch(environment: Mapping[str, str]) -> None:
 _FSDP = {
     ("FSDP_VERSION", "fsdp_version"): ("2", "models are sharded by FSDP2"),
     ("FSDP_OFFLOAD_PARAMS", "fsdp_offload_params"): ("false", "weights stay on their device"),
-    ("FSDP_RESHARD_AFTER_FORWARD", "fsdp_reshard_after_forward"): ("true", "a layer is let go after its forward pass"),
-    ("FSDP_AUTO_WRAP_POLICY", "fsdp_auto_wrap_policy"): ("TRANSFORMER_BASED_WRAP", "a model is sharded layer by layer"),
+    ("FSDP_RESHARD_AFTER_FORWARD", "fsdp_reshard_after_forward"): (
+        "true",
+        "a layer is let go after its forward pass",
+    ),
+    ("FSDP_AUTO_WRAP_POLICY", "fsdp_auto_wrap_policy"): (
+        "TRANSFORMER_BASED_WRAP",
+        "a model is sharded layer by layer",
+    ),
+    ("FSDP_TRANSFORMER_CLS_TO_WRAP", "fsdp_transformer_layer_cls_to_wrap"): (
+        "",
+        "a model's layers are found without",
+    ),
+    ("FSDP_IGNORED_MODULES", "fsdp_ignored_modules"): ("", "all layers are sharded"),
     ("FSDP_ACTIVATION_CHECKPOINTING", "fsdp_activation_checkpointing"): (
         "false",
         "finetune.gradient_checkpointing and references.gradient_checkpointing of the run's config ask for it",
@@ -244,7 +255,6 @@ def _take_sharding(environment: MutableMapping[str, str]) -> bool:
     asked = environment.get("ACCELERATE_USE_FSDP", "false") == "true"
     environment["ACCELERATE_USE_FSDP"] = "false"
     return asked
-
 
 
 def leave() -> None:

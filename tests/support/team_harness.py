@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tosslm.config import ModelConfig, TrainingConfig
-from tosslm.model.base import open_base
+from tosslm.model.base import Base, open_base
+from tosslm.model.layers import decoder_layers
 from tosslm.model.sharded import Shards
 from tosslm.progress import SilentReporter
 from tosslm.team import assemble, leave, place
@@ -45,8 +47,16 @@ def main(model: str, folder: Path) -> None:
     team = assemble(cpu=True)
     base = open_base(ModelConfig(name=model, dtype="float32", device="cpu"))
     if team and team.shards:
-        team.joined = True
         Shards(team, {base.keys.name: base})
+    with team.together() if team else nullcontext():
+        _train(base, folder)
+    if team and team.shards:
+        own = [weight.to_local().numel() for weight in decoder_layers(base.model).parameters()]
+        (folder / f"held-{team.place.rank}.txt").write_text(str(sum(own)), encoding="utf-8")
+    leave()
+
+
+def _train(base: Base, folder: Path) -> None:
     for name, recipe in RECIPES.items():
         rows = read_training_rows(folder / "rows.arrow")
         if not recipe.get("anchor_weight"):
@@ -68,7 +78,6 @@ def main(model: str, folder: Path) -> None:
         assert (facts["steps"], facts["processes"]) == (20, place().count)
         if place().leads:
             (folder / f"{name}.txt").write_text("\n".join(str(loss) for _, loss in facts["losses"]), encoding="utf-8")
-    leave()
 
 
 if __name__ == "__main__":

@@ -81,9 +81,9 @@ class Base:
 
     def release(self) -> None:
         """Let the weights go; who asks for them again waits for them again."""
+        self._model = None
         if self.shards:
             self.shards.release(self)
-        self._model = None
 
 
 def where_it_runs(config: ModelConfig) -> dict[str, Any]:

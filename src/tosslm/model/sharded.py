@@ -7,12 +7,13 @@ adapters lie whole in each. What all processes do together, a training, gathers 
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import distributed
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from tosslm.errors import InputError, TosslmError
@@ -20,53 +21,55 @@ from tosslm.model.base import Base, choose_device, load_model
 from tosslm.model.layers import decoder_layers
 from tosslm.team import Team
 
+_KEY = "use_fsdp of accelerate's config"
+
 
 class Shards:
-    """The bases that a team has spread over its processes; the parts of those that are loaded.
+    """Loads bases so that their layers lie spread over a team, and lends this process's parts to the first.
 
     Args:
         team: the processes, in one process group.
         bases: by the config's key of each; they are loaded through this from now on.
+
+    Raises:
+        InputError: this PyTorch is too old.
     """
 
     def __init__(self, team: Team, bases: Mapping[str, Base]) -> None:
         if not hasattr(FSDPModule, "reset_iter_state"):
-            raise InputError(
-                f"use_fsdp of accelerate's config: torch {torch.__version__} shards in a way that only trainings can "
-                "use; install torch 2.13 or later"
-            )
+            raise InputError(f"{_KEY}: torch {torch.__version__} is too old for it; install torch 2.13 or later")
         self._team, self._bases = team, bases
         for base in bases.values():
             base.shards = self
 
     def load(self, base: Base) -> Any:
-        """A base's weights, of each layer this process's part; all processes load at once, one after another.
+        """A base's weights, of each layer this process's part; all processes load, one after another.
 
-        A process holds all weights of the model in the machine's memory while it is its turn.
+        While it is its turn, a process holds the whole model in the machine's memory.
 
         Raises:
-            InputError: as for ``load_model``, or the model's layers are not found.
+            InputError: as for ``load_model``, or it is not known how to shard the model.
         """
         self._tell("load", base)
         device = choose_device(base.config.device)
         mesh = init_device_mesh(device.type, (self._team.place.count,))
-        model = None
+        model: Any = None
         for rank in range(self._team.place.count):
             if rank == self._team.place.rank:
                 model = load_model(base, torch.device("cpu"))
-                _shard(model, device, mesh)
+                _shard(model, base.keys.name, device, mesh)
             distributed.barrier()
-        assert model is not None
         with torch.no_grad():
-            # The first pass sets FSDP up. Arrays that it made in inference mode would be of no use to a training.
+            # The first pass sets FSDP up; a training could not use what it would set up in inference mode.
             model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=device), use_cache=False)
         if self._team.place.leads:
-            _Told(self._team, lambda: self._tell("read", base)).watch(_stack(model))
+            _Announced(self._team, lambda: self._tell("read", base)).watch(model.base_model)
         return model
 
     def release(self, base: Base) -> None:
-        """The others let a base's weights go, too."""
+        """The others let a base's weights go as the first process has."""
         self._tell("release", base)
+        gc.collect()  # FSDP's modules hold each other
 
     def follow(self, order: Mapping[str, str]) -> bool:
         """Do what the first process's work with a base asks of the others.
@@ -100,14 +103,14 @@ def _lend(base: Base) -> None:
 _ANSWERS: dict[str, Callable[[Base], None]] = {"load": _load, "read": _lend, "release": Base.release}
 
 
-class _Told:
+class _Announced:
     """Tells the others of each forward pass that the first process does alone."""
 
     def __init__(self, team: Team, tell: Callable[[], None]) -> None:
         self._team, self._tell, self._begun = team, tell, False
 
-    def watch(self, stack: FSDPModule) -> None:
-        assert isinstance(stack, torch.nn.Module)
+    def watch(self, stack: torch.nn.Module) -> None:
+        """Look out for forward passes of a model's layers."""
         stack.register_forward_pre_hook(self._begin, prepend=True)
         stack.register_forward_hook(self._end)
 
@@ -116,28 +119,24 @@ class _Told:
             return
         if torch.is_grad_enabled():
             raise InputError(
-                "use_fsdp of accelerate's config: gradients are asked for by one process alone, which holds a part of "
+                f"{_KEY}: this needs gradients outside a training, which one process cannot compute with a part of "
                 "the model; take configs/accelerate/ddp.yaml, or another method"
             )
         if self._begun:
-            # The others are somewhere in the pass that broke off, and would send other layers' weights.
+            # The others wait in the middle of the pass that broke off, and would give other layers' weights.
             raise TosslmError(
-                "a forward pass of the sharded model broke off, for want of memory most likely, and cannot be tried "
-                "again in parts; lower scoring.batch_tokens, evaluation.batch_tokens or data.max_length"
+                "a forward pass of the sharded model broke off, most likely for want of memory, and cannot be tried "
+                "again with fewer rows; lower scoring.batch_tokens, evaluation.batch_size or data.max_length"
             )
         self._begun = True
         self._tell()
 
     def _end(self, stack: Any, _: Any, __: Any) -> None:
         if not self._team.joined:
-            # The order in which a backward pass gathers layers is learnt from forward passes; all have to learn the same.
+            # FSDP learns from forward passes in which order to gather layers in a backward pass. The others have
+            # done no such pass, and the order has to be the same everywhere.
             stack.reset_iter_state()
             self._begun = False
-
-
-def is_sharded(model: Any) -> bool:
-    """Whether a model's layers lie spread over processes."""
-    return any(isinstance(module, FSDPModule) for module in model.modules())
 
 
 def frozen(model: Any) -> list[str]:
@@ -145,23 +144,26 @@ def frozen(model: Any) -> list[str]:
     return [name for name, weight in model.named_parameters() if not weight.requires_grad]
 
 
-def _stack(model: Any) -> torch.nn.Module:
-    """The module that calls the layers one after another."""
-    return model.base_model
-
-
-def _shard(model: Any, device: torch.device, mesh: Any) -> None:
+def _shard(model: Any, key: str, device: torch.device, mesh: DeviceMesh) -> None:
     """Leave of each layer this process's part on the device, and of all else the whole.
 
-    The head is used outside the model's forward, and with the embeddings would be whole from the first layer's
-    forward to its backward in any case.
+    The head is used outside the model's forward. With the embeddings, sharding it would save nothing at the peak:
+    both would be whole from a training step's first layer to its last.
     """
-    layers = decoder_layers(model)
-    inside = set(layers.modules())
+    try:
+        layers = decoder_layers(model)
+    except TosslmError as error:
+        raise InputError(f"{_KEY}: {key}: {error}") from error
+    inside, stack = set(layers.modules()), model.base_model
+    if not inside < set(stack.modules()) or stack is model:
+        raise InputError(
+            f"{_KEY}: {key}: {type(model).__name__} is not built of a stack of layers and a head, and cannot be "
+            "sharded; take configs/accelerate/ddp.yaml"
+        )
     for module in model.modules():
         if module not in inside:
             for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
                 tensor.data = tensor.data.to(device)
     for layer in layers:
         fully_shard(layer, mesh=mesh, reshard_after_forward=True)
-    fully_shard(_stack(model), mesh=mesh, ignored_params=set(model.parameters()) - set(layers.parameters()))
+    fully_shard(stack, mesh=mesh, ignored_params=set(model.parameters()) - set(layers.parameters()))

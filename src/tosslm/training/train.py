@@ -24,7 +24,8 @@ from trl import SFTConfig
 from tosslm.config import TrainingConfig
 from tosslm.errors import InputError, TosslmError
 from tosslm.model.base import Base, fresh_adapter, save_adapter
-from tosslm.model.sharded import frozen, is_sharded
+from tosslm.model.layers import is_sharded
+from tosslm.model.sharded import frozen
 from tosslm.progress import Reporter
 from tosslm.tracking import Trackers
 from tosslm.training.callbacks import Around, Follow, last_checkpoint

@@ -14,7 +14,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from tosslm.errors import InputError
 from tosslm.model.base import without_adapter
 from tosslm.model.head import SplitHead
-from tosslm.model.sharded import is_sharded
+from tosslm.model.layers import is_sharded
 from tosslm.team import Place
 from tosslm.training.hooks import TrainingHook
 from tosslm.training.labels import IGNORED
