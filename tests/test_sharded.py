@@ -39,7 +39,7 @@ from tosslm.training.labels import write_training_rows
 
 ASKED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 """What `accelerate launch` passes on of configs/accelerate/fsdp2.yaml."""
-ROWS = [{"input_ids": list(range(3, 3 + n)), "response_mask": [False] * 2 + [True] * (n - 2)} for n in (5, 9, 12)]
+ROWS = [{"input_ids": list(range(n, 2 * n)), "response_mask": [False] * 2 + [True] * (n - 2)} for n in (5, 9, 12)]
 
 
 def opened(folder: Path) -> Base:
@@ -55,7 +55,8 @@ def leading(tiny_model_folder: Path) -> Iterator[tuple[Base, list[dict[str, str]
         def give(self, order: Any) -> None:
             given.append(dict(order))
 
-    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    store = distributed.HashStore()  # type: ignore[attr-defined]
+    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     base = opened(tiny_model_folder)
     Shards(Listening(Place(0, 1), None), {"model.name": base})
     yield base, given

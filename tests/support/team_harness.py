@@ -51,7 +51,8 @@ def main(model: str, folder: Path) -> None:
     with team.together() if team else nullcontext():
         _train(base, folder)
     if team and team.shards:
-        own = [weight.to_local().numel() for weight in decoder_layers(base.model).parameters()]
+        weights: list[Any] = list(decoder_layers(base.model).parameters())
+        own = [weight.to_local().numel() for weight in weights]
         (folder / f"held-{team.place.rank}.txt").write_text(str(sum(own)), encoding="utf-8")
     leave()
 
