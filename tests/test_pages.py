@@ -151,6 +151,7 @@ NOT_RUN = {
         "wait",
         "$launch run toss.yaml",
         "torchrun --standalone --nproc-per-node 2 -m tosslm run toss.yaml",
+        "accelerate launch --config_file configs/accelerate/fsdp2.yaml --num_processes 4 -m tosslm run toss.yaml",
     ],
 }
 """What installs, edits, builds, fetches, serves or takes minutes; a page says so above the block."""

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -17,50 +15,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 import tosslm
 from support import team_harness
+from support.launched import TORCHRUN, accelerate, assert_close, at_checkpoint, children, end, start, write
 from tosslm.cli import app
 from tosslm.errors import InputError
 from tosslm.runs.verify import verify
 from tosslm.team import Place, connect, place, refuse_launch
 from tosslm.training.labels import write_training_rows
 from tosslm.training.shares import FILLER, Shares
-
-ROOT = Path(__file__).parents[1]
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-ACCELERATE = ["-m", "accelerate.commands.launch", "--config_file", str(ROOT / "configs/accelerate/ddp.yaml")]
-CLOSE = 1e-4
-"""Of weights that 20 steps moved by a tenth: orders of summation differ, and Adam magnifies it."""
-
-
-def start(*arguments: str) -> subprocess.Popen[str]:
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), *sys.path]),
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [sys.executable, *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-
-
-def end(launched: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, err = launched.communicate(timeout=600)
-    return launched.returncode, out, err
-
-
-def write(config: dict[str, Any], name: str) -> Path:
-    path = Path(config["run_dir"]).with_name(f"{name}.json")
-    path.write_text(json.dumps(config | {"run_dir": str(path.with_suffix(""))}))
-    return path
-
-
-def assert_close(made: Path, expected: Path) -> None:
-    weights, alone = (load_file(folder / "adapter_model.safetensors") for folder in (made, expected))
-    assert weights.keys() == alone.keys()
-    for name, weight in alone.items():
-        np.testing.assert_allclose(weights[name], weight, atol=CLOSE, err_msg=name)
 
 
 class InOrder:
@@ -128,11 +93,14 @@ def test_a_launcher_that_makes_no_sense_is_refused(said: dict[str, str]) -> None
     [
         ({"ACCELERATE_MIXED_PRECISION": "bf16"}, "mixed_precision"),
         ({"ACCELERATE_USE_DEEPSPEED": "true"}, "use_deepspeed"),
-        ({"ACCELERATE_USE_FSDP": "true"}, "use_fsdp"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "fsdp_version"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_AUTO_WRAP_POLICY": "SIZE_BASED_WRAP"}, "fsdp_auto_wrap_policy"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_ACTIVATION_CHECKPOINTING": "true"}, "gradient_checkpointing"),
     ],
 )
 def test_what_accelerates_config_asks_for_in_vain_is_refused(passed_on: dict[str, str], named: str) -> None:
-    refuse_launch({"ACCELERATE_MIXED_PRECISION": "no"})
+    refuse_launch({"ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"})
     with pytest.raises(InputError, match=named):
         refuse_launch(passed_on)
 
@@ -194,7 +162,7 @@ def test_a_run_that_accelerate_launches_and_one_that_was_stopped_and_killed(tiny
     whole, broken = write(config, "whole"), write(config, "broken")
     alone = tosslm.run(config, until="diagnose")
     status, out, err = end(
-        start(*ACCELERATE, "--num_processes", "2", "-m", "tosslm", "diagnose", str(whole), "--json")
+        start(*accelerate("ddp"), "--num_processes", "2", "-m", "tosslm", "diagnose", str(whole), "--json")
     )
     assert status == 0, err
     assert err.count("model: 12/12") == 1
@@ -227,20 +195,6 @@ def test_a_run_that_accelerate_launches_and_one_that_was_stopped_and_killed(tiny
     resumed = tosslm.load_run(broken.with_suffix(""))
     for name, stage in run.stages.items():
         assert resumed.stages[name]["files"] == stage["files"], name
-
-
-def children(launched: subprocess.Popen[str]) -> list[int]:
-    """The processes that a launcher has started."""
-    threads = Path(f"/proc/{launched.pid}/task").glob("*/children")
-    return [int(pid) for thread in threads for pid in thread.read_text().split()]
-
-
-def at_checkpoint(launched: subprocess.Popen[str], config: Path, step: str) -> None:
-    """Wait until a training has a whole checkpoint."""
-    work = config.with_suffix("") / ".work" / step / "checkpoints"
-    while not list(work.glob("*/complete")):
-        assert launched.poll() is None, launched.communicate()[1]
-        time.sleep(0.01)
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tosslm.config import Config, load_config
 from tosslm.door import check_local, check_overrides, check_places, check_processes, check_rows
@@ -27,6 +27,9 @@ from tosslm.stages.step import Stage, Step
 from tosslm.team import Team, assemble, connect, place
 from tosslm.tracking import check_trackers
 from tosslm.workbench import Workbench, open_workbench
+
+if TYPE_CHECKING:
+    from tosslm.model.sharded import Shards
 
 STAGES: dict[str, Stage] = {name: import_module(f"tosslm.stages.{name}").STAGE for name in PURPOSES}
 """The method in the paper's order; each a command, and where ``--until`` stops."""
@@ -93,6 +96,8 @@ def run(
     if fresh:
         check_rows(config)
     bench = workbench(config, reporter, fresh=fresh)
+    if team is not None:
+        shared_out(bench, team)
     carry_out(wanted, bench, every=every)
     if team is not None:
         team.give({})
@@ -157,11 +162,22 @@ def gather(config: Config) -> Team | None:
     return assemble(cpu=choose_device(config.model.device).type == "cpu")
 
 
+def shared_out(bench: Workbench, team: Team) -> Shards | None:
+    """Have the run's models spread over the processes of a launcher when they load; None where none asks for it."""
+    if not team.shards:
+        return None
+    from tosslm.model.sharded import Shards
+
+    return Shards(team, {base.keys.name: base for base in (bench.base, bench.reference_base)})
+
+
 def join(wanted: Sequence[Step], bench: Workbench, team: Team) -> None:
     """Take part in what the first process of a launcher shares with the others, until it is done with its steps."""
-    joins = {step.name: step.join for step in wanted}
+    joins, shards = {step.name: step.join for step in wanted}, shared_out(bench, team)
     with bench.reporter.task("waiting", 0) as task:
         while order := team.next_order(lambda: task.advance(0, 0)):
+            if shards and shards.follow(order):
+                continue
             if shared := joins[order["step"]]:
                 shared(bench, Path(order["work"]))
 

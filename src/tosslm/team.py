@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -71,10 +71,25 @@ class Team:
     Args:
         own: which it is.
         store: the launcher's key-value store, ``torch.distributed.Store``.
+
+    Attributes:
+        place: which it is.
+        shards: whether models lie spread over the processes, rather than whole in each.
+        joined: whether all processes are in the same work at present, and need no telling.
     """
 
     def __init__(self, own: Place, store: Any) -> None:
         self.place, self._store, self._orders = own, store, 0
+        self.shards = self.joined = False
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """A work that all processes do."""
+        self.joined = True
+        try:
+            yield
+        finally:
+            self.joined = False
 
     def give(self, order: Mapping[str, str]) -> None:
         """Tell the others what to join; an empty order is the last."""
@@ -90,12 +105,13 @@ class Team:
         Raises:
             OthersFailedError: the first process, or another, has failed.
         """
-        key = f"order/{self._orders}"
+        key, start = f"order/{self._orders}", time.monotonic()
         while not self._store.check([key]):
             if self._store.check(["failed"]):
                 raise OthersFailedError("another process has failed")
             check()
-            time.sleep(_POLL_SECONDS)
+            # Orders may follow each other at the pace of forward passes: a wait is a tenth longer at most.
+            time.sleep(min(_POLL_SECONDS, 0.0005 + (time.monotonic() - start) / 10))
         self._orders += 1
         order: dict[str, str] = json.loads(self._store.get(key))
         return order
@@ -179,6 +195,7 @@ def assemble(*, cpu: bool) -> Team | None:
     if team is None:
         return None
     refuse_launch(os.environ)
+    team.shards = _take_sharding(os.environ)
     from accelerate import PartialState
 
     state = PartialState(cpu=cpu, timeout=PATIENCE)
@@ -202,7 +219,42 @@ def refuse_launch(environment: Mapping[str, str]) -> None:
     if environment.get("ACCELERATE_USE_DEEPSPEED", "false") == "true":
         raise InputError("use_deepspeed of accelerate's config: not there; take configs/accelerate/ddp.yaml")
     if environment.get("ACCELERATE_USE_FSDP", "false") == "true":
-        raise InputError("use_fsdp of accelerate's config: not there; take configs/accelerate/ddp.yaml")
+        for (variable, key), (heeded, why) in _FSDP.items():
+            said = environment.get(variable, heeded)
+            if said != heeded:
+                raise InputError(
+                    f"fsdp_config.{key} of accelerate's config is {said}: {why}; take configs/accelerate/fsdp2.yaml"
+                )
+
+
+_FSDP = {
+    ("FSDP_VERSION", "fsdp_version"): ("2", "models are sharded by FSDP2"),
+    ("FSDP_OFFLOAD_PARAMS", "fsdp_offload_params"): ("false", "weights stay on their device"),
+    ("FSDP_RESHARD_AFTER_FORWARD", "fsdp_reshard_after_forward"): (
+        "true",
+        "a layer is let go after its forward pass",
+    ),
+    ("FSDP_AUTO_WRAP_POLICY", "fsdp_auto_wrap_policy"): (
+        "TRANSFORMER_BASED_WRAP",
+        "a model is sharded layer by layer",
+    ),
+    ("FSDP_TRANSFORMER_CLS_TO_WRAP", "fsdp_transformer_layer_cls_to_wrap"): (
+        "",
+        "a model's layers are found without",
+    ),
+    ("FSDP_IGNORED_MODULES", "fsdp_ignored_modules"): ("", "all layers are sharded"),
+    ("FSDP_ACTIVATION_CHECKPOINTING", "fsdp_activation_checkpointing"): (
+        "false",
+        "finetune.gradient_checkpointing and references.gradient_checkpointing of the run's config ask for it",
+    ),
+}
+
+
+def _take_sharding(environment: MutableMapping[str, str]) -> bool:
+    """Whether the launcher asks for sharded models; it does so no longer of the libraries, for it is done here."""
+    asked = environment.get("ACCELERATE_USE_FSDP", "false") == "true"
+    environment["ACCELERATE_USE_FSDP"] = "false"
+    return asked
 
 
 def leave() -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tosslm.config import ModelConfig, TrainingConfig
-from tosslm.model.base import open_base
+from tosslm.model.base import Base, open_base
+from tosslm.model.layers import decoder_layers
+from tosslm.model.sharded import Shards
 from tosslm.progress import SilentReporter
 from tosslm.team import assemble, leave, place
 from tosslm.training.labels import read_training_rows, training_row, write_training_rows
@@ -41,8 +44,20 @@ def uneven_rows() -> list[dict[str, Any]]:
 
 def main(model: str, folder: Path) -> None:
     """Train each recipe, the first process with the rows that it has written."""
-    assemble(cpu=True)
+    team = assemble(cpu=True)
     base = open_base(ModelConfig(name=model, dtype="float32", device="cpu"))
+    if team and team.shards:
+        Shards(team, {base.keys.name: base})
+    with team.together() if team else nullcontext():
+        _train(base, folder)
+    if team and team.shards:
+        weights: list[Any] = list(decoder_layers(base.model).parameters())
+        own = [weight.to_local().numel() for weight in weights]
+        (folder / f"held-{team.place.rank}.txt").write_text(str(sum(own)), encoding="utf-8")
+    leave()
+
+
+def _train(base: Base, folder: Path) -> None:
     for name, recipe in RECIPES.items():
         rows = read_training_rows(folder / "rows.arrow")
         if not recipe.get("anchor_weight"):
@@ -64,7 +79,6 @@ def main(model: str, folder: Path) -> None:
         assert (facts["steps"], facts["processes"]) == (20, place().count)
         if place().leads:
             (folder / f"{name}.txt").write_text("\n".join(str(loss) for _, loss in facts["losses"]), encoding="utf-8")
-    leave()
 
 
 if __name__ == "__main__":

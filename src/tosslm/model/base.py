@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
@@ -23,6 +23,9 @@ from tosslm.files import atomic_folder, fingerprint, sha256
 from tosslm.model.builtin import builtin_folder
 from tosslm.model.fit import check_adapter_fits, check_targets, refuse_misfits
 from tosslm.model.quantize import check_quantization, load_settings, quantized, settle
+
+if TYPE_CHECKING:
+    from tosslm.model.sharded import Shards
 
 HAZARD_MARK: Literal["HAZARDOUS.md"] = "HAZARDOUS.md"
 _WEIGHTS = "*.safetensors"
@@ -54,6 +57,7 @@ class Base:
         limits: token ids and positions that it has.
         adapter_folder: of ``model.adapter``.
         keys: where the config names it.
+        shards: what loads it, where its layers lie spread over several processes.
     """
 
     config: ModelConfig
@@ -63,13 +67,14 @@ class Base:
     limits: Limits
     adapter_folder: Path | None
     keys: Keys = BASE_KEYS
+    shards: Shards | None = field(default=None, repr=False)
     _model: Any = field(default=None, repr=False)
 
     @property
     def model(self) -> Any:
         """The model with ``model.adapter`` merged, on its device, in evaluation mode."""
         if self._model is None:
-            self._model = load_model(self)
+            self._model = self.shards.load(self) if self.shards else load_model(self)
         return self._model
 
     def with_weights(self, model: Any) -> Base:
@@ -83,6 +88,8 @@ class Base:
     def release(self) -> None:
         """Let the weights go; who asks for them again waits for them again."""
         self._model = None
+        if self.shards:
+            self.shards.release(self)
 
 
 def where_it_runs(config: ModelConfig) -> dict[str, Any]:
@@ -281,16 +288,21 @@ def check_adapter(folder: Path) -> None:
             raise InputError(f"{folder}: no {file} there; name a folder with a PEFT adapter saved as safetensors")
 
 
-def load_model(base: Base) -> Any:
+def load_model(base: Base, device: torch.device | None = None) -> Any:
     """A base's weights on their device, its adapter merged, frozen and in evaluation mode.
 
     What is quantised is so after the merge: of weights in four bits most of an update would be lost to rounding.
 
+    Args:
+        base: the base.
+        device: another one to put them on.
+
     Raises:
         InputError: they cannot be loaded, or the adapter does not fit.
     """
-    config, keys, device = base.config, base.keys, choose_device(base.config.device)
-    dtype = choose_dtype(config.dtype, device)
+    config, keys = base.config, base.keys
+    dtype = choose_dtype(config.dtype, choose_device(config.device))
+    device = device or choose_device(config.device)
     if not any(base.folder.glob(_WEIGHTS)):
         raise InputError(
             f"{keys.name}: {config.name} has no .safetensors weights; pickled weights are never loaded, "

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.distributed.fsdp import FSDPModule
 
-from tosslm.errors import TosslmError
+from tosslm.errors import InputError, TosslmError
 from tosslm.model.head import SplitHead
 from tosslm.model.losses import Advance, batch_budget, padded_batch, plan_batches
 
@@ -25,8 +26,13 @@ def decoder_layers(model: Any) -> torch.nn.ModuleList:
         if isinstance(module, torch.nn.ModuleList) and len(module) == count:
             return module
     raise TosslmError(
-        f"{type(model).__name__}: its {count} layers do not stand in one list; use a method that reads none of them"
+        f"{type(model).__name__}: its {count} layers do not stand in one list; take what has no need of single layers"
     )
+
+
+def is_sharded(model: Any) -> bool:
+    """Whether layers of a model lie spread over several processes, see ``tosslm.model.sharded``."""
+    return any(isinstance(module, FSDPModule) for module in model.modules())
 
 
 @contextmanager
@@ -36,8 +42,14 @@ def scaled_layer(model: Any, layer: int, factor: float) -> Iterator[None]:
     Norms and biases stay, as in LARF (arXiv 2507.18631).
 
     Raises:
+        InputError: other processes hold parts of the layer.
         TosslmError: the weights are packed numbers, of which no product is the weights' own.
     """
+    if is_sharded(model):
+        raise InputError(
+            "use_fsdp of accelerate's config: a layer of which other processes hold parts cannot be scaled; take "
+            "configs/accelerate/ddp.yaml, or another method"
+        )
     matrices = [weight for weight in decoder_layers(model)[layer].parameters() if weight.ndim > 1]
     if not all(weight.is_floating_point() for weight in matrices):
         raise TosslmError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,17 +84,19 @@ def training_step(name: str, stage: str, reads: tuple[str, ...], training: Train
     def fit(bench: Workbench, recipe: Recipe, rows: Dataset, work: Path) -> Facts:
         from tosslm.training.train import train_adapter
 
-        return train_adapter(
-            training.base(bench),
-            rows,
-            recipe,
-            name=name,
-            work=work,
-            out=bench.layout.of(name),
-            notes=training.notes(bench),
-            reporter=bench.reporter,
-            trackers=Trackers(bench.config.report_to, bench.layout.tracker_logs / name),
-            together=current() is not None,
-        )
+        team = current()
+        with team.together() if team else nullcontext():
+            return train_adapter(
+                training.base(bench),
+                rows,
+                recipe,
+                name=name,
+                work=work,
+                out=bench.layout.of(name),
+                notes=training.notes(bench),
+                reporter=bench.reporter,
+                trackers=Trackers(bench.config.report_to, bench.layout.tracker_logs / name),
+                together=team is not None,
+            )
 
     return Step(name, stage, 2, reads, train, covers, join=join)

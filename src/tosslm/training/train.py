@@ -17,6 +17,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from peft import PeftModel
+from torch.nn.parallel import DistributedDataParallel
 from transformers import PrinterCallback
 from trl import SFTConfig
 
@@ -25,6 +26,8 @@ from tosslm.errors import InputError, TosslmError
 from tosslm.model.attention import block_attention
 from tosslm.model.base import Base, fresh_adapter, save_adapter
 from tosslm.model.head import SplitHead
+from tosslm.model.layers import is_sharded
+from tosslm.model.sharded import frozen
 from tosslm.progress import Reporter
 from tosslm.tracking import Trackers
 from tosslm.training.callbacks import Around, Follow, last_checkpoint
@@ -156,6 +159,9 @@ def train_adapter(
         reporter.task(name, steps) as task,
         tensorboard_folder(trackers.folder),
     ):
+        if is_sharded(model):
+            # Only the adapter's gradients are to be averaged; its weights lie whole in each process.
+            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, frozen(model))
         callbacks: list[Follow | Around] = [Follow(task)]
         if recipe.hook:
             callbacks.append(Around(recipe.hook))

@@ -15,6 +15,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from tosslm.errors import InputError
 from tosslm.model.base import without_adapter
 from tosslm.model.head import SplitHead
+from tosslm.model.layers import is_sharded
 from tosslm.team import Place
 from tosslm.training.held import BaseStates
 from tosslm.training.hooks import TrainingHook
@@ -68,7 +69,7 @@ class SelectiveTrainer(SFTTrainer):
         self._token_loss, self._base_states = token_loss, base_states
         self._normalize, self._anchor_weight, self._anchored_in_step = normalize, anchor_weight, 0
         self._anchor_normalize, self._anchor_divisor = anchor_normalize, 0
-        self._split = SplitHead(self.model)
+        self._split, self._sharded = SplitHead(self.model), is_sharded(self.model)
         self.tokens_seen = 0
 
     # The loss below is divided by the tokens of the whole optimizer batch, whatever the model's class says of itself.
@@ -187,7 +188,8 @@ class SelectiveTrainer(SFTTrainer):
     def _divergence(self, hidden: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
         """Sum of ``KL(base || model)`` over the micro-batch's anchored tokens, float32."""
         if self._base_states is None:
-            return anchored_divergence(self._split, hidden, inputs | {"attention_mask": None}, self._as_base)
+            unpadded = inputs | {"attention_mask": None}
+            return anchored_divergence(self._split, hidden, unpadded, self._as_base, always=self._sharded)
         base = self._base_states.of(inputs["number"].tolist(), hidden.device)
         return self._split.summed_divergence(hidden[inputs["anchored"][:, 1:]], base, self._as_base)
 
@@ -202,6 +204,7 @@ def anchored_divergence(
     inputs: Mapping[str, Any],
     as_base: Callable[[], AbstractContextManager[None]],
     base: SplitHead | None = None,
+    always: bool = False,
 ) -> torch.Tensor:
     """Sum of ``KL(base || model)`` in nats over a micro-batch's anchored tokens, differentiable in the model.
 
@@ -215,10 +218,15 @@ def anchored_divergence(
             may be None where padding is at the ends alone.
         as_base: a context in which the base is the base.
         base: the base, where it is another model; None is ``split`` itself in that context.
+        always: whether the base reads a token where none is anchored, for a model whose processes have to meet in
+            each of its forward passes.
     """
     anchored = inputs["anchored"][:, 1:]
     rows = anchored.any(1)
     if not rows.any():
+        if always:
+            with torch.no_grad(), as_base():
+                split.hidden_states(inputs["input_ids"][:1, :1], None)
         return hidden.new_zeros((), dtype=torch.float32)
     end = int(anchored.any(0).nonzero().max()) + 1
     mask = inputs["attention_mask"]
