@@ -74,6 +74,8 @@ def section(results: dict[str, Any]) -> str:
     """The page's section."""
     sizes, cases = results["settings"]["rows"], results["cases"]
     head = " | ".join(f"{rows:,} rows" for rows in sizes)
+    told = {stage.name: _line(stage, sizes, cases) for stage in MEASURED}
+    missing = [name for name, line in told.items() if line is None]
     lines = [
         "## Memory",
         "",
@@ -83,11 +85,12 @@ def section(results: dict[str, Any]) -> str:
         "reads with a model of two layers and random weights. A line counts as constant where the peak of the "
         f"largest set measured is at most a tenth, or {MEGABYTES} MB, above that of the size before it; bytes a row "
         "are what it grew by between those two, for each row. What works through rows one by one in Python is "
-        "measured on fewer.",
+        "measured on fewer. The report grows until as many rows as fit are in it.",
         "",
         f"| stage or command | {head} | bytes a row | constant |",
         "|---|" + "---|" * (len(sizes) + 2),
-        *filter(None, (_line(stage, sizes, cases) for stage in MEASURED)),
+        *filter(None, told.values()),
+        *(["", f"Not measured by this version yet: {'; '.join(missing)}."] if missing else []),
     ]
     return "\n".join([*lines, "", provenance_told(results)])
 
