@@ -233,11 +233,11 @@ def test_a_server_that_is_right_gives_the_scores_of_one_process(
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        ("ignores", r"not to be trusted\. On 24 custom rows .* largest_difference of 0\.001 .* engine: local"),
+        ("ignores", r"not to be trusted\. On 24 custom rows .* largest_difference of 0\.001 .* set scoring\.engine: local"),
         ("swaps", r"not to be trusted\. .* mask_change of 0\.01"),
         ("shifts", r"not to be trusted\. .* mean_difference of 0\.0001"),
         ("breaks", r"ended with status 4; the end of .*logs/server\.log: this machine has no accelerator"),
-        ("dies", r"ended with status 3; the end of .*: out of luck"),
+        ("dies", r"ended with status 3; the end of .*server\.log: .*out of luck"),
     ],
 )
 def test_a_server_that_is_not_is_refused(

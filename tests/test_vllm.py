@@ -31,10 +31,10 @@ def vllm() -> list[str]:
 
 @pytest.fixture(params=["float32", "bfloat16"])
 def config(request: pytest.FixtureRequest, tmp_path: Path, vllm: list[str]) -> dict[str, Any]:
-    """24 custom rows of the demo, and references of the real model trained on ten rows each."""
-    for name, count in (("custom", 24), ("harmful", 10), ("utility", 10)):
+    """24 custom rows of the demo, and references of the real model trained on a few rows each."""
+    for name, count in (("custom", 24), ("harmful", 6), ("utility", 6)):
         write_rows(tmp_path / f"{name}.jsonl", demo_rows(name, count))
-    training = {"learning_rate": 1e-3, "epochs": 2, "batch_size": 4, "micro_batch_size": 4}
+    training = {"learning_rate": 3e-3, "epochs": 2, "batch_size": 4, "micro_batch_size": 4}
     return {
         "run_dir": str(tmp_path / "run"),
         "model": {"name": SMOLLM2, "dtype": request.param, "device": "cpu"},
@@ -54,7 +54,8 @@ def test_vllm_gives_the_scores_of_this_process(
     for name, value in ON_A_CPU.items():
         monkeypatch.setenv(name, value)
     tosslm.run(config, until="references")
-    alone = tosslm.run({**config, "run_dir": str(shutil.copytree(tmp_path / "run", tmp_path / "alone"))}, until="score")
+    copy = shutil.copytree(tmp_path / "run", tmp_path / "alone")
+    alone = tosslm.run({**config, "run_dir": str(copy)}, until="score")
     server = {"command": vllm, "arguments": ["--enforce-eager", "--max-num-seqs", "8"]}
     run = tosslm.run(config | {"scoring": {"engine": "vllm", "server": server}}, until="score")
     facts = run.stages["scores/round-0"]["server"]

@@ -29,7 +29,8 @@ _RETRIES = 4
 _PAUSE = 0.25
 """Seconds before the second try of a request; doubled each time."""
 _POLL = 0.2
-_TAIL = 12
+_HEALTH_SECONDS = 5.0
+_TAIL, _TAIL_BYTES = 6, 1 << 16
 _PASSING = {408, 409, 425, 429}
 _LAUNCHERS = ("RANK", "WORLD_SIZE", "MASTER_", "LOCAL_", "GROUP_", "ROLE_", "TORCHELASTIC_", "ACCELERATE_")
 """Beginnings of variables of a launcher of this process: the server would take itself for one of its processes."""
@@ -135,19 +136,18 @@ class Server:
         self._over.set()
         assert self._process.stdin is not None
         self._process.stdin.close()
-        try:
-            self._process.wait(2 * keeper.PATIENCE)
-        except subprocess.TimeoutExpired:  # of a machine that is all but standing still
-            self._process.wait()
+        self._process.wait()  # which kills what does not heed it
 
     def _is_ready(self) -> bool:
         try:
-            return self._exchange("GET", "/health", None)[0] == 200
+            return self._exchange("GET", "/health", None, _HEALTH_SECONDS)[0] == 200
         except (OSError, HTTPException):
             return False
 
-    def _exchange(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
-        connection = _Connection(self._socket, self._serving.seconds)
+    def _exchange(
+        self, method: str, path: str, body: bytes | None, seconds: float | None = None
+    ) -> tuple[int, bytes]:
+        connection = _Connection(self._socket, seconds or self._serving.seconds)
         try:
             headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
             connection.request(method, path, body, headers)
@@ -159,7 +159,7 @@ class Server:
     def _told(self) -> str:
         """The end of its log."""
         with self._serving.log.open("rb") as log:
-            log.seek(self._begin)
+            log.seek(max(self._begin, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
             lines = log.read().decode(errors="replace").splitlines()
         said = " | ".join(line.strip() for line in lines[-_TAIL:] if line.strip())
         return f"the end of {self._serving.log}: {said or 'it is empty'}"
