@@ -21,6 +21,7 @@ from support.prepared import Prepared, prepare
 from support.ray_cluster import bearers
 from tosslm.config import load_config
 from tosslm.errors import InputError, TosslmError
+from tosslm.findings.served import served_warnings
 from tosslm.model.served import read_losses
 from tosslm.model.server import Serving, running
 from tosslm.pipeline import score_shard
@@ -125,6 +126,20 @@ def test_scores_of_a_server_are_others_and_those_of_before_stay_what_they_were()
     local, vllm = (load_config({"data": SETS, "scoring": {"engine": e}}).scoring for e in ("local", "vllm"))
     assert local.covered() == {"batch_tokens": 16384, "rows_per_part": 1024, "engine": "local"}
     assert vllm.covered() == local.covered() | {"engine": "vllm"}
+
+
+def test_a_reader_is_told_whose_scores_they_are() -> None:
+    local, vllm = (load_config({"data": SETS, "scoring": {"engine": e}}) for e in ("local", "vllm"))
+    facts = {
+        **{"version": "1", "rows": 256, "tokens": 9000, "dropped": 900, "moved": 9, "mask_change": 0.01},
+        **{"largest_difference": 0.00042, "mean_difference": 1e-5},
+    }
+    assert served_warnings(local, {ROUND: {}}) == []
+    [told] = served_warnings(vllm, {ROUND: {"server": facts}})
+    assert "On 256 custom rows (9,000 response tokens)" in told
+    assert "by 0.00042 nats at most and 1e-05 on average, and 9 of 900 tokens dropped (1.0%) would be others" in told
+    [told] = served_warnings(vllm, {ROUND: {}})
+    assert "stands in the shards' logs" in told
 
 
 # --- a server that runs --------------------------------------------------------------------------------

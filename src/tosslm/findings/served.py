@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tosslm.config import Config
+
 
 def served_told(facts: Mapping[str, Any]) -> str:
     """What the check of a server found.
@@ -20,11 +22,15 @@ def served_told(facts: Mapping[str, Any]) -> str:
     )
 
 
-def served_warnings(stages: Mapping[str, Any]) -> list[str]:
+def served_warnings(config: Config, stages: Mapping[str, Any]) -> list[str]:
     """What a reader should know of scores that a server computed.
 
     Args:
+        config: of the run.
         stages: what the manifest records of each step.
     """
+    if config.scoring.engine != "vllm":
+        return []
     found = [entry["server"] for name, entry in stages.items() if name.startswith("scores/") and "server" in entry]
-    return [f"Scores are an inference server's. {served_told(found[-1])}"] if found else []
+    told = served_told(found[-1]) if found else "How near each shard's came stands in the shards' logs."
+    return [f"Scores are an inference server's. {told}"]

@@ -36,7 +36,7 @@ def run_warnings(run: Run) -> list[str]:
         found += decided_warnings(run.stages[SELECTION])
     if run.scored:
         found += proxy_warnings(run.config, run.stages)
-        found += served_warnings(run.stages)
+        found += served_warnings(run.config, run.stages)
     return found + (_weak_references(run) if run.scored else [])
 
 
