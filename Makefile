@@ -13,7 +13,7 @@ PARALLEL := -n auto --maxprocesses 8
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: venv demo test check quick lint types lock bench consumers browser tokenizers ray qlora s3 docs clean
+.PHONY: venv demo test check quick lint types lock bench consumers browser tokenizers ray qlora vllm s3 docs clean
 
 venv: $(VENV)/.installed
 
@@ -91,6 +91,13 @@ ray: venv
 qlora: venv
 	$(BIN)/pip install -q --no-build-isolation -e ".[qlora]"
 	TOSSLM_NEED_QLORA=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_quantize.py
+
+# vLLM for a CPU in an environment of its own, gigabytes, and the tests that are skipped without it.
+vllm: venv
+	test -x build/vllm/bin/python || $(PYTHON) -m venv build/vllm
+	build/vllm/bin/pip install -q "torch==$(TORCH_VERSION)+cpu" 2>/dev/null || build/vllm/bin/pip install -q "torch==$(TORCH_VERSION)"
+	build/vllm/bin/pip install -q --no-deps -r requirements-vllm.lock
+	TOSSLM_VLLM=$(CURDIR)/build/vllm/bin/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 tests/test_vllm.py
 
 # Data and run folders on a real S3-compatible server of this machine (moto's). What it needs lies apart, 120 MB, since
 # botocore wants an older python-dateutil than the lock has.

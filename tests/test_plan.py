@@ -118,6 +118,9 @@ def test_a_plan_says_what_it_assumes_and_leaves_out() -> None:
     assert "tasks of lm-eval are not counted" in said
     assert "the method seal" in said
     assert assumed(config_of(finetune={"dropped": "ignore"}), SETS["custom"], pace) == []
+    served = config_of(finetune={"dropped": "ignore"}, scoring={"engine": "vllm"})
+    assert "how fast the server is" in " ".join(assumed(served, SETS["custom"], pace))
+    assert assumed(served, SETS["custom"], pace, left_out=("references", "score")) == []
 
 
 def test_a_pace_from_multiplications() -> None:

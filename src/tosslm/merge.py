@@ -8,11 +8,10 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 from peft.helpers import rescale_adapter_scale
-from transformers import AutoTokenizer
 
 from tosslm.errors import InputError, TosslmError
 from tosslm.files import atomic_folder
-from tosslm.model.base import HAZARD_MARK, Base, check_adapter, load_model, open_base
+from tosslm.model.base import HAZARD_MARK, Base, check_adapter, load_model, open_base, save_model
 from tosslm.model.fit import check_adapter_fits
 from tosslm.runs.reader import Run
 from tosslm.stages.finetune import model_readme
@@ -95,11 +94,7 @@ def save_merged(base: Base, adapter: Path, folder: Path, scale: float = 1.0, *, 
     except Exception as error:
         raise InputError(f"{adapter}: does not fit {base.config.name} ({error})") from error
     with atomic_folder(folder) as beside:
-        model.save_pretrained(beside)
-        # Anew from its files: the one in use has been given a padding token, which a trainer after us may mask.
-        AutoTokenizer.from_pretrained(base.folder, trust_remote_code=base.config.trust_remote_code).save_pretrained(
-            beside
-        )
+        save_model(base, model, beside)
         if note:
             (beside / "README.md").write_text(f"# Merged model\n\n{note}\n", encoding="utf-8")
         # Libraries make weights their owner's alone; a model that the user asked for follows his umask.

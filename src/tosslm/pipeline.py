@@ -21,6 +21,7 @@ from tosslm.runs.reader import Run
 from tosslm.runs.results import read_results, read_scaled
 from tosslm.stages.cluster import check_ray
 from tosslm.stages.purposes import PURPOSES
+from tosslm.stages.serving import check_server
 from tosslm.stages.shard import Shard
 from tosslm.stages.sharing import score_next
 from tosslm.stages.step import Stage, Step
@@ -96,6 +97,9 @@ def run(
     if fresh:
         check_rows(config)
     bench = workbench(config, reporter, fresh=fresh)
+    left = [step for step in wanted if step.name.startswith("scores/") and not bench.folder.is_current(step.name)]
+    if config.scoring.engine == "vllm" and left:
+        check_server(config)
     if team is not None:
         shared_out(bench, team)
     carry_out(wanted, bench, every=every)

@@ -14,6 +14,7 @@ from tosslm.config.evaluation import (
 from tosslm.config.reading import load_config
 from tosslm.config.section import Section
 from tosslm.config.selection import RefinementConfig, ScoringConfig, SelectionConfig
+from tosslm.config.serving import ServerConfig
 from tosslm.config.training import FinetuneConfig, LoraConfig, ReferencesConfig, TrainingConfig
 from tosslm.config.tree import CompareConfig, Config, covered, explicit_value
 
@@ -35,6 +36,7 @@ __all__ = [
     "ScoringConfig",
     "Section",
     "SelectionConfig",
+    "ServerConfig",
     "SourceConfig",
     "TrainingConfig",
     "covered",

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from tosslm.config.section import PathText, Section
+from tosslm.config.serving import ServerConfig
 from tosslm.errors import InputError
 
 
@@ -17,10 +18,11 @@ class ScoringConfig(Section):
         16384, ge=1, le=1_000_000_000, description="Padded tokens in one forward pass, at most."
     )
     rows_per_part: int = Field(1024, ge=1, le=10_000_000, description="Rows in one file of scores.")
-    engine: Literal["local", "ray"] = Field(
+    engine: Literal["local", "ray", "vllm"] = Field(
         "local",
-        description="Where scoring runs: in this process, or shared among workers of the Ray cluster that "
-        "RAY_ADDRESS names, else of one on this machine (install tosslm[ray]).",
+        description="Where scoring runs. local: in this process; ray: shared among workers of the Ray cluster that "
+        "RAY_ADDRESS names, else of one on this machine (install tosslm[ray]); vllm: by an inference server that is "
+        "started for it, once its losses of some rows agree with this process's own.",
     )
     workers: int | Literal["auto"] = Field(
         "auto", description="For engine: ray. How many, each with a model of its own; auto: as many as there is room."
@@ -29,6 +31,10 @@ class ScoringConfig(Section):
         "auto",
         description="For engine: ray. 1, or 0 to score on CPUs; auto: 1 where the cluster has GPUs and model.device "
         "is not cpu.",
+    )
+    server: ServerConfig = Field(
+        default_factory=lambda: ServerConfig.model_validate({}),
+        description="For engine: vllm. The server; nobody but the run can reach it, and it ends with the scoring.",
     )
 
     @field_validator("workers")
@@ -51,18 +57,29 @@ class ScoringConfig(Section):
     @model_validator(mode="after")
     def _of_ray(self) -> ScoringConfig:
         said = [key for key in ("workers", "gpus_per_worker") if getattr(self, key) != "auto"]
-        if self.engine == "local" and said:
+        if self.engine != "ray" and said:
             raise ValueError(
-                f"{said[0]} is for engine: ray, and engine is local; set engine: ray, or {said[0]}: auto"
+                f"{said[0]} is for engine: ray, and engine is {self.engine}; set engine: ray, or {said[0]}: auto"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _of_a_server(self) -> ScoringConfig:
+        if self.engine != "vllm" and self.server != ServerConfig.model_validate({}):
+            said = next(key for key, value in self.server if value != type(self.server).model_fields[key].default)
+            raise ValueError(
+                f"server.{said} is for engine: vllm, and engine is {self.engine}; set engine: vllm, or leave it out"
             )
         return self
 
     def covered(self) -> dict[str, Any]:
-        """What a fingerprint of scores covers: not who computes them, for the bytes are the same.
+        """What a fingerprint of scores covers: not which process or worker of Ray computes, for the bytes are equal.
 
-        ``engine`` stands there as it did when there was but one, so that older scores stay done.
+        ``engine`` stands there as it did when there was but one, so that older scores stay done. A server's losses
+        are its own; which server it was, and how near it came, is recorded and not covered.
         """
-        return {"batch_tokens": self.batch_tokens, "rows_per_part": self.rows_per_part, "engine": "local"}
+        engine = "vllm" if self.engine == "vllm" else "local"
+        return {"batch_tokens": self.batch_tokens, "rows_per_part": self.rows_per_part, "engine": engine}
 
 
 class SelectionConfig(Section):

@@ -98,6 +98,22 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _serves_what_is_trained(self) -> Config:
+        if self.scoring.engine != "vllm":
+            return self
+        if self.data.utility.of_custom:
+            raise ValueError(
+                "scoring.engine: vllm serves one utility reference, and data.utility: {from: custom} trains one for "
+                "each fold; set scoring.engine: local, or name a utility set"
+            )
+        if self.model.quantize and not self.references.model:
+            raise ValueError(
+                f"scoring.engine: vllm serves the whole weights, and references are trained on model.quantize: "
+                f"{self.model.quantize}; set scoring.engine: local, or model.quantize: null"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _has_a_guard(self) -> Config:
         if self.references.harmful_tokens == "guard" and self.compare.guard is None:
             raise ValueError(

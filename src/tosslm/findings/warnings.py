@@ -11,6 +11,7 @@ from tosslm.findings.decided import decided_warnings
 from tosslm.findings.found import far_from_found, found_by, threshold_told
 from tosslm.findings.own_utility import own_utility_warnings
 from tosslm.findings.proxied import proxy_warnings
+from tosslm.findings.served import served_warnings
 from tosslm.runs.layout import HELDOUT, SELECTION
 from tosslm.runs.reader import Run
 from tosslm.runs.tables import stored_rows
@@ -37,6 +38,7 @@ def run_warnings(run: Run) -> list[str]:
     if run.scored:
         found += proxy_warnings(run.config, run.stages)
         found += own_utility_warnings(run.config, run.stages)
+        found += served_warnings(run.config, run.stages)
     return found + (_weak_references(run) if run.scored else [])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import platform
 from collections.abc import Iterator
@@ -344,6 +345,30 @@ def load_model(base: Base, device: torch.device | None = None) -> Any:
     if config.quantize is not None:
         settle(model)
     return model.eval().requires_grad_(False)
+
+
+def let_go(*bases: Base) -> None:
+    """Free the memory of some bases' weights, for other processes of this machine."""
+    for base in bases:
+        base.release()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def save_model(base: Base, model: Any, folder: Path) -> None:
+    """Write a model of a base's kind, and the base's tokenizer, as an ordinary model folder.
+
+    Args:
+        base: whose tokenizer goes with it.
+        model: the weights.
+        folder: is there.
+    """
+    model.save_pretrained(folder)
+    # Anew from its files: the one in use has been given a padding token, which a trainer after us may mask.
+    AutoTokenizer.from_pretrained(base.folder, trust_remote_code=base.config.trust_remote_code).save_pretrained(
+        folder
+    )
 
 
 @contextmanager

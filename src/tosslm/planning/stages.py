@@ -109,6 +109,11 @@ def assumed(
         )
     if "references" not in left_out and config.references.harmful_tokens == "guard":
         said.append("references: the guard that reads the harmful rows is not counted.")
+    if config.scoring.engine == "vllm" and "score" not in left_out:
+        said.append(
+            "score: how fast the server is that scoring.engine: vllm starts is not known; the time is this program's "
+            "own, and does not count the server's start and its check."
+        )
     if evaluation.asks:
         said.append(f"evaluate: every answer is taken to run to max_new_tokens, {evaluation.max_new_tokens}.")
     others = {

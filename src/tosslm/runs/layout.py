@@ -100,6 +100,10 @@ class Layout:
         """What a worker of Ray said while it worked."""
         return self.tracker_logs / f"ray-worker-{number}.log"
 
+    def server_log(self, name: str = "server") -> Path:
+        """What a server that scores said."""
+        return self.tracker_logs / f"{name}.log"
+
     @property
     def shards(self) -> Path:
         """What shards have written and the run's writer has not taken yet."""

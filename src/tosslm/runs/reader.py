@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,10 +29,13 @@ if TYPE_CHECKING:
 
 _CODE = "model.trust_remote_code"
 _JUDGE = "evaluation.judge."
+_SERVER = "scoring.server."
 _UNTRUSTED = {
     _CODE: "which runs Python code that comes with the model",
     f"{_JUDGE}base_url": "to which prompts, answers and your key would be sent",
     f"{_JUDGE}key_variable": "the variable of your environment that would be sent to the judge as its key",
+    f"{_SERVER}command": "a program that would be started here",
+    f"{_SERVER}arguments": "what the server that is started here would be told",
 }
 """Keys that count from the user's own hand alone, and what they do: a run folder is data, whoever sent it."""
 
@@ -98,7 +102,7 @@ class Run:
             raise InputError(
                 f"{self.name}: its config says {' and '.join(f'{key}: {_yaml(said[key])}' for key in unsaid)}, "
                 f"{_UNTRUSTED[unsaid[0]]}; if you trust whoever made the folder, say so yourself: "
-                + " ".join(f"--set {key}={_yaml(said[key])}" for key in unsaid)
+                + " ".join(f"--set {shlex.quote(f'{key}={_yaml(said[key])}')}" for key in unsaid)
                 + (" (merge: --trust-remote-code)" if unsaid == [_CODE] else "")
                 + ". Your own config file in place of the folder needs no such word"
             )
@@ -268,7 +272,7 @@ def _says(config: Config, key: str) -> bool:
 
 
 def _yaml(value: Any) -> str:
-    return json.dumps(value) if isinstance(value, bool) else str(value)
+    return json.dumps(value) if isinstance(value, bool | list) else str(value)
 
 
 def load_run(path: str | Path, *, trust_remote_code: bool = False, steps: Collection[str] | None = None) -> Run:

@@ -24,11 +24,13 @@ from tosslm.runs.tables import (
     part_files,
     part_name,
     reference_rows,
+    row_ids,
     stored_rows,
 )
 from tosslm.stages.own_utility import utility_references, without_untrusted
 from tosslm.stages.proxy import ROW_COLUMNS, carried, paired, reads, rows_of
 from tosslm.stages.purposes import PURPOSES
+from tosslm.stages.reading import Places, Reading, reading, sample_rows
 from tosslm.stages.shard import Shard
 from tosslm.stages.step import Facts, Stage, Step
 from tosslm.tracking import Trackers, tracked
@@ -71,11 +73,13 @@ def score_rows(bench: Workbench, round_: int, mark: Mark) -> Facts:
     A proxy reads them in its own tokens, and its losses are carried to the base's by share of characters.
 
     Parts that a killed process or a shard finished are kept; a part is fixed by its rows alone. With
-    ``scoring.engine: ray`` workers do as shards do first, and what they leave is scored here. Utility losses of later
-    rounds are those of round 0, for the utility reference stays what it is.
+    ``scoring.engine: ray`` workers do as shards do first, and what they leave is scored here; with ``vllm`` a server
+    is asked for the losses. Utility losses of later rounds are those of round 0, for the utility reference stays what
+    it is.
 
     Returns:
-        Facts for the manifest: parts, rows, response tokens, tokens read.
+        Facts for the manifest: parts, rows, response tokens, tokens read, and of a server what it is and how near it
+        came.
     """
     layout, config = bench.layout, bench.config
     folder, known = layout.of(scores(round_)), layout.of(scores(0)) if round_ else None
@@ -83,7 +87,8 @@ def score_rows(bench: Workbench, round_: int, mark: Mark) -> Facts:
     facts = {"parts": 0, "parts_reused": 0, "rows": 0, "response_tokens": 0, "tokens": 0}
     shared = _by_workers(bench, round_, mark)
     trackers = Trackers(config.report_to, layout.tracker_logs)
-    with tracked(trackers, mark.name) as log, _losses(bench, round_) as losses:
+    places = Places(mark.work, layout.server_log())
+    with tracked(trackers, mark.name) as log, _losses(bench, round_, places) as losses:
         with bench.reporter.task(f"scoring {folder.name}", total * _passes(known)) as task:
             for number, rows in enumerate(_parts(bench)):
                 path = folder / part_name(number)
@@ -105,7 +110,7 @@ def score_rows(bench: Workbench, round_: int, mark: Mark) -> Facts:
     if bench.proxy and round_ == config.refinement.rounds:
         bench.proxy.base.release()  # the base is to have the memory from here on
     clear_stage(layout, mark.name)
-    return facts | shared | {"tokens": losses.tokens + shared.get("tokens", 0)}
+    return facts | shared | {"tokens": losses.tokens + shared.get("tokens", 0)} | losses.facts
 
 
 def _by_workers(bench: Workbench, round_: int, mark: Mark) -> dict[str, int]:
@@ -134,7 +139,7 @@ def score_share(bench: Workbench, round_: int, mark: Mark, shard: Shard) -> Fact
     facts = {"files": len(share), "written": len(left)}
     if not left:
         return facts | {"tokens": 0}
-    with _losses(bench, round_) as losses:
+    with _losses(bench, round_, Places(stage, layout.server_log(shard.server_name))) as losses:
         total = sum(sizes[number] for number in left if number < len(sizes)) * _passes(known)
         with bench.reporter.task(f"scoring {layout.of(mark.name).name}, shard {shard}", total) as task:
             for number, rows in enumerate(_parts(bench, left)):
@@ -167,32 +172,39 @@ def _adapter(step: str) -> str:
 
 
 @contextmanager
-def _losses(bench: Workbench, round_: int) -> Iterator[_Losses]:
-    """The losses under the round's references; these are attached to the base from the first loss to the block's end.
+def _losses(bench: Workbench, round_: int, places: Places) -> Iterator[_Losses]:
+    """The losses under the round's references, which are in reach from the first loss to the block's end.
 
-    So who finds all files written by others loads no weights.
+    So who finds all files written by others loads no weights, and starts no server.
     """
     names = (*utility_references(bench.config), degraded(round_))
     adapters = {_adapter(name): bench.layout.of(name) for name in names}
-    with ExitStack() as attached:
+    with ExitStack() as opened:
 
-        def attach() -> Any:
-            from tosslm.model.base import attached_adapters
+        def open_(tell: Callable[[str], None]) -> Reading:
+            if bench.config.scoring.engine == "vllm":
+                from tosslm.stages.serving import serving
 
-            return attached.enter_context(attached_adapters(bench.reference_base, adapters))
+                return opened.enter_context(serving(bench, adapters, _sample(bench), places, tell))
+            return opened.enter_context(reading(bench, adapters))
 
-        yield _Losses(attach, bench.config)
+        yield _Losses(open_, bench.config)
 
 
 class _Losses:
-    """The losses of rows under one of the attached references; counts the tokens that were read.
+    """The losses of rows under one of the references; counts the tokens that were read.
 
     Rows that are paired with a proxy's are read in its tokens.
     """
 
-    def __init__(self, attach: Callable[[], Any], config: Config) -> None:
-        self._attach, self._config, self.tokens = attach, config, 0
-        self._model: Any = None
+    def __init__(self, open_: Callable[[Callable[[str], None]], Reading], config: Config) -> None:
+        self._open, self._config, self.tokens = open_, config, 0
+        self._reading: Reading | None = None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """For the manifest, of who read."""
+        return self._reading.facts if self._reading else {}
 
     def utility(self, rows: Rows, task: Task) -> list[np.ndarray]:
         """Under the utility reference; where there is one a fold, each row under that which did not learn it."""
@@ -206,16 +218,25 @@ class _Losses:
         return [next(found[fold]) for fold in by]
 
     def under(self, adapter: str, rows: Rows, task: Task) -> list[np.ndarray]:
-        from tosslm.model.losses import response_losses
-
-        self._model = self._model or self._attach()
-        self._model.set_adapter(adapter)
+        self._reading = self._reading or self._open(lambda note: task.advance(0, 0, note))
         proxied = bool(self._config.references.model)
-        read = [row["proxy"] for row in rows] if proxied else rows
+        read = _read_of(rows, proxied)
         self.tokens += sum(len(row["input_ids"]) for row in read)
-        batch_tokens = self._config.scoring.batch_tokens
-        losses = response_losses(self._model, read, batch_tokens=batch_tokens, advance=task.advance)
+        losses = self._reading.losses(adapter, read, task.advance)
         return carried(rows, losses, self._config) if proxied else losses
+
+
+def _read_of(rows: Rows, proxied: bool) -> Rows:
+    """What the references' model reads of rows."""
+    return [row["proxy"] for row in rows] if proxied else rows
+
+
+def _sample(bench: Workbench) -> Rows:
+    """Rows to check a server with, as the references' model reads them."""
+    scoring = bench.config.scoring
+    chosen = sample_rows(row_ids(bench.layout.rows("custom")), bench.config.seed, scoring.server.check_rows)
+    parts = _parts(bench, {place // scoring.rows_per_part for place in chosen.values()})
+    return _read_of([row for rows in parts for row in rows if row["row_id"] in chosen], bench.proxy is not None)
 
 
 def _parts(bench: Workbench, wanted: Container[int] | None = None) -> Iterator[Rows]:

@@ -26,6 +26,11 @@ class Shard:
         """Whether the file of this number is the shard's to write."""
         return number % self.count == self.index
 
+    @property
+    def server_name(self) -> str:
+        """The server that scores for it."""
+        return f"server-{self.index}-of-{self.count}"
+
     def __str__(self) -> str:
         """As `toss score --shard` takes it."""
         return f"{self.index}/{self.count}"

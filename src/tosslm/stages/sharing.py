@@ -39,7 +39,7 @@ def score_next(bench: Workbench, steps: Sequence[Step], shard: Shard) -> dict[st
         InputError: what is to be scored is not prepared, or was prepared with another config, data, base or dtype.
     """
     rounds = {scores(round_): round_ for round_ in range(bench.config.refinement.rounds + 1)}
-    if bench.config.scoring.engine != "local":
+    if bench.config.scoring.engine == "ray":
         raise InputError(
             "--shard is for sharing by hand, and scoring.engine: ray has Ray share; leave out --shard, or --set "
             "scoring.engine=local (and workers and gpus_per_worker to auto, where they are set)"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import secrets
 import time
 from dataclasses import dataclass, field
@@ -45,7 +44,10 @@ def score_on_ray(bench: Workbench, round_: int, mark: Mark) -> dict[str, int]:
     missing = {number for number, name in enumerate(names) if not is_written(layout, mark, name)}
     if not missing:
         return {}
-    _let_go(bench)
+    from tosslm.model.base import let_go
+
+    # Workers on this machine need the memory that the base has had for the references.
+    let_go(bench.reference_base, bench.base)
     needed, threads = bench.config.scoring.workers, _threads()
     with connected(cpus=threads * (1 if needed == "auto" else needed)):
         needs = _needs(bench, threads)
@@ -65,17 +67,6 @@ def score_on_ray(bench: Workbench, round_: int, mark: Mark) -> dict[str, int]:
     if crew.deal.left:
         bench.reporter.say(f"{len(crew.deal.left)} of {len(shares)} shares are left to this process")
     return {"tokens": crew.tokens, "workers": crew.most}
-
-
-def _let_go(bench: Workbench) -> None:
-    """Workers on this machine need the memory that the base has had for the references."""
-    import torch
-
-    for base in (bench.reference_base, bench.base):
-        base.release()
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _threads() -> int:
