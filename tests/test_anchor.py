@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -251,3 +252,30 @@ def test_every_answer_of_a_conversation_is_anchored_at_its_beginning(tiny_config
     assert sum(expected) == 6
     assert row["anchored"] == expected
     assert all(row["labels"][place] == -100 for place, held in enumerate(expected) if held)
+
+
+def of_an_earlier_version(folder: Path) -> None:
+    """A run folder as it was before there was ``anchor_normalize``: what is fingerprinted is the same."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["config"]["finetune"].pop("anchor_normalize") == "anchored"
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.slow
+def test_a_folder_of_an_earlier_version_keeps_its_anchor(tiny_config: dict[str, Any]) -> None:
+    """Going on from the folder changes nothing; a config file of then means another anchor, and that is said."""
+    then = {"dropped": "anchor", "anchor_weight": 0.5}
+    config = {**tiny_config, "refinement": {"rounds": 0}, "finetune": {**tiny_config["finetune"], **then}}
+    made = tosslm.run(
+        {**config, "finetune": {**config["finetune"], "anchor_normalize": "anchored"}}, until="finetune"
+    )
+    stages, bytes_ = made.stages, (made.path / "model" / WEIGHTS).read_bytes()
+    of_an_earlier_version(made.path)
+    assert tosslm.load_run(made.path).config.finetune.anchor_normalize == "anchored"
+    again = tosslm.run(tosslm.load_run(made.path).config_to_go_on(), until="finetune")
+    assert again.stages == stages
+    assert (again.path / "model" / WEIGHTS).read_bytes() == bytes_
+    of_an_earlier_version(made.path)
+    assert tosslm.run(config, until="finetune").stages["model"] != stages["model"]
+    said = "trained by an earlier version with anchor_weight 0.5 on the mean KL over anchored tokens; now it is 0.5"
+    assert again.layout.log.read_text().count(said) == 1

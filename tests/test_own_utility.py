@@ -15,7 +15,7 @@ from peft import PeftModel
 from typer.testing import CliRunner
 
 import tosslm
-from conftest import write_rows
+from conftest import demo_rows, write_rows
 from support.benches import SETS
 from tosslm.cli import app
 from tosslm.config import covered, load_config
@@ -245,3 +245,15 @@ def test_the_plan_counts_the_rows_that_the_run_reads(own_config: dict[str, Any])
         name: counts | {"sources": None} for name, counts in read.items()
     }
     assert f"{read['utility']['rows']} rows of the custom set stand in" in plan["utility_told"]
+
+
+@pytest.mark.slow
+def test_a_plan_lists_the_bad_rows_of_a_custom_set_that_has_no_others(own_config: dict[str, Any]) -> None:
+    """Nothing of it can stand in for a utility set; what is to be mended is the custom set."""
+    write_rows(Path(own_config["data"]["custom"]["path"]), [{"messages": "none"}] * 80)
+    write_rows(Path(own_config["data"]["harmful"]["path"]), demo_rows("harmful", 30))
+    data = own_config["data"] | {"utility": {"from": "custom"}}
+    config = load_config(own_config | {"data": data, "selection": {}})  # the posterior, which takes held-out rows
+    plan = make_plan(config, measure=False, reporter=SilentReporter())
+    assert [row["set"] for row in plan["bad_rows"]] == ["custom"] * 80
+    assert plan["sets"]["utility"]["rows"] == 0

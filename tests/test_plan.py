@@ -115,6 +115,9 @@ def test_a_plan_says_what_it_assumes_and_leaves_out() -> None:
     config = config_of(finetune=finetune, evaluation={"lm_eval": ["hellaswag"]})
     said = " ".join(assumed(config, SETS["custom"], pace, own_work="seal"))
     assert "With none of them it takes 1 min 15 s, with all 2 min 30 s." in said
+    assert "where 2.1 GB are enough for it; then the base reads in the first epoch alone" in said
+    once = config_of(finetune=finetune | {"epochs": 1})
+    assert "in the first epoch alone" not in " ".join(assumed(once, SETS["custom"], pace))
     assert "tasks of lm-eval are not counted" in said
     assert "the method seal" in said
     assert assumed(config_of(finetune={"dropped": "ignore"}), SETS["custom"], pace) == []

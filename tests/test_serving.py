@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import tosslm
+from support.launched import TORCHRUN, end, start, write
 from support.prepared import Prepared, prepare
 from support.ray_cluster import bearers
 from tosslm.config import load_config
@@ -113,6 +114,8 @@ def test_an_answer_that_is_none_is_refused(told: Any, said: str) -> None:
         ({"engine": "vllm", "workers": 2}, "workers is for engine: ray, and engine is vllm"),
         ({"engine": "vllm", "server": {"check_rows": 16}}, "check_rows"),
         ({"engine": "vllm", "server": {"arguments": ["--host=0.0.0.0"]}}, "listens to the run alone"),
+        ({"engine": "vllm", "server": {"arguments": ["--max-model-len", "4096"]}}, "set data.max_length"),
+        ({"engine": "vllm", "server": {"arguments": ["--max_lora_rank=64"]}}, r"references\.lora\.r"),
         ({"engine": "vllm", "server": {"arguments": ["--grpc_port", "1"]}}, "let others reach the degraded"),
         ({"engine": "vllm", "server": {"mask_change": -1}}, "choose a number from 0, or auto"),
     ],
@@ -151,7 +154,7 @@ def test_a_reader_is_told_whose_scores_they_are() -> None:
     assert "On 256 custom rows (9,000 response tokens)" in told
     assert "by 0.00042 nats at most and 1e-05 on average, and 9 of 900 tokens dropped (1.0%) would be others" in told
     [told] = served_warnings(vllm, {ROUND: {}})
-    assert "stands in the shards' logs" in told
+    assert "stands in run.log, and in the shards' logs" in told
 
 
 # --- a server that runs --------------------------------------------------------------------------------
@@ -318,6 +321,19 @@ def test_a_command_that_is_not_there_is_said_before_anything_is_done(prepared: P
     with pytest.raises(InputError, match=r"scoring\.server\.command: no-such-server is not found"):
         tosslm.run(config)
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow
+def test_a_launcher_of_several_is_refused_before_references_are_trained(
+    prepared: Prepared, tmp_path: Path, marked: str
+) -> None:
+    scoring = {**prepared[0]["scoring"], "engine": "vllm", "server": {"command": SERVER}}
+    config = write({**prepared[0], "run_dir": str(tmp_path / "run"), "scoring": scoring}, "new")
+    status, _, err = end(start(*TORCHRUN, "2", "-m", "tosslm", "run", str(config)))
+    assert (status, err.count("toss: ")) == (1, 1)
+    assert "not from within a launcher's processes" in err
+    assert not list((tmp_path / "new").glob("references/**/*.safetensors"))
+    assert gone(marked)
 
 
 def test_a_run_folder_by_itself_starts_no_program(config: dict[str, Any], tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tosslm.config import Config, load_config
+from tosslm.config import Config, anchored_otherwise, load_config
 from tosslm.door import check_local, check_overrides, check_places, check_processes, check_rows
 from tosslm.errors import InputError
 from tosslm.files import make_private
@@ -17,6 +17,7 @@ from tosslm.findings.warnings import run_warnings
 from tosslm.methods import settled
 from tosslm.methods.method import Method
 from tosslm.progress import Reporter, SilentReporter, logged
+from tosslm.runs.layout import MODEL
 from tosslm.runs.reader import Run
 from tosslm.runs.results import read_results, read_scaled
 from tosslm.stages.cluster import check_ray
@@ -201,6 +202,9 @@ def carry_out(wanted: Sequence[Step], bench: Workbench, *, every: Sequence[Step]
         bench = replace(bench, reporter=reporter)
         folder.forget_work([step.name for step in every])
         machine = where_it_runs(config.model) | {"processes": place().count}
+        stored = folder.manifest.get("config", {}) if MODEL in folder.stages else {}
+        if any(step.name == MODEL for step in wanted) and (told := anchored_otherwise(stored, config)):
+            reporter.say(told)
         folder.begin(config.model_dump(mode="json"), config.seed, machine)
         while not all_done(wanted, bench):
             reporter.say("a degraded reference has other weights now than elsewhere; what was made from it is redone")

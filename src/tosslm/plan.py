@@ -65,7 +65,7 @@ def make_plan(config: Config, *, measure: bool, reporter: Reporter, price: float
     proxy = open_proxy(config, base)
     read = _read(config, tokenizer, proxy)
     if method_of(config).builds_on != "data":
-        check_held_out(config, {name: counts.rows + counts.bad for name, counts in read.sets.items()})
+        check_held_out(config, _mended_rows(config, read))
     asked = evaluation_work(config, tokenizer, read.sets)
     there = all(counts.rows for counts in read.sets.values())
     looking = Looking(config, measure and there, read.seconds_a_token, asked.steps > 0, reporter.say)
@@ -113,12 +113,20 @@ def _read(config: Config, tokenizer: RowTokenizer, proxy: Proxy | None) -> _Read
             rows = _sampled(proxy.rows(rows, config.data.turns, read.proxy_sets[name]), read.of_proxy[name])
         for _ in rows:
             pass
-        if not counts.rows and not counts.bad:
-            raise InputError(
-                f"data.{name}: {getattr(config.data, name).path} has no row; name a file with rows in it"
-            )
+        source = config.data.sources.get(name)  # the custom set may stand in for another, and tells its bad rows
+        if source and not counts.rows and not counts.bad:
+            raise InputError(f"data.{name}: {source.path} has no row; name a file with rows in it")
     read.seconds = time.perf_counter() - start
     return read
+
+
+def _mended_rows(config: Config, read: _Read) -> dict[str, int]:
+    """Rows of each set once its bad ones are mended, of which some may then stand in for a utility set."""
+    rows = {name: counts.rows + counts.bad for name, counts in read.sets.items()}
+    if config.data.utility.of_custom:
+        most = config.data.utility.rows or rows["custom"]
+        rows["utility"] = max(rows["utility"], min(rows["utility"] + read.sets["custom"].bad, most))
+    return rows
 
 
 def _sampled(rows: Iterator[dict[str, Any]], sample: RowSample) -> Iterator[dict[str, Any]]:

@@ -18,6 +18,9 @@ _OURS = {
     "--lora-modules": "the run's references are served, and no other adapter",
     "--served-model-name": "requests name the references",
     "--trust-remote-code": "set model.trust_remote_code",
+    "--max-model-len": "it is that of the longest row; set data.max_length",
+    "--max-loras": "it is as many as there are references",
+    "--max-lora-rank": "it is that of references.lora.r",
 }
 
 

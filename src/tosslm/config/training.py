@@ -135,7 +135,7 @@ class FinetuneConfig(TrainingConfig):
     def _anchored_means(self) -> FinetuneConfig:
         if self.anchors and self.normalize != "kept":
             raise ValueError(
-                f"normalize: {self.normalize} does not go with dropped: anchor, whose loss is two means, each over "
-                "its own tokens; set normalize: kept, or dropped: ignore"
+                f"normalize: {self.normalize} does not go with dropped: anchor, whose cross-entropy is the mean over "
+                "kept tokens; set normalize: kept, or dropped: ignore"
             )
         return self

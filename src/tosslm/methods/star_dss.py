@@ -83,7 +83,7 @@ STAR_DSS_HARD = Method(
     source="after Peng et al. 2025, arXiv 2505.17196",
     badge="simplified",
     differs="the guard decides for or against a segment, where theirs weighs the two losses by its probability "
-    "(see star-dss); cross-entropy and KL are means over their own tokens, weighed by finetune.anchor_weight",
+    "(see star-dss); the KL is weighed by finetune.anchor_weight, and divided as finetune.anchor_normalize says",
     builds_on="data",
     choose=keep_safe_segments,
     signals={UNSAFE: guard_marks},

@@ -10,6 +10,7 @@ from tosslm.model.shape import Shape
 from tosslm.planning.sizes import weight_bytes
 from tosslm.planning.work import UNKNOWN_ANCHORED_ROWS, Counted, Pace, Work, passes
 from tosslm.text import duration, memory_size
+from tosslm.training.held import MOST_BYTES
 
 
 def assumed_of_quantized(config: Config, shape: Shape) -> list[str]:
@@ -106,6 +107,12 @@ def assumed(
         said.append(
             f"finetune: {UNKNOWN_ANCHORED_ROWS:.0%} of the rows are taken to have a dropped token, which the base "
             f"reads again; scores will tell. With none of them it takes {duration(least)}, with all {duration(most)}."
+        )
+    if anchors and config.finetune.epochs > 1:
+        said.append(
+            "finetune: what the base says at anchored tokens is held in the machine's own memory, which the table "
+            f"does not count, where {memory_size(MOST_BYTES)} are enough for it; then the base reads in the first epoch "
+            "alone, and it is quicker."
         )
     if "references" not in left_out and config.references.harmful_tokens == "guard":
         said.append("references: the guard that reads the harmful rows is not counted.")

@@ -38,11 +38,17 @@ _MAY_BE = (
 
 
 def check_server(config: Config) -> None:
-    """Refuse at the door where there is no server's command.
+    """Refuse at the door where no server can be started.
 
     Raises:
-        InputError: it is not found.
+        InputError: this is one of several processes of a launcher, or the command is not found.
     """
+    if current() is not None:
+        raise InputError(
+            "scoring.engine: vllm starts a server of its own and not from within a launcher's processes; score "
+            "without the launcher, `toss score`, and start it again afterwards; `--until references` before it "
+            "trains the references with the launcher"
+        )
     name = config.scoring.server.command[0]
     if shutil.which(name) is None:
         raise InputError(
@@ -70,11 +76,6 @@ def serving(
     """
     from tosslm.model.base import let_go
 
-    if current() is not None:
-        raise InputError(
-            "scoring.engine: vllm starts a server of its own and not from within a launcher's processes; score "
-            "without the launcher, `toss score`, and start it again afterwards"
-        )
     check_server(bench.config)
     settings = bench.config.scoring.server
     with reading(bench, adapters) as own:

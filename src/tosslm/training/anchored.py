@@ -110,7 +110,7 @@ class AnchoredLoss:
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor:
-        """This micro-batch's share of the two means; by itself where ``num_items_in_batch`` is None.
+        """This micro-batch's share of the optimizer batch's loss; by itself where ``num_items_in_batch`` is None.
 
         Raises:
             InputError: outputs are asked for, or the batch lacks ``anchored`` or has what is not read here.
