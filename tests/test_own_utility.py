@@ -22,6 +22,8 @@ from tosslm.config import covered, load_config
 from tosslm.data.own_utility import fold_of, rows_dealt, scoring_fold
 from tosslm.data.rows import content_id, held_out
 from tosslm.errors import InputError
+from tosslm.evaluation.external import evaluate_external
+from tosslm.evaluation.measures import read_samples
 from tosslm.methods import settled
 from tosslm.model.base import open_base
 from tosslm.plan import make_plan
@@ -257,3 +259,25 @@ def test_a_plan_lists_the_bad_rows_of_a_custom_set_that_has_no_others(own_config
     plan = make_plan(config, measure=False, reporter=SilentReporter())
     assert [row["set"] for row in plan["bad_rows"]] == ["custom"] * 80
     assert plan["sets"]["utility"]["rows"] == 0
+
+
+@pytest.mark.slow
+def test_a_model_from_elsewhere_is_measured_on_the_rows_that_the_run_holds_out(
+    own_config: dict[str, Any], tmp_path: Path
+) -> None:
+    """Rows that are dealt and give no tokens make no room for others: those of others have been trained on."""
+    custom = Path(own_config["data"]["custom"]["path"])
+    rows = [json.loads(line) for line in custom.read_text().splitlines()]
+    asked = [[{"role": "user", "content": "word " * 300 + str(number)}] for number in range(12)]
+    write_rows(custom, [*rows, *({"messages": [*one, {"role": "assistant", "content": "Yes."}]} for one in asked)])
+    data = own_config["data"] | {"max_length": 200, "on_bad_row": "skip"}
+    config = own_config | {"data": data, "evaluation": {"utility_prompts": 1, "max_new_tokens": 1}}
+    run = tosslm.run(config, until="data")
+    assert run.stages["data"]["sets"]["custom"]["bad"] == 12
+    apart = held_out([row["row_id"] for row in stored_rows(run.layout.rows("utility"))], 0.2)
+    model = own_config["model"]["name"]
+    out = tmp_path / "out"
+    evaluate_external(load_config(config), model=model, adapter=None, folder=out, reporter=SilentReporter())
+    assert {
+        row_id.partition("-")[0] for row_id in read_samples(out / "evaluation/model")["utility_loss"].ids
+    } == apart

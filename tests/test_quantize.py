@@ -26,6 +26,7 @@ from support.quantized import need_bitsandbytes
 from tosslm import InputError, TosslmError
 from tosslm.cli import app
 from tosslm.config import Config, ModelConfig, load_config
+from tosslm.evaluation.external import evaluate_external
 from tosslm.methods import registry, settled
 from tosslm.model.base import Base, attached_adapters, fresh_adapter, open_base
 from tosslm.model.layers import scaled_layer
@@ -34,9 +35,20 @@ from tosslm.model.quantize import check_quantization, four_bit_layers, quantizab
 from tosslm.model.shape import Shape
 from tosslm.planning.sizes import weight_bytes
 from tosslm.planning.stages import assumed_of_quantized
+from tosslm.progress import SilentReporter
 
 DATA = {name: {"path": f"{name}.jsonl"} for name in ("custom", "harmful", "utility")}
 NF4 = {"quantize": "nf4", "dtype": "float32", "device": "cpu"}
+
+
+class Heard(SilentReporter):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
 
 
 def config_of(**settings: Any) -> Config:
@@ -53,6 +65,17 @@ def test_a_missing_bitsandbytes_is_named_with_its_extra(tmp_path: Path, monkeypa
     with pytest.raises(InputError, match=r'model\.quantize: nf4 .*`pip install "tosslm\[qlora\]"'):
         check_quantization(ModelConfig(quantize="nf4"), torch.device("cpu"), tmp_path)
     check_quantization(ModelConfig(), torch.device("cpu"), tmp_path)
+
+
+def test_a_model_from_elsewhere_is_said_to_be_measured_in_four_bits(tmp_path: Path) -> None:
+    """Here one that is in four bits already, so that it goes no further."""
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": {"quant_method": "awq"}}))
+    heard = Heard()
+    with pytest.raises(InputError, match=r"model\.quantize: nf4"):
+        evaluate_external(
+            config_of(model=NF4), model=str(tmp_path), adapter=None, folder=tmp_path / "out", reporter=heard
+        )
+    assert any("is measured in nf4, as model.quantize says" in text for text in heard.said)
 
 
 def test_a_device_without_kernels_is_refused(tmp_path: Path) -> None:

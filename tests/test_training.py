@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -295,9 +296,13 @@ def test_fine_tuning_on_rows_by_themselves_goes_on_after_a_kill(tiny_model_folde
     with pytest.raises(KilledError):
         fine_tune(base, make_rows(8), recipe, out=out, work=work, reporter=DyingReporter(3))
     fine_tune(base, rows, recipe, out=out, work=work)
-    assert (out / "adapter_model.safetensors").read_bytes() == (
-        tmp_path / "run/out/adapter_model.safetensors"
-    ).read_bytes()
+    whole = (tmp_path / "run/out/adapter_model.safetensors").read_bytes()
+    assert (out / "adapter_model.safetensors").read_bytes() == whole
+    # Nor what another loss left.
+    with pytest.raises(KilledError):
+        fine_tune(base, rows, replace(recipe, normalize="row"), out=out, work=work, reporter=DyingReporter(5))
+    fine_tune(base, rows, recipe, out=out, work=work)
+    assert (out / "adapter_model.safetensors").read_bytes() == whole
 
 
 def test_rows_are_read_up_to_their_last_label_or_anchor() -> None:

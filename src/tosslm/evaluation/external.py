@@ -10,7 +10,7 @@ from typing import Any
 
 from tosslm.config import Config, SourceConfig, covered
 from tosslm.data.own_utility import rows_dealt
-from tosslm.data.rows import BadRow, base_id, held_out
+from tosslm.data.rows import BadRow, base_id, held_out, source_rows
 from tosslm.data.sets import SetCounts, prepared_rows, source_checksums
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.errors import InputError
@@ -49,6 +49,11 @@ def evaluate_external(
         if named and has_credentials(named):
             raise InputError(f"{option}: a URL with a password in it; leave it out, and set HF_TOKEN")
     chosen = config.model.model_copy(update={"name": model, "adapter": None, "revision": None} if model else {})
+    if model and chosen.quantize:
+        reporter.say(
+            f"--model: {model} is measured in {chosen.quantize}, as model.quantize says; whole with "
+            "--set model.quantize=null"
+        )
     base = open_base(chosen)
     tokenizer = RowTokenizer(
         base.tokenizer, max_length=config.data.max_length, turns=config.data.turns, limits=base.limits
@@ -112,6 +117,9 @@ def _held_out_rows(config: Config, name: str, tokenizer: RowTokenizer) -> list[d
     rows = [row | {"messages": json.loads(row["messages"])} for row in records if not isinstance(row, BadRow)]
     ids = {row["row_id"] for row in rows}
     if name == "utility" and config.data.utility.of_custom:
-        ids = rows_dealt(ids, config.data.utility.rows)
+        # Rows are dealt as they are read, those among them that then give no tokens.
+        read = source_rows(config.data.custom, config.data.max_row_bytes)
+        dealt = rows_dealt((row.row_id for row in read if not isinstance(row, BadRow)), config.data.utility.rows)
+        ids = {row_id for row_id in ids if base_id(row_id) in dealt}
     apart = held_out(ids, config.references.holdout)
     return [row for row in rows if base_id(row["row_id"]) in apart]

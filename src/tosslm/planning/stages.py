@@ -111,8 +111,8 @@ def assumed(
     if anchors and config.finetune.epochs > 1:
         said.append(
             "finetune: what the base says at anchored tokens is held in the machine's own memory, which the table "
-            f"does not count, where {memory_size(MOST_BYTES)} are enough for it; then the base reads in the first epoch "
-            "alone, and it is quicker."
+            f"does not count, where {memory_size(MOST_BYTES)} are enough for it; then the base reads in the first "
+            "epoch alone, and it is quicker."
         )
     if "references" not in left_out and config.references.harmful_tokens == "guard":
         said.append("references: the guard that reads the harmful rows is not counted.")

@@ -45,7 +45,7 @@ def fine_tune(
         TosslmError: the loss or a weight is no number.
     """
     dataset = write_training_rows(work / "rows.arrow", rows, anchored=recipe.anchor_weight > 0)
-    parts = [recipe.settings.model_dump(), recipe.seed, base.identity, sha256(work / "rows.arrow")]
+    parts = [recipe.settings.model_dump(), recipe.seed, base.identity, sha256(work / "rows.arrow"), _loss_of(recipe)]
     known, own = work / "fingerprint", fingerprint(*parts)
     if not known.exists() or known.read_text(encoding="utf-8") != own:
         shutil.rmtree(work / "checkpoints", ignore_errors=True)
@@ -62,3 +62,9 @@ def fine_tune(
     )
     shutil.rmtree(work)
     return facts
+
+
+def _loss_of(recipe: Recipe) -> list[Any]:
+    """What its loss is: a training that goes on from another one's checkpoint would be neither's."""
+    own = recipe.token_loss and f"{recipe.token_loss.__module__}.{getattr(recipe.token_loss, '__qualname__', '')}"
+    return [recipe.normalize, recipe.anchor_weight, recipe.anchor_normalize, recipe.hold, own]
