@@ -277,5 +277,5 @@ def test_a_folder_of_an_earlier_version_keeps_its_anchor(tiny_config: dict[str, 
     assert (again.path / "model" / WEIGHTS).read_bytes() == bytes_
     of_an_earlier_version(made.path)
     assert tosslm.run(config, until="finetune").stages["model"] != stages["model"]
-    said = "trained by an earlier version with anchor_weight 0.5 on the mean KL over anchored tokens; now it is 0.5"
+    said = "anchor_weight 0.5 of the mean KL over anchored tokens, as older versions do it; now it is 0.5"
     assert again.layout.log.read_text().count(said) == 1

@@ -20,6 +20,7 @@ import tosslm
 from support.launched import TORCHRUN, end, start, write
 from support.prepared import Prepared, prepare
 from support.ray_cluster import bearers
+from tosslm.compare import compare
 from tosslm.config import load_config
 from tosslm.errors import InputError, TosslmError
 from tosslm.findings.served import served_warnings
@@ -334,6 +335,28 @@ def test_a_launcher_of_several_is_refused_before_references_are_trained(
     assert "not from within a launcher's processes" in err
     assert not list((tmp_path / "new").glob("references/**/*.safetensors"))
     assert gone(marked)
+
+
+def test_a_comparison_too_says_so_before_anything_is_done(prepared: Prepared, tmp_path: Path) -> None:
+    scoring = {"engine": "vllm", "server": {"command": ["no-such-server"]}}
+    config = {
+        **prepared[0],
+        "run_dir": str(tmp_path / "new"),
+        "scoring": scoring,
+        "evaluation": {"utility_prompts": 1},
+    }
+    with pytest.raises(InputError, match=r"scoring\.server\.command: no-such-server is not found"):
+        compare(load_config(config), ["toss"])
+    assert not list((tmp_path / "new").glob("references/**/*.safetensors"))
+
+
+def test_what_a_folder_says_of_a_server_is_read_as_any_input(config: dict[str, Any]) -> None:
+    path = Path(config["run_dir"]) / "manifest.json"
+    stored = json.loads(path.read_text())
+    stored["stages"][ROUND] = {"fingerprint": "f", "inputs": {}, "files": {}, "seconds": 1.0, "server": {}}
+    path.write_text(json.dumps(stored))
+    with pytest.raises(InputError, match=r"manifest\.json: server\.version: Field required"):
+        tosslm.load_run(config["run_dir"])
 
 
 def test_a_run_folder_by_itself_starts_no_program(config: dict[str, Any], tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from tosslm.methods.method import AS_CONFIGURED, PAPER_SHARE, Method
 from tosslm.model.base import Base, folder_checksums, open_base
 from tosslm.model.proxy import Proxy, open_proxy
 from tosslm.outward import outward
-from tosslm.pipeline import STAGES, carry_out, outputs, steps, upto, workbench
+from tosslm.pipeline import STAGES, carry_out, check_engine, outputs, steps, upto, workbench
 from tosslm.progress import Reporter, SilentReporter
 from tosslm.runs.folder import RunFolder
 from tosslm.runs.layout import (
@@ -204,7 +204,9 @@ def _share(comparison: Comparison, seed: int, methods: Sequence[Method]) -> RunF
     needed = max((method.builds_on for method in methods), key=list(STAGES).index, default="data")
     bench = workbench(config, comparison.reporter, base=comparison.base, proxy=comparison.proxy)
     every = steps(config, AS_CONFIGURED)
-    carry_out(upto(every, needed), bench, every=every)
+    wanted = upto(every, needed)
+    check_engine(wanted, bench)
+    carry_out(wanted, bench, every=every)
     return bench.folder
 
 

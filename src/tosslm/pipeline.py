@@ -9,10 +9,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tosslm.config import Config, anchored_otherwise, load_config
+from tosslm.config import Config, load_config
 from tosslm.door import check_local, check_overrides, check_places, check_processes, check_rows
 from tosslm.errors import InputError
 from tosslm.files import make_private
+from tosslm.findings.anchor import anchored_otherwise
 from tosslm.findings.warnings import run_warnings
 from tosslm.methods import settled
 from tosslm.methods.method import Method
@@ -98,9 +99,7 @@ def run(
     if fresh:
         check_rows(config)
     bench = workbench(config, reporter, fresh=fresh)
-    left = [step for step in wanted if step.name.startswith("scores/") and not bench.folder.is_current(step.name)]
-    if config.scoring.engine == "vllm" and left:
-        check_server(config)
+    check_engine(wanted, bench)
     if team is not None:
         shared_out(bench, team)
     carry_out(wanted, bench, every=every)
@@ -152,6 +151,21 @@ def score_shard(
     check_places(config)
     before_selection = upto(steps(config, method), "refine")
     return score_next(workbench(config, reporter or SilentReporter()), before_selection, shard)
+
+
+def check_engine(wanted: Sequence[Step], bench: Workbench) -> None:
+    """Refuse before anything is trained what could not score afterwards; nothing where all scores are there.
+
+    Raises:
+        InputError: Ray is missing, or a server cannot be started.
+    """
+    engine, folder = bench.config.scoring.engine, bench.folder
+    if not any(step.name.startswith("scores/") and not folder.is_current(step.name) for step in wanted):
+        return
+    if engine == "ray":
+        check_ray()
+    if engine == "vllm":
+        check_server(bench.config)
 
 
 workbench = open_workbench

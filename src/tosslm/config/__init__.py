@@ -15,7 +15,6 @@ from tosslm.config.reading import load_config
 from tosslm.config.section import Section
 from tosslm.config.selection import RefinementConfig, ScoringConfig, SelectionConfig
 from tosslm.config.serving import ServerConfig
-from tosslm.config.stored import anchored_otherwise, as_meant
 from tosslm.config.training import FinetuneConfig, LoraConfig, ReferencesConfig, TrainingConfig
 from tosslm.config.tree import CompareConfig, Config, covered, explicit_value
 
@@ -40,8 +39,6 @@ __all__ = [
     "ServerConfig",
     "SourceConfig",
     "TrainingConfig",
-    "anchored_otherwise",
-    "as_meant",
     "covered",
     "explicit_value",
     "load_config",

@@ -31,6 +31,6 @@ def served_warnings(config: Config, stages: Mapping[str, Any]) -> list[str]:
     """
     if config.scoring.engine != "vllm":
         return []
-    found = [entry["server"] for name, entry in stages.items() if name.startswith("scores/") and "server" in entry]
+    found = [entry["server"] for name, entry in stages.items() if name.startswith("scores/") and entry.get("server")]
     told = served_told(found[-1]) if found else "How near they came stands in run.log, and in the shards' logs."
     return [f"Scores are an inference server's. {told}"]

@@ -111,6 +111,21 @@ class _Refinement(_Entry):
     samples: int
 
 
+class _Server(_Part):
+    version: str
+    rows: int
+    tokens: int
+    largest_difference: float
+    mean_difference: float
+    dropped: int
+    moved: int
+    mask_change: float
+
+
+class _Scores(_Entry):
+    server: _Server | None = None
+
+
 class _Training(_Entry):
     steps: int
     first_loss: float
@@ -131,6 +146,7 @@ _KINDS: dict[str, type[_Entry]] = {
     "data": _Data,
     "proxy": _Proxy,
     "trusted": _Trusted,
+    "scores": _Scores,
     "selection": _Selection,
     "refinement": _Refinement,
     "references": _Training,
@@ -219,9 +235,17 @@ def _refuse_circles(stages: dict[str, Any], path: Path | str) -> None:
 
 
 def _upgrade(manifest: dict[str, Any]) -> None:
-    """Say in the config what version 0.1 wrote beside it: which method of a comparison made the folder."""
+    """Say in the config what older versions did without a key for it.
+
+    Version 0.1 wrote beside it which method of a comparison made the folder. Before ``anchor_normalize`` an anchor was
+    divided by the anchored tokens.
+    """
     config, stages = manifest.get("config"), manifest["stages"]
-    if not config or "method" in config:
+    if not config:
+        return
+    if isinstance(finetune := config.get("finetune"), dict) and "anchor_weight" in finetune:
+        finetune.setdefault("anchor_normalize", "anchored")
+    if "method" in config:
         return
     config["method"] = stages.get("selection", {}).get("method")
     if "evaluation/model" in stages and "evaluation/base" not in stages:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel
 
-from tosslm.config import Config, as_meant, load_config
+from tosslm.config import Config, load_config
 from tosslm.data.rows import base_id
 from tosslm.errors import InputError
 from tosslm.files import read_tables
@@ -84,7 +84,7 @@ class Run:
 
         It trusts a model's code only where this reader does, and names no judge at an address of the folder's own.
         """
-        tree, said = _apart(as_meant(self.manifest.get("config", {})))
+        tree, said = _apart(self.manifest.get("config", {}))
         if any(key.startswith(_JUDGE) for key in said):
             tree["evaluation"] = {key: value for key, value in tree["evaluation"].items() if key != "judge"}
         return load_config(tree, self._trusted(said))
@@ -96,7 +96,7 @@ class Run:
             InputError: the folder has code run or names an address or a key's variable, and neither ``overrides``
                 nor this reader says so too.
         """
-        tree, said = _apart(as_meant(self.manifest.get("config", {})))
+        tree, said = _apart(self.manifest.get("config", {}))
         config = load_config(tree, [*self._trusted(said), *overrides], run_dir=run_dir)
         if unsaid := [key for key in said if not _says(config, key)]:
             raise InputError(
