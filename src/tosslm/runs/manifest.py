@@ -237,8 +237,8 @@ def _refuse_circles(stages: dict[str, Any], path: Path | str) -> None:
 def _upgrade(manifest: dict[str, Any]) -> None:
     """Say in the config what older versions did without a key for it.
 
-    Version 0.1 wrote beside it which method of a comparison made the folder. Before ``anchor_normalize`` an anchor was
-    divided by the anchored tokens.
+    Version 0.1 wrote beside it which method of a comparison made the folder. Before there was ``anchor_normalize``,
+    an anchor was divided by the anchored tokens.
     """
     config, stages = manifest.get("config"), manifest["stages"]
     if not config:
