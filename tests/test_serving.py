@@ -248,7 +248,10 @@ def test_a_server_that_is_right_gives_the_scores_of_one_process(
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        ("ignores", r"not to be trusted\. On 24 custom rows .* largest_difference of 0\.001 .* set scoring\.engine: local"),
+        (
+            "ignores",
+            r"not to be trusted\. On 24 custom rows .* largest_difference of 0\.001 .* set scoring\.engine: local",
+        ),
         ("swaps", r"not to be trusted\. .* mask_change of 0\.01"),
         ("shifts", r"not to be trusted\. .* mean_difference of 0\.0001"),
         ("breaks", r"ended with status 4; the end of .*logs/server\.log: this machine has no accelerator"),
