@@ -67,5 +67,4 @@ def test_vllm_gives_the_scores_of_this_process(
     assert facts["tokens"] == len(ours)
     # A score is the difference of two losses, of which each may be off.
     assert np.abs(theirs - ours).max() <= 2 * facts["largest_difference"] + 1e-6
-    assert np.abs(ours).mean() > 20 * facts["mean_difference"]  # else it would tell nothing
-    assert facts["mask_change"] <= 0.1
+    assert facts["largest_difference"] < (1e-3 if config["model"]["dtype"] == "float32" else 2)

@@ -53,12 +53,12 @@ class ServerConfig(Section):
         "16 bits.",
     )
     mean_difference: float | Literal["auto"] = Field(
-        "auto", description="Nats that losses may be off on average; auto: 0.0001 in float32, 0.03 in 16 bits."
+        "auto", description="Nats that losses may be off on average; auto: 0.0001 in float32, 0.1 in 16 bits."
     )
     mask_change: float | Literal["auto"] = Field(
         "auto",
         description="Share of these rows' dropped tokens in whose place the server would drop others; auto: 0.01 in "
-        "float32, 0.1 in 16 bits.",
+        "float32, 0.25 in 16 bits.",
     )
 
     @field_validator("arguments")
