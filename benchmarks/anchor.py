@@ -7,7 +7,7 @@ Every training is a process of its own, on the demo's rows with a tenth of the r
 take turns, so that a drift of the machine's speed falls on all of them. Tokens are dropped at random, which puts an
 anchor into nearly every row, or the last half of every fifth answer, as where a posterior finds stretches. Time is
 that of the training alone, in seconds of the processor; peak memory is the process's largest resident set. Ratios are
-between neighbours in time. The anchors' page shows them too, from ``runs/anchor/cost.json``.
+between neighbours in time.
 """
 
 from __future__ import annotations
@@ -21,10 +21,7 @@ from typing import Any
 import numpy as np
 from benchmarks.measuring import Results, in_process, measured, parser_of, provenance_told, spread
 
-from tosslm.files import write_json
-
 NAME = "anchor"
-COST = Path(__file__).parents[1] / "runs/anchor/cost.json"
 DISCARD = 0.1
 BAR = 1.25
 """An anchored training at most so many times a plain one, tokens dropped at random."""
@@ -128,7 +125,6 @@ def main() -> None:
             results.measure(f"{kind}, turn {repeat}", partial(in_process, NAME, kind, args.rows))
     times, peaks = ratios(results.cases), ratios(results.cases, "peak_mb")
     told = {f"{kind}, {what}": found[kind] for kind in times for what, found in (("seconds", times), ("peak", peaks))}
-    write_json(COST, {"rows": args.rows, "ratios": told})
     for name, values in told.items():
         print(f"{name} against plain: {_told(values)}")
 

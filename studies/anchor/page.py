@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from studies.provenance import check_bases
 from tosslm.files import write_text
 from tosslm.statistics import Interval, mean_interval, paired_difference
 
-COST = Path("runs/anchor/cost.json")  # written by benchmarks/anchor.py
 _HEAD = """# What an anchor keeps, and what it costs
 
 Written by `python -m studies.anchor.sweep`; the settings stand in `studies/anchor/`.
@@ -38,8 +36,11 @@ first tokens to become an option; it did not, so it is none.
 """
 
 
-_COST_HEAD = """Written by `python -m benchmarks.anchor`: the demo's rows with a tenth of the response tokens
-dropped at random, each training a process of its own, in turns. Medians and ranges of the ratios."""
+_COST = """
+## Time and memory
+
+[What an anchor costs](performance.md#what-an-anchor-costs) is measured by `python -m benchmarks.anchor`.
+"""
 
 
 def write_page(results: Path, page: Path) -> None:
@@ -52,18 +53,7 @@ def write_page(results: Path, page: Path) -> None:
         advbench=len(base["advbench"]), xstest=len(base["xstest"]), custom=sum(ROWS["custom"].values())
     )
     lines = [_line(name, by_name[name], base, sft) for name in _ordered(by_name)]
-    write_text(page, head + "\n".join(lines) + "\n" + _cost())
-
-
-def _cost() -> str:
-    if not COST.exists():
-        return ""
-    ratios = json.loads(COST.read_text(encoding="utf-8"))["ratios"]
-    lines = ["", "## Time and memory", "", _COST_HEAD, "", "| against plain selective SFT | ratio |", "|---|---|"]
-    for name, values in ratios.items():
-        spread = f"{min(values):.2f} to {max(values):.2f}, {len(values)} pairs"
-        lines.append(f"| {name} | {statistics.median(values):.2f} ({spread}) |")
-    return "\n".join(lines) + "\n"
+    write_text(page, head + "\n".join(lines) + "\n" + _COST)
 
 
 def _ordered(names: Any) -> list[str]:
