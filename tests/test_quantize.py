@@ -275,9 +275,7 @@ def test_a_run_trains_in_float32_and_resumes_to_the_same_bytes(
 ) -> None:
     from transformers import Trainer
 
-    calm = tosslm.run(quantized_config)
-    page = (calm.path / "report.html").read_text(encoding="utf-8")
-    assert "in float32 (the base&#39;s linear layers in nf4, 4 bits)" in page.replace("'", "&#39;")
+    calm = tosslm.run(quantized_config, until="finetune")
     adapter = load_file(calm.path / "model/adapter_model.safetensors")
     assert {weight.dtype for weight in adapter.values()} == {torch.float32}
     rounded = {name: weight.bfloat16().float() for name, weight in adapter.items()}
