@@ -254,6 +254,15 @@ def test_a_loss_that_is_no_number_is_refused(tiny_model_folder: Path, tmp_path: 
         train(base, make_rows(), tmp_path)
 
 
+def test_weights_that_are_numbers_and_too_large_for_a_norm_are_refused(
+    tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    """The loss stays a number then, that of chance: a norm makes zeros of what they give."""
+    with pytest.raises(TosslmError, match="too large for a norm of them to be; lower the learning_rate"):
+        train(base_of(tiny_model_folder), make_rows(), tmp_path, learning_rate=1e20)
+    assert not (tmp_path / "out").exists()
+
+
 def test_target_modules_that_the_model_lacks_are_refused(tiny_model_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="target_modules"):
         train(base_of(tiny_model_folder), make_rows(), tmp_path, lora={"target_modules": ["wq"]})

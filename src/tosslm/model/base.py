@@ -439,13 +439,17 @@ def save_adapter(
     """Save an adapter as a PEFT folder: safetensors, config, and the notes that go with it.
 
     Raises:
-        TosslmError: a weight is not finite.
+        TosslmError: a weight is not finite, or its square is not.
     """
     with atomic_folder(folder) as beside:
         model.save_pretrained(beside, save_embedding_layers=False)
-        weights = {name: value for name, value in model.named_parameters() if value.requires_grad}
-        if bad := [name for name, value in weights.items() if not torch.isfinite(value).all()]:
-            raise TosslmError(f"{folder.name}: weights of {bad[0]} are not finite; lower the learning_rate")
+        weights = {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
+        # Of states that huge weights make, a norm makes zeros: the loss is that of chance, a number, and stays so.
+        if bad := [name for name, value in weights.items() if not value.float().square().isfinite().all()]:
+            raise TosslmError(
+                f"{folder.name}: weights of {bad[0]} are not finite, or too large for a norm of them to be; lower "
+                "the learning_rate"
+            )
         settings_file = beside / "adapter_config.json"
         settings = json.loads(settings_file.read_text(encoding="utf-8"))
         # PEFT keeps these names in a set, so their order would change from one process to the next.
