@@ -14,6 +14,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from studies.corpora import sentence_bounds
 from studies.spans import gate
 from studies.spans.page import write_page
+from studies.spans.part import write_part
 from studies.spans.quality import (
     Ranking,
     Resamples,
@@ -127,3 +128,13 @@ def test_references_are_put_to_the_gate_and_what_it_said_is_kept(
     assert found["harmful_rows"] == expected.harmful_rows > 0
     monkeypatch.setattr(gate, "run_config", lambda *_: pytest.fail("tested again"))
     gate.test_references("toxic", 7)
+
+
+def test_a_part_of_a_page_takes_its_own_place_and_leaves_the_others(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# Page\n\n<a>\nold\n</a>\n\n<b>\nkept\n</b>\n", encoding="utf-8")
+    for part in ("<a>\nnew\n</a>\n", "<a>\nnew\n</a>\n"):
+        write_part(page, "<a>", "</a>", part)
+    assert page.read_text(encoding="utf-8") == "# Page\n\n<a>\nnew\n</a>\n\n<b>\nkept\n</b>\n"
+    write_part(page, "<c>", "</c>", "<c>\nlast\n</c>\n")
+    assert page.read_text(encoding="utf-8").endswith("</b>\n\n<c>\nlast\n</c>\n")

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from studies.provenance import code_version
+from studies.spans.part import kept, measure_missing, write_part
 from studies.spans.profile import judged_tokens
 from studies.spans.quality import Ranking, Resamples
 from studies.spans.settings import CORPORA, run_config
@@ -24,7 +25,6 @@ from studies.spans.settings import CORPORA, run_config
 import tosslm
 from tosslm.cli import quiet_libraries
 from tosslm.errors import TosslmError
-from tosslm.files import write_json, write_text
 from tosslm.model.base import Base, open_base
 from tosslm.progress import ConsoleReporter
 from tosslm.ragged import split_rows
@@ -215,24 +215,14 @@ def _cell(value: list[float], sign: str = "") -> str:
     return f"{value[0]:{sign}.3f} [{value[1]:{sign}.3f}, {value[2]:{sign}.3f}]"
 
 
-def kept(results: Path = RESULTS) -> dict[str, Any]:
-    """What was measured, by corpus and seed."""
-    found: dict[str, Any] = json.loads(results.read_text(encoding="utf-8")) if results.exists() else {}
-    return found
-
-
 def main() -> None:
     """Measure what is missing, and write results and the part of the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="*", metavar="CORPUS:SEED")
     quiet_libraries()
-    for key in parser.parse_args().runs:
-        if key not in kept():
-            corpus, _, seed = key.partition(":")
-            write_json(RESULTS, kept() | {key: measure(corpus, int(seed))})
-    if results := kept():
-        head, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-        write_text(PAGE, head.rstrip() + "\n\n" + section(results) + rest.partition(END)[2].lstrip())
+    measure_missing(RESULTS, parser.parse_args().runs, measure)
+    if results := kept(RESULTS):
+        write_part(PAGE, BEGIN, END, section(results))
 
 
 if __name__ == "__main__":

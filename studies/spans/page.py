@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 from studies.provenance import check_bases
-from studies.spans import own
+from studies.spans import own, without
 from studies.spans.gate import told
+from studies.spans.part import kept
 from studies.spans.settings import CORPORA, ROOT, SEEDS
-from studies.spans.without import kept, section
 
 from tosslm.files import write_text
 from tosslm.statistics import Interval, mean_interval, resampled_interval
@@ -61,9 +61,9 @@ def write_page(page: Path, root: Path = ROOT) -> None:
             curves = [dict(np.load(run / "quality.npz", allow_pickle=False)) for run in runs]
             parts.append(_section(corpus.title, facts, curves, told(name)))
             parts.append(_why(runs, facts, curves))
-    if results := kept():
-        parts.append(section(results))
-    if found := own.kept():
+    if results := kept(without.RESULTS):
+        parts.append(without.section(results))
+    if found := kept(own.RESULTS):
         parts.append(own.section(found))
     write_text(page, "\n".join(parts))
 

@@ -9,7 +9,6 @@ a token has the value of its row, or of its segment. ``without.json`` keeps what
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 from studies.corpora import write_jsonl
 from studies.provenance import code_version
 from studies.safety.data import deal, row
+from studies.spans.part import kept, measure_missing, write_part
 from studies.spans.profile import judged_tokens
 from studies.spans.quality import Ranking, Resamples
 from studies.spans.settings import CORPORA, ROOT, run_config
@@ -24,7 +24,6 @@ from studies.spans.settings import CORPORA, ROOT, run_config
 import tosslm
 from tosslm.cli import quiet_libraries
 from tosslm.config import load_config
-from tosslm.files import write_json, write_text
 from tosslm.methods.datashield import token_risks
 from tosslm.methods.larf import row_risks
 from tosslm.model.base import open_base
@@ -88,22 +87,13 @@ def section(results: dict[str, Any]) -> str:
     return "\n".join([BEGIN, _HEAD.format(seeds=seeds) + "\n".join(lines), END]) + "\n"
 
 
-def kept(results: Path = RESULTS) -> dict[str, Any]:
-    """What was measured, by corpus and seed."""
-    found: dict[str, Any] = json.loads(results.read_text(encoding="utf-8")) if results.exists() else {}
-    return found
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="*", metavar="CORPUS:SEED")
     quiet_libraries()
-    for key in parser.parse_args().runs:
-        if key not in kept():
-            corpus, _, seed = key.partition(":")
-            write_json(RESULTS, kept() | {key: measure(corpus, int(seed))})
-    head, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    write_text(PAGE, head.rstrip() + "\n\n" + section(kept()) + rest.partition(END)[2].lstrip())
+    measure_missing(RESULTS, parser.parse_args().runs, measure)
+    if results := kept(RESULTS):
+        write_part(PAGE, BEGIN, END, section(results))
 
 
 if __name__ == "__main__":
