@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from itertools import islice
@@ -26,6 +27,32 @@ from tosslm.runs.verify import verify
 from tosslm.team import Place, connect, place, refuse_launch
 from tosslm.training.labels import write_training_rows
 from tosslm.training.shares import FILLER, Shares
+
+ENDING = """
+import atexit, os, sys
+from tosslm import cli, team
+
+class Held:
+    def __del__(self, abort=os.abort):
+        abort()
+
+sys.held = Held()
+atexit.register(print, "handled")
+team._current = team.Team(team.Place(1, 2), None) if sys.argv.pop(1) == "several" else None
+cli.main()
+"""
+"""What is left when the interpreter goes aborts, as PyTorch's threads may that still hold a tensor."""
+
+
+@pytest.mark.parametrize(("arguments", "status"), [(["--help"], 0), (["no-such-command"], 2)])
+def test_a_process_of_several_ends_before_its_interpreter_goes(arguments: list[str], status: int) -> None:
+    ended = [
+        subprocess.run([sys.executable, "-c", ENDING, of, *arguments], capture_output=True, text=True, check=False)
+        for of in ("several", "one")
+    ]
+    assert [process.returncode for process in ended] == [status, -signal.SIGABRT]
+    assert ended[0].stdout.endswith("handled\n")
+    assert ("Usage" in ended[0].stdout) == (status == 0)
 
 
 class InOrder:

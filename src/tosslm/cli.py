@@ -17,7 +17,7 @@ from rich.console import Console
 
 from tosslm import team
 from tosslm.errors import InputError, TosslmError
-from tosslm.exits import PipeConsole, reported
+from tosslm.exits import PipeConsole, end_at_once, reported
 from tosslm.outward import outward
 from tosslm.stages.purposes import PURPOSES
 from tosslm.stopping import StoppableReporter, Stopping
@@ -54,7 +54,12 @@ def main() -> None:
     if "--debug" in sys.argv:
         sys.argv.remove("--debug")
         debug = True
-    app()
+    try:
+        app()
+    except SystemExit as end:
+        if team.current() is None or not isinstance(end.code, int | None):
+            raise
+        end_at_once(end.code or 0)
 
 
 @contextmanager

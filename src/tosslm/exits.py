@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import NoReturn
 
 import typer
 from rich.console import Console
@@ -55,6 +57,19 @@ def reported(
         if told is None:
             _say(f"toss: {text}")
         raise typer.Exit(status if told is None else told) from None
+
+
+def end_at_once(status: int) -> NoReturn:
+    """End the process without taking the interpreter down, after its exit handlers and with nothing left unwritten.
+
+    Threads of a process group may still hold tensors, whose end needs the interpreter: where it is going, PyTorch
+    aborts the process, and a run that is whole would end with SIGABRT (pytorch/pytorch#179291).
+    """
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
 
 
 class PipeConsole(Console):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tosslm.config import ModelConfig, TrainingConfig
+from tosslm.exits import end_at_once
 from tosslm.model.base import Base, open_base
 from tosslm.model.layers import decoder_layers
 from tosslm.model.sharded import Shards
@@ -86,3 +87,4 @@ if __name__ == "__main__":
     if sys.argv[3:] == ["write"]:
         write_training_rows(where / "rows.arrow", uneven_rows(), anchored=True, weighed=True)
     main(sys.argv[1], where)
+    end_at_once(0)
