@@ -176,7 +176,7 @@ _STREAMED = ("llamafactory", "megatron", "swift", "olmo", "openai", "axolotl", "
 MEASURED = (
     Measured("data", _stages("data", run="read")),
     Measured("plan", _plan, SOME),
-    Measured("score", _stages("score"), SOME),
+    Measured("score", _stages("score")),
     Measured("method random", _method("random"), SOME, "it is handed the whole set, its texts too"),
     Measured("method dsir", _method("dsir"), SOME, "it is handed the whole set, its texts too, and counts each text"),
     Measured("select, in rows", _select(scope="row"), SOME),
