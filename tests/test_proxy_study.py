@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from studies.proxy.agreement import Tokens, agreement, ranks, row_means, shuffled
 from studies.proxy.page import PAGE, write_page
-from studies.proxy.settings import RESULTS
+from studies.proxy.settings import CORPORA, RESULTS
 
 ROOT = Path(__file__).parents[1]
 
@@ -48,10 +48,12 @@ def test_the_page_is_what_the_study_writes(tmp_path: Path) -> None:
 
 def test_what_is_measured_is_the_two_pairs_and_their_controls() -> None:
     found = json.loads((ROOT / "studies/proxy" / RESULTS.name).read_text())
-    assert [(pair["base"], pair["proxy"]) for pair in found["pairs"]] == [
-        ("Gemma-3-270M", "SmolLM2-135M-Instruct"),
-        ("SmolLM2-135M-Instruct", "Gemma-3-270M"),
-    ]
-    for pair in found["pairs"]:
+    assert set(found) == set(CORPORA)
+    for own in found.values():
+        assert [(pair["base"], pair["proxy"]) for pair in own["pairs"]] == [
+            ("Gemma-3-270M", "SmolLM2-135M-Instruct"),
+            ("SmolLM2-135M-Instruct", "Gemma-3-270M"),
+        ]
+    for pair in [pair for own in found.values() for pair in own["pairs"]]:
         assert pair["measures"]["full size"]["spearman"]["value"] == pytest.approx(1.0)
         assert pair["tokens"] > 1000

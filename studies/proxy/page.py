@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from studies.proxy.settings import EVERY, RESULTS
+from studies.proxy.settings import CORPORA, EVERY, RESULTS
 
 from tosslm.files import write_text
 
@@ -24,15 +24,17 @@ Written by `python -m studies.proxy.study`; what it runs stands in `studies/prox
 
 Two real models stand in for each other, with different tokenizers: SmolLM2-135M-Instruct with the demo's safety
 adapter, and Gemma 3 270M, which is pretrained alone: not aligned, and new to the turns that it reads here.
-References and scores are those of the demo's config, on one row in {harmful} of the demo's harmful and utility
-set, and one in {custom} of the custom set; one epoch, no round of TOSS-Pro, one seed.
+Each is asked on three of the sets of [Do scores find unsafe tokens?](spans.md): the demo's config on one row in
+{harmful} of the demo's harmful and utility set, and one in {custom} of the custom set; *Spliced*; and *Toxic Spans*
+with fewer rows. One epoch, no round of TOSS-Pro, one seed, token scores; what evidence in context would make of a
+proxy's scores was not measured.
 
 - **Spearman**: rank correlation of the token scores with the base's own, full-size ones.
 - **Dropped too**: of the tokens that full-size scores drop at d = {discard}, the share that these scores drop.
 Chance gives {discard}.
-- **Average precision**: how well the scores find the text that is marked unsafe in the demo's rows. Chance
-gives the share of marked tokens. The demo marks whole answers and sentences, ordinary words in them too, so a
-row's mean finds them better than the tokens' own scores do.
+- **Average precision**: how well the scores find the text that is marked unsafe. Chance gives the share of marked
+tokens. The demo marks whole answers and sentences, ordinary words in them too, so a row's mean finds them better than
+the tokens' own scores do.
 
 Brackets hold 95% intervals, by bootstrap over rows. Beside the proxy's scores stand simpler ones: their mean
 over each row, which has no token detail left, and the proxy's scores shuffled among its tokens within each row
@@ -51,15 +53,20 @@ or the models in `studies/proxy/settings.py` are changed.
 def write_page(results: Path = RESULTS, page: Path = PAGE) -> None:
     """Write the page of what was measured."""
     found = json.loads(results.read_text(encoding="utf-8"))
-    head = _HEAD.format(discard=found["pairs"][0]["discard_fraction"], **{name: EVERY[name] for name in EVERY})
-    parts = [head, *(_pair(pair) for pair in found["pairs"]), _cost(found["models"]), _CAVEAT]
-    write_text(page, "".join(parts))
+    told = {corpus: found[corpus] for corpus in CORPORA if corpus in found}
+    head = _HEAD.format(
+        discard=found["demo"]["pairs"][0]["discard_fraction"], **{name: EVERY[name] for name in EVERY}
+    )
+    parts = [head]
+    for corpus, own in told.items():
+        parts += [f"\n## {CORPORA[corpus]}\n", *(_pair(pair) for pair in own["pairs"])]
+    write_text(page, "".join([*parts, _cost(told), _CAVEAT]))
 
 
 def _pair(pair: Mapping[str, Any]) -> str:
     measures = pair["measures"]
     lines = [
-        f"\n## {pair['base']} scored by {pair['proxy']}\n",
+        f"\n### {pair['base']} scored by {pair['proxy']}\n",
         f"{pair['rows']} rows, {pair['tokens']:,} response tokens of {pair['base']}, {pair['unsafe_share']:.1%} of "
         f"them marked unsafe. {_verdict(measures)}\n",
         "| scores | " + " | ".join(MEASURES.values()) + " |",
@@ -84,22 +91,32 @@ def _verdict(measures: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
     return f"{told}, {adds} what row-level scores alone give: {simpler}."
 
 
-def _cost(models: Mapping[str, Any]) -> str:
+def _cost(told: Mapping[str, Any]) -> str:
     lines = [
         "\n## Time\n",
         "Seconds of one CPU core, for training both references and scoring the custom set; loading is in them.\n",
-        "| model | parameters | references | scores | both |",
-        "|---|---|---|---|---|",
+        "| set | model | parameters | references | scores | both |",
+        "|---|---|---|---|---|---|",
     ]
-    for name, model in models.items():
-        references, score = (model["cpu_seconds"][stage] for stage in ("references", "score"))
-        size = f"{model['parameters'] / 1e6:.0f}M"
-        lines.append(f"| {name} | {size} | {references:,.0f} | {score:,.0f} | {references + score:,.0f} |")
-    whole = {name: sum(model["cpu_seconds"].values()) for name, model in models.items()}
-    (small, less), (large, more) = sorted(whole.items(), key=lambda one: one[1])
-    machine = next(iter(models.values()))["machine"]
+    sizes = {name: model["parameters"] for name, model in told["demo"]["models"].items()}
+    small, large = sorted(sizes, key=lambda name: sizes[name])
+    shares = []
+    for corpus, own in told.items():
+        for name, model in own["models"].items():
+            references, score = (model["cpu_seconds"][stage] for stage in ("references", "score"))
+            size = f"{model['parameters'] / 1e6:.0f}M"
+            cells = [
+                CORPORA[corpus],
+                name,
+                size,
+                *(f"{part:,.0f}" for part in (references, score, references + score)),
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+        less, more = (sum(own["models"][name]["cpu_seconds"].values()) for name in (small, large))
+        shares.append(f"{less / more:.0%}")
+    machine = told["demo"]["models"][small]["machine"]
     lines.append(
-        f"\nIn the place of {large}, {small} takes {less / more:.0%} of the time; the other way round, a proxy takes "
-        f"{more / less:.1f} times as long as the base. {machine['dtype']} on {machine['device']}, one thread."
+        f"\nIn the place of {large}, {small} takes {', '.join(shares)} of the time; the other way round, a proxy "
+        f"takes longer than the base. {machine['dtype']} on {machine['device']}, one thread."
     )
     return "\n".join(lines) + "\n"
