@@ -59,6 +59,7 @@ bench: venv
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python -m benchmarks.memory
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.cost
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.anchor
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.head
 	$(BIN)/python -m benchmarks.selection
 	$(BIN)/python -m benchmarks.evidence
 	for dtype in float32 bfloat16; do \

@@ -18,7 +18,7 @@ from benchmarks.measuring import RESULTS
 from tosslm.files import write_text
 
 PAGE = Path(__file__).parents[1] / "docs/performance.md"
-ORDER = ("cost", "anchor", "select_stage", "tuples", "selection", "evidence", "memory", "report")
+ORDER = ("head", "cost", "anchor", "select_stage", "tuples", "selection", "evidence", "memory", "report")
 _HEAD = """# Performance
 
 Time and memory, each measured by a script of `benchmarks/` that anyone can run again: `make bench` runs all of them, goes on where it was killed, and writes this page from `benchmarks/results/`. Figures are medians, with the lowest and the highest beside them. A bar is what this project has set itself; where one is not met, it says so.

@@ -12,6 +12,7 @@ With ``--shared``, rows have so many tokens in common before ``--own`` of their 
     python benchmarks/scoring.py --data gsm8k_train.jsonl.gz     # JSONL with `question` and `answer`
     python benchmarks/scoring.py                                 # openai/gsm8k from the hub
     python benchmarks/scoring.py --threads 1 --json out.json     # processor seconds: a busy machine counts less
+    python benchmarks/scoring.py --model runs/proxy/gemma-3-270m # another model; see studies/proxy/gemma.py
 """
 
 from __future__ import annotations
@@ -147,9 +148,14 @@ def begun_alike(rows: Rows, shared: int, own: int) -> Rows:
     return [{"input_ids": beginning + piece, "response_mask": mask} for piece in pieces[: len(rows)]]
 
 
+def model_of(args: argparse.Namespace) -> ModelConfig:
+    """The model that reads, from its own weights."""
+    return ModelConfig(**({"name": args.model} if args.model else {}), dtype=args.dtype, device="cpu")
+
+
 def begin(args: argparse.Namespace) -> tuple[Base, Rows]:
     """The base and the rows."""
-    base = open_base(ModelConfig(dtype=args.dtype, device="cpu"))
+    base = open_base(model_of(args))
     conversations = [
         {"messages": [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": row["answer"]}]}
         for row in itertools.islice(gsm8k(args.data), args.rows)
@@ -166,7 +172,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     source = commit()  # before the work, which may outlast it
     with tempfile.TemporaryDirectory() as scratch:
         folders = random_adapters(base, Path(scratch))
-        plain, bare = (open_base(ModelConfig(dtype=args.dtype, device="cpu")).model for _ in range(2))
+        plain, bare = (open_base(model_of(args)).model for _ in range(2))
         plain = PeftModel.from_pretrained(plain, folders["degraded"]).eval()
         with attached_adapters(base, folders) as both:
             both.set_adapter("degraded")
@@ -191,6 +197,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
 def described(args: argparse.Namespace, rows: Rows, run: dict[str, Any]) -> dict[str, Any]:
     seconds, given = run["seconds"], run["given"]
     found: dict[str, Any] = {
+        "model": Path(args.model).name if args.model else None,
         "rows": len(rows),
         "parts": args.parts,
         "tokens": sum(len(row["input_ids"]) for row in rows),
@@ -237,6 +244,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=500)
     parser.add_argument("--parts", type=int, default=5, help="turns that the ways take")
     parser.add_argument("--batch-tokens", type=int, default=16384)
+    parser.add_argument("--model", help="a model folder; default: the built-in SmolLM2-135M-Instruct")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--threads", type=int, help="of the processor; default: as many as PyTorch takes")
     parser.add_argument("--shared", type=int, default=0, help="tokens that rows begin with in common")
