@@ -84,8 +84,8 @@ def scoring(run: dict[str, Any]) -> str:
     every = ", ".join(f"{name} {taken:.1f} s" for name, taken in seconds.items())
     lines += [
         "",
-        f"In all {every}; ours and the authors' losses at most {run['apart_authors']:.1e} nats apart. If all but the "
-        f"products cost nothing, it would be {seconds['authors'] / seconds['products']:.2f} times the authors' speed.",
+        f"In all {every}; ours and the authors' losses at most {run['apart_authors']:.1e} nats apart. The products "
+        f"alone would be {seconds['authors'] / seconds['products']:.2f} times as fast as the authors' way.",
         "",
     ]
     return "\n".join(lines)
