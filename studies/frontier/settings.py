@@ -94,6 +94,12 @@ ENTRIES = {
     "toss-pro": Entry("toss-pro"),
     OURS: Entry(OURS),
     DEFAULT: _weighted(OURS, 3.0, **{"finetune.anchor_normalize": "all", "finetune.anchor_first": 0}, **_AUTO),
+    f"{DEFAULT}, no utility set": _weighted(
+        OURS,
+        3.0,
+        **{"finetune.anchor_normalize": "all", "finetune.anchor_first": 0, "data.utility": "{from: custom}"},
+        **_AUTO,
+    ),
     OF_MEAN: _weighted(OURS, 0.5, **{"finetune.anchor_first": 0}, **_AUTO),
     f"{OURS}, even odds": Entry(OURS, _EVEN),
     **{
@@ -202,6 +208,7 @@ SETTINGS = {
             "larf",
             "random-anchor",
             "lisa",
+            f"{DEFAULT}, no utility set",
             "toss-soft",
             "toss, degraded loss twice",
             "toss, utility loss twice",
