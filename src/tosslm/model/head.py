@@ -16,8 +16,8 @@ from torch.utils.checkpoint import checkpoint
 from tosslm.errors import TosslmError
 from tosslm.model.shape import LOGITS_BYTES
 
-_CPU_CHUNK, _CPU_SLICE = 256, 32
-"""Positions whose logits a CPU computes at once, and those whose softmax it does: the latter stay in its caches."""
+_CPU_CHUNK, _CPU_SLICE_BYTES = 256, 4 * 2**20
+"""Positions whose logits a CPU computes at once; bytes of those whose softmax it does at once, in its caches."""
 
 
 class SplitHead:
@@ -184,7 +184,7 @@ class SplitHead:
     def _read_losses(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """``losses`` without gradients: without a copy of the logits in float32, and on a CPU in its caches."""
         if hidden.device.type == "cpu":
-            chunk, rows = _CPU_CHUNK, _CPU_SLICE
+            chunk, rows = _CPU_CHUNK, max(1, _CPU_SLICE_BYTES // (4 * self.head.weight.shape[0]))
         else:
             chunk = rows = max(1, len(targets))
         losses = [hidden.new_zeros(0, dtype=torch.float32)]
