@@ -24,7 +24,7 @@ from transformers import PretrainedConfig
 from tosslm.model.head import SplitHead
 
 NAME = "head"
-POSITIONS, TURNS = 1024, 5
+POSITIONS, TURNS = 512, 5
 SHAPES = {"SmolLM2-135M": (49_152, 576), "Gemma 3 270M": (262_144, 640)}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Way = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
