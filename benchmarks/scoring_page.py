@@ -49,7 +49,6 @@ Scores of one part depend on its rows and on `scoring.batch_tokens`, whoever com
 MEANING = {
     "authors_over_ours": "authors' seconds / ours",
     "products_over_ours": "products' seconds / ours",
-    "products_over_unshared": "products' seconds / ours, each row whole",
 }
 
 
