@@ -269,6 +269,10 @@ def evaluate(
         gates = [parse_gate(text) for text in fail_if or ()]
         if scale and (model or adapter):
             raise InputError("--scale is for the adapter of a run; leave out --model and --adapter")
+        if out and not (model or adapter):
+            raise InputError(
+                "--out is for results that lie in no run; name what is measured with --model or --adapter"
+            )
         scales = [f"evaluation.scales=[{scale}]"] if scale else []
         config = _config(source, [*(overrides or ()), *scales], run_dir)
         quiet_libraries()
@@ -280,7 +284,8 @@ def evaluate(
         if model or adapter:
             if out is None:
                 check_local(config.run_dir, "writing results beside it", "say where with --out")
-            folder = out or Path(f"{config.run_dir}-evaluation")
+            beside = Path(config.run_dir).resolve()
+            folder = out or beside.with_name(f"{beside.name}-evaluation")
             records = [evaluate_external(config, model=model, adapter=adapter, folder=folder, reporter=_reporter())]
         else:
             records = evaluate_run(config, reporter=_reporter())

@@ -42,6 +42,21 @@ def answer_positions(response_mask: np.ndarray) -> np.ndarray:
         [0, 1, 0]
     """
     places = np.flatnonzero(response_mask)
-    starts = np.flatnonzero(np.diff(places, prepend=-2) > 1)
-    lengths = np.diff(starts, append=len(places))
-    return np.arange(len(places)) - np.repeat(starts, lengths)
+    return places_in_answers(places, [len(places)])
+
+
+def places_in_answers(positions: np.ndarray, lengths: Sequence[int] | np.ndarray) -> np.ndarray:
+    """As ``answer_positions``, of several rows: int64 ``[N]``.
+
+    Args:
+        positions: int ``[N]``, of each response token in its row, rows one after the other.
+        lengths: int ``[R]``, response tokens of each row.
+
+    Examples:
+        >>> places_in_answers(np.array([1, 2, 5, 6, 7]), [3, 2]).tolist()
+        [0, 1, 0, 0, 1]
+    """
+    begins = np.diff(positions, prepend=-2) != 1
+    begins[row_starts(lengths)[:-1][np.asarray(lengths) > 0]] = True
+    starts = np.flatnonzero(begins)
+    return np.arange(len(positions)) - np.repeat(starts, np.diff(starts, append=len(positions)))

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import secrets
 import threading
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from shlex import quote
+
+import yaml
 
 from tosslm.errors import InputError
 from tosslm.files import read_tables, write_text
@@ -260,6 +264,15 @@ _HEADERS = {
 }
 
 
+def _in_yaml(file: Path) -> str:
+    """A path as the value of ``--set`` is read: as it stands where YAML takes it so, else quoted."""
+    text = str(file)
+    with suppress(yaml.YAMLError):
+        if yaml.safe_load(text) == text:
+            return text
+    return json.dumps(text, ensure_ascii=False)
+
+
 def how_to_apply(run: str, review: Review) -> Sequence[str]:
     """What to do with the decisions, for the end of a review."""
     decisions: Sequence[Decision] = parse_decisions(review.text(), str(review.file))
@@ -267,5 +280,5 @@ def how_to_apply(run: str, review: Review) -> Sequence[str]:
         return [f"Nothing was decided; {review.file} is not written."]
     return [
         f"Decisions in {review.file}: {len(decisions):,}.",
-        f"To apply them: toss run {quote(run)} --set {quote(f'selection.overrides={review.file}')}",
+        f"To apply them: toss run {quote(run)} --set {quote(f'selection.overrides={_in_yaml(review.file)}')}",
     ]

@@ -183,7 +183,7 @@ def refuse_several() -> None:
 
 
 def assemble(*, cpu: bool) -> Team | None:
-    """Make the process group that trainings work in, each process with a device of its own.
+    """Make the process group that trainings work in, each process with a device of its own; None for one by itself.
 
     Args:
         cpu: whether processes train on the CPU, where an accelerator may be in sight.
@@ -191,11 +191,11 @@ def assemble(*, cpu: bool) -> Team | None:
     Raises:
         InputError: the launcher's config asks for what trainings here do not do.
     """
-    team = connect()
+    refuse_launch(os.environ)
+    sharded, team = _take_sharding(os.environ), connect()
     if team is None:
         return None
-    refuse_launch(os.environ)
-    team.shards = _take_sharding(os.environ)
+    team.shards = sharded
     from accelerate import PartialState
 
     state = PartialState(cpu=cpu, timeout=PATIENCE)

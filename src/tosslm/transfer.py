@@ -25,6 +25,8 @@ from tosslm.data.tokenize import RowTokenizer
 from tosslm.errors import InputError, RowError, TosslmError
 from tosslm.files import atomic_folder, fingerprint, parquet_writer, write_json
 from tosslm.findings.transferred import notes
+from tosslm.methods import method_of
+from tosslm.methods.undone import undone
 from tosslm.model.tokenizer import OpenedTokenizer, known_checksums, open_tokenizer
 from tosslm.progress import Reporter, SilentReporter
 from tosslm.runs.layout import DATA, SELECTION
@@ -301,10 +303,14 @@ def _facts(
         "characters": dict(tally.characters),
     }
     # Neither is in the rows, so who trains on them should know.
-    left = {"weights": run.layout.weights.exists(), "anchors": run.config.finetune.anchors}
+    left = {
+        "weights": run.layout.weights.exists(),
+        "anchors": run.config.finetune.anchors,
+        "context": run.config.selection.context == "drop",
+    }
     return facts | {
         "not_transferred": [name for name, there in left.items() if there],
-        "notes": list(notes(facts, left)),
+        "notes": [*notes(facts, left), *undone(method_of(run.config))],
     }
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, field_validator
 
 from tosslm.remote import local_name
 
@@ -22,7 +23,23 @@ def _from_home(value: Any) -> Any:
 PathText = Annotated[str, BeforeValidator(_from_home)]
 
 
+def _types(annotation: Any) -> Iterator[Any]:
+    yield annotation
+    for part in get_args(annotation):
+        yield from _types(part)
+
+
 class Section(BaseModel):
     """A part of the config: unknown keys are errors, so that a typo never passes silently."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Python takes true for 1 and false for 0, so that what was to be switched off would be a rate of 0."""
+        wanted = set(_types(cls.model_fields[info.field_name or ""].annotation))
+        given = value if isinstance(value, list) else [value]
+        if wanted & {int, float} and bool not in wanted and any(isinstance(one, bool) for one in given):
+            raise ValueError("true and false are no numbers; give a number")
+        return value

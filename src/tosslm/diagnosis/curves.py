@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from tosslm.diagnosis.divergence import BASE
 from tosslm.diagnosis.intervals import position_means, row_mean
+from tosslm.ragged import answer_positions
 from tosslm.runs.tables import MEASURES
 
 Measured = Sequence[Mapping[str, Mapping[str, np.ndarray]]]
@@ -16,17 +17,34 @@ Measured = Sequence[Mapping[str, Mapping[str, np.ndarray]]]
 
 
 def position_records(rows: Sequence[Mapping[str, Any]], measured: Measured) -> list[dict[str, Any]]:
-    """Each measure of each model over the rows of each set, by position.
+    """Each measure of each model over the answers of each set, by position in the answer.
 
     Args:
-        rows: each with its ``set``.
+        rows: each with its ``set`` and ``response_mask``.
         measured: of the same rows.
     """
+    apart = [answer for row, models in zip(rows, measured, strict=True) for answer in _answers(row, models)]
+    of_rows, of_answers = [row for row, _ in apart], [models for _, models in apart]
     return [
         {"set": set_name, "model": name, "measure": measure} | point
-        for set_name, name, measure, values in _groups(rows, measured)
+        for set_name, name, measure, values in _groups(of_rows, of_answers)
         for point in position_means(values)
     ]
+
+
+def _answers(
+    row: Mapping[str, Any], models: Mapping[str, Mapping[str, np.ndarray]]
+) -> Iterator[tuple[Mapping[str, Any], dict[str, dict[str, np.ndarray]]]]:
+    """A row's measures, those of each of its answers by themselves."""
+    starts = np.flatnonzero(answer_positions(np.asarray(row["response_mask"], dtype=bool)) == 0)
+    for start, stop in zip(starts, [*starts[1:], None], strict=True):
+        yield (
+            row,
+            {
+                name: {measure: values[start:stop] for measure, values in measures.items() if start < len(values)}
+                for name, measures in models.items()
+            },
+        )
 
 
 def diagnosis_means(rows: Sequence[Mapping[str, Any]], measured: Measured) -> dict[str, Any]:

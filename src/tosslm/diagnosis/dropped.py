@@ -28,6 +28,7 @@ class DroppedTokens:
         scores: np.ndarray | None,
         keep: np.ndarray,
         unsafe: np.ndarray | None,
+        positions: np.ndarray | None = None,
     ) -> None:
         """Count one row.
 
@@ -37,6 +38,7 @@ class DroppedTokens:
             scores: float ``[R]``; None where the run has none, and then of no row.
             keep: bool ``[R]``.
             unsafe: bool ``[R]``, whether a token holds marked unsafe text; None where the row marks nothing.
+            positions: int ``[R]``, of each token in its answer, from 0; None is one answer.
         """
         dropped = ~keep
         self._scored = scores is not None
@@ -45,12 +47,13 @@ class DroppedTokens:
         for name in set(classes):
             own = np.array([known == name for known in classes])
             self._count("class", name, int(own.sum()), int(dropped[own].sum()), float(scores[own].sum()))
-        n = min(len(keep), _POSITIONS)
-        self._positions[:n] += np.stack([np.ones(n), dropped[:n], scores[:n]], axis=1)
+        at = np.arange(len(keep)) if positions is None else positions
+        early = at < _POSITIONS
+        np.add.at(self._positions, at[early], np.stack([np.ones(len(keep)), dropped, scores], axis=1)[early])
         marked = np.zeros(len(keep), dtype=bool) if unsafe is None else unsafe
         fields = np.stack([np.ones(len(keep)), dropped, np.maximum(scores, 0), marked, marked & dropped], axis=1)
         self._all += fields.sum(0)
-        self._first[1 : len(keep) + 1] += fields[:FIRST]
+        np.add.at(self._first, at[at < FIRST] + 1, fields[at < FIRST])
 
     def _count(self, by: str, key: str, tokens: int, dropped: int, score: float) -> None:
         total = self._by[by].setdefault(key, [0, 0, 0.0])

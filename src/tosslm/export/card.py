@@ -53,7 +53,7 @@ No row may be cut: a trainer that cuts at fewer than {longest} tokens loses some
 
 ## Limits
 
-- No person chose what is dropped: harmful tokens may still be trained, and harmless ones are left out.
+- {chosen_by}: harmful tokens may still be trained, and harmless ones are left out.
 - A mask says where to train, and no more. It does not make an unsafe base safe.
 - {license}
 {lost}"""
@@ -84,6 +84,7 @@ def card(facts: Mapping[str, Any], kind: ExportKind) -> str:
         base=_plain(name),
         tokenizer=_tokenizer(facts["tokenizer"]),
         choice=_choice(chosen),
+        chosen_by=_chosen_by(chosen),
         sources=_sources(chosen["sources"]),
         use=_use(kind, hub),
         license=_license(hub),
@@ -131,7 +132,11 @@ def _choice(chosen: Mapping[str, Any]) -> str:
             )
         elif found := chosen["references"].get(name):
             listed = ", ".join(f"{_plain(source)} ({count:,} rows)" for source, count in found.items())
-            lines.append(f"- {told} {listed}. Neither its data nor its weights are in here.")
+            learnt = chosen["learnt_rows"].get(name)
+            of = f"{learnt:,} rows, of " if learnt is not None else ""
+            more = chosen["joined_rows"] if name == "harmful" else 0
+            joined = f", and of {more:,} custom rows that joined them" if more else ""
+            lines.append(f"- {told} {of}{listed}{joined}. Neither its data nor its weights are in here.")
     if not chosen["references"]:
         lines.append("- No reference model had a part in it.")
     if chosen["anchor_first"] is not None:
@@ -140,6 +145,15 @@ def _choice(chosen: Mapping[str, Any]) -> str:
             f"{chosen['anchor_first']} of each answer; these have no label here."
         )
     return "\n".join(lines)
+
+
+def _chosen_by(chosen: Mapping[str, Any]) -> str:
+    if (by_hand := chosen.get("by_hand")) is None:
+        return "No person chose what is dropped"
+    return (
+        f"People dropped {by_hand['dropped']:,} tokens and kept {by_hand['kept']:,} by hand; of all others no person "
+        "chose what is dropped"
+    )
 
 
 def _sources(sources: Mapping[str, Mapping[str, int]]) -> str:

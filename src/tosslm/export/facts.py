@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from tosslm.export.lost import lost
 from tosslm.files import sha256
 from tosslm.methods import method_of
 from tosslm.methods.method import Method
-from tosslm.runs.layout import DATA, SELECTION
+from tosslm.runs.layout import DATA, SELECTION, UTILITY, degraded, refinement
 from tosslm.runs.reader import Run
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def facts_of(
             "seed": run.manifest["seed"],
             "versions": run.manifest["versions"],
             "selection": run.folder.print_of(SELECTION),
+            "labels": labels_of(config),
         },
         "base": {
             "name": name,
@@ -100,15 +102,41 @@ def _choice(run: Run, config: Config, method: Method) -> dict[str, Any]:
     """What chose the tokens, and what it learnt that from."""
     selection, sets = run.stages[SELECTION], run.stages[DATA]["sets"]
     learnt = method.builds_on != "data"
+    shares = method.choose is None or method.drops_share
     return {
         "method": method.name,
         "summary": method.summary,
         "source": method.source,
-        "discard_fraction": selection["discard_fraction"],
+        "discard_fraction": selection["discard_fraction"] if shares else None,
         "tokens": selection["tokens"],
         "discarded": selection["discarded"],
         "sources": selection["sources"],
+        **({"by_hand": _by_hand(selection["overrides"])} if "overrides" in selection else {}),
         "references": {name: sets[name]["sources"] for name in ("harmful", "utility")} if learnt else {},
+        **({"learnt_rows": _learnt_rows(run), "joined_rows": _joined_rows(run)} if learnt else {}),
         **({"utility": "custom"} if learnt and config.data.utility.of_custom else {}),
         "anchor_first": config.finetune.anchor_first if config.finetune.anchors else None,
     }
+
+
+def labels_of(config: Config) -> dict[str, Any]:
+    """What labels depend on beside the selection: by it an export made before is told from this one."""
+    return {"context": config.selection.context, "finetune": config.finetune.model_dump(mode="json")}
+
+
+def _by_hand(decided: Mapping[str, Any]) -> dict[str, int]:
+    """How many tokens people decided; who they are stays in the run."""
+    return {"kept": decided["tokens_kept"], "dropped": decided["tokens_dropped"]}
+
+
+def _learnt_rows(run: Run) -> dict[str, int]:
+    """How many rows each reference was trained on: those not held out and, in a later round, those that joined."""
+    steps = {"utility": [UTILITY], "harmful": [degraded(n) for n in range(run.config.refinement.rounds, -1, -1)]}
+    learnt = {name: next((step for step in own if step in run.stages), None) for name, own in steps.items()}
+    return {name: run.stages[step]["rows"] for name, step in learnt.items() if step}
+
+
+def _joined_rows(run: Run) -> int:
+    """How many custom rows joined the harmful set, over all rounds."""
+    steps = (refinement(number) for number in range(1, run.config.refinement.rounds + 1))
+    return sum(run.stages[step]["joined"] for step in steps if step in run.stages)

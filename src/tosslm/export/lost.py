@@ -5,6 +5,7 @@ from __future__ import annotations
 from tosslm.config import Config
 from tosslm.export.counts import Counts
 from tosslm.methods.method import Method
+from tosslm.methods.undone import undone
 
 
 def lost(
@@ -46,18 +47,7 @@ def lost(
             f"The run weighs tokens: {counts.weighed:,} of {counts.trained_tokens:,} trained ones do not count 1. "
             f"{kind} says only whether a token is trained; the kinds swift and tinker carry weights."
         )
-    if method.hold:
-        found.append(
-            f"{method.name} holds the run's model to the base by what a weight lacks to 1; here nothing holds it."
-        )
-    others = {
-        "mixes in rows of its own": method.extra_rows,
-        "changes the loss of a token": method.token_loss,
-        "does something around each training step": method.step,
-        "changes the trained weights": method.after,
-    }
-    if doing := [text for text, hook in others.items() if hook]:
-        found.append(f"{method.name} {' and '.join(doing)}; no trainer reads that from data.")
+    found += undone(method)
     if config.finetune.normalize != "kept":
         found.append(
             f"finetune.normalize: {config.finetune.normalize} divides the run's loss otherwise than trainers do, who "

@@ -9,6 +9,7 @@ from typing import Any
 from tosslm.errors import InputError
 from tosslm.export import named
 from tosslm.export.card import CARD
+from tosslm.export.facts import labels_of
 from tosslm.export.handing import FACTS, export_run
 from tosslm.export.hub import Hub, check_hub, push
 from tosslm.files import sha256
@@ -54,12 +55,14 @@ def _made_before(run: Run, to: str, out: Path, hub: Hub) -> dict[str, Any]:
     """
     try:
         facts = json.loads((out / FACTS).read_text(encoding="utf-8"))
-        made_for = facts["kind"], facts["hub"], facts["run"]["selection"], set(facts["configs"])
+        made_of = facts["run"]["selection"], facts["run"].get("labels")
+        made_for = facts["kind"], facts["hub"], *made_of, set(facts["configs"])
         files: dict[str, str] = dict(facts["files"])
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"{out}: exists already and is no export; name a folder that does not exist") from None
     kind, consumer = named(to)
-    wanted = kind.key, hub.facts(), run.folder.print_of(SELECTION), {consumer} if consumer else set(kind.serves)
+    own = run.folder.print_of(SELECTION), labels_of(run.config)
+    wanted = kind.key, hub.facts(), *own, {consumer} if consumer else set(kind.serves)
     if made_for != wanted:
         raise InputError(
             f"{out}: holds another export than this one for {hub.repo}; name a folder that does not exist"

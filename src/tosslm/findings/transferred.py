@@ -29,7 +29,8 @@ def notes(facts: Mapping[str, Any], left: Mapping[str, bool]) -> Iterator[str]:
 
     Args:
         facts: as ``transfer`` gives them.
-        left: whether the run weighs tokens (``weights``) and anchors some (``anchors``).
+        left: whether the run weighs tokens (``weights``), anchors some (``anchors``) and takes dropped ones out of
+            its input (``context``).
     """
     if skipped := facts["rows"]["skipped"]:
         yield f"{skipped} rows are left out; skipped.jsonl names them"
@@ -47,3 +48,5 @@ def notes(facts: Mapping[str, Any], left: Mapping[str, bool]) -> Iterator[str]:
         yield "the run weighs tokens; the weights are not transferred, only which tokens are trained"
     if left["anchors"]:
         yield "the run anchors tokens to its base; here dropped ones are not trained, and nothing is anchored"
+    if left["context"]:
+        yield "the run takes dropped tokens out of its input; here they stay in it, without labels"

@@ -7,6 +7,7 @@ import math
 from tosslm.config import Config, TrainingConfig
 from tosslm.model.shape import FOUR_BIT_BYTES, LOGITS_BYTES, Shape
 from tosslm.planning.work import Counted, Sets
+from tosslm.runs.layout import SETS
 
 _ACTIVATIONS_PER_LAYER = 34
 """Bytes a token and hidden unit that a layer keeps for its backward pass, 16 bit (arXiv 2205.05198, eq. 1)."""
@@ -32,15 +33,17 @@ def stage_bytes(
     custom, rounds = sets["custom"], config.refinement.rounds
     in_context = 4 * custom.response_tokens if config.selection.kind != "token" else 0
     reading = weight_bytes(own) + scoring_bytes(config, custom, own)
-    learning = weight_bytes(references) + training_bytes(config.references, by["custom"], references)
-    scoring = weight_bytes(references) + scoring_bytes(config, by["custom"], references)
+    learnt, read = ([by[name] for name in names] for names in (("harmful", "utility"), SETS))
+    learning = weight_bytes(references) + max(training_bytes(config.references, one, references) for one in learnt)
+    scoring = weight_bytes(references) + max(scoring_bytes(config, one, references) for one in read)
+    refining = max(scoring, weight_bytes(references) + training_bytes(config.references, by["custom"], references))
     scores, adapter = 12 * custom.response_tokens, adapter_bytes(config.references, references)
     proxy_rows = 8 * sum(counts.tokens for counts in by.values()) if proxied else 0
     return {
         "data": (_LIBRARIES, 8 * sum(counts.tokens for counts in sets.values())),
         "references": (learning, (3 if config.data.utility.of_custom else 2) * adapter + proxy_rows),
         "score": (scoring, scores),
-        "refine": (learning, rounds * (scores + adapter)),
+        "refine": (max(learning, refining), rounds * (scores + adapter)),
         "select": (_LIBRARIES, custom.response_tokens // 8 + in_context),
         "finetune": (
             weight_bytes(own) + training_bytes(config.finetune, custom, own),

@@ -9,7 +9,6 @@ import numpy as np
 from sklearn.metrics import precision_recall_curve
 
 from tosslm.findings.spans import tallied
-from tosslm.ragged import row_starts
 from tosslm.report.charts import DENSITY_BINS, Series, density_chart, line_chart
 from tosslm.report.figures import FEW, Figure
 from tosslm.report.tokens import CustomTokens, Ranking
@@ -18,6 +17,7 @@ from tosslm.text import number
 
 SHOWN_SOURCES = 6
 _SHARES = (0.1, 0.5, 0.9)
+_PLACES = 1 << 16
 
 
 def distributions(tokens: CustomTokens, ranking: Ranking) -> list[Figure]:
@@ -49,15 +49,15 @@ def distributions(tokens: CustomTokens, ranking: Ranking) -> list[Figure]:
 
 
 def position_profile(tokens: CustomTokens) -> Figure | None:
-    """The share dropped at each response position, in steps wide enough to be steady."""
-    if int(tokens.lengths.max()) < FEW:
-        return None
-    longest = int(np.quantile(tokens.lengths, 0.95))
-    reached, gone = np.zeros(int(tokens.lengths.max()), dtype=np.int64), np.zeros(int(tokens.lengths.max()))
+    """The share dropped at each position of an answer, in steps wide enough to be steady."""
+    reached, gone = np.zeros(_PLACES, dtype=np.int64), np.zeros(_PLACES)
     for block in tokens.blocks():
-        position = np.arange(block.lengths.sum()) - np.repeat(row_starts(block.lengths)[:-1], block.lengths)
-        reached += np.bincount(position, minlength=len(reached))
-        gone += np.bincount(position, tokens.gone[block.tokens], len(reached))
+        place = tokens.place[block.tokens]
+        reached += np.bincount(place, minlength=_PLACES)
+        gone += np.bincount(place, tokens.gone[block.tokens], _PLACES)
+    if not reached[FEW - 1]:
+        return None
+    longest = int((reached >= 0.05 * reached[0]).sum())  # so far one answer in twenty reaches
     step = max(1, -(-longest // 48))
     part = np.arange(longest) // step
     counts = np.bincount(part, reached[:longest]).astype(np.int64)
@@ -66,7 +66,7 @@ def position_profile(tokens: CustomTokens) -> Figure | None:
     whole = float(gone.sum() / reached.sum())
     line = Series("dropped", 2, xs, shares.tolist())
     even = Series("all positions", 3, [xs[0], xs[-1]], [whole, whole])
-    svg = line_chart([line, even], x_label="response position", y_label="share dropped", floor=0, percent=True)
+    svg = line_chart([line, even], x_label="position in the answer", y_label="share dropped", floor=0, percent=True)
     first = float(gone[:FEW].sum() / reached[:FEW].sum())
     note = f"Of the first five tokens {first:.0%} were dropped, of all tokens {whole:.0%}."
     rows = [[f"{x:g}", f"{share:.1%}", f"{n:,}"] for x, share, n in zip(xs, shares, counts, strict=True)]

@@ -1,6 +1,6 @@
 """All response tokens of the custom set, a stretch at a time, and by what they would be dropped.
 
-Tokens lie in files without a name, at 11 bytes each and 4 for each further ranking, as long as the report is made;
+Tokens lie in files without a name, at 13 bytes each and 4 for each further ranking, as long as the report is made;
 rows are in memory, at 6 bytes each, and while those to show are chosen at some 40.
 """
 
@@ -17,7 +17,7 @@ from tosslm.characters import unsafe_tokens
 from tosslm.errors import TosslmError
 from tosslm.files import read_tables
 from tosslm.findings.story import own_choice
-from tosslm.ragged import row_starts
+from tosslm.ragged import places_in_answers, row_starts
 from tosslm.runs.column import Column
 from tosslm.runs.decisions import read_by_hand, read_decisions
 from tosslm.runs.ranking import QUICK_TOKENS, evidence_of, learn_ranking
@@ -30,6 +30,7 @@ from tosslm.selection.order import Stream, cuts_at
 from tosslm.text import LISTED_SOURCES
 
 BLOCK_TOKENS, _BLOCK_ROWS = 1 << 18, 1 << 13
+_LAST_PLACE = 2**16 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,7 @@ class CustomTokens:
         marked: bool ``[R]``, whether the row says which of its text is unsafe.
         unsafe: bool ``[N]``, whether a token holds marked unsafe text.
         gone: bool ``[N]``, what selection did drop.
+        place: uint16 ``[N]``, how many tokens of the same answer stand before each.
         losses: ``loss_utility`` and ``loss_degraded``, float32 ``[N]`` each; None where the run has no scores.
         rankings: the token score, the run's own evidence where it is another one, and the posterior where it can be
             learnt; none where the run has no scores.
@@ -98,6 +100,7 @@ class CustomTokens:
     marked: np.ndarray
     unsafe: Column
     gone: Column
+    place: Column
     losses: tuple[Column, Column] | None = None
     rankings: Sequence[Ranking] = ()
     own_kind: int | None = None
@@ -173,22 +176,25 @@ class CustomTokens:
 def load_tokens(run: Run) -> CustomTokens:
     """Read what selection left out, what the data say of each token, and the scores of the last round if any."""
     names: dict[str, int] = {}
-    unsafe, decided = Column(run.path, bool), None
+    unsafe, place, decided = Column(run.path, bool), Column(run.path, np.uint16), None
     by_hand = None
     if "overrides" in run.stages["selection"]:
         by_hand, decided = read_by_hand(run.layout.decisions, run.layout), Column(run.path, np.int8)
     of_rows, marked, sources = [], [], []
-    for table in read_tables(run.layout.rows("custom"), ["row_id", "source", "offsets", "unsafe_spans"]):
+    for table in read_tables(
+        run.layout.rows("custom"), ["row_id", "source", "offsets", "unsafe_spans", "response_mask"]
+    ):
         own, lengths = table["source"].to_pylist(), row_lengths(table["offsets"])
         sources.append(np.array([names.setdefault(name, len(names)) for name in own], dtype=np.int32))
         marked.append(table["unsafe_spans"].is_valid().to_numpy())
         of_rows.append(lengths.astype(np.int32))
         unsafe.append(_unsafe(table, lengths, marked[-1]))
+        place.append(np.minimum(_places(table, lengths), _LAST_PLACE))
         if by_hand is not None and decided is not None:
             decided.append(by_hand.of(table["row_id"].to_pylist(), lengths))
     listed, source = _sources(list(names), np.concatenate(sources))
     gone = _column(run, bool, (~flat_values(table["keep"]) for table in read_tables(run.layout.keep, ["keep"])))
-    tokens = CustomTokens(np.concatenate(of_rows), listed, source, np.concatenate(marked), unsafe, gone)
+    tokens = CustomTokens(np.concatenate(of_rows), listed, source, np.concatenate(marked), unsafe, gone, place)
     if decided is not None:
         tokens = replace(tokens, decided=decided, decisions=read_decisions(run.layout.decisions))
     return replace(tokens, **_scored(run)) if run.scored else tokens
@@ -209,6 +215,13 @@ def _unsafe(table: pa.Table, lengths: np.ndarray, marked: np.ndarray) -> np.ndar
         own = columns.slice(row, 1).to_pylist()[0]
         unsafe[starts[row] : starts[row + 1]] = unsafe_tokens(own["offsets"], own["unsafe_spans"])
     return unsafe
+
+
+def _places(table: pa.Table, lengths: np.ndarray) -> np.ndarray:
+    """How many tokens of the same answer stand before each response token: int64 ``[N]``, of the rows of a table."""
+    of_rows = row_lengths(table["response_mask"])
+    positions = np.arange(of_rows.sum()) - np.repeat(row_starts(of_rows)[:-1], of_rows)
+    return places_in_answers(positions[flat_values(table["response_mask"])], lengths)
 
 
 def _scored(run: Run) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from tosslm.errors import InputError
-from tosslm.files import sha256
 from tosslm.outward import whole_text
 from tosslm.runs.layout import Layout
 from tosslm.runs.tables import stored_rows
@@ -85,7 +85,7 @@ def read_text(path: Path) -> str:
     if not path.is_file():
         raise InputError(f"selection.overrides: {path}: no such file; `toss review RUN` makes one")
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes().decode("utf-8")
     except UnicodeDecodeError:
         raise InputError(f"selection.overrides: {path}: no UTF-8; write JSON Lines in UTF-8") from None
 
@@ -107,16 +107,33 @@ def read_by_hand(path: Path | None, layout: Layout) -> ByHand:
         layout: of the run, whose data are done.
 
     Raises:
-        InputError: the file cannot be read, or a line names a row that is not there, a span outside the text, or one
-            without a token that could be trained; names file and line.
+        InputError: the file cannot be read, or as ``by_hand``.
     """
-    if path is None:
-        return ByHand()
-    lines = list(numbered(read_text(path), str(path)))
-    rows, by = check_decisions(lines, layout, str(path))
+    return ByHand() if path is None else by_hand(read_text(path), str(path), layout)
+
+
+def by_hand(text: str, name: str, layout: Layout) -> ByHand:
+    """What decisions say of the custom set's tokens.
+
+    Args:
+        text: of their file.
+        name: of the file, for messages.
+        layout: of the run, whose data are done.
+
+    Raises:
+        InputError: a line is no decision, or names a row that is not there, a span outside the text, or one without a
+            token that could be trained; names file and line.
+    """
+    lines = list(numbered(text, name))
+    rows, by = check_decisions(lines, layout, name)
     whole = np.concatenate([*rows.values(), np.zeros(0, dtype=np.int8)])
     kept, dropped = (int((whole == what).sum()) for what in (KEPT, DROPPED))
-    return ByHand(rows, kept, dropped, dict(sorted(by.items())), len(lines), sha256(path))
+    return ByHand(rows, kept, dropped, dict(sorted(by.items())), len(lines), print_of(text))
+
+
+def print_of(text: str) -> str:
+    """SHA-256 of a file of decisions, of its text."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 def check_decisions(

@@ -7,30 +7,38 @@ from pathlib import Path
 from typing import Any
 
 from tosslm.errors import InputError
-from tosslm.files import sha256, write_text
-from tosslm.runs.decisions import ByHand, read_by_hand, read_text
+from tosslm.files import write_text
+from tosslm.runs.decisions import ByHand, by_hand, print_of, read_text
+from tosslm.runs.folder import Mark
 from tosslm.workbench import Workbench
 
 
 def decisions_cover(bench: Workbench) -> list[Any]:
     """The bytes of people's decisions; nothing where there are none, so that such runs are known as before."""
     path = bench.config.selection.overrides
-    return [] if path is None else [{"overrides": sha256(Path(path))}]
+    return [] if path is None else [{"overrides": print_of(read_text(Path(path)))}]
 
 
-def people_decided(bench: Workbench) -> ByHand:
+def people_decided(bench: Workbench, mark: Mark) -> ByHand:
     """What people decided of the custom set; a copy stays with the mask, so that it says whose choice it is.
 
+    Args:
+        bench: of the run.
+        mark: of the selection, which covers the decisions that it was begun with.
+
     Raises:
-        InputError: the file does not fit the rows; names file and line.
+        InputError: the file does not fit the rows; names file and line. Or it has changed since selection began.
     """
     layout, named = bench.layout, bench.config.selection.overrides
     layout.decisions.unlink(missing_ok=True)
     if named is None:
         return ByHand()
-    by_hand = read_by_hand(Path(named), layout)
-    write_text(layout.decisions, read_text(Path(named)))
-    return by_hand
+    text = read_text(Path(named))  # once: a review may save more of them at any time
+    if {"overrides": print_of(text)} not in mark.covered:
+        raise InputError(f"selection.overrides: {named} has changed since selection began; `toss select` again")
+    decided = by_hand(text, named, layout)
+    write_text(layout.decisions, text)
+    return decided
 
 
 def decided_facts(by_hand: ByHand, counts: Mapping[str, Any], *, emptied: int, budget: int | None) -> dict[str, Any]:

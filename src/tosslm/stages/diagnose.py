@@ -17,6 +17,7 @@ from tosslm.diagnosis.dropped import DroppedTokens
 from tosslm.diagnosis.words import token_classes
 from tosslm.files import write_json, write_parquet, write_text
 from tosslm.methods.method import Method
+from tosslm.ragged import answer_positions
 from tosslm.runs.folder import Mark
 from tosslm.runs.layout import DATA, DIAGNOSIS, MODEL, SELECTION, Layout, degraded, scores
 from tosslm.runs.tables import (
@@ -56,7 +57,7 @@ def diagnosis_step(config: Config, method: Method) -> Step:
     return Step(
         DIAGNOSIS,
         "diagnose",
-        2,
+        3,
         reads,
         lambda bench, mark: diagnose(bench, mark, scored=scored),
         _covers,
@@ -177,7 +178,7 @@ def write_records(path: Path, records: Sequence[Mapping[str, Any]], schema: pa.S
 
 def _dropped(layout: Layout, last_round: int | None) -> DroppedTokens:
     counts = DroppedTokens()
-    columns = ["source", "messages", "offsets", "unsafe_spans"]
+    columns = ["source", "messages", "offsets", "unsafe_spans", "response_mask"]
     values: Iterable[np.ndarray | None] = (None for _ in read_keep(layout.keep))
     if last_round is not None:
         values = by_row(finite_scores(layout.of(scores(last_round))))
@@ -190,5 +191,6 @@ def _dropped(layout: Layout, last_round: int | None) -> DroppedTokens:
             None if row_scores is None else row_scores.astype(np.float64),
             keep,
             None if spans is None else unsafe_tokens(row["offsets"], spans),
+            answer_positions(np.asarray(row["response_mask"], dtype=bool)),
         )
     return counts

@@ -93,7 +93,7 @@ def select(bench: Workbench, mark: Mark) -> Facts:
     """
     layout = bench.layout
     layout.weights.unlink(missing_ok=True)
-    by_hand = people_decided(bench)
+    by_hand = people_decided(bench, mark)
     with _ranked(bench, mark) as ranked:
         facts, counts = _cut_and_masked(bench, mark, by_hand, ranked)
         unsafe_found = _unsafe_found(bench, ranked)
@@ -146,7 +146,7 @@ def choose(bench: Workbench, mark: Mark, method: Method) -> Facts:
         Facts for the manifest, as of ``select``.
     """
     assert method.choose is not None
-    layout, by_hand = bench.layout, people_decided(bench)
+    layout, by_hand = bench.layout, people_decided(bench, mark)
     _forget_evidence(layout)
     layout.weights.unlink(missing_ok=True)
     signals = {name: signal(bench) for name, signal in method.signals.items()}

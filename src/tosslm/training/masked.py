@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from tosslm.ragged import answer_positions
 from tosslm.runs.layout import SELECTION, Layout
 from tosslm.runs.reader import Run
 from tosslm.runs.tables import read_keep, read_weights, stored_rows
-from tosslm.training.labels import anchored_tokens, in_batches, training_row, without_dropped
+from tosslm.training.labels import IGNORED, anchored_tokens, in_batches, training_row, without_dropped
 
 MASKED_SCHEMA = pa.schema(
     {
@@ -83,13 +83,13 @@ def masked_dataset(run: Run, *, anchored: bool = False) -> Dataset:
             as the run's own fine-tuning does.
 
     Raises:
-        InputError: selection is not done; or anchors are asked for and the run's config has none, or its method
-            weighs tokens, which a mask and anchors do not say.
+        InputError: selection is not done; or anchors are asked for and the run's config has none; or its method
+            weighs tokens otherwise than by 0 and 1, or weighs and anchors them, which labels and anchors do not say.
 
     Returns:
-        ``input_ids``, ``attention_mask`` and ``labels`` (-100 where not trained: prompts, template, dropped tokens
-        and, with ``anchored``, the first ones of each answer that are anchored too), one row a row of the custom
-        set, in its order. With ``selection.context: drop`` dropped tokens stand in none of them.
+        ``input_ids``, ``attention_mask`` and ``labels`` (-100 where not trained: prompts, template, dropped tokens,
+        those of weight 0 and, with ``anchored``, the first ones of each answer that are anchored too), one row a row
+        of the custom set, in its order. With ``selection.context: drop`` dropped tokens stand in none of them.
 
     Examples:
         >>> run = tosslm.load_run("runs/my-run")  # doctest: +SKIP
@@ -99,13 +99,29 @@ def masked_dataset(run: Run, *, anchored: bool = False) -> Dataset:
     if not run.has(SELECTION):
         raise InputError(f"{run.name}: no selection yet; run `toss select {run.name}` first")
     first = _anchor_first(run) if anchored else None
-    drops = run.config.selection.context == "drop"
+    drops, weighed = run.config.selection.context == "drop", run.layout.weights.exists()
     schema = MASKED_SCHEMA.append(pa.field("anchored", pa.list_(pa.bool_()))) if anchored else MASKED_SCHEMA
     batches = [
-        pa.RecordBatch.from_pylist([{**row, "attention_mask": [1] * len(row["input_ids"])} for row in rows], schema)
-        for rows in in_batches(selective_rows(run.layout, first, drop_context=drops), 1024)
+        pa.RecordBatch.from_pylist([_masked(run, row) for row in rows], schema)
+        for rows in in_batches(selective_rows(run.layout, first, weighed=weighed, drop_context=drops), 1024)
     ]
     return Dataset(pa.Table.from_batches(batches, schema=schema))
+
+
+def _masked(run: Run, row: Mapping[str, Any]) -> dict[str, Any]:
+    """A training row as ``MASKED_SCHEMA`` has it; what counts nothing has no label."""
+    masked = {**row, "attention_mask": [1] * len(row["input_ids"])}
+    if "weight" in row:
+        trained = [weight for weight, label in zip(row["weight"], row["labels"], strict=True) if label != IGNORED]
+        if any(weight not in (0, 1) for weight in trained):
+            raise InputError(
+                f"{run.name}: its method, {run.config.method}, weighs tokens, which labels do not say; its own "
+                "fine-tuning, `toss finetune`, does, and `toss export --to swift` carries the weights"
+            )
+        masked["labels"] = [
+            label if weight else IGNORED for label, weight in zip(row["labels"], row["weight"], strict=True)
+        ]
+    return masked
 
 
 def _anchor_first(run: Run) -> int:
