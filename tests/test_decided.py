@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tosslm
-from support.benches import bench_of, mark_of, select_in
+from support.benches import bench_of, select_in, selection_mark
 from support.made_run import answers, made_run
 from tosslm.config import load_config
 from tosslm.door import check_overrides
@@ -27,7 +27,7 @@ from tosslm.report.tokens import load_tokens
 from tosslm.runs.decisions import parse_decisions, written
 from tosslm.runs.tables import read_weights
 from tosslm.selection.decided import Decision, decide, overrule, placed
-from tosslm.stages.select import choose
+from tosslm.stages.select import choose, select
 
 
 @settings(deadline=None)
@@ -217,6 +217,16 @@ def test_a_fingerprint_covers_the_content_and_not_the_path(run: tosslm.Run, tmp_
     assert len({mark(None), mark(same[0]), mark(other)}) == 3
 
 
+def test_decisions_that_change_while_selection_reads_them_are_refused(run: tosslm.Run) -> None:
+    """A review saves each click: the mask, its copy of the decisions and its fingerprint must be of one file."""
+    ids = run.rows["row_id"]
+    bench = bench_of(run.path, selection={"overrides": wrote(run.path / "o.jsonl", [line(ids[3], "keep")])})
+    begun = selection_mark(bench, "made")
+    wrote(run.path / "o.jsonl", [line(ids[3], "keep"), line(ids[4], "drop")])
+    with pytest.raises(InputError, match=r"o\.jsonl has changed since selection began; `toss select` again"):
+        select(bench, begun)
+
+
 @pytest.mark.parametrize("name", ["random", "first-k", "rows", "sft", "degraded-only"])
 def test_a_methods_own_choice_is_overruled(run: tosslm.Run, name: str) -> None:
     ids = run.rows["row_id"]
@@ -224,7 +234,7 @@ def test_a_methods_own_choice_is_overruled(run: tosslm.Run, name: str) -> None:
     utility = run.layout.rows("utility")
     utility.write_bytes(run.layout.rows("custom").read_bytes())
     bench = bench_of(run.path, selection={"overrides": path})
-    facts = choose(bench, mark_of(run.path, "selection", "made"), registry()[name])
+    facts = choose(bench, selection_mark(bench, "made"), registry()[name])
     keep = run.keep()
     assert keep[3].all()
     assert not keep[4].any()
@@ -245,7 +255,7 @@ def test_what_people_keep_counts_fully_where_a_method_weighs(run: tosslm.Run) ->
     path = wrote(run.path / "overrides.jsonl", [line(run.rows["row_id"][3], "keep")])
     run.layout.rows("utility").write_bytes(run.layout.rows("custom").read_bytes())
     bench = bench_of(run.path, selection={"overrides": path})
-    choose(bench, mark_of(run.path, "selection", "made"), method)
+    choose(bench, selection_mark(bench, "made"), method)
     weights = [row for _, row in read_weights(run.layout.weights)]
     assert [set(row.tolist()) for row in weights] == [{1.0} if i == 3 else {0.5} for i in range(20)]
 

@@ -19,6 +19,7 @@ from transformers import LlamaForCausalLM
 
 import tosslm
 from tosslm.diagnosis.causes import weigh_causes
+from tosslm.diagnosis.curves import position_records
 from tosslm.diagnosis.divergence import row_divergences
 from tosslm.diagnosis.dropped import DroppedTokens
 from tosslm.diagnosis.intervals import position_means, row_mean
@@ -167,6 +168,22 @@ def test_dropped_tokens_are_counted_where_they_lie() -> None:
     assert [row["of_positive_score"] for row in first[:3]] == pytest.approx([3 / 6.5, 3.5 / 6.5, 1])
     assert [row["of_unsafe"] for row in first[:3]] == pytest.approx([0, 1 / 2, 1])
     assert counts.selection() == pytest.approx({"masked": 2 / 5, "of_unsafe": 1 / 2})
+
+
+def test_each_answer_of_a_row_has_first_tokens() -> None:
+    counts = DroppedTokens()
+    keep = np.array([False, True, True, False, True, True])
+    counts.add("a", ["word"] * 6, np.zeros(6), keep, None, np.array([0, 1, 2, 0, 1, 2]))
+    first = counts.first_tokens()[0]
+    assert (first["masked"], first["of_dropped"]) == pytest.approx((2 / 6, 1))
+    assert [row["tokens"] for row in counts.table() if row["by"] == "position"] == [2, 2, 2]
+
+
+def test_positions_are_those_in_an_answer() -> None:
+    row = {"set": "harmful", "response_mask": [False, True, True, False, True, True, True]}
+    shift = np.array([1.0, 2.0, 3.0, 4.0])  # the last token is not among those measured
+    points = position_records([row], [{"model": {"shift": shift}}])
+    assert [(point["position"], point["mean"], point["n"]) for point in points] == [(0, 2.0, 2), (1, 3.0, 2)]
 
 
 def test_causes_are_the_change_of_log_odds(

@@ -233,6 +233,19 @@ def test_tinker_carries_a_runs_weights_and_a_plain_mask_says_that_it_does_not(
     assert sum(label != -100 for row in labels for label in row) == kept == plain["trained_tokens"]
 
 
+def test_a_masked_dataset_has_no_label_where_a_weight_is_0_and_is_refused_where_it_is_a_fraction(
+    run: tosslm.Run, tmp_path: Path
+) -> None:
+    weighed, weights = with_weights(run, tmp_path)
+    with pytest.raises(InputError, match=r"weighs tokens, which labels do not say.*--to swift"):
+        tosslm.masked_dataset(weighed)
+    whole = [(own > 0.5).astype(np.float32) for own in weights]
+    columns = {"row_id": list(run.rows["row_id"]), "weight": whole}
+    write_parquet(weighed.layout.weights, columns, WEIGHTS_SCHEMA, "x")
+    trained = [sum(label != -100 for label in row["labels"]) for row in tosslm.masked_dataset(weighed)]
+    assert trained == [int((own * keep).sum()) for own, keep in zip(whole, run.keep(), strict=True)]
+
+
 def test_tinker_without_weights_has_the_mask(run: tosslm.Run, tmp_path: Path) -> None:
     exported(run, "tinker", tmp_path)
     for row, (ids, trained) in zip(

@@ -143,6 +143,30 @@ def test_a_folder_that_is_not_as_it_was_made_is_not_uploaded(
     assert not hub.files
 
 
+def test_an_export_under_another_training_is_not_uploaded(run: tosslm.Run, hub: LocalHub, tmp_path: Path) -> None:
+    """Its labels are others, though the selection is the same."""
+    export_run(run, "parquet", tmp_path / "out", hub=target(hub))
+    shutil.copytree(run.path, tmp_path / "run")
+    manifest = json.loads((tmp_path / "run/manifest.json").read_text())
+    manifest["config"]["finetune"] |= {"dropped": "anchor", "anchor_first": 3}
+    (tmp_path / "run/manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="holds another export"):
+        share_run(tosslm.load_run(tmp_path / "run"), "parquet", tmp_path / "out", target(hub))
+
+
+def test_the_card_says_whose_choice_it_is(run: tosslm.Run, tmp_path: Path) -> None:
+    decided = tmp_path / "decided.jsonl"
+    decided.write_text(json.dumps({"row_id": run.rows["row_id"][0], "decision": "drop", "by": "anna"}) + "\n")
+    own = run.manifest["config"] | {"run_dir": str(tmp_path / "run"), "method": "oracle"}
+    own["selection"] = own["selection"] | {"overrides": str(decided)}
+    oracle = tosslm.run(own, until="select")
+    export_run(oracle, "parquet", tmp_path / "out", hub=Hub("me/rows"))
+    text = (tmp_path / "out/README.md").read_text(encoding="utf-8")
+    assert f"People dropped {len(oracle.keep()[0]):,} tokens and kept 0 by hand" in text
+    assert "at a discard fraction" not in text  # the oracle drops what is marked, whatever the fraction
+    assert "anna" not in text + (tmp_path / "out/export.json").read_text()
+
+
 def test_an_export_for_other_eyes_is_not_uploaded(run: tosslm.Run, hub: LocalHub, tmp_path: Path) -> None:
     export_run(run, "openai", tmp_path / "out")
     with pytest.raises(InputError, match="holds another export"):

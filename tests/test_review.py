@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from support.benches import select_in
 from support.browser import Watched, opened
 from support.made_run import answers, made_run
 from test_report_everyone import violations
+from tosslm.config import load_config
 from tosslm.errors import InputError
 from tosslm.report.review import near_cut
 from tosslm.report.tokens import load_tokens
@@ -175,6 +177,17 @@ def test_a_review_goes_on_from_what_the_run_was_selected_with(run: tosslm.Run) -
     review = open_review(tosslm.load_run(run.path))
     assert review.text().encode() == decision(run, 5)
     assert "Nothing was decided" in how_to_apply(run.name, review)[0]
+
+
+@pytest.mark.parametrize("name", ["mine.jsonl", "my #1: two.jsonl", "2026", "[a", "ja n'ein"])
+def test_the_command_that_applies_decisions_names_their_file_whatever_it_is_called(
+    run: tosslm.Run, name: str
+) -> None:
+    review = open_review(run, file=run.path.parent / name)
+    review.save(decision(run, 5).decode(), version_of(review.text()))
+    words = shlex.split(how_to_apply(run.name, review)[-1].partition("toss run ")[2])
+    config = load_config(run.manifest["config"], words[2:])
+    assert config.selection.overrides == str(review.file)
 
 
 def test_near_the_cut_are_the_last_that_go_and_the_first_that_stay(run: tosslm.Run) -> None:

@@ -20,11 +20,12 @@ from typer.testing import CliRunner
 
 import tosslm
 from support import team_harness
+from support.benches import SETS
 from support.launched import TORCHRUN, accelerate, assert_close, at_checkpoint, children, end, start, write
 from tosslm.cli import app
 from tosslm.errors import InputError
 from tosslm.runs.verify import verify
-from tosslm.team import Place, connect, place, refuse_launch
+from tosslm.team import Place, assemble, connect, place, refuse_launch
 from tosslm.training.labels import write_training_rows
 from tosslm.training.shares import FILLER, Shares
 
@@ -130,6 +131,31 @@ def test_what_accelerates_config_asks_for_in_vain_is_refused(passed_on: dict[str
     refuse_launch({"ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"})
     with pytest.raises(InputError, match=named):
         refuse_launch(passed_on)
+
+
+@pytest.mark.parametrize("command", ["run", "compare"])
+def test_a_launcher_of_one_process_is_heeded_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str
+) -> None:
+    """transformers would read it, and train in another dtype than the config and the manifest say."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "Hi", "completion": "Hello."}\n', encoding="utf-8")
+    data = {name: {"path": str(rows)} for name in SETS}
+    config = {"run_dir": str(tmp_path / "run"), "data": data, "evaluation": {"harmful": {"path": str(rows)}}}
+    path = tmp_path / "toss.yaml"
+    path.write_text(json.dumps(config), encoding="utf-8")
+    ended = CliRunner().invoke(app, [command, str(path)])
+    assert ended.exit_code == 2
+    assert "mixed_precision of accelerate's config" in ended.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_base_for_one_process_is_whole_whatever_a_launcher_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    assert assemble(cpu=True) is None
+    assert os.environ["ACCELERATE_USE_FSDP"] == "false"
 
 
 def test_processes_without_a_common_store_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -508,6 +508,21 @@ def test_weights_and_anchors_stay_behind_and_are_named(run: tosslm.Run, other: P
     assert len(facts["notes"]) == 2
 
 
+def test_dropped_tokens_stand_in_the_input_again_and_that_is_said(
+    run: tosslm.Run, other: Path, tmp_path: Path
+) -> None:
+    run.manifest["config"]["selection"]["context"] = "drop"
+    facts = transfer(run, tmp_path / "out", tokenizer=str(other))
+    assert facts["not_transferred"] == ["context"]
+    assert "here they stay in it" in facts["notes"][0]
+
+
+def test_what_a_method_does_beside_its_mask_is_said(run: tosslm.Run, other: Path, tmp_path: Path) -> None:
+    run.manifest["config"]["method"] = "lisa"
+    facts = transfer(run, tmp_path / "out", tokenizer=str(other))
+    assert any("around each training step" in note for note in facts["notes"])
+
+
 def test_a_mask_of_other_rows_is_refused(run: tosslm.Run, other: Path, tmp_path: Path) -> None:
     masks = [np.append(keep, True) for keep in run.keep()]
     columns = {"row_id": run.rows["row_id"], "keep": masks}

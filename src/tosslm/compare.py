@@ -44,6 +44,7 @@ from tosslm.runs.results import RESULTS_FORMAT, read_record
 from tosslm.stages.diagnose import measure, measured_rows, write_measured
 from tosslm.stages.evaluate import BASE, STANDARD
 from tosslm.statistics import Interval
+from tosslm.team import heed_launcher
 from tosslm.tracking import check_trackers
 
 ORACLE = "oracle"
@@ -103,6 +104,7 @@ def compare(
         InputError: config or methods are wrong.
         TosslmError: the work that methods share failed.
     """
+    heed_launcher()
     check_local(config.run_dir, "a comparison", "name one with --run-dir; its base run may be copied there")
     config, _ = settled(config)
     chosen = find_methods([*([STANDARD] if config.evaluation.judge else []), *methods])

@@ -191,8 +191,7 @@ def assemble(*, cpu: bool) -> Team | None:
     Raises:
         InputError: the launcher's config asks for what trainings here do not do.
     """
-    refuse_launch(os.environ)
-    sharded, team = _take_sharding(os.environ), connect()
+    sharded, team = heed_launcher(), connect()
     if team is None:
         return None
     team.shards = sharded
@@ -204,6 +203,19 @@ def assemble(*, cpu: bool) -> Team | None:
             f"{team.place}: its device takes no process group; set model.device: cpu, or start one process"
         )
     return team
+
+
+def heed_launcher() -> bool:
+    """Refuse what a launcher of one process or of many asks of the libraries behind the config's back.
+
+    Returns:
+        Whether it asks for sharded models.
+
+    Raises:
+        InputError: names the key of accelerate's config.
+    """
+    refuse_launch(os.environ)
+    return _take_sharding(os.environ)
 
 
 def refuse_launch(environment: Mapping[str, str]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tosslm.config import load_config
 from tosslm.progress import SilentReporter
 from tosslm.runs.folder import Mark, RunFolder
+from tosslm.stages.decided import decisions_cover
 from tosslm.stages.select import select
 from tosslm.workbench import Workbench
 
@@ -34,7 +36,12 @@ def mark_of(folder: Path, name: str, fingerprint: str = "x") -> Mark:
     return Mark(name, fingerprint, {}, (name,), [], folder / ".work" / name)
 
 
+def selection_mark(bench: Workbench, fingerprint: str = "x") -> Mark:
+    """The same of a selection, which covers people's decisions."""
+    return replace(mark_of(bench.folder.path, "selection", fingerprint), covered=decisions_cover(bench))
+
+
 def select_in(folder: Path, *, seed: int = 0, fingerprint: str = "x", **selection: Any) -> dict[str, Any]:
     """Select tokens of a folder that has the custom set and scores of round 0; facts for the manifest."""
     bench = bench_of(folder, seed=seed, selection=selection)
-    return dict(select(bench, mark_of(folder, "selection", fingerprint)))
+    return dict(select(bench, selection_mark(bench, fingerprint)))

@@ -7,7 +7,6 @@ import math
 from tosslm.config import Config, TrainingConfig
 from tosslm.model.shape import FOUR_BIT_BYTES, LOGITS_BYTES, Shape
 from tosslm.planning.work import Counted, Sets
-from tosslm.runs.layout import SETS
 
 _ACTIVATIONS_PER_LAYER = 34
 """Bytes a token and hidden unit that a layer keeps for its backward pass, 16 bit (arXiv 2205.05198, eq. 1)."""
@@ -33,7 +32,7 @@ def stage_bytes(
     custom, rounds = sets["custom"], config.refinement.rounds
     in_context = 4 * custom.response_tokens if config.selection.kind != "token" else 0
     reading = weight_bytes(own) + scoring_bytes(config, custom, own)
-    learnt, read = ([by[name] for name in names] for names in (("harmful", "utility"), SETS))
+    learnt, read = [by["harmful"], by["utility"]], by.values()
     learning = weight_bytes(references) + max(training_bytes(config.references, one, references) for one in learnt)
     scoring = weight_bytes(references) + max(scoring_bytes(config, one, references) for one in read)
     refining = max(scoring, weight_bytes(references) + training_bytes(config.references, by["custom"], references))
