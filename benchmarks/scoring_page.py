@@ -20,7 +20,7 @@ LARGE_VOCABULARY_BAR = 3.0
 SHARED_BAR = 2.5
 _HEAD = """## Scoring
 
-Scoring reads every custom token twice, so it is most of the time that TOSS takes on a large set.
+Scoring reads every custom token twice, under two adapters: after the fine-tuning itself, most of the time that TOSS takes on a large set.
 
 *The authors' way* reads each reference as a model by itself, four rows at a time in the order of the file, with logits at every position. *The products* are the linear layers on as many tokens as rows have before their last response token, without padding, in the same batches, and the head where a response token is predicted, in the same dtype; attention, norms and activations are not among them. All ways read the same rows in turns. With one thread seconds are those of the processor, so that other work on the machine counts less. Take the ratios, not the seconds.
 """  # noqa: E501
