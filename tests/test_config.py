@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import yaml
 
 from tosslm.config import load_config
+from tosslm.config.idle import idle_keys
 from tosslm.errors import InputError
 from tosslm.methods import settled
 from tosslm.starter import CHANGED, starter_config
@@ -50,6 +52,9 @@ def test_dotted_overrides_are_read_as_yaml_and_later_ones_win() -> None:
         ),
         ("colour=red", "colour: unknown key; known here: run_dir, seed"),
         ("finetune.epochs=two", "finetune.epochs: .*given: 'two'"),
+        ("finetune.epochs=true", "finetune.epochs: true and false are no numbers"),
+        ("selection.discard_fraction=false", "selection.discard_fraction: true and false are no numbers"),
+        ("evaluation.scales=[true]", "evaluation.scales: true and false are no numbers"),
         ("data.turns=first", "data.turns"),
         ("finetune.micro_batch_size=7", r"batch_size \(64\) is not a multiple of micro_batch_size \(7\)"),
         ("data.custom=null", "data.custom"),
@@ -61,6 +66,25 @@ def test_dotted_overrides_are_read_as_yaml_and_later_ones_win() -> None:
 def test_a_wrong_value_names_its_key_and_the_remedy(override: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_config(SETS, [override])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["finetune.dropped=ignore", "finetune.anchor_first=3"], ["finetune.anchor_first: 3 has no part"]),
+        (["selection.window=9"], ["selection.window: 9 has no part, as selection.evidence is posterior"]),
+        (["selection.discard_fraction=0.2", "selection.false_discard=0.1"], ["selection.false_discard: 0.1 has no"]),
+        (["refinement.samples_per_round=8"], ["refinement.samples_per_round: 8 has no part"]),
+        (["evaluation.scales=[0.5]"], [r"evaluation.scales: \[0.5\] has no part"]),
+        (["finetune.anchor_first=3", "selection.false_discard=0.1"], []),
+        (["refinement.rounds=1", "refinement.samples_per_round=8"], []),
+        ([], []),
+    ],
+)
+def test_what_is_set_in_vain_is_told(overrides: list[str], told: list[str]) -> None:
+    found = idle_keys(load_config(SETS, overrides))
+    assert len(found) == len(told)
+    assert all(re.match(expected, sentence) for expected, sentence in zip(told, found, strict=True))
 
 
 def test_a_missing_set_is_named() -> None:

@@ -199,6 +199,14 @@ def test_merge_gives_one_model_that_computes_the_same(
         merge(run, tmp_path / "merged")
 
 
+@pytest.mark.parametrize("place", ["merged", "model/merged", "references/degraded/round-0/merged"])
+def test_nothing_is_merged_into_the_run_folder(run: tosslm.Run, place: str) -> None:
+    """A later step would refuse to go on, for files that are not its own."""
+    with pytest.raises(InputError, match="lies in the run folder, where only its own steps write"):
+        merge(run, run.path / place)
+    assert not (run.path / place).exists()
+
+
 def test_a_degraded_reference_is_never_merged_into_a_base(run: tosslm.Run) -> None:
     config = run.manifest["config"]
     config = config | {"model": config["model"] | {"adapter": str(run.path / "references/degraded/round-0")}}

@@ -13,6 +13,7 @@ from tosslm.errors import InputError, TosslmError
 from tosslm.files import atomic_folder
 from tosslm.model.base import HAZARD_MARK, Base, check_adapter, load_model, open_base, save_model
 from tosslm.model.fit import check_adapter_fits
+from tosslm.runs.outside import check_outside
 from tosslm.runs.reader import Run
 from tosslm.stages.finetune import model_readme
 
@@ -37,6 +38,7 @@ def merge(run: Run, out: Path, *, scale: float = 1.0, trust_remote_code: bool = 
         raise InputError(
             f"{run.name}: no fine-tuned model yet, or one of an earlier selection; run `toss finetune {run.name}`"
         )
+    check_outside(run, out)
     _check_merge(adapter, out)
     if damaged := run.folder.damaged("model"):
         raise TosslmError(f"{run.path / damaged[0]}: damaged; `toss run` makes it again")

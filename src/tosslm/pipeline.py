@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tosslm.config import Config, load_config
+from tosslm.config.idle import idle_keys
 from tosslm.door import check_local, check_overrides, check_places, check_processes, check_rows
 from tosslm.errors import InputError
 from tosslm.files import make_private
@@ -98,6 +99,8 @@ def run(
         return Run(config.run_dir, trust_remote_code=config.model.trust_remote_code)
     if fresh:
         check_rows(config)
+    for told in idle_keys(config):
+        reporter.say(told)
     bench = workbench(config, reporter, fresh=fresh)
     check_engine(wanted, bench)
     if team is not None:

@@ -30,6 +30,7 @@ from tosslm.methods.undone import undone
 from tosslm.model.tokenizer import OpenedTokenizer, known_checksums, open_tokenizer
 from tosslm.progress import Reporter, SilentReporter
 from tosslm.runs.layout import DATA, SELECTION
+from tosslm.runs.outside import check_outside
 from tosslm.runs.reader import Run
 from tosslm.runs.tables import read_keep, stored_rows
 from tosslm.training.labels import training_row
@@ -115,10 +116,7 @@ def transfer(
 def _check(run: Run, out: Path) -> None:
     if not run.has(SELECTION):
         raise InputError(f"{run.name}: no selection yet, or out of date; run `toss select {run.name}` first")
-    if out.exists():
-        raise InputError(f"{out}: exists already; name a folder that does not")
-    if out.resolve().is_relative_to(run.path.resolve()):
-        raise InputError(f"{out}: lies in the run folder {run.name}; name a folder outside it")
+    check_outside(run, out)
 
 
 def _row_tokenizer(opened: OpenedTokenizer, max_length: int) -> RowTokenizer:

@@ -17,6 +17,7 @@ from tosslm.export.kind import Job
 from tosslm.export.rows import masked_rows
 from tosslm.files import atomic_folder, sha256
 from tosslm.runs.layout import DATA, SELECTION
+from tosslm.runs.outside import check_outside
 from tosslm.runs.reader import Run
 from tosslm.runs.tables import stored_rows
 
@@ -47,7 +48,7 @@ def export_run(
         TosslmError: data or selection are damaged.
     """
     kind, consumer = named(to)
-    _check_place(run, out)
+    check_outside(run, out)
     _check_run(run)
     trusted = Run(run.path, trust_remote_code=trust_remote_code or run.trust_remote_code)
     config = trusted.config_to_go_on(["evaluation.judge=null"])  # nobody is asked
@@ -76,13 +77,6 @@ def export_run(
         }
         (beside / FACTS).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return facts
-
-
-def _check_place(run: Run, out: Path) -> None:
-    if out.exists():
-        raise InputError(f"{out}: exists already; name a folder that does not")
-    if out.resolve().is_relative_to(run.path.resolve()):
-        raise InputError(f"{out}: lies in the run folder, where only its own steps write; name a folder outside it")
 
 
 def _check_run(run: Run) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from tosslm.config import Config
+from tosslm.config.idle import idle_keys
 from tosslm.errors import InputError
 from tosslm.findings.sentence import Sentence, Strong
 from tosslm.runs.layout import SELECTION, scores
@@ -38,7 +39,7 @@ def before_run(config: Config, *, own_choice: bool = False) -> dict[str, Any]:
     """
     found, d = None if own_choice else _found_before(config), config.selection.discard_fraction
     far = [] if isinstance(d, str) else far_from_found(found, d)
-    return {"discard_fraction": d, "unsafe_found": found, "warnings": far}
+    return {"discard_fraction": d, "unsafe_found": found, "warnings": [*idle_keys(config), *far]}
 
 
 def _found_before(config: Config) -> Mapping[str, float] | None:

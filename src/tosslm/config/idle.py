@@ -1,0 +1,46 @@
+"""Keys of a config that say something and have no part in what it does: told, so that nobody relies on them; pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tosslm.config.tree import Config
+
+
+def idle_keys(config: Config) -> list[str]:
+    """Keys with another value than their default that nothing heeds, in sentences, each with the reason.
+
+    Examples:
+        >>> from tosslm.config import load_config
+        >>> sets = {name: {"path": "x"} for name in ("custom", "harmful", "utility")}
+        >>> changes = ["finetune.dropped=ignore", "finetune.anchor_first=3"]
+        >>> idle_keys(load_config({"run_dir": "x", "data": sets}, changes))
+        ['finetune.anchor_first: 3 has no part, as finetune.dropped or finetune.anchor_weight anchors nothing.']
+    """
+    selection, evaluation = config.selection, config.evaluation
+    heeded = {
+        "finetune.anchor_first": (
+            config.finetune.anchors,
+            "finetune.dropped or finetune.anchor_weight anchors nothing",
+        ),
+        "selection.window": (selection.evidence == "window", f"selection.evidence is {selection.evidence}"),
+        "selection.false_discard": (
+            selection.discard_fraction == "auto",
+            f"selection.discard_fraction is {selection.discard_fraction}, not auto",
+        ),
+        "refinement.samples_per_round": (config.refinement.rounds > 0, "refinement.rounds is 0"),
+        "evaluation.scales": (evaluation.asks, "evaluation names nothing to measure"),
+    }
+    return [
+        f"{key}: {value} has no part, as {why}."
+        for key, (heeds, why) in heeded.items()
+        if not heeds and (value := _changed(config, key)) is not None
+    ]
+
+
+def _changed(config: Config, key: str) -> Any:
+    """A key's value, None where it is the default."""
+    section, _, name = key.partition(".")
+    own = getattr(config, section)
+    value = getattr(own, name)
+    return None if value == type(own).model_fields[name].get_default(call_default_factory=True) else value
