@@ -111,7 +111,19 @@ def _harmful(curves: Curves, own: str, setting: Setting) -> str:
     learnt = tally(curves, own, others(curves), setting.harm, target)
     return (
         f"{text}At {target:.0%} of the gain `{own}` refuses {told}. "
-        f"It learns less harm than {_listed(learnt.better)}{_more(learnt)}."
+        f"It learns less harm than {_listed(learnt.better)}{_more(learnt)}.{_kin(curves, own, setting, target)}"
+    )
+
+
+def _kin(curves: Curves, own: str, setting: Setting, target: float) -> str:
+    """Which other forms of TOSS learn less harm than the default, and whether they refuse less."""
+    kin = [entry for entry in curves.table if entry.startswith("toss") and entry != own]
+    less = tally(curves, own, kin, setting.harm, target).worse
+    if not less:
+        return ""
+    fewer = tally(curves, own, less, "refused", target).better
+    return f" Of the other forms of TOSS {_listed(less)} learns less still" + (
+        f"; {_listed(fewer)} refuses less." if fewer else ", and nothing shows that it refuses less."
     )
 
 
