@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import types
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +219,28 @@ def test_a_model_and_an_adapter_that_were_not_made_here(config: dict[str, Any], 
     other = toss("evaluate", str(path), "--model", config["model"]["name"], "--out", str(tmp_path / "b"), "--json")
     assert other.exit_code == 0, other.stderr
     assert json.loads(other.stdout)["records"][0]["metrics"] != record["metrics"]
+
+
+def test_results_of_one_model_are_not_replaced_by_those_of_another(
+    tiny_config: dict[str, Any], tiny_adapter_folder: Path, tmp_path: Path
+) -> None:
+    path, results = tmp_path / "toss.yaml", tmp_path / "run-evaluation/evaluation/results.json"
+    path.write_text(yaml.safe_dump(tiny_config | {"evaluation": {"refusals": ["No."]}, "run_dir": "run"}))
+    model, adapter = tiny_config["model"]["name"], str(tiny_adapter_folder)
+    with chdir(tmp_path):
+        assert toss("evaluate", str(path), "--model", model).exit_code == 0
+        first = results.read_bytes()
+        other = toss("evaluate", str(path), "--adapter", adapter)
+        assert other.exit_code == 2
+        for said in (f"holds the results of model {model}", f"adapter {adapter}", "--out"):
+            assert said in " ".join(other.stderr.split())
+        assert results.read_bytes() == first
+        # The same model, asked something else: what is newer counts.
+        again = toss(
+            "evaluate", str(path), "--model", os.path.relpath(model), "--set", "evaluation.refusals=[Never.]"
+        )
+        assert again.exit_code == 0, again.stderr
+    assert results.read_bytes() != first
 
 
 def test_losses_on_rows_of_the_users_own(config: dict[str, Any], tmp_path: Path) -> None:

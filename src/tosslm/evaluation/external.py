@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tosslm.config import Config, SourceConfig, covered
+from tosslm.config import Config, ModelConfig, SourceConfig, covered
 from tosslm.data.own_utility import rows_dealt
 from tosslm.data.rows import BadRow, base_id, held_out, source_rows
 from tosslm.data.sets import SetCounts, prepared_rows, source_checksums
@@ -42,7 +42,8 @@ def evaluate_external(
         The record.
 
     Raises:
-        InputError: a model, an adapter, or the evaluation's settings are wrong.
+        InputError: a model, an adapter, or the evaluation's settings are wrong, or the folder holds what was
+            measured of another model.
     """
     check_evaluation(config.evaluation)
     for option, named in (("--model", model), ("--adapter", adapter)):
@@ -69,6 +70,7 @@ def evaluate_external(
         [base.identity, folder_checksums(Path(adapter)) if adapter else None, config.seed],
     ]
     mark = out.mark(EVALUATION, EXTERNAL_FORMAT, parts, (), (EVALUATION,))
+    measured = _named(chosen, adapter)
 
     def work() -> dict[str, Any]:
         with _loaded(base, adapter) as subject:
@@ -81,13 +83,50 @@ def evaluate_external(
                 reporter=reporter,
             )
         write_results(out.layout.results, [record])
-        return {"record": record, "model": chosen.name, "adapter": adapter}
+        return {"record": record, **measured}
 
     with out.lock((EVALUATION,)):
+        if not out.is_done(mark):
+            _refuse_another(out, measured)
         out.begin(config.model_dump(mode="json"), config.seed, where_it_runs(config.model))
         if not out.do(mark, work):
             reporter.say(f"{folder}: done before")
         return out.stages[EVALUATION]["record"]
+
+
+def _named(model: ModelConfig, adapter: str | None) -> dict[str, Any]:
+    """What tells one model that is measured from another, as the user named it."""
+    return {
+        "model": model.name,
+        "adapter": adapter,
+        "revision": model.revision,
+        "merged": model.adapter,
+        "quantize": model.quantize,
+    }
+
+
+def _refuse_another(out: RunFolder, named: Mapping[str, Any]) -> None:
+    """Keep what was measured of another model; what was of the same one gives way to what is measured anew.
+
+    Raises:
+        InputError: names the model whose results are there.
+    """
+    entry = out.stages.get(EVALUATION, {})
+    there = {key: entry[key] for key in named if key in entry}  # earlier versions wrote down the first two
+    if any(_resolved(there[key]) != _resolved(named[key]) for key in there):
+        raise InputError(
+            f"--out: {out.path} holds the results of {_told(there)}, which those of {_told(named)} would replace; "
+            "name another folder with --out"
+        )
+
+
+def _resolved(name: str | None) -> str | Path | None:
+    """One folder is one model, by whatever path it is named."""
+    return Path(name).resolve() if name and Path(name).exists() else name
+
+
+def _told(named: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in named.items() if value)
 
 
 @contextmanager
