@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tosslm.config import Config, ModelConfig, SourceConfig, covered
+from tosslm.config import Config, ModelConfig, covered
 from tosslm.data.own_utility import rows_dealt
 from tosslm.data.rows import BadRow, base_id, held_out, source_rows
 from tosslm.data.sets import SetCounts, prepared_rows, source_checksums
@@ -62,7 +62,7 @@ def evaluate_external(
     out = RunFolder(folder)
     if others := [name for name in out.stages if name != EVALUATION]:
         raise InputError(f"--out: {folder} is a run folder of its own (it holds {others[0]}); name another folder")
-    sources = {name: source_checksums(_source(config, name)) for name in ("harmful", "utility")}
+    sources = {name: source_checksums(config.data.sources[_read_as(config, name)]) for name in ("harmful", "utility")}
     parts = [
         config.evaluation.model_dump(),
         prompt_checksums(config.evaluation),
@@ -141,18 +141,17 @@ def _loaded(base: Base, adapter: str | None) -> Iterator[Any]:
         raise InputError(f"--adapter: {adapter} does not fit {base.config.name} ({error})") from error
 
 
-def _source(config: Config, name: str) -> SourceConfig:
-    """Where a reference set's rows are read."""
-    own = name == "utility" and config.data.utility.of_custom
-    source: SourceConfig = config.data.custom if own else getattr(config.data, name)
-    return source
+def _read_as(config: Config, name: str) -> str:
+    """The set of the config that a reference set's rows are read from."""
+    return "custom" if name == "utility" and config.data.utility.of_custom else name
 
 
 def _held_out_rows(config: Config, name: str, tokenizer: RowTokenizer) -> list[dict[str, Any]]:
     """The rows that the references of a run of this config never see, tokenised for this model."""
     if not config.evaluation.losses or not config.references.holdout:
         return []
-    records = prepared_rows(_source(config, name), tokenizer, SetCounts(), max_row_bytes=config.data.max_row_bytes)
+    of, most = _read_as(config, name), config.data.max_row_bytes
+    records = prepared_rows(config.data.sources[of], tokenizer, SetCounts(), max_row_bytes=most, key=f"data.{of}")
     rows = [row | {"messages": json.loads(row["messages"])} for row in records if not isinstance(row, BadRow)]
     ids = {row["row_id"] for row in rows}
     if name == "utility" and config.data.utility.of_custom:
