@@ -456,6 +456,14 @@ def test_a_folder_of_several_splits_wants_one_named(tmp_path: Path) -> None:
     assert json.loads(facts.stdout)["rows"] == 4
 
 
+def test_a_split_of_a_file_is_refused(tmp_path: Path) -> None:
+    path = saved([written(row, "labels") for row in sound()], tmp_path, "jsonl")
+    result = toss(str(path), "--split", "test")
+    assert result.exit_code == 2
+    assert "--split: " in result.stderr
+    assert "has no splits" in result.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["labels", "completion_mask", "assistant_masks", "attention_mask", "input_ids"])
 def test_what_counts_as_trained_is_what_trl_trains(way: str, tmp_path: Path, smollm2_tokenizer: Any) -> None:

@@ -22,9 +22,11 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tosslm.config import PromptsConfig
 from tosslm.data import json_stream
 from tosslm.data.rows import BadRow, Row, base_id, content_id, parse_record, raw_files, read_rows
 from tosslm.errors import InputError, RowError
+from tosslm.evaluation.checks import named_prompts
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 HI = {"role": "user", "content": "Hi"}
@@ -345,6 +347,22 @@ def test_a_saved_dict_of_splits_needs_one_named(tmp_path: Path, as_read: Content
     for split in (None, "dev"):
         with pytest.raises(InputError, match="set split to one of train, test"):
             list(read_rows(str(folder), split=split))
+
+
+def test_a_split_of_what_has_none_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "saved"
+    datasets.Dataset.from_list(RECORDS).save_to_disk(folder)
+    files = [tmp_path / name for name in ("custom.jsonl", "custom.json.gz", "custom.parquet")]
+    for path in files:
+        path.write_bytes(FILES[path.name](RECORDS))
+    for path in (folder, *files):
+        with pytest.raises(InputError, match=r"data\.custom\.split: .* has no splits, so no 'train'; leave"):
+            read_rows(str(path), split="train", key="data.custom")
+    with pytest.raises(InputError, match=r"evaluation\.harmful: split: .* has no splits"):
+        named_prompts("harmful", PromptsConfig(path=str(folder), split="train"))
+    datasets.DatasetDict(train=datasets.Dataset.from_list(RECORDS)).save_to_disk(tmp_path / "dict")
+    both = [str(folder), str(tmp_path / "dict")]  # of which the split is one's alone
+    assert len(list(read_rows(both, split="train"))) == 2 * len(RECORDS)
 
 
 def test_a_hub_id_is_streamed(monkeypatch: pytest.MonkeyPatch, as_read: Contents) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from tosslm.data.asked import Asked, renamed
 from tosslm.data.copies import Copies
 from tosslm.data.formats import Conversation, check_format, parse_conversation, parse_record
-from tosslm.data.places import Place, locate
+from tosslm.data.places import Place, check_split, locate
 from tosslm.data.records import MAX_ROW_BYTES, records
 from tosslm.data.turns import Messages, check_text
 from tosslm.errors import InputError, RowError
@@ -149,13 +149,14 @@ def read_rows(
         A `Row` for each good record and a `BadRow` for each bad one.
 
     Raises:
-        InputError: a file is missing, damaged, empty, or of an unknown kind; or ``fields`` or ``where``
+        InputError: a file is missing, damaged, empty, or of an unknown kind; or ``split``, ``fields`` or ``where``
             ask for what is not there.
     """
     check_format(format, field)
     names, asked = _names(paths), Asked.beginning(fields or {}, where or {}, key)
     read = partial(_parsed, asked=asked, format=format, field=field)
     places = [locate(name) for name in names]
+    check_split(places, split, f"{key}.split" if key else "split")
     rows = _rows(places, read, field, split, max_row_bytes)
     return _checked(rows if limit is None else _first(rows, limit), asked, ", ".join(names))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tosslm.data.places import Place, locate
+from tosslm.data.places import Place, check_split, locate
 from tosslm.data.records import records
 from tosslm.errors import InputError, RowError
 from tosslm.inspection.chat import ChatRows, answer_weights
@@ -120,6 +120,7 @@ def inspect(
     """
     loaded = load_tokenizer(tokenizer) if tokenizer else None
     place = locate(path)
+    check_split([place], split, "--split")
     record_stream = _checked(place, split, check)
     first = next(record_stream, None)
     if first is None:
