@@ -286,9 +286,10 @@ def evaluate(
                 check_local(config.run_dir, "writing results beside it", "say where with --out")
             beside = Path(config.run_dir).resolve()
             folder = out or beside.with_name(f"{beside.name}-evaluation")
-            records = [evaluate_external(config, model=model, adapter=adapter, folder=folder, reporter=_reporter())]
+            subject = {"model": model, "adapter": adapter}
+            records = [evaluate_external(config, **subject, folder=folder, gates=gates, reporter=_reporter())]
         else:
-            records = evaluate_run(config, reporter=_reporter())
+            records = evaluate_run(config, gates=gates, reporter=_reporter())
         measured = [record for record in records if "scale" not in record][-1]
         reasons = failures(gates, measured["metrics"])
         if as_json:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from tosslm.data.sets import SetCounts, prepared_rows, source_checksums
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.errors import InputError
 from tosslm.evaluation.checks import check_evaluation, prompt_checksums
+from tosslm.evaluation.gate import Gate, check_gates
 from tosslm.evaluation.measurement import Places, Subject, evaluate_model
 from tosslm.model.base import Base, attached_adapters, folder_checksums, open_base, where_it_runs
 from tosslm.outward import has_credentials
@@ -27,7 +28,13 @@ EXTERNAL_FORMAT = 1
 
 
 def evaluate_external(
-    config: Config, *, model: str | None, adapter: str | None, folder: Path, reporter: Reporter
+    config: Config,
+    *,
+    model: str | None,
+    adapter: str | None,
+    folder: Path,
+    reporter: Reporter,
+    gates: Sequence[Gate] = (),
 ) -> dict[str, Any]:
     """Measure any model, or the config's base with any adapter on it; a killed evaluation goes on.
 
@@ -37,6 +44,7 @@ def evaluate_external(
         adapter: folder of a PEFT adapter on top of it; None is none.
         folder: where the results go, in ``evaluation/`` there.
         reporter: where progress goes.
+        gates: conditions on metrics, which have to be measured.
 
     Returns:
         The record.
@@ -46,6 +54,8 @@ def evaluate_external(
             measured of another model.
     """
     check_evaluation(config.evaluation)
+    held_out = config.evaluation.losses and config.references.holdout > 0
+    check_gates(gates, config.evaluation, held_out=held_out, compared=False)
     for option, named in (("--model", model), ("--adapter", adapter)):
         if named and has_credentials(named):
             raise InputError(f"{option}: a URL with a password in it; leave it out, and set HF_TOKEN")
