@@ -513,6 +513,18 @@ def test_a_chat_file_without_a_tokenizer_is_counted_by_answers(tmp_path: Path) -
     assert "answers that train" in toss(str(path)).stdout
 
 
+def test_a_chat_file_without_a_tokenizer_has_no_tokens_to_show_or_cut(tmp_path: Path) -> None:
+    path, page = write_rows(tmp_path / "chat.jsonl", chat_rows()), tmp_path / "page.html"
+    for options in (["--rows", "5"], ["--max-length", "9"], ["--rows", "5", "--html", str(page)]):
+        result = toss(str(path), *options)
+        assert result.exit_code == 2
+        assert f"{options[0]}: {path} is a chat file" in " ".join(result.stderr.split())
+        assert "--tokenizer" in result.stderr
+    assert not page.exists()
+    assert toss(str(path), "--rows", "0", "--html", str(page)).exit_code == 0
+    assert "a chat file has no tokens without a tokenizer; --tokenizer names one" in page.read_text()
+
+
 def test_a_chat_file_with_a_tokenizer_trains_what_its_weights_leave(tmp_path: Path, smollm2_tokenizer: Any) -> None:
     path = write_rows(tmp_path / "chat.jsonl", chat_rows())
     facts = inspect(str(path), tokenizer=SMOLLM2).summary()

@@ -556,14 +556,12 @@ def inspect(
             raise InputError(f"--html {html}: no name of a page; choose one that ends with .html")
         if tokenizer:
             quiet_libraries()
-        console, shown = _console(), 0 if as_json else rows
-        if html is not None:
-            shown = 50 if rows is None else rows
+        console = _console()
         found = inspect_set(
             path,
             tokenizer=tokenizer,
             max_length=max_length,
-            rows=shown,
+            rows=0 if as_json and html is None else rows,
             split=split,
             with_found=html is not None,
             check=_stopping.check,
