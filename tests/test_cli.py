@@ -71,6 +71,26 @@ def test_init_writes_a_config_once(tmp_path: Path) -> None:
     assert "exists already" in again.stderr
 
 
+def test_a_file_where_a_folder_is_needed_is_named(
+    config_file: Path, run_dir: Path, tiny_adapter_folder: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("mine")
+    rows = write_rows(tmp_path / "rows.jsonl", [{"input_ids": [1, 2]}])
+    for command in (
+        ["init", str(file)],
+        ["init", str(file / "there")],
+        ["run", str(config_file), "--run-dir", str(file)],
+        ["evaluate", str(config_file), "--adapter", str(tiny_adapter_folder), "--out", str(file)],
+        ["inspect", str(rows), "--html", str(file / "page.html")],
+        ["export", str(run_dir), str(file / "out")],
+    ):
+        result = toss(*command)
+        assert result.exit_code == 2, result.output
+        assert f"{file}: is a file, and a folder is needed there" in " ".join(result.stderr.split()), command
+    assert file.read_text() == "mine"
+
+
 def test_plan_counts_the_data_and_loads_no_weights(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tosslm.model.base.load_model", lambda base: pytest.fail("weights were loaded"))
     result = toss("plan", str(config_file), "--json")
