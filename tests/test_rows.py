@@ -166,6 +166,8 @@ def talk(*messages: tuple[str, object]) -> Record:
 BAD_RECORDS: dict[str, tuple[object, str]] = {
     "not an object": ([1, 2], "a list, not an object"),
     "unknown fields": ({"question": "Hi", "answer": "Hello."}, "no format; fields found: 'question'"),
+    "null completion": ({"prompt": "Hi", "completion": None}, "field 'completion' is null; .*'completion' .null"),
+    "null messages": ({"messages": None}, "field 'messages' is null; fill it in"),
     "no messages": ({"messages": []}, "no messages"),
     "messages not a list": ({"messages": "Hi"}, "messages is text, not a list"),
     "message not an object": ({"messages": ["Hi"]}, r"messages\[0\] is text"),
@@ -192,9 +194,9 @@ BAD_RECORDS: dict[str, tuple[object, str]] = {
     "lone surrogate": (talk(("user", "a\ud800"), ("assistant", "b")), "lone surrogate at character 1"),
     "lone surrogate in source": ({"messages": [HI, HELLO], "source": "\udfff"}, "source has a lone"),
     "spans not a list": ({"messages": [HI, HELLO], "unsafe_spans": {}}, "unsafe_spans is an object"),
-    "span of one": ({"messages": [HI, HELLO], "unsafe_spans": [[1]]}, r"spans\[0\] is not three"),
-    "span of bools": ({"messages": [HI, HELLO], "unsafe_spans": [[False, True]]}, "is not three whole"),
-    "span of floats": ({"messages": [HI, HELLO], "unsafe_spans": [[0.0, 1.0]]}, "is not three whole"),
+    "span of one": ({"messages": [HI, HELLO], "unsafe_spans": [[1]]}, r"spans\[0\] is not two or three whole"),
+    "span of bools": ({"messages": [HI, HELLO], "unsafe_spans": [[False, True]]}, "is not two or three whole"),
+    "span of floats": ({"messages": [HI, HELLO], "unsafe_spans": [[0.0, 1.0]]}, r"or \[message index"),
     "span too long": ({"messages": [HI, HELLO], "unsafe_spans": [[0, 7]]}, "0 to 7 in a text of 6"),
     "span empty": ({"messages": [HI, HELLO], "unsafe_spans": [[2, 2]]}, "2 to 2"),
     "span negative": ({"messages": [HI, HELLO], "unsafe_spans": [[-1, 2]]}, "-1 to 2"),
@@ -243,17 +245,17 @@ def test_a_broken_line_spoils_only_itself(tmp_path: Path, line: bytes, reason: s
 
 
 @pytest.mark.parametrize(
-    ("format", "record", "missing"),
+    ("format", "record", "lacks"),
     [
-        ("messages", {"text": "a"}, "messages"),
-        ("prompt_completion", {"prompt": "a"}, "completion"),
-        ("alpaca", {"instruction": "a", "output": None}, "output"),
-        ("sharegpt", {"messages": []}, "conversations"),
-        ("hh", {"rejected": "a"}, "chosen"),
+        ("messages", {"text": "a"}, "'messages' is missing"),
+        ("prompt_completion", {"prompt": "a"}, "'completion' is missing"),
+        ("alpaca", {"instruction": "a", "output": None}, "'output' is null"),
+        ("sharegpt", {"messages": []}, "'conversations' is missing"),
+        ("hh", {"rejected": "a", "chosen": None}, "'chosen' is null"),
     ],
 )
-def test_a_named_format_says_which_field_is_missing(format: str, record: object, missing: str) -> None:
-    with pytest.raises(RowError, match=f"field '{missing}' is missing or null.*fields found"):
+def test_a_named_format_says_which_field_it_lacks(format: str, record: object, lacks: str) -> None:
+    with pytest.raises(RowError, match=f"field {lacks}.*fields found"):
         parse_record(record, format)
 
 
