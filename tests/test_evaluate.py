@@ -203,6 +203,19 @@ def test_the_command_and_its_gate(config: dict[str, Any], tmp_path: Path) -> Non
     assert "nothing to ask" in nothing.stderr
 
 
+@pytest.mark.parametrize(
+    ("scales", "said"),
+    [("abc", "'abc' is no number"), ("0.4,", "'' is no number"), ("0.4,20", "20 is no scale above 0"), ("", "")],
+)
+def test_wrong_scales_are_blamed_on_their_option(scales: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "toss.yaml"
+    path.write_text(yaml.safe_dump({"data": dict.fromkeys(("custom", "harmful", "utility"), "unread")}))
+    result = toss("evaluate", str(path), "--scale", scales)
+    assert result.exit_code == 2
+    assert f"--scale {scales!r}: {said}" in " ".join(result.stderr.split())
+    assert "evaluation.scales" not in result.stderr
+
+
 @pytest.mark.parametrize("beside", [(), ("--adapter", "none")], ids=["of a run", "from elsewhere"])
 def test_a_gate_on_what_is_not_measured_is_refused_before_the_work(
     config: dict[str, Any], tmp_path: Path, beside: tuple[str, ...]

@@ -264,16 +264,17 @@ def evaluate(
 ) -> None:
     """Measure safety and utility of base and fine-tuned model, or of any other. Does first what is still missing."""
     with _reported_errors():
+        from tosslm.config.evaluation import parse_scales
         from tosslm.evaluation.gate import failures, parse_gate
 
         gates = [parse_gate(text) for text in fail_if or ()]
-        if scale and (model or adapter):
+        if scale is not None and (model or adapter):
             raise InputError("--scale is for the adapter of a run; leave out --model and --adapter")
         if out and not (model or adapter):
             raise InputError(
                 "--out is for results that lie in no run; name what is measured with --model or --adapter"
             )
-        scales = [f"evaluation.scales=[{scale}]"] if scale else []
+        scales = [f"evaluation.scales={parse_scales(scale)}"] if scale is not None else []
         config = _config(source, [*(overrides or ()), *scales], run_dir)
         quiet_libraries()
         from tosslm.door import check_local
