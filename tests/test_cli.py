@@ -337,6 +337,21 @@ def test_a_narrow_terminal_gets_whole_row_ids(run_dir: Path) -> None:
         assert not any("…" in line for line in lines) or width == 120
 
 
+def test_before_a_selection_nothing_is_said_to_be_dropped(tiny_config: dict[str, Any], run_dir: Path) -> None:
+    run = tosslm.run(tiny_config, until="data")
+    listed = toss("show", str(run.path))
+    assert "No selection yet, nor scores: the first rows." in listed.output
+    assert "dropped" not in listed.output
+    rows = json.loads(toss("show", str(run.path), "--json").stdout)
+    assert {(row["dropped"], row["highest_score"]) for row in rows} == {(None, None)}
+    shown = toss("show", str(run.path), rows[0]["row_id"])
+    assert "response tokens; no selection yet; no scores" in shown.output
+    scored = [row | {"dropped": None} for row in riskiest_rows(tosslm.load_run(run_dir))]
+    printed = io.StringIO()
+    Console(width=100, file=printed).print(render_riskiest(scored, 100))
+    assert "No selection yet, rows with the highest score first." in printed.getvalue()
+
+
 def test_no_color_shows_no_ramp_of_colours(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tosslm.load_run(run_dir)
     record = row_record(run, run.rows["row_id"][0])
