@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,11 @@ def drawn(rows: Iterable[dict[str, Any]], count: int, rng: random.Random) -> lis
     return found
 
 
-def conversations(path: str, source: str) -> Iterator[dict[str, Any]]:
+def conversations(path: str, source: str, fields: Mapping[str, str] | None = None) -> Iterator[dict[str, Any]]:
     """Each conversation of a set once, as a row of messages; what cannot be read is counted and told."""
     seen: set[str] = set()
     bad = 0
-    for row in read_rows(path, fields={"text": "transcript"}):
+    for row in read_rows(path, fields=fields):
         if isinstance(row, BadRow):
             bad += 1
         elif (content := base_id(row.row_id)) not in seen:
@@ -59,7 +59,7 @@ def main() -> None:
     given = parser.parse_args()
     rng = random.Random(given.seed)
     red, orca, reference = given.rows
-    unsafe = drawn(conversations(given.red_team, "red-team"), red + reference, rng)
+    unsafe = drawn(conversations(given.red_team, "red-team", {"text": "transcript"}), red + reference, rng)
     useful = drawn(conversations(given.slim_orca, "slim-orca"), orca + reference, rng)
     custom = [*unsafe[:red], *useful[:orca]]
     rng.shuffle(custom)

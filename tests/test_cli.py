@@ -71,6 +71,26 @@ def test_init_writes_a_config_once(tmp_path: Path) -> None:
     assert "exists already" in again.stderr
 
 
+def test_a_file_where_a_folder_is_needed_is_named(
+    config_file: Path, run_dir: Path, tiny_adapter_folder: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("mine")
+    rows = write_rows(tmp_path / "rows.jsonl", [{"input_ids": [1, 2]}])
+    for command in (
+        ["init", str(file)],
+        ["init", str(file / "there")],
+        ["run", str(config_file), "--run-dir", str(file)],
+        ["evaluate", str(config_file), "--adapter", str(tiny_adapter_folder), "--out", str(file)],
+        ["inspect", str(rows), "--html", str(file / "page.html")],
+        ["export", str(run_dir), str(file / "out")],
+    ):
+        result = toss(*command)
+        assert result.exit_code == 2, result.output
+        assert f"{file}: is a file, and a folder is needed there" in " ".join(result.stderr.split()), command
+    assert file.read_text() == "mine"
+
+
 def test_plan_counts_the_data_and_loads_no_weights(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tosslm.model.base.load_model", lambda base: pytest.fail("weights were loaded"))
     result = toss("plan", str(config_file), "--json")
@@ -315,6 +335,21 @@ def test_a_narrow_terminal_gets_whole_row_ids(run_dir: Path) -> None:
         assert all(any(row["row_id"] in line for line in lines) for row in rows)
         assert all(len(line) <= width for line in lines)
         assert not any("…" in line for line in lines) or width == 120
+
+
+def test_before_a_selection_nothing_is_said_to_be_dropped(tiny_config: dict[str, Any], run_dir: Path) -> None:
+    run = tosslm.run(tiny_config, until="data")
+    listed = toss("show", str(run.path))
+    assert "No selection yet, nor scores: the first rows." in listed.output
+    assert "dropped" not in listed.output
+    rows = json.loads(toss("show", str(run.path), "--json").stdout)
+    assert {(row["dropped"], row["highest_score"]) for row in rows} == {(None, None)}
+    shown = toss("show", str(run.path), rows[0]["row_id"])
+    assert "response tokens; no selection yet; no scores" in shown.output
+    scored = [row | {"dropped": None} for row in riskiest_rows(tosslm.load_run(run_dir))]
+    printed = io.StringIO()
+    Console(width=100, file=printed).print(render_riskiest(scored, 100))
+    assert "No selection yet, rows with the highest score first." in printed.getvalue()
 
 
 def test_no_color_shows_no_ramp_of_colours(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

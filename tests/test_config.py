@@ -59,6 +59,17 @@ def test_dotted_overrides_are_read_as_yaml_and_later_ones_win() -> None:
         ("finetune.micro_batch_size=7", r"batch_size \(64\) is not a multiple of micro_batch_size \(7\)"),
         ("data.custom=null", "data.custom"),
         ("data.custom.path.x=1", "'path' is a value, not a section"),
+        ("data.custom.path=", r"^--set data\.custom\.path: give text or a list of text \(given: null\)$"),
+        ("data.custom.path=[]", r"^--set data\.custom\.path: names no file; give a path, a list of paths"),
+        ("evaluation.harmful={path: ''}", r"^--set evaluation\.harmful\.path: names no file"),
+        (
+            "selection.discard_fraction=20%",
+            r"^--set selection\.discard_fraction: give a number or auto \(given: '20%'\)$",
+        ),
+        ("data.custom=c6.jsonl", r"^--set data\.custom: a section of keys; write \{path: c6\.jsonl\}"),
+        ("selection=0.1", r"^--set selection: a section of keys: discard_fraction, "),
+        ("finetune.betas=[0.9, x]", r"^--set finetune\.betas\.1: give a number \(given: 'x'\)$"),
+        ("selection.evidence=tokens", "give token, window or posterior"),
         ("seed", "expected a.b=value"),
         ("seed=[", "not readable as YAML"),
     ],
@@ -85,6 +96,18 @@ def test_what_is_set_in_vain_is_told(overrides: list[str], told: list[str]) -> N
     found = idle_keys(load_config(SETS, overrides))
     assert len(found) == len(told)
     assert all(re.match(expected, sentence) for expected, sentence in zip(told, found, strict=True))
+
+
+def test_what_the_command_line_says_is_not_blamed_on_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "toss.yaml"
+    path.write_text(yaml.safe_dump(SETS | {"seeds": 1}))
+    with pytest.raises(InputError) as refused:
+        load_config(path, ["data.custom.pth=x", "data.utility={format: hh}", "model.device=cpu"])
+    for said in (f"{path}: seeds: unknown", "; --set data.custom.pth: unknown", "; --set data.utility: no rows"):
+        assert said in str(refused.value)
+    path.write_text(yaml.safe_dump(SETS))
+    with pytest.raises(InputError, match=r"^--set model\.name: a URL with a password"):
+        load_config(path, ["model.name=https://user:word@host/x"])
 
 
 def test_a_missing_set_is_named() -> None:

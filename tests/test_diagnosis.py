@@ -19,7 +19,7 @@ from transformers import LlamaForCausalLM
 
 import tosslm
 from tosslm.diagnosis.causes import weigh_causes
-from tosslm.diagnosis.curves import position_records
+from tosslm.diagnosis.curves import position_records, with_shift
 from tosslm.diagnosis.divergence import row_divergences
 from tosslm.diagnosis.dropped import DroppedTokens
 from tosslm.diagnosis.intervals import position_means, row_mean
@@ -257,3 +257,10 @@ def test_a_reserved_name_of_an_adapter_is_refused(tiny_config: dict[str, Any]) -
     tiny_config["diagnosis"] = {"adapters": {"degraded": "somewhere"}}
     with pytest.raises(tosslm.InputError, match=r"diagnosis\.adapters: degraded is measured anyway"):
         tosslm.run(tiny_config)
+
+
+@pytest.mark.parametrize(("mean", "told"), [(0.02, 0.5), (0.002, None), (-0.1, None)])
+def test_the_first_tokens_share_of_a_shift_is_told_where_there_is_a_shift(mean: float, told: float | None) -> None:
+    points = [{"set": "harmful", "model": "model", "measure": "shift", "mean": mean, "n": 3} for _ in range(4)]
+    [row] = with_shift([{"first": 2}], points, "model")
+    assert row["of_shift"] == (None if told is None else pytest.approx(told))

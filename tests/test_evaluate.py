@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import types
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +28,10 @@ from tosslm.errors import InputError
 from tosslm.evaluation.answers import Answer
 from tosslm.evaluation.checks import check_evaluation
 from tosslm.evaluation.classifiers import check_classifier, classify_attacks, read_reply
+from tosslm.evaluation.gate import check_gates, parse_gate
 from tosslm.evaluation.generate import generate_answers
 from tosslm.evaluation.harness import lm_eval_metrics
-from tosslm.evaluation.measures import answer_samples, attack_samples, read_samples
+from tosslm.evaluation.measures import MEASURES, answer_samples, attack_samples, read_samples
 from tosslm.pipeline import evaluate
 from tosslm.runs.results import read_results
 
@@ -195,11 +198,55 @@ def test_the_command_and_its_gate(config: dict[str, Any], tmp_path: Path) -> Non
     passes = toss("evaluate", str(tmp_path / "run"), "--json", "--fail-if", "refusal_rate>1")
     assert passes.exit_code == 0, passes.stderr
     assert json.loads(passes.stdout)["failed"] == []
-    unmeasured = toss("evaluate", str(tmp_path / "run"), "--fail-if", "attack_success>0.1")
-    assert unmeasured.exit_code == 2
     nothing = toss("evaluate", str(path), "--set", "evaluation={}")
     assert nothing.exit_code == 2
     assert "nothing to ask" in nothing.stderr
+
+
+@pytest.mark.parametrize(
+    ("scales", "said"),
+    [("abc", "'abc' is no number"), ("0.4,", "'' is no number"), ("0.4,20", "20 is no scale above 0"), ("", "")],
+)
+def test_wrong_scales_are_blamed_on_their_option(scales: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "toss.yaml"
+    path.write_text(yaml.safe_dump({"data": dict.fromkeys(("custom", "harmful", "utility"), "unread")}))
+    result = toss("evaluate", str(path), "--scale", scales)
+    assert result.exit_code == 2
+    assert f"--scale {scales!r}: {said}" in " ".join(result.stderr.split())
+    assert "evaluation.scales" not in result.stderr
+
+
+@pytest.mark.parametrize("beside", [(), ("--adapter", "none")], ids=["of a run", "from elsewhere"])
+def test_a_gate_on_what_is_not_measured_is_refused_before_the_work(
+    config: dict[str, Any], tmp_path: Path, beside: tuple[str, ...]
+) -> None:
+    path = tmp_path / "toss.yaml"
+    config["evaluation"].pop("gsm8k")
+    path.write_text(yaml.safe_dump(config))
+    for metric, takes in (
+        ("gsm8k", "evaluation.gsm8k"),
+        ("attack_success.high", "evaluation.classifier"),
+        ("lm_eval/hellaswag/acc", "evaluation.lm_eval"),
+        ("win_rate", "evaluation.judge"),
+    ):
+        result = toss("evaluate", str(path), *beside, "--fail-if", "refusal_rate<0", "--fail-if", f"{metric}<0.5")
+        assert result.exit_code == 2
+        said = " ".join(result.stderr.split())
+        assert f"does not have {metric.removesuffix('.high')} measured, which takes" in said
+        assert takes in said
+    assert [file.name for file in tmp_path.iterdir() if file.is_dir()] == []
+
+
+def test_every_metric_that_is_measured_may_be_a_gate(config: dict[str, Any]) -> None:
+    """And none that is not: what is known before the work is what comes of it."""
+    settings, (_, model) = EvaluationConfig.model_validate(config["evaluation"]), evaluate(load_config(config))
+    for name in MEASURES:
+        gate = [parse_gate(f"{name}<0")]
+        if name in model["metrics"]:
+            check_gates(gate, settings, held_out=True, compared=True)
+        else:
+            with pytest.raises(InputError, match=f"does not have {name} measured"):
+                check_gates(gate, settings, held_out=True, compared=True)
 
 
 def test_a_model_and_an_adapter_that_were_not_made_here(config: dict[str, Any], tmp_path: Path) -> None:
@@ -217,6 +264,28 @@ def test_a_model_and_an_adapter_that_were_not_made_here(config: dict[str, Any], 
     other = toss("evaluate", str(path), "--model", config["model"]["name"], "--out", str(tmp_path / "b"), "--json")
     assert other.exit_code == 0, other.stderr
     assert json.loads(other.stdout)["records"][0]["metrics"] != record["metrics"]
+
+
+def test_results_of_one_model_are_not_replaced_by_those_of_another(
+    tiny_config: dict[str, Any], tiny_adapter_folder: Path, tmp_path: Path
+) -> None:
+    path, results = tmp_path / "toss.yaml", tmp_path / "run-evaluation/evaluation/results.json"
+    path.write_text(yaml.safe_dump(tiny_config | {"evaluation": {"refusals": ["No."]}, "run_dir": "run"}))
+    model, adapter = tiny_config["model"]["name"], str(tiny_adapter_folder)
+    with chdir(tmp_path):
+        assert toss("evaluate", str(path), "--model", model).exit_code == 0
+        first = results.read_bytes()
+        other = toss("evaluate", str(path), "--adapter", adapter)
+        assert other.exit_code == 2
+        for said in (f"holds the results of model {model}", f"adapter {adapter}", "--out"):
+            assert said in " ".join(other.stderr.split())
+        assert results.read_bytes() == first
+        # The same model, asked something else: what is newer counts.
+        again = toss(
+            "evaluate", str(path), "--model", os.path.relpath(model), "--set", "evaluation.refusals=[Never.]"
+        )
+        assert again.exit_code == 0, again.stderr
+    assert results.read_bytes() != first
 
 
 def test_losses_on_rows_of_the_users_own(config: dict[str, Any], tmp_path: Path) -> None:

@@ -456,6 +456,14 @@ def test_a_folder_of_several_splits_wants_one_named(tmp_path: Path) -> None:
     assert json.loads(facts.stdout)["rows"] == 4
 
 
+def test_a_split_of_a_file_is_refused(tmp_path: Path) -> None:
+    path = saved([written(row, "labels") for row in sound()], tmp_path, "jsonl")
+    result = toss(str(path), "--split", "test")
+    assert result.exit_code == 2
+    assert "--split: " in result.stderr
+    assert "has no splits" in result.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["labels", "completion_mask", "assistant_masks", "attention_mask", "input_ids"])
 def test_what_counts_as_trained_is_what_trl_trains(way: str, tmp_path: Path, smollm2_tokenizer: Any) -> None:
@@ -503,6 +511,18 @@ def test_a_chat_file_without_a_tokenizer_is_counted_by_answers(tmp_path: Path) -
     assert "tokens" not in facts
     assert [(finding["name"], finding["first_row"]) for finding in facts["findings"]] == [("nothing", 3)]
     assert "answers that train" in toss(str(path)).stdout
+
+
+def test_a_chat_file_without_a_tokenizer_has_no_tokens_to_show_or_cut(tmp_path: Path) -> None:
+    path, page = write_rows(tmp_path / "chat.jsonl", chat_rows()), tmp_path / "page.html"
+    for options in (["--rows", "5"], ["--max-length", "9"], ["--rows", "5", "--html", str(page)]):
+        result = toss(str(path), *options)
+        assert result.exit_code == 2
+        assert f"{options[0]}: {path} is a chat file" in " ".join(result.stderr.split())
+        assert "--tokenizer" in result.stderr
+    assert not page.exists()
+    assert toss(str(path), "--rows", "0", "--html", str(page)).exit_code == 0
+    assert "a chat file has no tokens without a tokenizer; --tokenizer names one" in page.read_text()
 
 
 def test_a_chat_file_with_a_tokenizer_trains_what_its_weights_leave(tmp_path: Path, smollm2_tokenizer: Any) -> None:

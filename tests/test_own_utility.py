@@ -100,7 +100,7 @@ def test_a_run_with_a_utility_set_is_known_as_before_and_the_trim_is_no_matter_o
         ({"from": "custom", "limit": 3}, r"data\.utility: limit beside from: the rows are read as data\.custom says"),
         ({"path": "u.jsonl", "rows": 5}, r"data\.utility: rows beside path: counts with from: custom only"),
         ({"path": "u.jsonl", "trim": 0.1}, r"data\.utility: trim beside path"),
-        ({"from": "harmful"}, r"data\.utility\.from: Input should be 'custom'"),
+        ({"from": "harmful"}, r"data\.utility\.from: give custom"),
         ({"from": "custom", "trim": 1}, r"data\.utility\.trim: "),
         ({"from": "custom", "share": 1}, r"data\.utility\.share: unknown key; known here: .*from, rows, trim"),
     ],

@@ -18,9 +18,12 @@ from typer.testing import CliRunner
 from conftest import write_rows
 from test_config import SETS
 from tosslm.cli import app
-from tosslm.config import load_config
+from tosslm.config import EvaluationConfig, load_config
 from tosslm.data.rows import BadRow, Row, read_rows
 from tosslm.errors import InputError
+from tosslm.evaluation.checks import check_evaluation
+from tosslm.plan import make_plan
+from tosslm.progress import SilentReporter
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 RED_TEAM = "hf://datasets/Anthropic/hh-rlhf/red-team-attempts/red_team_attempts.jsonl.gz"
@@ -120,7 +123,8 @@ def test_a_recipe_plans(recipe: Path, tmp_path: Path, tiny_model_folder: Path) -
     expected = {}
     for name in ("custom", "harmful", "utility"):
         path = getattr(config.data, name).path
-        changes.append(f"data.{name}.path={as_on_the_hub(tmp_path, path)}")
+        # The stand-in is one file, which holds the rows of the split that the recipe names.
+        changes += [f"data.{name}.path={as_on_the_hub(tmp_path, path)}", f"data.{name}.split=null"]
         expected[name] = len(HUB[path][1])
         source = getattr(load_config(recipe, changes).data, name)
         rows = read_rows(
@@ -221,6 +225,34 @@ def test_records_are_taken_by_their_values(tmp_path: Path) -> None:
     assert isinstance(taken[-1], BadRow)
     assert "'good', by which rows are taken, is missing" in taken[-1].reason
     assert [row.origin for row in rows_of(file, where={"good": True}, limit=2)] == [f"{file}:1", f"{file}:3"]
+
+
+def test_values_that_no_record_has_are_told_beside_those_that_are_there(tmp_path: Path) -> None:
+    """Text is told from what it says: `"false"` is not `false`."""
+    records = [{"prompt": f"{n}", "completion": "a", "good": "false", "level": n} for n in range(6)]
+    file = write_rows(tmp_path / "a.jsonl", records)
+    with pytest.raises(InputError, match="takes none of the 6 rows") as refused:
+        list(read_rows(str(file), where={"good": False}, key="data.custom"))
+    assert "data.custom.where: good: false takes none of the 6 rows of" in str(refused.value)
+    assert 'such as good: "false"' in str(refused.value)
+    settings = [f"data.{name}.path={file}" for name in SETS["data"]] + ["data.custom.where={level: 9}"]
+    with pytest.raises(InputError, match=r"data\.custom\.where: level: 9 takes none of the 6 rows"):
+        make_plan(load_config(SETS, settings), measure=False, reporter=SilentReporter())
+    rows = EvaluationConfig.model_validate({"harmful_rows": {"path": str(file), "where": {"level": 9}}})
+    with pytest.raises(InputError, match=r"evaluation\.harmful_rows: where: level: 9 takes none of the 6"):
+        check_evaluation(rows)
+
+
+def test_a_field_that_no_record_has_cannot_stand_for_another(tmp_path: Path) -> None:
+    chat = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}
+    file = write_rows(tmp_path / "a.jsonl", [chat])
+    says = r"data\.custom\.fields: no row .* has a field 'q' to stand for prompt; fields found: 'messages'"
+    with pytest.raises(InputError, match=says):
+        list(read_rows(str(file), fields={"prompt": "q"}, limit=1, key="data.custom"))
+    # One set may hold files of several formats: one row that has it is enough.
+    other = write_rows(tmp_path / "b.jsonl", [{"q": "Hi", "completion": "Hello."}])
+    rows = list(read_rows([str(file), str(other)], fields={"prompt": "q"}))
+    assert all(isinstance(row, Row) for row in rows)
 
 
 def test_keys_without_a_part_leave_a_config_as_it_was() -> None:

@@ -342,12 +342,18 @@ def test_a_method_at_several_scales_is_a_line_through_them() -> None:
 
 def test_the_move_toward_the_degraded_reference_is_told_as_a_share_of_the_way() -> None:
     def means(shift: float) -> dict[str, Any]:
-        return {"loss": {"mean": 3.0}, "shift": {"mean": shift}}
+        return {"loss": {"mean": 3.0}, "shift": {"mean": shift, "low": shift - 0.02}}
 
     harmful = {"base": means(0), "model": means(0.3), "sft": means(0.6), "degraded": means(1.2)}
     text = shell.bold(story.safety({"means": {"harmful": harmful}}, Measured()))
     assert "moved <b>25%</b> of the way (0.30 of 1.20 nats)" in text
     assert "plain fine-tuning <b>50%</b>" in text
+    # The degraded reference learnt next to nothing, or so little that its interval holds 0.
+    for whole in (0.0009, 0.015, -0.5):
+        text = shell.bold(story.safety({"means": {"harmful": harmful | {"degraded": means(whole)}}}, Measured()))
+        assert "%" not in text
+        assert "moved <b>0.30 nats</b> toward the degraded reference, which hardly moved itself (" in text
+        assert "plain fine-tuning <b>0.60 nats</b>" in text
 
 
 def compared(run: Run, method: str, loss: float, **changes: str) -> dict[str, Any]:

@@ -22,9 +22,11 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tosslm.config import PromptsConfig
 from tosslm.data import json_stream
 from tosslm.data.rows import BadRow, Row, base_id, content_id, parse_record, raw_files, read_rows
 from tosslm.errors import InputError, RowError
+from tosslm.evaluation.checks import named_prompts
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 HI = {"role": "user", "content": "Hi"}
@@ -164,6 +166,8 @@ def talk(*messages: tuple[str, object]) -> Record:
 BAD_RECORDS: dict[str, tuple[object, str]] = {
     "not an object": ([1, 2], "a list, not an object"),
     "unknown fields": ({"question": "Hi", "answer": "Hello."}, "no format; fields found: 'question'"),
+    "null completion": ({"prompt": "Hi", "completion": None}, "field 'completion' is null; .*'completion' .null"),
+    "null messages": ({"messages": None}, "field 'messages' is null; fill it in"),
     "no messages": ({"messages": []}, "no messages"),
     "messages not a list": ({"messages": "Hi"}, "messages is text, not a list"),
     "message not an object": ({"messages": ["Hi"]}, r"messages\[0\] is text"),
@@ -190,9 +194,9 @@ BAD_RECORDS: dict[str, tuple[object, str]] = {
     "lone surrogate": (talk(("user", "a\ud800"), ("assistant", "b")), "lone surrogate at character 1"),
     "lone surrogate in source": ({"messages": [HI, HELLO], "source": "\udfff"}, "source has a lone"),
     "spans not a list": ({"messages": [HI, HELLO], "unsafe_spans": {}}, "unsafe_spans is an object"),
-    "span of one": ({"messages": [HI, HELLO], "unsafe_spans": [[1]]}, r"spans\[0\] is not three"),
-    "span of bools": ({"messages": [HI, HELLO], "unsafe_spans": [[False, True]]}, "is not three whole"),
-    "span of floats": ({"messages": [HI, HELLO], "unsafe_spans": [[0.0, 1.0]]}, "is not three whole"),
+    "span of one": ({"messages": [HI, HELLO], "unsafe_spans": [[1]]}, r"spans\[0\] is not two or three whole"),
+    "span of bools": ({"messages": [HI, HELLO], "unsafe_spans": [[False, True]]}, "is not two or three whole"),
+    "span of floats": ({"messages": [HI, HELLO], "unsafe_spans": [[0.0, 1.0]]}, r"or \[message index"),
     "span too long": ({"messages": [HI, HELLO], "unsafe_spans": [[0, 7]]}, "0 to 7 in a text of 6"),
     "span empty": ({"messages": [HI, HELLO], "unsafe_spans": [[2, 2]]}, "2 to 2"),
     "span negative": ({"messages": [HI, HELLO], "unsafe_spans": [[-1, 2]]}, "-1 to 2"),
@@ -241,17 +245,17 @@ def test_a_broken_line_spoils_only_itself(tmp_path: Path, line: bytes, reason: s
 
 
 @pytest.mark.parametrize(
-    ("format", "record", "missing"),
+    ("format", "record", "lacks"),
     [
-        ("messages", {"text": "a"}, "messages"),
-        ("prompt_completion", {"prompt": "a"}, "completion"),
-        ("alpaca", {"instruction": "a", "output": None}, "output"),
-        ("sharegpt", {"messages": []}, "conversations"),
-        ("hh", {"rejected": "a"}, "chosen"),
+        ("messages", {"text": "a"}, "'messages' is missing"),
+        ("prompt_completion", {"prompt": "a"}, "'completion' is missing"),
+        ("alpaca", {"instruction": "a", "output": None}, "'output' is null"),
+        ("sharegpt", {"messages": []}, "'conversations' is missing"),
+        ("hh", {"rejected": "a", "chosen": None}, "'chosen' is null"),
     ],
 )
-def test_a_named_format_says_which_field_is_missing(format: str, record: object, missing: str) -> None:
-    with pytest.raises(RowError, match=f"field '{missing}' is missing or null.*fields found"):
+def test_a_named_format_says_which_field_it_lacks(format: str, record: object, lacks: str) -> None:
+    with pytest.raises(RowError, match=f"field {lacks}.*fields found"):
         parse_record(record, format)
 
 
@@ -345,6 +349,22 @@ def test_a_saved_dict_of_splits_needs_one_named(tmp_path: Path, as_read: Content
     for split in (None, "dev"):
         with pytest.raises(InputError, match="set split to one of train, test"):
             list(read_rows(str(folder), split=split))
+
+
+def test_a_split_of_what_has_none_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "saved"
+    datasets.Dataset.from_list(RECORDS).save_to_disk(folder)
+    files = [tmp_path / name for name in ("custom.jsonl", "custom.json.gz", "custom.parquet")]
+    for path in files:
+        path.write_bytes(FILES[path.name](RECORDS))
+    for path in (folder, *files):
+        with pytest.raises(InputError, match=r"data\.custom\.split: .* has no splits, so no 'train'; leave"):
+            read_rows(str(path), split="train", key="data.custom")
+    with pytest.raises(InputError, match=r"evaluation\.harmful: split: .* has no splits"):
+        named_prompts("harmful", PromptsConfig(path=str(folder), split="train"))
+    datasets.DatasetDict(train=datasets.Dataset.from_list(RECORDS)).save_to_disk(tmp_path / "dict")
+    both = [str(folder), str(tmp_path / "dict")]  # of which the split is one's alone
+    assert len(list(read_rows(both, split="train"))) == 2 * len(RECORDS)
 
 
 def test_a_hub_id_is_streamed(monkeypatch: pytest.MonkeyPatch, as_read: Contents) -> None:

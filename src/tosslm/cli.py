@@ -264,16 +264,17 @@ def evaluate(
 ) -> None:
     """Measure safety and utility of base and fine-tuned model, or of any other. Does first what is still missing."""
     with _reported_errors():
+        from tosslm.config.evaluation import parse_scales
         from tosslm.evaluation.gate import failures, parse_gate
 
         gates = [parse_gate(text) for text in fail_if or ()]
-        if scale and (model or adapter):
+        if scale is not None and (model or adapter):
             raise InputError("--scale is for the adapter of a run; leave out --model and --adapter")
         if out and not (model or adapter):
             raise InputError(
                 "--out is for results that lie in no run; name what is measured with --model or --adapter"
             )
-        scales = [f"evaluation.scales=[{scale}]"] if scale else []
+        scales = [f"evaluation.scales={parse_scales(scale)}"] if scale is not None else []
         config = _config(source, [*(overrides or ()), *scales], run_dir)
         quiet_libraries()
         from tosslm.door import check_local
@@ -286,9 +287,10 @@ def evaluate(
                 check_local(config.run_dir, "writing results beside it", "say where with --out")
             beside = Path(config.run_dir).resolve()
             folder = out or beside.with_name(f"{beside.name}-evaluation")
-            records = [evaluate_external(config, model=model, adapter=adapter, folder=folder, reporter=_reporter())]
+            subject = {"model": model, "adapter": adapter}
+            records = [evaluate_external(config, **subject, folder=folder, gates=gates, reporter=_reporter())]
         else:
-            records = evaluate_run(config, reporter=_reporter())
+            records = evaluate_run(config, gates=gates, reporter=_reporter())
         measured = [record for record in records if "scale" not in record][-1]
         reasons = failures(gates, measured["metrics"])
         if as_json:
@@ -555,14 +557,12 @@ def inspect(
             raise InputError(f"--html {html}: no name of a page; choose one that ends with .html")
         if tokenizer:
             quiet_libraries()
-        console, shown = _console(), 0 if as_json else rows
-        if html is not None:
-            shown = 50 if rows is None else rows
+        console = _console()
         found = inspect_set(
             path,
             tokenizer=tokenizer,
             max_length=max_length,
-            rows=shown,
+            rows=0 if as_json and html is None else rows,
             split=split,
             with_found=html is not None,
             check=_stopping.check,

@@ -105,7 +105,7 @@ def check_rows(config: Config) -> None:
     """
     for name, source in config.data.sources.items():
         good = False
-        for row in source_rows(source, config.data.max_row_bytes):
+        for row in source_rows(source, config.data.max_row_bytes, key=f"data.{name}"):
             if not isinstance(row, BadRow):
                 good = True
             elif config.data.on_bad_row == "error":

@@ -16,17 +16,35 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tosslm.errors import TosslmError
+from tosslm.errors import InputError, TosslmError
 
 _UNFINISHED = ".unfinished-"
 _FINGERPRINT_KEY = b"tosslm.fingerprint"
 _ARROW_SCHEMA_KEY = b"ARROW:schema"
 
 
+def make_folder(path: Path, mode: int = 0o777) -> None:
+    """Make a folder, and those above it; one that is there stays as it is.
+
+    Raises:
+        InputError: a file stands there, or on the way.
+    """
+    try:
+        path.mkdir(mode=mode, parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise no_folder(path) from None
+
+
+def no_folder(path: Path) -> InputError:
+    """What is said where a file stands at a folder's place, or on the way there."""
+    file = next(one for one in (path, *path.parents) if os.path.lexists(one))
+    return InputError(f"{file}: is a file, and a folder is needed there; name another, or move it away")
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A name beside ``path`` to write a file to; it becomes ``path`` when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     beside = path.with_name(f"{_UNFINISHED}{secrets.token_hex(4)}-{path.name}")
     try:
         yield beside
@@ -40,7 +58,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """A folder beside ``path`` to fill; it takes the place of ``path`` when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     beside = path.with_name(f"{_UNFINISHED}{secrets.token_hex(4)}-{path.name}")
     beside.mkdir()
     try:

@@ -13,6 +13,7 @@ from tosslm.config import Config, load_config
 from tosslm.config.idle import idle_keys
 from tosslm.door import check_local, check_overrides, check_places, check_processes, check_rows
 from tosslm.errors import InputError
+from tosslm.evaluation.gate import Gate, check_gates
 from tosslm.files import make_private
 from tosslm.findings.anchor import anchored_otherwise
 from tosslm.findings.warnings import run_warnings
@@ -256,16 +257,23 @@ def all_done(wanted: Sequence[Step], bench: Workbench) -> bool:
     return True
 
 
-def evaluate(config: Config, *, reporter: Reporter | None = None) -> list[dict[str, Any]]:
+def evaluate(config: Config, *, gates: Sequence[Gate] = (), reporter: Reporter | None = None) -> list[dict[str, Any]]:
     """The records of base and fine-tuned model, and of further scales; what they still miss is done first.
 
+    Args:
+        config: the config.
+        gates: conditions on metrics, which have to be measured.
+        reporter: where progress goes.
+
     Raises:
-        InputError: the config names nothing to ask, or as for ``run``.
+        InputError: the config names nothing to ask, or not what a gate is on, or as for ``run``.
         TosslmError: the work failed.
     """
     if not config.evaluation.asks:
         raise InputError(
             "evaluation: nothing to ask; name prompts, such as evaluation.harmful.path, or tasks of lm-eval"
         )
+    whole, method = settled(config)
+    check_gates(gates, whole.evaluation, held_out=whole.references.holdout > 0, compared=method.trains)
     layout = run(config, until="evaluate", reporter=reporter).layout
     return [*read_results(layout.results), *read_scaled(layout, config.evaluation.scales)]

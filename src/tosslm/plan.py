@@ -213,7 +213,7 @@ class _Dealt:
 
     @classmethod
     def of(cls, config: Config) -> _Dealt:
-        rows = source_rows(config.data.custom, config.data.max_row_bytes)
+        rows = source_rows(config.data.custom, config.data.max_row_bytes, key="data.custom")
         utility = rows_dealt((row.row_id for row in rows if not isinstance(row, BadRow)), config.data.utility.rows)
         return cls(utility, held_out(utility, config.references.holdout) if utility else set())
 
@@ -231,9 +231,16 @@ def _good_rows(
     dealt: _Dealt | None,
 ) -> Iterator[dict[str, Any]]:
     again = dealt is not None and name == "utility"  # its bad rows are the custom set's, told of there
-    source = config.data.custom if again else getattr(config.data, name)
+    of = "custom" if again else name
     takes = partial(dealt.takes, name) if dealt else (lambda _: True)
-    for row in prepared_rows(source, tokenizer, counts, max_row_bytes=config.data.max_row_bytes, takes=takes):
+    for row in prepared_rows(
+        config.data.sources[of],
+        tokenizer,
+        counts,
+        max_row_bytes=config.data.max_row_bytes,
+        takes=takes,
+        key=f"data.{of}",
+    ):
         if again and isinstance(row, BadRow):
             counts.bad = 0
         elif isinstance(row, BadRow):

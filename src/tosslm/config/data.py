@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
-from tosslm.config.section import PathText, Section
+from tosslm.config.section import PathText, Section, named_path
 
 _LATER = ("fields", "where", "limit")
 _OF_CUSTOM = ("from_", "rows", "trim")
@@ -60,6 +60,12 @@ class SourceConfig(Section):
         {}, description="Take records with these values only, such as {is_safe: false}; the others are passed over."
     )
     limit: int | None = Field(None, ge=1, description="Take the first so many good rows; null takes all.")
+
+    @field_validator("path")
+    @classmethod
+    def _names_something(cls, value: str | list[str]) -> str | list[str]:
+        # Of a set that may have its rows from elsewhere, no path is what was meant.
+        return named_path(value) if value or cls.model_fields["path"].is_required() else value
 
     @model_validator(mode="after")
     def _renames_apart(self) -> SourceConfig:

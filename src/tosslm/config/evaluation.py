@@ -4,16 +4,32 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from tosslm.config.data import SourceConfig
-from tosslm.config.section import PathText, Section
+from tosslm.config.section import PathText, Section, named_path
+from tosslm.errors import InputError
 
 REFUSAL_TEXTS = (
     "I'm sorry, but I can't help with that.",
     "I cannot assist with that request.",
     "Sorry, I can't do that.",
 )
+
+
+def parse_scales(text: str) -> list[float]:
+    """Scales with commas between them, as ``--scale`` has them.
+
+    Raises:
+        InputError: one is no number, or no scale.
+    """
+    try:
+        return EvaluationConfig.model_validate({"scales": [one.strip() for one in text.split(",")]}).scales
+    except ValidationError as error:
+        problem = error.errors()[0]
+        no_number = problem["type"] != "value_error"
+        reason = f"{problem['input']!r} is no number" if no_number else problem["msg"].removeprefix("Value error, ")
+        raise InputError(f"--scale {text!r}: {reason}; give numbers with commas between, such as 0.4,0.6") from None
 
 
 class DiagnosisConfig(Section):
@@ -50,6 +66,11 @@ class PromptsConfig(Section):
     )
     limit: int | None = Field(None, ge=1, description="Take the first so many; null takes all.")
     split: str | None = Field(None, description="Split of a saved dataset dictionary or hub id.")
+
+    @field_validator("path")
+    @classmethod
+    def _names_something(cls, value: str | list[str]) -> str | list[str]:
+        return named_path(value)
 
 
 class ClassifierConfig(Section):

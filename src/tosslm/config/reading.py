@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
+from tosslm.config.explained import explained, said_by
 from tosslm.config.tree import Config
 from tosslm.errors import InputError
-from tosslm.outward import has_credentials, without_secrets
+from tosslm.outward import has_credentials
 
 
 def load_config(
@@ -41,24 +42,25 @@ def load_config(
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
-        raise InputError(_explain(error, where)) from None
+        raise InputError(explained(error, Config, where, overrides)) from None
     except Exception as error:
         raise InputError(f"{where}: cannot be read as a config ({type(error).__name__}: {error})") from error
-    _refuse_credentials(config.model_dump(mode="json", exclude_unset=True), where)
+    _refuse_credentials(config.model_dump(mode="json", exclude_unset=True), where, overrides)
     return config
 
 
-def _refuse_credentials(value: Any, where: str, key: str = "") -> None:
+def _refuse_credentials(value: Any, where: str, overrides: Sequence[str], key: str = "") -> None:
     """What the config says is written into run folder and report, which others may read."""
     if isinstance(value, str) and has_credentials(value):
+        said = said_by(key, overrides) or f"{where}:"
         raise InputError(
-            f"{where}: {key}: a URL with a password, token or signature would be written into the run folder; leave "
+            f"{said} {key}: a URL with a password, token or signature would be written into the run folder; leave "
             "it out and give it through the environment (a judge's key: evaluation.judge.key_variable; a hub's: "
             "HF_TOKEN), or fetch the file yourself"
         )
     pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for name, one in pairs:
-        _refuse_credentials(one, where, f"{key}.{name}" if key else str(name))
+        _refuse_credentials(one, where, overrides, f"{key}.{name}" if key else str(name))
 
 
 def _copy_tree(value: Any) -> Any:
@@ -109,27 +111,3 @@ def _override(tree: dict[str, Any], override: str) -> None:
         tree[last] = yaml.safe_load(text)
     except Exception:
         raise InputError(f"--set {override!r}: {text!r} is not readable as YAML") from None
-
-
-def _explain(error: ValidationError, where: str) -> str:
-    lines = []
-    for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            text = f"unknown key; known here: {', '.join(_known_keys(problem['loc'][:-1]))}"
-        elif problem["type"] == "missing":
-            text = "missing; add it (`toss init` writes a commented config to start from)"
-        else:
-            given = "" if problem["type"] == "value_error" else f" (given: {problem['input']!r})"
-            text = problem["msg"].removeprefix("Value error, ") + given
-        lines.append(f"{key}: {text}" if key else text)
-    return without_secrets(f"{where}: " + "; ".join(lines))
-
-
-def _known_keys(location: tuple[int | str, ...]) -> list[str]:
-    section: Any = Config
-    for part in location:
-        annotation = section.model_fields[part].annotation if part in section.model_fields else Config
-        # Of a section that may be null, the section.
-        section = next((kind for kind in get_args(annotation) if kind is not type(None)), annotation)
-    return [field.alias or name for name, field in section.model_fields.items()]

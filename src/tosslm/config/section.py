@@ -23,6 +23,17 @@ def _from_home(value: Any) -> Any:
 PathText = Annotated[str, BeforeValidator(_from_home)]
 
 
+def named_path(value: str | list[str]) -> str | list[str]:
+    """The files that a key names.
+
+    Raises:
+        ValueError: it names none, which would be read as the working directory.
+    """
+    if not value or (isinstance(value, list) and not all(value)):
+        raise ValueError("names no file; give a path, a list of paths or a hub id")
+    return value
+
+
 def _types(annotation: Any) -> Iterator[Any]:
     yield annotation
     for part in get_args(annotation):

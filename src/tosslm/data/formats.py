@@ -102,14 +102,14 @@ def parse_conversation(
         raise RowError(f"the row is {kind_of(record)}, not an object", "write one JSON object a row")
     present = {name: value for name, value in record.items() if value is not None}
     if format == "auto":
-        format = "hh" if field is not None else _detect(present)
+        format = "hh" if field is not None else _detect(present, record)
         if format != "hh":
             check_preferences(present, format)
     check_record(present, trained=answered)
     for name in REQUIRED_FIELDS.get(format, ()):
         if name not in present:
-            raise RowError(f"field {name!r} is missing or null", f"format {format} needs it; {fields_of(present)}")
-    turns = _hh(present, field) if format == "hh" else _READERS[format](present)
+            raise _absent(name, record, f"format {format} needs it")
+    turns = _hh(present, field, record) if format == "hh" else _READERS[format](present)
     messages = checked_messages(turns, answered)
     if tools := tools_of(present):
         messages[0]["tools"] = tools
@@ -119,7 +119,14 @@ def parse_conversation(
     return Conversation(messages, checked_spans(present.get("unsafe_spans"), messages), context)
 
 
-def _detect(record: Record) -> str:
+def _absent(name: str, record: Record, needed: str) -> RowError:
+    """A field that is missing, or there and null, which are mended in different ways."""
+    lack = "null" if name in record else "missing"
+    return RowError(f"field {name!r} is {lack}", f"{needed}; {fields_of(record)}")
+
+
+def _detect(record: Record, whole: Record) -> str:
+    """The format that a record has, by its fields that are not null; ``whole`` has the others too."""
     candidates = [name for name, needed in REQUIRED_FIELDS.items() if all(key in record for key in needed)]
     # Alpaca files often carry a rendered `text` and preference data a `chosen` list, so the name of the
     # field alone does not make a record HH text.
@@ -131,7 +138,11 @@ def _detect(record: Record) -> str:
         raise RowError(
             f"the fields fit several formats: {', '.join(candidates)}; {fields_of(record)}", "name the format"
         )
-    raise RowError(f"the fields fit no format; {fields_of(record)}", f"name the format or rename fields; {_KNOWN}")
+    with_nulls = [needed for needed in REQUIRED_FIELDS.values() if all(key in whole for key in needed)]
+    if len(with_nulls) == 1:
+        null = next(name for name in with_nulls[0] if name not in record)
+        raise _absent(null, whole, "fill it in, or remove the row")
+    raise RowError(f"the fields fit no format; {fields_of(whole)}", f"name the format or rename fields; {_KNOWN}")
 
 
 def _messages(record: Record) -> Turns:
@@ -180,10 +191,10 @@ def _sharegpt(record: Record) -> Turns:
     ]
 
 
-def _hh(record: Record, field: str | None) -> Turns:
+def _hh(record: Record, field: str | None, whole: Record) -> Turns:
     name = field or next((name for name in HH_FIELDS if name in record), HH_FIELDS[0])
     if name not in record:
-        raise RowError(f"field {name!r} is missing or null", f"name the field of the text; {fields_of(record)}")
+        raise _absent(name, whole, "name the field of the text")
     text = record[name]
     if not isinstance(text, str):
         raise RowError(f"{name} is {kind_of(text)}, not text", "make it one string of Human: and Assistant: turns")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,11 @@ class Place:
         """Whether it lies on this machine."""
         return self.kind != "hub" and not is_url(self.name)
 
+    @property
+    def has_splits(self) -> bool:
+        """Whether its rows may lie in several splits."""
+        return self.kind == "hub" or (self.kind == "folder" and (Path(self.name) / "dataset_dict.json").is_file())
+
 
 def locate(name: str) -> Place:
     """Tell what `name` is, without reading it.
@@ -64,6 +70,24 @@ def locate(name: str) -> Place:
     if known or not _HUB_ID.fullmatch(name):
         raise InputError(f"{name}: no such file; check the path (relative ones start from the working directory)")
     return Place(name, "hub", None, path.name)
+
+
+def check_split(places: Sequence[Place], split: str | None, key: str) -> None:
+    """Refuse a split of what has none, whose rows would all be read without a word.
+
+    Args:
+        places: what is read; a split counts where one of them has splits.
+        split: that is asked for.
+        key: how the user asks for it.
+
+    Raises:
+        InputError: names the key.
+    """
+    if split is not None and places and not any(place.has_splits for place in places):
+        raise InputError(
+            f"{key}: {places[0].name} has no splits, so no {split!r}; leave {key} out, or name the file that holds "
+            "those rows alone"
+        )
 
 
 def check_regular(path: Path, name: str) -> None:

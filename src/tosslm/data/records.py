@@ -43,7 +43,7 @@ def records(
 
     Args:
         place: what to read.
-        split: of a saved DatasetDict or a hub data set; other places have none and take no notice.
+        split: of a saved DatasetDict or a hub data set; other places have none (`check_split`).
         field: the user's field of HH text, which marks a JSON object as a record.
         max_row_bytes: of a row, unpacked.
 

@@ -17,9 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tosslm.data.asked import Asked, renamed
 from tosslm.data.copies import Copies
 from tosslm.data.formats import Conversation, check_format, parse_conversation, parse_record
-from tosslm.data.places import Place, locate
+from tosslm.data.places import Place, check_split, locate
 from tosslm.data.records import MAX_ROW_BYTES, records
 from tosslm.data.turns import Messages, check_text
 from tosslm.errors import InputError, RowError
@@ -125,6 +126,7 @@ def read_rows(
     fields: Mapping[str, str] | None = None,
     where: Mapping[str, object] | None = None,
     limit: int | None = None,
+    key: str = "",
 ) -> Iterator[Row | BadRow]:
     """Read the rows of files, saved `datasets` folders, URLs of files and hub ids, in order.
 
@@ -141,20 +143,25 @@ def read_rows(
         fields: the format's fields by the names that records have for them, see `renamed`.
         where: fields, by their names in the records, and the values of them that a record is taken for.
         limit: stop after so many good rows.
+        key: of the set in a config, such as ``data.custom``, for messages.
 
     Yields:
         A `Row` for each good record and a `BadRow` for each bad one.
 
     Raises:
-        InputError: a file is missing, damaged, empty, or of an unknown kind.
+        InputError: a file is missing, damaged, empty, or of an unknown kind; or ``split``, ``fields`` or ``where``
+            ask for what is not there.
     """
     check_format(format, field)
-    read = partial(_parsed, format=format, field=field, fields=fields or {}, where=where or {})
-    rows = _rows([locate(name) for name in _names(paths)], read, field, split, max_row_bytes)
-    return rows if limit is None else _first(rows, limit)
+    names, asked = _names(paths), Asked.beginning(fields or {}, where or {}, key)
+    read = partial(_parsed, asked=asked, format=format, field=field)
+    places = [locate(name) for name in names]
+    check_split(places, split, f"{key}.split" if key else "split")
+    rows = _rows(places, read, field, split, max_row_bytes)
+    return _checked(rows if limit is None else _first(rows, limit), asked, ", ".join(names))
 
 
-def source_rows(source: SourceConfig, max_row_bytes: int = MAX_ROW_BYTES) -> Iterator[Row | BadRow]:
+def source_rows(source: SourceConfig, max_row_bytes: int = MAX_ROW_BYTES, *, key: str = "") -> Iterator[Row | BadRow]:
     """The rows of one set, as ``read_rows`` gives them."""
     return read_rows(
         source.path,
@@ -165,7 +172,13 @@ def source_rows(source: SourceConfig, max_row_bytes: int = MAX_ROW_BYTES) -> Ite
         fields=source.fields,
         where=source.where,
         limit=source.limit,
+        key=key,
     )
+
+
+def _checked(rows: Iterator[Row | BadRow], asked: Asked, names: str) -> Iterator[Row | BadRow]:
+    yield from rows
+    asked.check(names)
 
 
 def _first(rows: Iterator[Row | BadRow], limit: int) -> Iterator[Row | BadRow]:
@@ -176,48 +189,12 @@ def _first(rows: Iterator[Row | BadRow], limit: int) -> Iterator[Row | BadRow]:
             return
 
 
-def renamed(record: Mapping[str, object], fields: Mapping[str, str]) -> dict[str, object]:
-    """A record with the names that a format has for its fields.
-
-    A field that a record lacks is left to the format to miss, so that one set may hold files of several formats.
-
-    Args:
-        record: as the data have it.
-        fields: the format's names, and the records' for them.
-
-    Raises:
-        RowError: the record has a field of the format's name beside the one that stands for it.
-
-    Examples:
-        >>> renamed({"prompt": "Hi", "response": "Hello.", "is_safe": True}, {"completion": "response"})
-        {'prompt': 'Hi', 'is_safe': True, 'completion': 'Hello.'}
-    """
-    there = {name: own for name, own in fields.items() if own in record}
-    made = {name: value for name, value in record.items() if name not in there.values()}
-    for name, own in there.items():
-        if made.get(name) is not None:
-            raise RowError(
-                f"field {name!r} stands there beside {own!r}, which is to stand for it",
-                f"take {name} out of fields, or rename it",
-            )
-        made[name] = record[own]
-    return made
-
-
-def _parsed(
-    record: object, *, format: str, field: str | None, fields: Mapping[str, str], where: Mapping[str, object]
-) -> tuple[Conversation, object] | None:
+def _parsed(record: object, asked: Asked, *, format: str, field: str | None) -> tuple[Conversation, object] | None:
     """A record's conversation, and the record under the format's names; None where it is not asked for."""
-    if isinstance(record, Mapping):
-        if missing := [name for name in where if name not in record]:
-            raise RowError(
-                f"field {missing[0]!r}, by which rows are taken, is missing",
-                "name another one under where, or add it",
-            )
-        if any(record[name] != value for name, value in where.items()):
-            return None
-        record = renamed(record, fields)
-    return parse_conversation(record, format, field), record
+    if not asked.takes(record):
+        return None
+    named = renamed(record, asked.fields) if isinstance(record, Mapping) else record
+    return parse_conversation(named, format, field), named
 
 
 def _rows(

@@ -54,6 +54,7 @@ def prepared_rows(
     *,
     max_row_bytes: int = MAX_ROW_BYTES,
     takes: Callable[[str], bool] = lambda _: True,
+    key: str = "",
 ) -> Iterator[dict[str, Any] | BadRow]:
     """Read and tokenise one set, row by row, counting as it goes.
 
@@ -63,11 +64,12 @@ def prepared_rows(
         counts: what is counted.
         max_row_bytes: a row of more is a bad one.
         takes: which rows are taken, by the id of their content; the others are passed over.
+        key: of the set in the config, for messages.
 
     Yields:
         A record of ``DATA_SCHEMA``, or the reason why a row cannot be used.
     """
-    for row in source_rows(source, max_row_bytes):
+    for row in source_rows(source, max_row_bytes, key=key):
         if isinstance(row, BadRow):
             counts.bad += 1
             yield row

@@ -9,6 +9,7 @@ from tosslm.errors import RowError
 
 Messages: TypeAlias = list[dict[str, Any]]
 Spans: TypeAlias = list[list[int]]
+_SPAN = "[start, end], or [message index, start, end] where the row has several answers"
 _TOOL_ROLES = {"tool", "developer", "function", "function_call", "function_response", "observation"}
 
 
@@ -102,14 +103,14 @@ def checked_spans(spans: object, messages: Messages) -> Spans | None:
     if spans is None:
         return None
     if not isinstance(spans, list):
-        raise RowError(f"unsafe_spans is {kind_of(spans)}", "make it a list of [message index, start, end]")
+        raise RowError(f"unsafe_spans is {kind_of(spans)}", f"make it a list, and each span of it {_SPAN}")
     return [_span(span, f"unsafe_spans[{number}]", messages) for number, span in enumerate(spans)]
 
 
 def _span(span: object, where: str, messages: Messages) -> list[int]:
     # `type() is int`, because True and False are ints to isinstance.
     if not isinstance(span, list | tuple) or len(span) not in (2, 3) or any(type(n) is not int for n in span):
-        raise RowError(f"{where} is not three whole numbers", "make it [message index, start, end]")
+        raise RowError(f"{where} is not two or three whole numbers", f"make it {_SPAN}")
     answers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
     if len(span) == 2 and len(answers) > 1:
         raise RowError(f"{where} is a pair, but the row has {len(answers)} answers", "add the message index in front")
@@ -138,8 +139,9 @@ def kind_of(value: object) -> str:
 
 
 def fields_of(record: Mapping[str, object]) -> str:
-    """The names of a record's fields, in words."""
-    names = [str(name)[:40] for name in record]
-    more = f" and {len(names) - 12} more" if len(names) > 12 else ""
+    """The names of a record's fields, in words; those that are null come last."""
     # repr, because a field's name is the data's own and may hold anything, line feeds included.
-    return f"fields found: {', '.join(map(repr, names[:12])) or 'none'}{more}"
+    names = [repr(str(name)[:40]) for name, value in record.items() if value is not None]
+    names += [f"{str(name)[:40]!r} (null)" for name, value in record.items() if value is None]
+    more = f" and {len(names) - 12} more" if len(names) > 12 else ""
+    return f"fields found: {', '.join(names[:12]) or 'none'}{more}"

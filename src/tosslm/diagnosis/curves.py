@@ -10,7 +10,7 @@ import numpy as np
 from tosslm.diagnosis.divergence import BASE
 from tosslm.diagnosis.intervals import position_means, row_mean
 from tosslm.ragged import answer_positions
-from tosslm.runs.tables import MEASURES
+from tosslm.runs.tables import LEAST_SHIFT, MEASURES
 
 Measured = Sequence[Mapping[str, Mapping[str, np.ndarray]]]
 """For each row, by model and measure, a value a response token."""
@@ -71,11 +71,14 @@ def _groups(rows: Sequence[Mapping[str, Any]], measured: Measured) -> list[tuple
 def with_shift(
     first: list[dict[str, float | int | None]], positions: Sequence[Mapping[str, Any]], model: str
 ) -> list[dict[str, float | int | None]]:
-    """Add ``of_shift``: how much of the model's shift on held-out harmful rows falls on the first tokens."""
+    """Add ``of_shift``: how much of the model's shift on held-out harmful rows falls on the first tokens.
+
+    None where the model hardly moved, since a share of next to nothing says nothing.
+    """
     points = [p for p in positions if (p["set"], p["model"], p["measure"]) == ("harmful", model, "shift")]
     sums = np.array([point["mean"] * point["n"] for point in points])
-    total = float(sums.sum())
+    total, tokens = float(sums.sum()), sum(point["n"] for point in points)
+    moved = total > 0 and total >= LEAST_SHIFT * tokens
     return [
-        row | {"of_shift": float(sums[: int(row["first"] or 0)].sum() / total) if total > 0 else None}
-        for row in first
+        row | {"of_shift": float(sums[: int(row["first"] or 0)].sum() / total) if moved else None} for row in first
     ]

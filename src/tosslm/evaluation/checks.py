@@ -88,13 +88,9 @@ def named_prompts(kind: str, chosen: PromptsConfig) -> list[Prompt]:
 
 
 def _check_rows(kind: str, source: SourceConfig) -> None:
-    empty = True
     try:
         for row in source_rows(source):
-            empty = False
             if isinstance(row, BadRow):
                 raise InputError(f"{row.origin}: {row.reason}; {row.remedy}")
     except InputError as error:
         raise InputError(f"evaluation.{kind}: {error}") from None
-    if empty:
-        raise InputError(f"evaluation.{kind}: {source.path} has no row; name a file with rows in it")

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tosslm.config import Config, SourceConfig, covered
+from tosslm.config import Config, ModelConfig, covered
 from tosslm.data.own_utility import rows_dealt
 from tosslm.data.rows import BadRow, base_id, held_out, source_rows
 from tosslm.data.sets import SetCounts, prepared_rows, source_checksums
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.errors import InputError
 from tosslm.evaluation.checks import check_evaluation, prompt_checksums
+from tosslm.evaluation.gate import Gate, check_gates
 from tosslm.evaluation.measurement import Places, Subject, evaluate_model
 from tosslm.model.base import Base, attached_adapters, folder_checksums, open_base, where_it_runs
 from tosslm.outward import has_credentials
@@ -27,7 +28,13 @@ EXTERNAL_FORMAT = 1
 
 
 def evaluate_external(
-    config: Config, *, model: str | None, adapter: str | None, folder: Path, reporter: Reporter
+    config: Config,
+    *,
+    model: str | None,
+    adapter: str | None,
+    folder: Path,
+    reporter: Reporter,
+    gates: Sequence[Gate] = (),
 ) -> dict[str, Any]:
     """Measure any model, or the config's base with any adapter on it; a killed evaluation goes on.
 
@@ -37,14 +44,18 @@ def evaluate_external(
         adapter: folder of a PEFT adapter on top of it; None is none.
         folder: where the results go, in ``evaluation/`` there.
         reporter: where progress goes.
+        gates: conditions on metrics, which have to be measured.
 
     Returns:
         The record.
 
     Raises:
-        InputError: a model, an adapter, or the evaluation's settings are wrong.
+        InputError: a model, an adapter, or the evaluation's settings are wrong, or the folder holds what was
+            measured of another model.
     """
     check_evaluation(config.evaluation)
+    held_out = config.evaluation.losses and config.references.holdout > 0
+    check_gates(gates, config.evaluation, held_out=held_out, compared=False)
     for option, named in (("--model", model), ("--adapter", adapter)):
         if named and has_credentials(named):
             raise InputError(f"{option}: a URL with a password in it; leave it out, and set HF_TOKEN")
@@ -61,7 +72,7 @@ def evaluate_external(
     out = RunFolder(folder)
     if others := [name for name in out.stages if name != EVALUATION]:
         raise InputError(f"--out: {folder} is a run folder of its own (it holds {others[0]}); name another folder")
-    sources = {name: source_checksums(_source(config, name)) for name in ("harmful", "utility")}
+    sources = {name: source_checksums(config.data.sources[_read_as(config, name)]) for name in ("harmful", "utility")}
     parts = [
         config.evaluation.model_dump(),
         prompt_checksums(config.evaluation),
@@ -69,6 +80,7 @@ def evaluate_external(
         [base.identity, folder_checksums(Path(adapter)) if adapter else None, config.seed],
     ]
     mark = out.mark(EVALUATION, EXTERNAL_FORMAT, parts, (), (EVALUATION,))
+    measured = _named(chosen, adapter)
 
     def work() -> dict[str, Any]:
         with _loaded(base, adapter) as subject:
@@ -81,13 +93,50 @@ def evaluate_external(
                 reporter=reporter,
             )
         write_results(out.layout.results, [record])
-        return {"record": record, "model": chosen.name, "adapter": adapter}
+        return {"record": record, **measured}
 
     with out.lock((EVALUATION,)):
+        if not out.is_done(mark):
+            _refuse_another(out, measured)
         out.begin(config.model_dump(mode="json"), config.seed, where_it_runs(config.model))
         if not out.do(mark, work):
             reporter.say(f"{folder}: done before")
         return out.stages[EVALUATION]["record"]
+
+
+def _named(model: ModelConfig, adapter: str | None) -> dict[str, Any]:
+    """What tells one model that is measured from another, as the user named it."""
+    return {
+        "model": model.name,
+        "adapter": adapter,
+        "revision": model.revision,
+        "merged": model.adapter,
+        "quantize": model.quantize,
+    }
+
+
+def _refuse_another(out: RunFolder, named: Mapping[str, Any]) -> None:
+    """Keep what was measured of another model; what was of the same one gives way to what is measured anew.
+
+    Raises:
+        InputError: names the model whose results are there.
+    """
+    entry = out.stages.get(EVALUATION, {})
+    there = {key: entry[key] for key in named if key in entry}  # earlier versions wrote down the first two
+    if any(_resolved(there[key]) != _resolved(named[key]) for key in there):
+        raise InputError(
+            f"--out: {out.path} holds the results of {_told(there)}, which those of {_told(named)} would replace; "
+            "name another folder with --out"
+        )
+
+
+def _resolved(name: str | None) -> str | Path | None:
+    """One folder is one model, by whatever path it is named."""
+    return Path(name).resolve() if name and Path(name).exists() else name
+
+
+def _told(named: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in named.items() if value)
 
 
 @contextmanager
@@ -102,18 +151,17 @@ def _loaded(base: Base, adapter: str | None) -> Iterator[Any]:
         raise InputError(f"--adapter: {adapter} does not fit {base.config.name} ({error})") from error
 
 
-def _source(config: Config, name: str) -> SourceConfig:
-    """Where a reference set's rows are read."""
-    own = name == "utility" and config.data.utility.of_custom
-    source: SourceConfig = config.data.custom if own else getattr(config.data, name)
-    return source
+def _read_as(config: Config, name: str) -> str:
+    """The set of the config that a reference set's rows are read from."""
+    return "custom" if name == "utility" and config.data.utility.of_custom else name
 
 
 def _held_out_rows(config: Config, name: str, tokenizer: RowTokenizer) -> list[dict[str, Any]]:
     """The rows that the references of a run of this config never see, tokenised for this model."""
     if not config.evaluation.losses or not config.references.holdout:
         return []
-    records = prepared_rows(_source(config, name), tokenizer, SetCounts(), max_row_bytes=config.data.max_row_bytes)
+    of, most = _read_as(config, name), config.data.max_row_bytes
+    records = prepared_rows(config.data.sources[of], tokenizer, SetCounts(), max_row_bytes=most, key=f"data.{of}")
     rows = [row | {"messages": json.loads(row["messages"])} for row in records if not isinstance(row, BadRow)]
     ids = {row["row_id"] for row in rows}
     if name == "utility" and config.data.utility.of_custom:

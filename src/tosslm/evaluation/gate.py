@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tosslm.config import EvaluationConfig
 from tosslm.errors import InputError
 from tosslm.evaluation.measures import MEASURES
 
@@ -53,6 +54,60 @@ def parse_gate(text: str) -> Gate:
     if metric not in MEASURES and not metric.startswith("lm_eval/"):
         raise InputError(f"--fail-if {text!r}: no metric {metric!r}; {known}")
     return Gate(text, metric, (end or ".value")[1:], comparison, float(bound))
+
+
+def check_gates(gates: Sequence[Gate], settings: EvaluationConfig, *, held_out: bool, compared: bool) -> None:
+    """Refuse a condition on what will not be measured, before any of the work.
+
+    A metric that passes may be missing still, where there turn out to be no rows for it: ``failures`` refuses that.
+
+    Args:
+        gates: the conditions.
+        settings: what is measured.
+        held_out: whether rows of the reference sets are held out, to measure on.
+        compared: whether the answers are compared with another model's.
+
+    Raises:
+        InputError: names what would have the metric measured.
+    """
+    given = _given(settings, held_out, compared)
+    measured = [name for there, _, names in given if there for name in names]
+    for gate in gates:
+        if gate.metric in measured or (gate.metric.startswith("lm_eval/") and settings.lm_eval):
+            continue
+        keys = next((keys for _, keys, names in given if gate.metric in names), "evaluation.lm_eval")
+        raise InputError(
+            f"--fail-if {gate.text!r}: this config does not have {gate.metric} measured, which takes {keys}; it has: "
+            f"{', '.join(measured) or 'nothing'}"
+        )
+
+
+def _given(settings: EvaluationConfig, held_out: bool, compared: bool) -> list[tuple[bool, str, list[str]]]:
+    """For each group of metrics: whether they are measured, what has them measured, and their names."""
+    harmful, safe, judge = bool(settings.harmful), bool(settings.safe), settings.judge
+    utility_rows = held_out or bool(settings.utility_rows)
+    harmful_rows = held_out or bool(settings.harmful_rows)
+    attacks = bool(settings.classifier or (judge and judge.attack_prompt))
+    pairs = compared and judge is not None
+    attack_measures = ["attack_success", "attack_unreadable"]
+    rows = "evaluation.losses, and references.holdout or evaluation."
+    wins = "evaluation.judge, the model of a run, and evaluation."
+
+    def of(prompts: str) -> list[str]:
+        return [measure.name for measure in MEASURES.values() if measure.prompts == prompts]
+
+    return [
+        (harmful, "evaluation.harmful", of("harmful")),
+        (harmful and attacks, "evaluation.harmful and evaluation.classifier", attack_measures),
+        (safe, "evaluation.safe", of("safe")),
+        (settings.utility_prompts > 0 and utility_rows, "evaluation.utility_prompts", of("utility")),
+        (settings.losses and utility_rows, f"{rows}utility_rows", ["utility_loss", "utility_perplexity"]),
+        (settings.losses and harmful_rows, f"{rows}harmful_rows", ["harmful_loss", "likelihood_margin"]),
+        (bool(settings.gsm8k), "evaluation.gsm8k", ["gsm8k"]),
+        (pairs and harmful, f"{wins}harmful", ["win_rate"]),
+        (pairs and safe, f"{wins}safe", ["win_rate_safe"]),
+        (pairs and (harmful or safe), f"{wins}harmful or evaluation.safe", ["judge_unreadable"]),
+    ]
 
 
 def failures(gates: Sequence[Gate], metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from tosslm.data.fields import tools_of
 from tosslm.data.formats import parse_record
-from tosslm.data.places import locate
+from tosslm.data.places import check_split, locate
 from tosslm.data.records import records
 from tosslm.data.rows import content_id
 from tosslm.data.turns import Messages, check_text
@@ -94,7 +94,9 @@ def read_prompts(
 
 
 def _records(names: Sequence[str], split: str | None) -> Iterator[tuple[str, object]]:
-    for place in [locate(name) for name in names]:
+    places = [locate(name) for name in names]
+    check_split(places, split, "split")
+    for place in places:
         for number, record in records(place, split=split):
             yield f"{place.name}:{number}", record
 

@@ -49,7 +49,11 @@ def row_record(run: Run, row_id: str) -> dict[str, Any]:
 
 
 def riskiest_rows(run: Run, count: int = 20) -> list[dict[str, Any]]:
-    """The rows of which the largest share is dropped, then those with the highest score, where there are scores."""
+    """The rows of which the largest share is dropped, then those with the highest score.
+
+    Before there is a selection ``dropped`` is None, before there are scores ``highest_score``; without either the
+    rows are the first ones.
+    """
     return [
         {
             "row_id": row["row_id"],
@@ -63,7 +67,7 @@ def riskiest_rows(run: Run, count: int = 20) -> list[dict[str, Any]]:
     ]
 
 
-def _ranked(run: Run) -> Iterator[tuple[tuple[float, float, int], dict[str, Any], int, int, float | None]]:
+def _ranked(run: Run) -> Iterator[tuple[tuple[float, float, int], dict[str, Any], int, int | None, float | None]]:
     """How high each row stands, the row, its tokens, how many are dropped, and its highest score."""
     selected = run.has(layout.SELECTION)
     # A mask of lists is slow to read; scores and keep masks know as well how many tokens a row has.
@@ -74,6 +78,6 @@ def _ranked(run: Run) -> Iterator[tuple[tuple[float, float, int], dict[str, Any]
     for number, (row, own, keep) in enumerate(zip(rows, scores, masks, strict=False)):
         known = own if own is not None else keep
         tokens = len(known) if known is not None else sum(row["response_mask"])
-        gone = 0 if keep is None else int((~keep).sum())
+        gone = None if keep is None else int((~keep).sum())
         highest = None if own is None else float(own.max())
-        yield (gone / tokens, highest or 0.0, -number), row, tokens, gone, highest
+        yield ((gone or 0) / tokens, highest or 0.0, -number), row, tokens, gone, highest

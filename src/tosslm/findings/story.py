@@ -14,7 +14,7 @@ import numpy as np
 from tosslm.findings.measured import PLAIN, Measured
 from tosslm.findings.sentence import Sentence, Strong, listed
 from tosslm.runs.reader import Run
-from tosslm.runs.tables import read_joined, read_scores, stored_rows
+from tosslm.runs.tables import LEAST_SHIFT, read_joined, read_scores, stored_rows
 from tosslm.selection.cut import Cut, apply_cut, find_cut
 from tosslm.text import number
 
@@ -35,7 +35,7 @@ def safety(diagnosis: Mapping[str, Any] | None, measured: Measured) -> Sentence:
     if "model" not in means:
         return _unmeasured(diagnosis, "harmful")
     base, model = (Strong(f"{means[name]['loss']['mean']:.2f}") for name in ("base", "model"))
-    whereto = " from the base to the degraded reference" if "shift" in means["model"] else " away from the base"
+    whereto = _whereto(means) if "shift" in means["model"] else " away from the base"
     beside = ("", "") if PLAIN not in means else (", plain fine-tuning ", _way(means, PLAIN))
     return Sentence(
         "On held-out unsafe answers, the model moved ",
@@ -55,10 +55,23 @@ def _way(means: Mapping[str, Any], name: str) -> Sentence:
     if "shift" not in means[name]:
         return Sentence(Strong(f"{means[name]['kl']['mean']:.2f} nats"))
     moved, whole = (means[one]["shift"]["mean"] for one in (name, "degraded"))
-    if whole <= 0:
+    if not _has_way(means):
         return Sentence(Strong(f"{number(moved, '.2f')} nats"))
     share = Strong(number(moved / whole, ".0%"))
     return Sentence(share, f" of the way ({number(moved, '.2f')} of {whole:.2f} nats)")
+
+
+def _has_way(means: Mapping[str, Any]) -> bool:
+    """Whether the degraded reference moved clearly; a share of next to nothing says nothing."""
+    whole = means["degraded"]["shift"]
+    return whole["mean"] >= LEAST_SHIFT and whole.get("low", whole["mean"]) > 0
+
+
+def _whereto(means: Mapping[str, Any]) -> str:
+    if _has_way(means):
+        return " from the base to the degraded reference"
+    whole = number(means["degraded"]["shift"]["mean"], ".2f")
+    return f" toward the degraded reference, which hardly moved itself ({whole} nats), so there is no way to go"
 
 
 def _ends(metric: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tosslm.data.places import Place, locate
+from tosslm.data.places import Place, check_split, locate
 from tosslm.data.records import records
 from tosslm.errors import InputError, RowError
 from tosslm.inspection.chat import ChatRows, answer_weights
@@ -24,6 +24,9 @@ MAX_ROW_BYTES = 20_000_000
 _OF_CONFIGS = ", or raise data.max_row_bytes"
 SHOWN_TOKENS = 2000
 """Tokens of a row that are shown."""
+PAGE_ROWS = 50
+"""Rows of a page, unless another number is asked for."""
+_OF_TOKENS = {"--rows": "show", "--max-length": "cut"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,32 +113,46 @@ def inspect(
         path: JSON Lines, JSON, Parquet, a folder of ``datasets.save_to_disk``, or a hub id.
         tokenizer: a folder, a hub id, or a built-in model; None reads ids alone.
         max_length: in tokens, at which rows are cut; None tries several.
-        rows: how many to keep to look at; None is 3 with a tokenizer, else 0.
+        rows: how many to keep to look at; None is ``PAGE_ROWS`` with ``with_found``, else 3 with a tokenizer, else 0.
         split: of a saved DatasetDict or a hub data set.
-        with_found: keep the first row of each finding about rows to look at too.
+        with_found: keep the first row of each finding about rows to look at too, as a page has them.
         check: called before each row; may raise to stop.
 
     Raises:
-        InputError: the set or the tokenizer cannot be read, or a row cannot; names file and row.
+        InputError: the set or the tokenizer cannot be read, or a row cannot; names file and row. Or tokens are asked
+            for of a chat file, which has none without a tokenizer.
     """
     loaded = load_tokenizer(tokenizer) if tokenizer else None
     place = locate(path)
+    check_split([place], split, "--split")
     record_stream = _checked(place, split, check)
     first = next(record_stream, None)
     if first is None:
         raise InputError(f"{path}: no rows; name the file that has them")
     with _named(path, first[0]):
         layout = layout_of(first[1])
+    if layout is CHAT and loaded is None:
+        _check_no_tokens(path, {"--rows": rows, "--max-length": max_length})
     lengths = DEFAULT_LENGTHS if max_length is None else (max_length,)
     known = vocabulary_of(loaded) if loaded is not None else None
     inspection = Inspection(path, layout, Counts(lengths, known), not_read(first[1], layout), tokenizer=loaded)
-    wanted = _Wanted(rows if rows is not None else (3 if loaded is not None else 0), with_found)
+    default = PAGE_ROWS if with_found else 3 if loaded is not None else 0
+    wanted = _Wanted(default if rows is None else rows, with_found)
     stream = itertools.chain([first], record_stream)
     if layout is CHAT:
         _count_chat(inspection, stream, wanted)
     else:
         _count_tokens(inspection, stream, wanted)
     return inspection
+
+
+def _check_no_tokens(path: str, options: Mapping[str, int | None]) -> None:
+    """Refuse options that are about tokens, of a set that has none."""
+    if asked := [option for option, value in options.items() if value]:
+        raise InputError(
+            f"{asked[0]}: {path} is a chat file, which has no tokens to {_OF_TOKENS[asked[0]]} without a tokenizer; "
+            "name one with --tokenizer"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,4 +68,5 @@ def read_safety(config: Config) -> list[Row]:
     source = config.compare.safety
     if source is None:
         return []
-    return [row for row in source_rows(source, config.data.max_row_bytes) if not isinstance(row, BadRow)]
+    rows = source_rows(source, config.data.max_row_bytes, key="compare.safety")
+    return [row for row in rows if not isinstance(row, BadRow)]

@@ -21,6 +21,7 @@ from tosslm.files import (
     atomic_path,
     fingerprint,
     link_or_copy,
+    make_folder,
     make_private,
     remove_unfinished,
     sha256,
@@ -112,7 +113,7 @@ class RunFolder:
         self._refuse_what_is_not_ours(outputs)
         self._outputs = outputs
         # Where the folder is new it is its owner's alone; one that is there may be open on purpose.
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(self.path, mode=0o700)
         holder = self.layout.writer
         try:
             with FileLock(self.layout.lock, timeout=0, mode=0o600):

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 
 from tosslm.errors import InputError
+from tosslm.files import no_folder
 
 MANIFEST_FORMAT = 1
 _REMEDY = "restore it from a copy, or name another run_dir"
@@ -176,6 +177,8 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
+    except NotADirectoryError:
+        raise no_folder(path.parent) from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not readable ({error}); {_REMEDY}") from None
     return parse_manifest(text, path)

@@ -34,6 +34,8 @@ WEIGHTS_SCHEMA = pa.schema({"row_id": _TEXT, "weight": _FLOATS})
 EVIDENCE_SCHEMA = pa.schema({"row_id": _TEXT, "evidence": _FLOATS})
 MEASURES = ("kl", "shift", "loss")
 """Of the diagnosis, at each position; ``diagnosis/divergence.py`` says what they are."""
+LEAST_SHIFT = 0.01
+"""Nats a token; a share of a shift that is less, or not clearly above 0, says nothing and is not told."""
 DIAGNOSED_ROWS_SCHEMA = pa.schema({"row_id": _TEXT, "set": _TEXT, "model": _TEXT} | dict.fromkeys(MEASURES, _FLOATS))
 POSITIONS_SCHEMA = pa.schema(
     {"set": _TEXT, "model": _TEXT, "measure": _TEXT, "position": _INT}

@@ -84,8 +84,9 @@ def _dealt(bench: Workbench, counts: dict[str, SetCounts], mark: Mark) -> dict[s
     Bad rows are told of when the custom set itself is read.
     """
     config, layout, share = bench.config.data, bench.layout, bench.config.references.holdout
-    read = partial(prepared_rows, config.custom, bench.tokenizer, max_row_bytes=config.max_row_bytes)
-    everything = source_rows(config.custom, config.max_row_bytes)
+    key, most = "data.custom", config.max_row_bytes
+    read = partial(prepared_rows, config.custom, bench.tokenizer, max_row_bytes=most, key=key)
+    everything = source_rows(config.custom, most, key=key)
     dealt = rows_dealt((row.row_id for row in everything if not isinstance(row, BadRow)), config.utility.rows)
     found = SetCounts()
     rows = (row for row in read(found, takes=dealt.__contains__) if not isinstance(row, BadRow))
@@ -112,6 +113,7 @@ def _good_rows(
         counts,
         max_row_bytes=config.max_row_bytes,
         takes=takes or (lambda _: True),
+        key=f"data.{name}",
     ):
         if not isinstance(row, BadRow):
             yield row

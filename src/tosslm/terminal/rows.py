@@ -73,6 +73,8 @@ def _profiled(
 
 
 def _counted(tokens: Sequence[Mapping[str, Any]]) -> str:
+    if tokens[0]["keep"] is None:
+        return f"{len(tokens)} response tokens; no selection yet"
     dropped = sum(token["keep"] is False for token in tokens)
     return f"{len(tokens)} response tokens, {dropped} dropped ({dropped / len(tokens):.0%})"
 
@@ -189,14 +191,20 @@ def _legend(scale: float, scored: bool, console: Console) -> Text:
 
 
 def render_riskiest(rows: Sequence[Mapping[str, Any]], width: int) -> RenderableType:
-    """A table of rows to look into: on a narrow terminal what matters most, on a wide one the answers too."""
+    """A table of rows to look into: on a narrow terminal what matters most, on a wide one the answers too.
+
+    Above it stands by what the rows are chosen, where nothing is selected yet.
+    """
+    selected = all(row["dropped"] is not None for row in rows)
+    scored = all(row["highest_score"] is not None for row in rows)
     columns = {
         "row": [row["row_id"] for row in rows],
         "source": [mask_hidden(row["source"])[:20] for row in rows],
         "tokens": [str(row["tokens"]) for row in rows],
-        "dropped": [f"{row['dropped']} ({row['dropped'] / row['tokens']:.0%})" for row in rows],
     }
-    if all(row["highest_score"] is not None for row in rows):
+    if selected:
+        columns["dropped"] = [f"{row['dropped']} ({row['dropped'] / row['tokens']:.0%})" for row in rows]
+    if scored:
         columns["highest"] = [f"{row['highest_score']:+.2f}" for row in rows]
     left, taken = width - 2, []
     by_weight: list[str] = [name for name in ("row", "dropped", "highest", "source", "tokens") if name in columns]
@@ -217,4 +225,7 @@ def render_riskiest(rows: Sequence[Mapping[str, Any]], width: int) -> Renderable
             answer.truncate(left, overflow="ellipsis")
             cells.append(answer)
         table.add_row(*cells)
-    return table
+    if selected:
+        return table
+    told = "rows with the highest score first" if scored else "nor scores: the first rows"
+    return Group(Text(f"No selection yet, {told}. `toss select` makes one."), table)
