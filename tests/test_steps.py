@@ -37,7 +37,8 @@ GOLDEN: dict[str, dict[str, str]] = json.loads(
 Of the anchored methods ``model`` and ``evaluation/model`` are newer: 0.1.0 anchored only the first answer of a
 conversation, so what it trained is to be done again. Of ``star-dss`` all but ``data`` is newer: it is another method.
 Scores, and all that reads them, are newer too: losses are computed otherwise, and may differ in their last digits.
-So are trained adapters: rows of like length go together in a forward pass.
+So are trained adapters: rows of like length go together in a forward pass. And the diagnosis: positions are those in
+an answer.
 """
 CONFIG = {
     "run_dir": "run",
