@@ -178,7 +178,7 @@ MEASURED = (
     Measured("plan", _plan, SOME),
     Measured("score", _stages("score")),
     Measured("method random", _method("random"), SOME, "it is handed the whole set, its texts too"),
-    Measured("method dsir", _method("dsir"), SOME, "it is handed the whole set, its texts too, and counts each text"),
+    Measured("method dsir", _method("dsir"), SOME, "it is handed the whole set, its texts too"),
     Measured("select, in rows", _select(scope="row"), SOME),
     Measured(
         "select, posterior",

@@ -30,11 +30,17 @@ def ngram_counts(text: str, buckets: int = BUCKETS) -> np.ndarray:
 
 def log_importance(texts: list[str], target_texts: list[str], buckets: int = BUCKETS) -> np.ndarray:
     """``log p_target(x) - log p_raw(x)`` of each text under bags of hashed n-grams, float64 ``[R]``."""
-    counts = [ngram_counts(text, buckets) for text in texts]
-    raw = np.sum(counts, axis=0, dtype=np.float64)
-    target = np.sum([ngram_counts(text, buckets) for text in target_texts], axis=0, dtype=np.float64)
+    raw, target = _summed(texts, buckets), _summed(target_texts, buckets)
     log_ratio = np.log(target / target.sum() + 1e-8) - np.log(raw / raw.sum() + 1e-8)
-    return np.array([count @ log_ratio for count in counts])
+    # Counted anew: the counts of a text are far larger than the text.
+    return np.array([ngram_counts(text, buckets) @ log_ratio for text in texts])
+
+
+def _summed(texts: list[str], buckets: int) -> np.ndarray:
+    total = np.zeros(buckets)
+    for text in texts:
+        total += ngram_counts(text, buckets)
+    return total
 
 
 def resampled(material: Material) -> np.ndarray:
