@@ -158,6 +158,7 @@ def test_the_card_says_whose_choice_it_is(run: tosslm.Run, tmp_path: Path) -> No
     decided = tmp_path / "decided.jsonl"
     decided.write_text(json.dumps({"row_id": run.rows["row_id"][0], "decision": "drop", "by": "anna"}) + "\n")
     own = run.manifest["config"] | {"run_dir": str(tmp_path / "run"), "method": "oracle"}
+    own["compare"] = own["compare"] | {"harmful_sources": ["unsafe", "mixed"]}
     own["selection"] = own["selection"] | {"overrides": str(decided)}
     oracle = tosslm.run(own, until="select")
     export_run(oracle, "parquet", tmp_path / "out", hub=Hub("me/rows"))
