@@ -25,7 +25,7 @@ Time and memory, each measured by a script of `benchmarks/` that anyone can run 
 """  # noqa: E501
 _TAIL = """## What is not constant in the number of rows
 
-- **The report, and the page of `toss review`,** hold some tens of bytes for each row while they are made, to choose the rows that they show among all, and no token; the table has how many. Tokens lie in files without a name in the run folder meanwhile, 11 bytes each and 4 for each further ranking. The file itself stays below 25 MB. Of more than 200,000 marked tokens, the curve against marks rests on the upper 18 bits of each score.
+- **The report, and the page of `toss review`,** hold some tens of bytes for each row while they are made, to choose the rows that they show among all, and no token; the table has how many. Tokens lie in files without a name in the run folder meanwhile, 13 bytes each and 4 for each further ranking. The file itself stays below 25 MB. Of more than 200,000 marked tokens, the curve against marks rests on the upper 18 bits of each score.
 - **Methods that choose tokens by themselves** (`random`, `first-k`, `rows`, `degraded-only` and the others that `toss compare` knows) are handed the whole set in one piece, its texts too; the benchmark measures two of them. TOSS, TOSS-Pro and evidence in context are not.
 - **Reference sets** take an id a row, and their held-out rows are held whole; TOSS-Pro's rounds hold the ids of the rows that join.
 - **Decisions by hand** are held, a byte for each token of the rows that they name.
