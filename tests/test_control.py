@@ -192,7 +192,7 @@ def test_each_row_is_judged_by_what_the_other_half_gives(tmp_path: Path) -> None
     own = held_out_scores(folder / "heldout.parquet", sets_threshold)["utility"]
     _, of_others = learn_ranking(KINDS["posterior"], folder, seed=0, of=lambda one: not sets_threshold(one))
     expected = [of_others(row, np.array([len(row)])) for row in own]
-    found = cross_fitted_log_odds(folder, seed=0)
+    found = cross_fitted_log_odds(KINDS["posterior"], folder, seed=0)
     assert len(found) == len(every)
     for row, by_hand in zip(found, expected, strict=False):
         np.testing.assert_allclose(row, by_hand, rtol=1e-5, atol=1e-5)
