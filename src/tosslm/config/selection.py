@@ -10,7 +10,6 @@ from tosslm.config.section import PathText, Section
 from tosslm.config.serving import ServerConfig
 from tosslm.errors import InputError
 
-
 IN_CONTEXT = ("posterior", "either")
 """Evidence that is log-odds of unsafe, learnt from held-out rows, so that ``discard_fraction: auto`` can go by it."""
 

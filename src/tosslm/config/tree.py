@@ -92,8 +92,8 @@ class Config(Section):
     def _learns_from_held_out_rows(self) -> Config:
         if self.selection.evidence in IN_CONTEXT and not self.references.holdout:
             raise ValueError(
-                f"selection.evidence: {self.selection.evidence} learns from held-out rows, and references.holdout is 0; set it to 0.1 "
-                "or more, or choose evidence token or window, with a number as discard_fraction"
+                f"selection.evidence: {self.selection.evidence} learns from held-out rows, and references.holdout is "
+                "0; set it to 0.1 or more, or choose evidence token or window, with a number as discard_fraction"
             )
         return self
 

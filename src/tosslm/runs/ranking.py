@@ -216,8 +216,8 @@ def _check_trusted(config: Config, rows: int, held: int) -> None:
         raise InputError(
             f"data.utility.from: custom: of {rows} rows {held} are held out (references.holdout: "
             f"{config.references.holdout:g}), of which {stay} stay (data.utility.trim: "
-            f"{config.data.utility.trim:g}), and selection.evidence: {config.selection.evidence} learns from at least "
-            f"{LEAST_ROWS}; "
-            "raise data.utility.rows where the custom set has more, or references.holdout, name a utility set in "
-            "data.utility.path, or choose evidence token or window, with a number as discard_fraction"
+            f"{config.data.utility.trim:g}), and selection.evidence: {config.selection.evidence} learns from at "
+            f"least {LEAST_ROWS}; raise data.utility.rows where the custom set has more, or references.holdout, name "
+            "a utility set in data.utility.path, or choose evidence token or window, with a number as "
+            "discard_fraction"
         )

@@ -66,7 +66,9 @@ def learnt_apart(
     bounds = auto and drawn and len(spared) >= rows_needed(own.false_discard)
     fitted = (lambda content: not sets_threshold(content)) if bounds else (lambda _: True)
     facts, in_context = learn_ranking(kind, folder, seed=config.seed, window=own.window, of=fitted, parts=scored)
-    useful = useful_log_odds(folder, in_context) if bounds else _estimating(config, kind, folder, scored) if auto else []
+    if not auto:
+        return facts, in_context, None
+    useful = useful_log_odds(folder, in_context) if bounds else _estimating(config, kind, folder, scored)
     return facts, in_context, Useful(useful, bounds) if useful else None
 
 
