@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from studies.frontier.curves import Curves, Values, drawn_curve, gains, interval, read_off
 from studies.frontier.data import spliced_rows, useful_sources
+from studies.frontier.dropped import dropped
 from studies.frontier.ledger import add_result, known
 from studies.frontier.page import write_page
 from studies.frontier.settings import DEFAULT, ENTRIES, SETTINGS, config, folder, method_of
@@ -30,6 +31,26 @@ def test_a_reading_is_where_the_straight_line_between_two_scales_crosses_the_tar
 def test_a_gain_is_told_in_shares_of_standard_sft() -> None:
     utility = np.array([[3.0, 2.5, 2.0], [4.0, 3.0, 1.0]])
     np.testing.assert_allclose(gains(utility, np.array([1.0, 2.0])), [[0, 0.25, 0.5], [0, 0.5, 1.5]])
+
+
+def test_what_a_mask_drops_of_marked_spans_is_counted_span_by_span() -> None:
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(0, 12, size=50)
+    keep, marked = (rng.random(int(lengths.sum())) < share for share in (0.5, 0.6))
+    spans: list[list[bool]] = []
+    rows = np.split(np.arange(len(keep)), np.cumsum(lengths)[:-1])
+    for row_ in rows:
+        before = -2
+        for at in row_[marked[row_]]:
+            if at != before + 1:
+                spans.append([])
+            spans[-1].append(bool(keep[at]))
+            before = at
+    found = dropped(keep, marked, lengths)
+    assert found.missed == pytest.approx(np.mean([all(span) for span in spans]))
+    assert found.whole == pytest.approx(np.mean([not any(span) for span in spans]))
+    assert found.marked == pytest.approx((marked & ~keep).sum() / marked.sum())
+    assert found.useful == pytest.approx((~marked & ~keep).sum() / (~marked).sum())
 
 
 def test_a_drawn_curve_is_the_weighted_mean_of_rows_and_seeds() -> None:

@@ -24,10 +24,11 @@ Written by `python -m studies.proxy.study`; what it runs stands in `studies/prox
 
 Two real models stand in for each other, with different tokenizers: SmolLM2-135M-Instruct with the demo's safety
 adapter, and Gemma 3 270M, which is pretrained alone: not aligned, and new to the turns that it reads here.
-Each is asked on two of the sets of [Do scores find unsafe tokens?](spans.md): the demo's config on one row in
-{harmful} of the demo's harmful and utility set, and one in {custom} of the custom set; and *Spliced*. Not on *Toxic
-Spans*. One epoch, no round of TOSS-Pro, one seed, token scores; what evidence in context would make of a proxy's
-scores was not measured.
+Each is asked on the sets of [Do scores find unsafe tokens?](spans.md): the demo's config on one row in
+{harmful} of the demo's harmful and utility set, and one in {custom} of the custom set; *Spliced*; and
+of *Toxic Spans*, where people marked one or two words, 400 posts, with 560 sentences to learn each reference from.
+One epoch, no round of TOSS-Pro, one seed, token scores; what evidence in context would make of a proxy's scores was
+not measured.
 
 - **Spearman**: rank correlation of the token scores with the base's own, full-size ones.
 - **Dropped too**: of the tokens that full-size scores drop at d = {discard}, the share that these scores drop.

@@ -17,7 +17,7 @@ SMOLLM2, GEMMA = "SmolLM2-135M-Instruct", "Gemma-3-270M"
 MODELS = (SMOLLM2, GEMMA)
 PAIRS = ((GEMMA, SMOLLM2), (SMOLLM2, GEMMA))
 """Base and proxy."""
-CORPORA = {"demo": "The demo", "spliced": "Spliced"}
+CORPORA = {"demo": "The demo", "spliced": "Spliced", "toxic-smaller": "Toxic Spans, a part"}
 """Sets of ``studies.spans``, each at its seed 0, and what the page calls them."""
 
 
