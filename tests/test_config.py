@@ -69,7 +69,7 @@ def test_dotted_overrides_are_read_as_yaml_and_later_ones_win() -> None:
         ("data.custom=c6.jsonl", r"^--set data\.custom: a section of keys; write \{path: c6\.jsonl\}"),
         ("selection=0.1", r"^--set selection: a section of keys: discard_fraction, "),
         ("finetune.betas=[0.9, x]", r"^--set finetune\.betas\.1: give a number \(given: 'x'\)$"),
-        ("selection.evidence=tokens", "give token, window, posterior or either"),
+        ("selection.evidence=tokens", "give token, window or posterior"),
         ("seed", "expected a.b=value"),
         ("seed=[", "not readable as YAML"),
     ],

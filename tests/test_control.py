@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from support.benches import select_in
 from test_evidence import flat_column, write_scores
 from test_found import clean_set
-from tosslm.config import IN_CONTEXT, load_config
+from tosslm.config import load_config
 from tosslm.errors import InputError
 from tosslm.findings.found import threshold_told
 from tosslm.methods import registry, settled
@@ -192,7 +192,7 @@ def test_each_row_is_judged_by_what_the_other_half_gives(tmp_path: Path) -> None
     own = held_out_scores(folder / "heldout.parquet", sets_threshold)["utility"]
     _, of_others = learn_ranking(KINDS["posterior"], folder, seed=0, of=lambda one: not sets_threshold(one))
     expected = [of_others(row, np.array([len(row)])) for row in own]
-    found = cross_fitted_log_odds(KINDS["posterior"], folder, seed=0)
+    found = cross_fitted_log_odds(folder, seed=0)
     assert len(found) == len(every)
     for row, by_hand in zip(found, expected, strict=False):
         np.testing.assert_allclose(row, by_hand, rtol=1e-5, atol=1e-5)
@@ -208,14 +208,12 @@ def test_where_no_estimate_can_be_had_even_odds_decide_and_it_is_said(tmp_path: 
     assert "even odds alone" in threshold_told(facts)[0]
 
 
-@pytest.mark.parametrize("evidence", IN_CONTEXT)
-def test_a_clean_set_loses_next_to_nothing(tmp_path: Path, evidence: str) -> None:
+def test_a_clean_set_loses_next_to_nothing(tmp_path: Path) -> None:
     clean_set(tmp_path, np.random.default_rng(5))
-    facts = select_in(tmp_path, evidence=evidence, discard_fraction="auto")
+    facts = select_in(tmp_path, evidence="posterior", discard_fraction="auto")
     assert facts["discarded"] / facts["tokens"] < 0.01
     assert facts["auto"]["risk"] <= facts["auto"]["dropped"] / 2
-    if evidence == "posterior":
-        assert facts["unsafe_found"]["share"] == pytest.approx(facts["discarded"] / facts["tokens"])
+    assert facts["unsafe_found"]["share"] == pytest.approx(facts["discarded"] / facts["tokens"])
 
 
 def test_a_threshold_that_lets_unsafe_tokens_stay_is_said() -> None:

@@ -30,8 +30,8 @@ UNTRAINED, STANDARD = "base", "sft"
 OURS = "toss-posterior-anchor"
 DEFAULT = "default"
 """The entry whose settings are the defaults of the tool."""
-EITHER = f"{DEFAULT}, or by own score"
-"""As the default, but for tokens that go by their own score."""
+NO_ANCHOR = f"{DEFAULT}, no anchor"
+"""As the default, but for dropped tokens, which are ignored."""
 OF_MEAN = f"{OURS}, weight 0.5, no first tokens"
 """As the default, but for an anchor of the mean over anchored tokens, however few they are."""
 SAID_TOKENS = {"harmful": 48, "safe": 24, "beginnings": 48}
@@ -79,7 +79,7 @@ class Setting:
     model: Mapping[str, str] = field(default_factory=lambda: MODEL)
 
 
-def _weighted(method: str | None, weight: float, **overrides: Any) -> Entry:
+def _weighted(method: str, weight: float, **overrides: Any) -> Entry:
     return Entry(method, {"finetune.anchor_weight": weight, **overrides})
 
 
@@ -102,12 +102,7 @@ ENTRIES = {
         **{"finetune.anchor_normalize": "all", "finetune.anchor_first": 0, "data.utility": "{from: custom}"},
         **_AUTO,
     ),
-    EITHER: _weighted(
-        None,
-        3.0,
-        **{"finetune.anchor_normalize": "all", "finetune.anchor_first": 0},
-        **{"selection.discard_fraction": "auto", "selection.evidence": "either"},
-    ),
+    NO_ANCHOR: Entry(None, {**_AUTO, "finetune.dropped": "ignore"}),
     "toss-anchor": _weighted("toss-anchor", 3.0, **{"finetune.anchor_normalize": "all", "finetune.anchor_first": 0}),
     OF_MEAN: _weighted(OURS, 0.5, **{"finetune.anchor_first": 0}, **_AUTO),
     f"{OURS}, even odds": Entry(OURS, _EVEN),

@@ -13,13 +13,12 @@ from tosslm.config.evaluation import (
 )
 from tosslm.config.reading import load_config
 from tosslm.config.section import Section
-from tosslm.config.selection import IN_CONTEXT, RefinementConfig, ScoringConfig, SelectionConfig
+from tosslm.config.selection import RefinementConfig, ScoringConfig, SelectionConfig
 from tosslm.config.serving import ServerConfig
 from tosslm.config.training import FinetuneConfig, LoraConfig, ReferencesConfig, TrainingConfig
 from tosslm.config.tree import CompareConfig, Config, covered, explicit_value
 
 __all__ = [
-    "IN_CONTEXT",
     "REFUSAL_TEXTS",
     "ClassifierConfig",
     "CompareConfig",

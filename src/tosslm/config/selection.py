@@ -10,9 +10,6 @@ from tosslm.config.section import PathText, Section
 from tosslm.config.serving import ServerConfig
 from tosslm.errors import InputError
 
-IN_CONTEXT = ("posterior", "either")
-"""Evidence that is log-odds of unsafe, learnt from held-out rows, so that ``discard_fraction: auto`` can go by it."""
-
 
 class ScoringConfig(Section):
     """How the response tokens of the custom set are scored."""
@@ -100,12 +97,11 @@ class SelectionConfig(Section):
     scope: Literal["global", "row"] = Field(
         "global", description="global: over the whole custom set; row: inside each row (an ablation)."
     )
-    evidence: Literal["token", "window", "posterior", "either"] = Field(
+    evidence: Literal["token", "window", "posterior"] = Field(
         "posterior",
         description="What is ranked. posterior: log-odds of unsafe given the token's whole row, learnt from held-out "
-        "rows; either: these, or those that the token's own score stands for, whichever are larger; token: each "
-        "token's own score, as in the paper; window: the mean score of a window around it. These two need a number "
-        "as discard_fraction.",
+        "rows; token: each token's own score, as in the paper; window: the mean score of a window around it. These "
+        "two need a number as discard_fraction.",
     )
     window: int = Field(
         5, ge=1, le=1_000_000, description="For evidence: window. Tokens in a window, the token in its middle."
@@ -143,10 +139,10 @@ class SelectionConfig(Section):
 
     @model_validator(mode="after")
     def _auto_has_a_posterior(self) -> SelectionConfig:
-        if self.discard_fraction == "auto" and (self.evidence not in IN_CONTEXT or self.scope != "global"):
+        if self.discard_fraction == "auto" and (self.evidence, self.scope) != ("posterior", "global"):
             raise ValueError(
-                "discard_fraction: auto goes by the posterior over the whole set; set evidence: posterior (or "
-                "either) and scope: global, or give a share such as 0.1"
+                "discard_fraction: auto goes by the posterior over the whole set; set evidence: posterior and scope: "
+                "global, or give a share such as 0.1"
             )
         return self
 

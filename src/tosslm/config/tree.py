@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, model_validator
 from tosslm.config.data import DataConfig, ModelConfig, SourceConfig
 from tosslm.config.evaluation import ClassifierConfig, DiagnosisConfig, EvaluationConfig
 from tosslm.config.section import PathText, Section
-from tosslm.config.selection import IN_CONTEXT, RefinementConfig, ScoringConfig, SelectionConfig
+from tosslm.config.selection import RefinementConfig, ScoringConfig, SelectionConfig
 from tosslm.config.training import FinetuneConfig, ReferencesConfig, TrainingConfig
 
 
@@ -90,10 +90,10 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _learns_from_held_out_rows(self) -> Config:
-        if self.selection.evidence in IN_CONTEXT and not self.references.holdout:
+        if self.selection.evidence == "posterior" and not self.references.holdout:
             raise ValueError(
-                f"selection.evidence: {self.selection.evidence} learns from held-out rows, and references.holdout is "
-                "0; set it to 0.1 or more, or choose evidence token or window, with a number as discard_fraction"
+                "selection.evidence: posterior learns from held-out rows, and references.holdout is 0; set it to 0.1 "
+                "or more, or choose evidence token or window, with a number as discard_fraction"
             )
         return self
 

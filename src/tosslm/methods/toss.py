@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tosslm.config import IN_CONTEXT, Config
+from tosslm.config import Config
 from tosslm.methods.method import Method, paper_settings
 
 _PAPER = "Li et al. 2026, arXiv 2603.01185"
@@ -19,7 +19,7 @@ def _settings(*, pro: bool = False, **changes: Any) -> Callable[[Config], Mappin
     def overrides(config: Config) -> Mapping[str, Any]:
         rounds = {"refinement.rounds": max(config.refinement.rounds, 1)} if pro else {}
         own = paper_settings(config) | rounds | keys
-        if own["selection.evidence"] in IN_CONTEXT:
+        if own["selection.evidence"] == "posterior":
             own["selection.discard_fraction"] = config.selection.discard_fraction  # it can tell how much by itself
         return own
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from tosslm.config import IN_CONTEXT, Config
+from tosslm.config import Config
 from tosslm.model.shape import Shape
 from tosslm.planning.sizes import weight_bytes
 from tosslm.planning.work import UNKNOWN_ANCHORED_ROWS, Counted, Pace, Work, passes
@@ -99,7 +99,7 @@ def assumed(
     """
     said, evaluation = [], config.evaluation
     anchors = config.finetune.anchors and "finetune" not in left_out
-    if anchors and not config.finetune.anchor_first and config.selection.kind in IN_CONTEXT:
+    if anchors and not config.finetune.anchor_first and config.selection.kind == "posterior":
         batches, steps = passes(custom.rows, config.finetune)
         least, most = (
             batches * base[unit] + steps * base["finetune_step"] for unit in ("finetune_batch", "anchored_batch")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from tosslm.config import IN_CONTEXT, Config, TrainingConfig
+from tosslm.config import Config, TrainingConfig
 
 if TYPE_CHECKING:
     from tosslm.evaluation.workload import Asked
@@ -159,7 +159,7 @@ def anchored_rows(config: Config, custom: Counted) -> float:
         return 1.0 if settings.anchors and settings.anchor_first else 0.0
     if settings.anchor_first:
         return 1.0
-    if isinstance(d, str) or config.selection.evidence in IN_CONTEXT:
+    if isinstance(d, str) or config.selection.evidence == "posterior":
         return UNKNOWN_ANCHORED_ROWS
     return 1 - (1 - d) ** (custom.response_tokens / max(custom.rows, 1))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tosslm.config import IN_CONTEXT, Config
+from tosslm.config import Config
 from tosslm.errors import InputError, TosslmError
 from tosslm.ragged import split_rows
 from tosslm.runs.layout import HELDOUT
@@ -107,13 +107,10 @@ def useful_log_odds(
     return split_rows(in_context(np.concatenate(rows), lengths).astype(np.float32), lengths)
 
 
-def cross_fitted_log_odds(
-    kind: Kind, scores: Path, *, seed: int, parts: Callable[[], Parts] | None = None
-) -> list[np.ndarray]:
+def cross_fitted_log_odds(scores: Path, *, seed: int, parts: Callable[[], Parts] | None = None) -> list[np.ndarray]:
     """Log-odds of all held-out utility rows, each half under what the other half gives; as ``useful_log_odds``.
 
     Args:
-        kind: of evidence, whose values are log-odds.
         scores: folder of a round's parts, with its held-out rows.
         seed: as of ``learn_ranking``.
         parts: as of ``learn_ranking``.
@@ -124,7 +121,7 @@ def cross_fitted_log_odds(
     found: list[np.ndarray] = []
     halves: list[Callable[[str], bool]] = [sets_threshold, lambda content: not sets_threshold(content)]
     for judged, taught in zip(halves, halves[::-1], strict=True):
-        _, in_context = learn_ranking(kind, scores, seed=seed, of=taught, parts=parts)
+        _, in_context = learn_ranking(KINDS["posterior"], scores, seed=seed, of=taught, parts=parts)
         found += useful_log_odds(scores, in_context, judged)
     return found
 
@@ -193,8 +190,7 @@ def check_held_out(config: Config, rows: Mapping[str, int]) -> None:
         InputError: names the set, its rows and how many there have to be.
     """
     share = config.references.holdout
-    evidence = config.selection.evidence
-    if evidence not in IN_CONTEXT or not share:
+    if config.selection.evidence != "posterior" or not share:
         return
     for name in ("harmful", "utility"):
         held = min(math.ceil(share * rows[name]), rows[name] - 1)
@@ -204,7 +200,7 @@ def check_held_out(config: Config, rows: Mapping[str, int]) -> None:
             least = max(math.floor((LEAST_ROWS - 1) / share) + 1, LEAST_ROWS + 1)
             raise InputError(
                 f"data.{name}: of {rows[name]} rows {held} are held out (references.holdout: {share:g}), and "
-                f"selection.evidence: {evidence} learns from at least {LEAST_ROWS}; name {least} rows or more, raise "
+                f"selection.evidence: posterior learns from at least {LEAST_ROWS}; name {least} rows or more, raise "
                 "references.holdout, or choose evidence token or window, with a number as discard_fraction"
             )
 
@@ -216,8 +212,7 @@ def _check_trusted(config: Config, rows: int, held: int) -> None:
         raise InputError(
             f"data.utility.from: custom: of {rows} rows {held} are held out (references.holdout: "
             f"{config.references.holdout:g}), of which {stay} stay (data.utility.trim: "
-            f"{config.data.utility.trim:g}), and selection.evidence: {config.selection.evidence} learns from at "
-            f"least {LEAST_ROWS}; raise data.utility.rows where the custom set has more, or references.holdout, name "
-            "a utility set in data.utility.path, or choose evidence token or window, with a number as "
-            "discard_fraction"
+            f"{config.data.utility.trim:g}), and selection.evidence: posterior learns from at least {LEAST_ROWS}; "
+            "raise data.utility.rows where the custom set has more, or references.holdout, name a utility set in "
+            "data.utility.path, or choose evidence token or window, with a number as discard_fraction"
         )

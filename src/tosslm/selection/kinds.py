@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from tosslm.selection.chain import BOUNDS, learn_chain, passes
-from tosslm.selection.either import OWN_SHARE, learn_own_levels
 from tosslm.selection.evidence import (
     ITERATIONS,
     START,
@@ -59,7 +58,6 @@ class Kind:
         learn: facts for ``evidence.json``, and what makes evidence of scores; raises ValueError where it cannot be
             learnt. None ranks the scores themselves.
         from_rows: whether it is learnt from rows at all.
-        log_odds: whether its values are log-odds of unsafe, by which ``discard_fraction: auto`` can go.
         from_losses: whether it is made of the two losses instead of their difference.
         settings: keys of the config's section ``selection`` that are its own.
     """
@@ -70,7 +68,6 @@ class Kind:
     dropped_if: str
     learn: Callable[[Known], tuple[dict[str, Any], InContext]] | None = None
     from_rows: bool = False
-    log_odds: bool = False
     from_losses: bool = False
     settings: tuple[str, ...] = ()
 
@@ -114,20 +111,6 @@ def _posterior(known: Known) -> tuple[dict[str, Any], InContext]:
         "tolerance": TOLERANCE,
     }
     return facts, log_odds
-
-
-def _either(known: Known) -> tuple[dict[str, Any], InContext]:
-    """The posterior, and which of its log-odds a token's own score stands for."""
-    facts, in_context = _posterior(known)
-    rows = [row for row in known.held_out["utility"] if len(row)]
-    useful, lengths = np.concatenate(rows), np.array([len(row) for row in rows])
-    own = learn_own_levels(useful, in_context(useful, lengths))
-
-    def larger(scores: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        return np.maximum(in_context(scores, lengths), own(scores))
-
-    levels = {"share": OWN_SHARE, "scores": own.scores.tolist(), "log_odds": own.log_odds.tolist()}
-    return facts | {"evidence": "either", "own": levels}, larger
 
 
 def _held_out_evidence(held_out: Mapping[str, Sequence[np.ndarray]]) -> tuple[Evidence, Chance]:
@@ -176,23 +159,6 @@ KINDS = {
             settings=("alpha", "beta"),
         ),
         Kind("window", "Window", "nats", "have a window mean of {} nats", _window, settings=("window",)),
-        Kind(
-            "posterior",
-            "Posterior",
-            "log-odds",
-            "have log-odds of unsafe of {}",
-            _posterior,
-            from_rows=True,
-            log_odds=True,
-        ),
-        Kind(
-            "either",
-            "Posterior or own score",
-            "log-odds",
-            "have log-odds of unsafe, in context or by their own score, of {}",
-            _either,
-            from_rows=True,
-            log_odds=True,
-        ),
+        Kind("posterior", "Posterior", "log-odds", "have log-odds of unsafe of {}", _posterior, from_rows=True),
     )
 }

@@ -66,16 +66,14 @@ def learnt_apart(
     bounds = auto and drawn and len(spared) >= rows_needed(own.false_discard)
     fitted = (lambda content: not sets_threshold(content)) if bounds else (lambda _: True)
     facts, in_context = learn_ranking(kind, folder, seed=config.seed, window=own.window, of=fitted, parts=scored)
-    if not auto:
-        return facts, in_context, None
-    useful = useful_log_odds(folder, in_context) if bounds else _estimating(config, kind, folder, scored)
+    useful = useful_log_odds(folder, in_context) if bounds else _estimating(config, folder, scored) if auto else []
     return facts, in_context, Useful(useful, bounds) if useful else None
 
 
-def _estimating(config: Config, kind: Kind, folder: Path, scored: Callable[[], Parts]) -> list[np.ndarray]:
+def _estimating(config: Config, folder: Path, scored: Callable[[], Parts]) -> list[np.ndarray]:
     """Few held-out rows, each under what the other half gives; none where a half of them tells nothing."""
     try:
-        return cross_fitted_log_odds(kind, folder, seed=config.seed, parts=scored)
+        return cross_fitted_log_odds(folder, seed=config.seed, parts=scored)
     except TosslmError:
         return []
 
