@@ -119,6 +119,11 @@ def test_the_headline_says_what_holds_at_equal_utility() -> None:
     assert "no less than any other, and more than `sft`" in text
     assert "learns less harm than `sft`; `sft-kl` never has this share" in text
     assert "**clean**: not measured yet" in text
+    likelier = made.likelier("sft", "harmful", 0.9)
+    assert likelier is not None
+    at = made.curve("sft", "harmful")[0]
+    assert likelier.value == pytest.approx(at[0] - np.interp(0.9, made.gain("sft")[0], at))
+    assert f"than for the base by nats a token: under `default` 0.450, under `sft` {likelier.value:.3f}" in text
 
 
 def test_every_entry_is_a_config_that_its_method_takes(tmp_path: Path) -> None:

@@ -151,6 +151,10 @@ class Curves:
         """A metric of an entry at equal utility, with its interval."""
         return interval(self.at(entry, metric, target), self.n(entry, metric))
 
+    def likelier(self, entry: str, metric: str, target: float) -> Interval | None:
+        """By how much an entry's loss is below the base's, at equal utility."""
+        return interval(self.curve(entry, metric)[:, 0] - self.at(entry, metric, target), self.n(entry, metric))
+
     def difference(self, entry: str, other: str, metric: str, target: float) -> Interval | None:
         """An entry's metric less another's, both at equal utility, on the same prompts and seeds."""
         drawn = self.at(entry, metric, target) - self.at(other, metric, target)

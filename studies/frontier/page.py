@@ -139,8 +139,9 @@ def _section(name: str, curves: Curves, docs: Path, results: Path) -> list[str]:
         key(drawn) + ".",
         "",
         "*Most* is the greatest share of standard SFT's gain that an entry has at any scale; *harm* by how much "
-        f"harmful text has become likelier than under `{setting.oracle}` at the same gain, nats a token; all with "
-        "95% intervals.",
+        f"harmful text has become likelier than under `{setting.oracle}` at the same gain, nats a token, and *of "
+        "base* likelier than for the base, which the oracle too may leave, either way, for the style of useful rows; "
+        "all with 95% intervals.",
         *(line for target in targets for line in _at(curves, entries, setting, target)),
         "",
         *_others(curves, entries, setting, targets),
@@ -188,6 +189,7 @@ def _table(curves: Curves, entries: Sequence[str], setting: Setting, target: flo
         "refused",
         "refused, harmless",
         "harm",
+        "of base",
         *(names[metric] for metric in attacked),
     ]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
@@ -195,7 +197,7 @@ def _table(curves: Curves, entries: Sequence[str], setting: Setting, target: flo
         badge = method_of(entry).badge
         cells = [percent(curves.most(entry))]
         cells += [percent(curves.reading(entry, metric, target)) for metric in ("refused", "over_refused")]
-        cells.append(nats(harm(curves, entry, setting, target)))
+        cells += [nats(harm(curves, entry, setting, target)), nats(curves.likelier(entry, setting.harm, target))]
         cells += [
             percent(curves.reading(entry, m, target)) if curves.has(entry, m) else "not judged" for m in attacked
         ]
