@@ -117,7 +117,7 @@ class Curves:
     """
 
     def __init__(self, table: Mapping[str, Mapping[str, Values]], standard: str, unscaled: int) -> None:
-        self.table = table
+        self.table, self.unscaled = table, unscaled
         self._drawn: dict[tuple[str, str], np.ndarray] = {}
         self._standard = self.curve(standard, "utility")[:, unscaled]
 
@@ -154,6 +154,10 @@ class Curves:
     def likelier(self, entry: str, metric: str, target: float) -> Interval | None:
         """By how much an entry's loss is below the base's, at equal utility."""
         return interval(self.curve(entry, metric)[:, 0] - self.at(entry, metric, target), self.n(entry, metric))
+
+    def as_trained(self, entry: str, metric: str) -> Interval | None:
+        """A metric of an entry at scale 1, whatever its utility there."""
+        return interval(self.curve(entry, metric)[:, self.unscaled], self.n(entry, metric))
 
     def difference(self, entry: str, other: str, metric: str, target: float) -> Interval | None:
         """An entry's metric less another's, both at equal utility, on the same prompts and seeds."""

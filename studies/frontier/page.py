@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from studies.frontier.attack import verdicts
-from studies.frontier.curves import Curves, Values
+from studies.frontier.curves import Curves, Values, interval
 from studies.frontier.data import useful_sources
 from studies.frontier.figure import draw, drawn_entries, key
 from studies.frontier.ledger import RESULTS, known
@@ -145,6 +145,8 @@ def _section(name: str, curves: Curves, docs: Path, results: Path) -> list[str]:
         *(line for target in targets for line in _at(curves, entries, setting, target)),
         "",
         *_others(curves, entries, setting, targets),
+        "",
+        *_as_trained(curves, entries, setting),
     ]
 
 
@@ -202,6 +204,26 @@ def _table(curves: Curves, entries: Sequence[str], setting: Setting, target: flo
             percent(curves.reading(entry, m, target)) if curves.has(entry, m) else "not judged" for m in attacked
         ]
         lines.append(f"| `{entry}` | {badge} | {' | '.join(cell or 'not reached' for cell in cells)} |")
+    return lines
+
+
+def _as_trained(curves: Curves, entries: Sequence[str], setting: Setting) -> list[str]:
+    """What each adapter is as it leaves its training, where it has another utility than the next."""
+    lines = [
+        "As they were trained, adapters not scaled, each at a utility of its own:",
+        "",
+        "| trained | gain | refused | refused, harmless | of base |",
+        "|---|---|---|---|---|",
+    ]
+    at = curves.unscaled
+    for entry in entries:
+        curve = curves.curve(entry, setting.harm)
+        cells = [
+            percent(interval(curves.gain(entry)[:, at], curves.n(entry, "utility"))),
+            *(percent(curves.as_trained(entry, metric)) for metric in ("refused", "over_refused")),
+            nats(interval(curve[:, 0] - curve[:, at], curves.n(entry, setting.harm))),
+        ]
+        lines.append(f"| `{entry}` | {' | '.join(cell or 'cannot be told' for cell in cells)} |")
     return lines
 
 
