@@ -39,7 +39,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 import tosslm
 from tosslm.cli import quiet_libraries
 from tosslm.config import ModelConfig
-from tosslm.model.base import Base, attached_adapters, open_base
+from tosslm.model.adapters import attached_adapters
+from tosslm.model.base import Base, open_base
 from tosslm.model.losses import batch_budget, plan_batches
 
 NAMES = ("utility", "degraded")

@@ -16,7 +16,7 @@ from benchmarks.scoring import begin, commit, processor, random_adapters
 
 import tosslm
 from tosslm.cli import quiet_libraries
-from tosslm.model.base import attached_adapters
+from tosslm.model.adapters import attached_adapters
 
 KINDS = {
     "linear layers, head and adapters": ("aten::mm", "aten::addmm"),

@@ -20,7 +20,7 @@ from support.dying import DyingReporter, KilledError
 from test_training import base_of
 from tosslm.config import LoraConfig, TrainingConfig, load_config
 from tosslm.errors import InputError
-from tosslm.model.base import fresh_adapter
+from tosslm.model.adapters import fresh_adapter
 from tosslm.model.head import SplitHead
 from tosslm.progress import Reporter, SilentReporter
 from tosslm.training.held import base_states

@@ -17,7 +17,8 @@ import tosslm
 from conftest import demo_rows, write_rows
 from tosslm.config import ModelConfig, load_config
 from tosslm.errors import InputError
-from tosslm.model.base import Base, attached_adapters, open_base
+from tosslm.model.adapters import attached_adapters
+from tosslm.model.base import Base, open_base
 from tosslm.plan import make_plan
 from tosslm.progress import SilentReporter
 

@@ -25,7 +25,8 @@ from tosslm.methods.method import drop_rows_in_order
 from tosslm.methods.safeinstr import drawn_safety_rows
 from tosslm.methods.seal import relative_weights, selector_loss, train_selector, upper_weight
 from tosslm.model import head
-from tosslm.model.base import Base, fresh_adapter, open_base
+from tosslm.model.adapters import fresh_adapter
+from tosslm.model.base import Base, open_base
 from tosslm.model.head import SplitHead
 from tosslm.progress import SilentReporter
 from tosslm.ragged import answer_positions

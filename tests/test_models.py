@@ -17,8 +17,9 @@ from conftest import DEMO
 from tosslm.config import ModelConfig
 from tosslm.errors import InputError
 from tosslm.model import base as models
-from tosslm.model import builtin
+from tosslm.model import builtin, device
 from tosslm.model.builtin import SMOLLM2, builtin_folder
+from tosslm.model.folders import check_adapter
 
 
 def test_the_builtin_model_is_an_ordinary_folder_that_speaks(smollm2_folder: Path, smollm2_tokenizer: Any) -> None:
@@ -72,9 +73,9 @@ def test_an_unknown_builtin_is_refused() -> None:
 def test_dtype_auto_asks_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
     for answer, dtype in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(models, "multiplies_bfloat16_fast", lambda answer=answer: answer)
-        assert models.choose_dtype("auto", cpu) is dtype
-    assert models.choose_dtype("float16", cpu) is torch.float16
+        monkeypatch.setattr(device, "multiplies_bfloat16_fast", lambda answer=answer: answer)
+        assert device.choose_dtype("auto", cpu) is dtype
+    assert device.choose_dtype("float16", cpu) is torch.float16
 
 
 def test_the_identity_of_a_base_depends_on_its_files_alone(tiny_model_folder: Path, tmp_path: Path) -> None:
@@ -113,4 +114,4 @@ def test_a_model_that_is_nowhere_is_refused() -> None:
 def test_the_shipped_safety_adapter_is_small_and_safe_to_load() -> None:
     weights = DEMO / "safety-adapter" / "adapter_model.safetensors"
     assert weights.stat().st_size <= 8_000_000
-    models.check_adapter(weights.parent)
+    check_adapter(weights.parent)

@@ -28,7 +28,8 @@ from tosslm.cli import app
 from tosslm.config import Config, ModelConfig, load_config
 from tosslm.evaluation.external import evaluate_external
 from tosslm.methods import registry, settled
-from tosslm.model.base import Base, attached_adapters, fresh_adapter, open_base
+from tosslm.model.adapters import attached_adapters, fresh_adapter
+from tosslm.model.base import Base, open_base
 from tosslm.model.layers import scaled_layer
 from tosslm.model.losses import response_losses
 from tosslm.model.quantize import check_quantization, four_bit_layers, quantizable_parameters

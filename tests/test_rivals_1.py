@@ -36,7 +36,8 @@ from tosslm.methods.bds import Scheduler, Scheduling
 from tosslm.methods.lisa import BiState, proximal_gradients, state_lengths
 from tosslm.methods.safegrad import GradientSurgery, projected
 from tosslm.model import head
-from tosslm.model.base import Base, fresh_adapter
+from tosslm.model.adapters import fresh_adapter
+from tosslm.model.base import Base
 from tosslm.model.head import SplitHead
 from tosslm.progress import SilentReporter
 from tosslm.training.hooks import TrainingHook

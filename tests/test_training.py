@@ -19,7 +19,8 @@ import tosslm.training.train
 from support.dying import DyingReporter, KilledError
 from tosslm.config import ModelConfig, TrainingConfig, covered
 from tosslm.errors import InputError, TosslmError
-from tosslm.model.base import Base, fresh_adapter, open_base
+from tosslm.model.adapters import fresh_adapter
+from tosslm.model.base import Base, open_base
 from tosslm.progress import Reporter, SilentReporter
 from tosslm.training.fine_tune import fine_tune
 from tosslm.training.labels import read_lengths, training_row, write_training_rows

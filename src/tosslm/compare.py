@@ -22,7 +22,8 @@ from tosslm.evaluation.pooling import pool, pooled_differences, pooled_intervals
 from tosslm.files import fingerprint, is_whole, make_private, write_json
 from tosslm.methods import find_methods, settled, with_values
 from tosslm.methods.method import AS_CONFIGURED, PAPER_SHARE, Method
-from tosslm.model.base import Base, folder_checksums, open_base
+from tosslm.model.base import Base, open_base
+from tosslm.model.folders import folder_checksums
 from tosslm.model.proxy import Proxy, open_proxy
 from tosslm.outward import outward
 from tosslm.pipeline import STAGES, carry_out, check_engine, outputs, steps, upto, workbench

@@ -11,8 +11,9 @@ from peft.helpers import rescale_adapter_scale
 
 from tosslm.errors import InputError, TosslmError
 from tosslm.files import atomic_folder
-from tosslm.model.base import HAZARD_MARK, Base, check_adapter, load_model, open_base, save_model
+from tosslm.model.base import Base, load_model, open_base, save_model
 from tosslm.model.fit import check_adapter_fits
+from tosslm.model.folders import HAZARD_MARK, check_adapter
 from tosslm.runs.outside import check_outside
 from tosslm.runs.reader import Run
 from tosslm.stages.finetune import model_readme

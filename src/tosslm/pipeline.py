@@ -180,7 +180,7 @@ def gather(config: Config) -> Team | None:
     """The other processes of this one's launcher, each with its device; None where there is none."""
     if connect() is None:
         return assemble(cpu=True)  # only what a launcher says is looked at
-    from tosslm.model.base import choose_device
+    from tosslm.model.device import choose_device
 
     return assemble(cpu=choose_device(config.model.device).type == "cpu")
 

@@ -20,8 +20,10 @@ from tosslm.evaluation.workload import Asked, evaluation_work
 from tosslm.findings.found import before_run
 from tosslm.methods import method_of
 from tosslm.methods.method import Method
-from tosslm.model.base import Base, check_adapter, choose_device, choose_dtype, open_base
+from tosslm.model.base import Base, open_base
+from tosslm.model.device import choose_device, choose_dtype
 from tosslm.model.fit import check_adapter_fits, check_targets
+from tosslm.model.folders import check_adapter
 from tosslm.model.proxy import Proxy, ProxyCounts, open_proxy
 from tosslm.planning.reader import Looking, Reader
 from tosslm.planning.sample import RowSample

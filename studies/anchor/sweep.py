@@ -32,7 +32,8 @@ from tosslm.evaluation.prompts import read_prompts
 from tosslm.evaluation.refusals import classify
 from tosslm.evaluation.utility import row_losses
 from tosslm.files import write_json
-from tosslm.model.base import Base, attached_adapters, open_base
+from tosslm.model.adapters import attached_adapters
+from tosslm.model.base import Base, open_base
 from tosslm.progress import ConsoleReporter
 from tosslm.ragged import split_rows
 from tosslm.runs.layout import degraded

@@ -27,7 +27,8 @@ from tosslm.evaluation.generate import complete, generate_answers
 from tosslm.evaluation.prompts import read_prompts
 from tosslm.evaluation.refusals import classify
 from tosslm.files import write_text
-from tosslm.model.base import Base, attached_adapters
+from tosslm.model.adapters import attached_adapters
+from tosslm.model.base import Base
 from tosslm.model.losses import response_losses
 from tosslm.progress import Reporter
 

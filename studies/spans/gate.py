@@ -24,7 +24,8 @@ from tosslm.cli import quiet_libraries
 from tosslm.config import load_config
 from tosslm.files import write_json
 from tosslm.methods import settled
-from tosslm.model.base import attached_adapters, where_it_runs
+from tosslm.model.adapters import attached_adapters
+from tosslm.model.base import where_it_runs
 from tosslm.model.losses import response_losses
 from tosslm.progress import ConsoleReporter
 from tosslm.runs.layout import UTILITY, degraded

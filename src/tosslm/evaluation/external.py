@@ -17,7 +17,9 @@ from tosslm.errors import InputError
 from tosslm.evaluation.checks import check_evaluation, prompt_checksums
 from tosslm.evaluation.gate import Gate, check_gates
 from tosslm.evaluation.measurement import Places, Subject, evaluate_model
-from tosslm.model.base import Base, attached_adapters, folder_checksums, open_base, where_it_runs
+from tosslm.model.adapters import attached_adapters
+from tosslm.model.base import Base, open_base, where_it_runs
+from tosslm.model.folders import folder_checksums
 from tosslm.outward import has_credentials
 from tosslm.progress import Reporter
 from tosslm.runs.folder import RunFolder

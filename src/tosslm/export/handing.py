@@ -96,7 +96,8 @@ def _base_of(run: Run, config: Config) -> Base:
         InputError: it or its adapter is a degraded reference of the run, or its tokenizer is not that of the rows.
     """
     from tosslm.data.tokenize import RowTokenizer
-    from tosslm.model.base import folder_checksums, open_base
+    from tosslm.model.base import open_base
+    from tosslm.model.folders import folder_checksums
 
     base = open_base(config.model)
     hazardous = {

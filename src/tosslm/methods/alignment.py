@@ -187,7 +187,7 @@ def _summed_divergence(split: SplitHead, rows: Rows) -> torch.Tensor:
     """The sum of ``KL(base || model)`` over every position of the rows, a scalar."""
     import torch
 
-    from tosslm.model.base import without_adapter
+    from tosslm.model.adapters import without_adapter
     from tosslm.model.losses import padded_batch
 
     input_ids, attention_mask, _ = (array.to(split.model.device) for array in padded_batch(rows))

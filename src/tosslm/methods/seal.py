@@ -158,7 +158,7 @@ def _descend(optimizer: torch.optim.Optimizer) -> None:
 @contextmanager
 def _learning(base: Base, settings: TrainingConfig, seed: int) -> Iterator[Any]:
     """The base with a fresh LoRA, ready to be trained."""
-    from tosslm.model.base import fresh_adapter
+    from tosslm.model.adapters import fresh_adapter
 
     with fresh_adapter(base, settings.lora, seed) as model:
         if settings.gradient_checkpointing:

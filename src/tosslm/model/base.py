@@ -1,37 +1,28 @@
-"""Load a base and its tokenizer; attach, switch and save adapters; choose dtype and device."""
+"""Find a base and its tokenizer, load its weights on first use, and save a model of its kind."""
 
 from __future__ import annotations
 
 import gc
-import json
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig as PeftLoraConfig
-from peft import PeftModel, get_peft_model
-from peft.helpers import rescale_adapter_scale
+from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from tosslm.config import LoraConfig, ModelConfig
+from tosslm.config import ModelConfig
 from tosslm.data.tokenized import Limits
-from tosslm.errors import InputError, TosslmError
-from tosslm.files import atomic_folder, fingerprint, sha256
-from tosslm.model.builtin import builtin_folder
-from tosslm.model.fit import check_adapter_fits, check_targets, refuse_misfits
+from tosslm.errors import InputError
+from tosslm.files import fingerprint
+from tosslm.model.device import choose_device, choose_dtype
+from tosslm.model.fit import check_adapter_fits, refuse_misfits
+from tosslm.model.folders import HAZARD_MARK, WEIGHTS, adapter_folder, folder_checksums, local_folder
 from tosslm.model.quantize import check_quantization, load_settings, quantized, settle
 
 if TYPE_CHECKING:
     from tosslm.model.sharded import Shards
-
-HAZARD_MARK: Literal["HAZARDOUS.md"] = "HAZARDOUS.md"
-_WEIGHTS = "*.safetensors"
-_CODE = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
-_NOT_THE_MODEL = {"checksums.json", "README.md", "generation_config.json", "trainer_state.json", "measured.json"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +114,7 @@ def open_base(config: ModelConfig, keys: Keys = BASE_KEYS) -> Base:
             f"a degraded reference, the adapter into {keys.adapter}"
         )
     check_quantization(config, device, folder, keys.name.partition(".")[0])
-    adapter = _adapter_folder(config.adapter, keys.adapter) if config.adapter else None
+    adapter = adapter_folder(config.adapter, keys.adapter) if config.adapter else None
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
     except Exception as error:  # the tokenizers' own are plain Exceptions
@@ -184,111 +175,6 @@ def _check_special_tokens(config: ModelConfig, tokenizer: Any, limits: Limits, k
             )
 
 
-def folder_checksums(folder: Path) -> dict[str, str]:
-    """SHA-256 of each file that makes a model or adapter what it is."""
-    files = {file for pattern in (_WEIGHTS, *_CODE, "*.py") for file in folder.glob(pattern)}
-    return {file.name: sha256(file) for file in sorted(files) if file.name not in _NOT_THE_MODEL}
-
-
-def choose_device(device: str) -> torch.device:
-    """``auto`` is the first accelerator, else the CPU.
-
-    Raises:
-        InputError: there is no such device, or it is not the first of its kind, where trainers work.
-    """
-    if device != "auto":
-        try:
-            chosen = torch.device(device)
-            torch.zeros(1, device=chosen)
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(f"model.device: {device!r} cannot be used here ({reason}); try auto or cpu") from None
-        if chosen.index:
-            raise InputError(
-                f"model.device: {device!r} is not the first one; set CUDA_VISIBLE_DEVICES={chosen.index} and "
-                f"model.device: {chosen.type}"
-            )
-        return chosen
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def multiplies_bfloat16_fast() -> bool:
-    """Whether this machine's CPU multiplies bfloat16 matrices in hardware, as PyTorch sees it."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """``auto`` is bfloat16 where the processor multiplies it fast, else float32.
-
-    A CPU without AVX512 or AMX multiplies bfloat16 matrices over 100 times slower than float32 ones.
-    """
-    if dtype != "auto":
-        return getattr(torch, dtype)
-    if device.type == "cpu":
-        fast = multiplies_bfloat16_fast()
-    else:
-        fast = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.bfloat16 if fast else torch.float32
-
-
-def local_folder(
-    key: str, name: str, revision: str | None, trust_remote_code: bool, *, weights: bool = True, fetch: bool = True
-) -> Path:
-    """The files of a model or adapter, on this machine.
-
-    Args:
-        key: who names it, for messages.
-        name: a folder, a hub id or a built-in model.
-        revision: of a hub id.
-        trust_remote_code: whether its own code comes along.
-        weights: whether its weights do.
-        fetch: whether the hub is asked for what is not here yet.
-
-    Raises:
-        InputError: there is no such model, or it cannot be fetched.
-    """
-    if name.startswith("builtin:"):
-        return builtin_folder(name, key)
-    if Path(name).is_dir():
-        return Path(name)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    patterns = [*([_WEIGHTS] * weights), *_CODE, HAZARD_MARK, *(["*.py"] if trust_remote_code else [])]
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=not fetch))
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"{key}: {name!r} is neither a folder here nor a model that the hub gives ({reason}); "
-            "check the name, the network, and your access rights"
-        ) from None
-
-
-def _adapter_folder(name: str, key: str) -> Path:
-    folder = local_folder(key, name, None, False)
-    if (folder / HAZARD_MARK).exists():
-        raise InputError(
-            f"{key}: {name} is marked {HAZARD_MARK}: a degraded reference is never merged into a base; "
-            "name a safety-tuned adapter instead"
-        )
-    check_adapter(folder)
-    return folder
-
-
-def check_adapter(folder: Path) -> None:
-    """Refuse a folder that is not a PEFT adapter in safetensors.
-
-    Raises:
-        InputError: a file is missing; pickled weights are never loaded.
-    """
-    for file in ("adapter_config.json", "adapter_model.safetensors"):
-        if not (folder / file).is_file():
-            raise InputError(f"{folder}: no {file} there; name a folder with a PEFT adapter saved as safetensors")
-
-
 def load_model(base: Base, device: torch.device | None = None) -> Any:
     """A base's weights on their device, its adapter merged, frozen and in evaluation mode.
 
@@ -304,7 +190,7 @@ def load_model(base: Base, device: torch.device | None = None) -> Any:
     config, keys = base.config, base.keys
     dtype = choose_dtype(config.dtype, choose_device(config.device))
     device = device or choose_device(config.device)
-    if not any(base.folder.glob(_WEIGHTS)):
+    if not any(base.folder.glob(WEIGHTS)):
         raise InputError(
             f"{keys.name}: {config.name} has no .safetensors weights; pickled weights are never loaded, "
             "so convert them first"
@@ -369,94 +255,3 @@ def save_model(base: Base, model: Any, folder: Path) -> None:
     AutoTokenizer.from_pretrained(base.folder, trust_remote_code=base.config.trust_remote_code).save_pretrained(
         folder
     )
-
-
-@contextmanager
-def fresh_adapter(base: Base, lora: LoraConfig, seed: int) -> Iterator[PeftModel]:
-    """The base with a new LoRA on it, taken off again at the end; the base's own weights are never touched."""
-    plain = base.model  # loading draws random numbers too: it must come before the seed
-    check_targets(plain, lora.target_modules, "lora.target_modules")
-    torch.manual_seed(seed)
-    settings = PeftLoraConfig(
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=lora.target_modules,
-        task_type="CAUSAL_LM",
-    )
-    try:
-        model = get_peft_model(plain, settings)
-    except ValueError as error:
-        raise InputError(f"lora.target_modules: {error}") from None
-    try:
-        yield model
-    finally:
-        model.unload()
-        # Trainers wrap the forward of the model they are given.
-        base.model.__dict__.pop("forward", None)
-        base.model.eval().requires_grad_(False)
-
-
-@contextmanager
-def without_adapter(model: Any) -> Iterator[None]:
-    """A model in training as it was before: without its adapter, and without dropout."""
-    was_training = model.training
-    model.eval()
-    try:
-        with model.disable_adapter():
-            yield
-    finally:
-        model.train(was_training)
-
-
-@contextmanager
-def attached_adapters(base: Base, folders: dict[str, Path], *, scale: float = 1.0) -> Iterator[PeftModel]:
-    """The base with several stored adapters on one copy of its weights; switch with ``set_adapter``.
-
-    Args:
-        base: the base.
-        folders: the adapters, by name.
-        scale: of all their updates.
-    """
-    (first, folder), *rest = folders.items()
-    for name, path in folders.items():
-        check_adapter(path)
-        check_adapter_fits(base.model, path, f"adapter {name}")
-    model = PeftModel.from_pretrained(base.model, folder, adapter_name=first)
-    try:
-        for name, folder in rest:
-            model.load_adapter(folder, name)
-        with rescale_adapter_scale(model, scale) if scale != 1 else nullcontext():
-            yield model.eval()
-    finally:
-        model.unload()
-        base.model.eval().requires_grad_(False)
-
-
-def save_adapter(
-    model: PeftModel, folder: Path, base: ModelConfig, notes: dict[Literal["README.md", "HAZARDOUS.md"], str]
-) -> None:
-    """Save an adapter as a PEFT folder: safetensors, config, and the notes that go with it.
-
-    Raises:
-        TosslmError: a weight is not finite, or its square is not.
-    """
-    with atomic_folder(folder) as beside:
-        model.save_pretrained(beside, save_embedding_layers=False)
-        weights = {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
-        # Of states that huge weights make, a norm makes zeros: the loss is that of chance, a number, and stays so.
-        if bad := [name for name, value in weights.items() if not value.float().square().isfinite().all()]:
-            raise TosslmError(
-                f"{folder.name}: weights of {bad[0]} are not finite, or too large for a norm of them to be; lower "
-                "the learning_rate"
-            )
-        settings_file = beside / "adapter_config.json"
-        settings = json.loads(settings_file.read_text(encoding="utf-8"))
-        # PEFT keeps these names in a set, so their order would change from one process to the next.
-        if isinstance(settings.get("target_modules"), list):
-            settings["target_modules"].sort()
-        settings["base_model_name_or_path"] = base.name
-        settings_file.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        (beside / "README.md").unlink(missing_ok=True)
-        for name, text in notes.items():
-            (beside / name).write_text(text, encoding="utf-8")

@@ -17,7 +17,8 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from tosslm.errors import InputError, TosslmError
-from tosslm.model.base import Base, choose_device, load_model
+from tosslm.model.base import Base, load_model
+from tosslm.model.device import choose_device
 from tosslm.model.layers import decoder_layers
 from tosslm.team import Team
 

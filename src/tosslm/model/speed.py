@@ -9,7 +9,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tosslm.errors import InputError
-from tosslm.model.base import Base, choose_device, choose_dtype
+from tosslm.model.base import Base
+from tosslm.model.device import choose_device, choose_dtype
 from tosslm.model.quantize import quantizable_parameters
 from tosslm.model.shape import Shape
 

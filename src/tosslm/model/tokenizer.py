@@ -10,7 +10,8 @@ from tosslm.config import ModelConfig
 from tosslm.data.tokenized import Limits
 from tosslm.errors import InputError
 from tosslm.files import sha256
-from tosslm.model.base import HAZARD_MARK, local_folder, model_limits
+from tosslm.model.base import model_limits
+from tosslm.model.folders import HAZARD_MARK, local_folder
 
 _FILES = (
     "tokenizer*.json",

@@ -19,7 +19,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tosslm.config import LoraConfig
-from tosslm.model.base import Base, choose_device, choose_dtype, fresh_adapter
+from tosslm.model.adapters import fresh_adapter
+from tosslm.model.base import Base
+from tosslm.model.device import choose_device, choose_dtype
 from tosslm.model.quantize import quantized, settle
 from tosslm.model.shape import Shape
 from tosslm.planning.work import Pace, Unit

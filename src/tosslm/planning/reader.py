@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from tosslm.config import Config, TrainingConfig
-from tosslm.model.base import Base, choose_device
+from tosslm.model.base import Base
+from tosslm.model.device import choose_device
 from tosslm.model.losses import batch_budget, plan_batches
 from tosslm.model.shape import Shape
 from tosslm.model.speed import described, multiplications, shape_of

@@ -13,8 +13,8 @@ from tosslm.config import Config, TrainingConfig
 from tosslm.diagnosis.causes import own_answers
 from tosslm.diagnosis.divergence import DEGRADED, row_divergences
 from tosslm.evaluation.generate import generated_ids
+from tosslm.model.adapters import without_adapter
 from tosslm.model.attention import block_attention
-from tosslm.model.base import without_adapter
 from tosslm.model.head import SplitHead
 from tosslm.model.losses import batch_budget, padded_batch, plan_batches, response_losses
 from tosslm.planning.measure import Trial, Work

@@ -65,7 +65,7 @@ def diagnosis_step(config: Config, method: Method) -> Step:
 
 
 def _covers(bench: Workbench) -> list[Any]:
-    from tosslm.model.base import check_adapter, folder_checksums
+    from tosslm.model.folders import check_adapter, folder_checksums
 
     config = bench.config.diagnosis
     for folder in config.adapters.values():
@@ -140,7 +140,7 @@ def measure(
         return [], None
     from tosslm.diagnosis.causes import weigh_causes
     from tosslm.diagnosis.divergence import row_divergences
-    from tosslm.model.base import attached_adapters
+    from tosslm.model.adapters import attached_adapters
 
     names, batch_tokens = list(adapters), bench.config.scoring.batch_tokens
     with (

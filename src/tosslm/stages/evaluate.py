@@ -117,6 +117,6 @@ def _evaluate(
 
 
 def _measured(bench: Workbench, trained: bool, scale: float) -> AbstractContextManager[Any]:
-    from tosslm.model.base import attached_adapters
+    from tosslm.model.adapters import attached_adapters
 
     return attached_adapters(bench.base, {MODEL: bench.layout.model}, scale=scale) if trained else nullcontext()

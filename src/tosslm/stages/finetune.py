@@ -110,7 +110,7 @@ def model_readme(base: Base, quantize: str | None) -> str:
         base: the base.
         quantize: what it was quantised to while the adapter was trained; None for nothing.
     """
-    from tosslm.model.base import folder_checksums
+    from tosslm.model.folders import folder_checksums
 
     parts: list[tuple[str, str | None, Path]] = [("base", base.config.name, base.folder)]
     on_top = ""

@@ -95,7 +95,7 @@ def _trust(bench: Workbench, mark: Mark) -> Facts:
 
 def _mean_scores(bench: Workbench) -> tuple[list[str], np.ndarray]:
     """Row ids, and float64 ``[R]``: each row's mean of base loss less degraded loss, in nats."""
-    from tosslm.model.base import attached_adapters
+    from tosslm.model.adapters import attached_adapters
 
     base, path = bench.reference_base, rows_of(bench, "utility")
     ids = [row["row_id"] for batch in read_batches(path, ["row_id"]) for row in batch]

@@ -46,7 +46,7 @@ class Places:
 @contextmanager
 def reading(bench: Workbench, adapters: Mapping[str, Path]) -> Iterator[Reading]:
     """This process reads, with the references attached to their base."""
-    from tosslm.model.base import attached_adapters
+    from tosslm.model.adapters import attached_adapters
     from tosslm.model.losses import response_losses
 
     with attached_adapters(bench.reference_base, dict(adapters)) as model:

@@ -131,7 +131,7 @@ def _arguments(bench: Workbench, folder: Path, adapters: Mapping[str, Path]) -> 
 
 
 def _dtype(config: Config) -> str:
-    from tosslm.model.base import choose_device, choose_dtype
+    from tosslm.model.device import choose_device, choose_dtype
 
     return str(choose_dtype(config.model.dtype, choose_device(config.model.device))).removeprefix("torch.")
 

@@ -13,7 +13,7 @@ from datasets import Dataset
 from peft import PeftModel
 
 from tosslm.errors import InputError
-from tosslm.model.base import without_adapter
+from tosslm.model.adapters import without_adapter
 
 NEEDED = ("input_ids", "labels", "anchored")
 _REMEDY = (

@@ -11,7 +11,7 @@ import torch
 from trl import SFTTrainer
 
 from tosslm.errors import InputError
-from tosslm.model.base import without_adapter
+from tosslm.model.adapters import without_adapter
 from tosslm.model.head import SplitHead
 from tosslm.training.anchorable import (
     NEEDED,

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from tosslm.model.base import without_adapter
+from tosslm.model.adapters import without_adapter
 from tosslm.model.head import SplitHead
 from tosslm.model.losses import batch_budget, plan_batches
 from tosslm.ragged import row_starts

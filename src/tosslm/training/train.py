@@ -23,8 +23,9 @@ from trl import SFTConfig
 
 from tosslm.config import TrainingConfig
 from tosslm.errors import InputError, TosslmError
+from tosslm.model.adapters import fresh_adapter, save_adapter
 from tosslm.model.attention import block_attention
-from tosslm.model.base import Base, fresh_adapter, save_adapter
+from tosslm.model.base import Base
 from tosslm.model.head import SplitHead
 from tosslm.model.layers import is_sharded
 from tosslm.model.sharded import frozen

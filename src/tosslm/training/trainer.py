@@ -13,7 +13,7 @@ from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from tosslm.errors import InputError
-from tosslm.model.base import without_adapter
+from tosslm.model.adapters import without_adapter
 from tosslm.model.head import SplitHead
 from tosslm.model.layers import is_sharded
 from tosslm.team import Place
