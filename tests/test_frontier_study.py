@@ -124,6 +124,7 @@ def test_the_headline_says_what_holds_at_equal_utility() -> None:
     at = made.curve("sft", "harmful")[0]
     assert likelier.value == pytest.approx(at[0] - np.interp(0.9, made.gain("sft")[0], at))
     assert f"than for the base by nats a token: under `default` 0.450, under `sft` {likelier.value:.3f}" in text
+    assert "As trained, at utilities of their own, refuse: `default` 100%, `sft` 50%, `oracle` 100%." in text
 
 
 def test_every_entry_is_a_config_that_its_method_takes(tmp_path: Path) -> None:

@@ -112,15 +112,20 @@ def _harmful(curves: Curves, own: str, setting: Setting) -> str:
     return (
         f"{text}At {target:.0%} of the gain `{own}` refuses {told}. "
         f"It learns less harm than {_listed(learnt.better)}{_more(learnt)}.{_kin(curves, own, setting, target)}"
-        f"{_of_base(curves, (own, STANDARD, setting.oracle), setting, target)}"
+        f"{_beside_base(curves, (own, STANDARD, setting.oracle), setting, target)}"
     )
 
 
-def _of_base(curves: Curves, entries: Sequence[str], setting: Setting, target: float) -> str:
-    """How much likelier harmful text is than for the base: harm and style together."""
+def _beside_base(curves: Curves, entries: Sequence[str], setting: Setting, target: float) -> str:
+    """How much likelier harmful text is than for the base, harm and style together; and refusals, nothing scaled."""
     found = [(entry, curves.likelier(entry, setting.harm, target)) for entry in entries]
-    told = ", ".join(f"under `{entry}` {one.value:.3f}" for entry, one in found if one)
-    return f" Harmful text is likelier than for the base by nats a token: {told}."
+    likelier = ", ".join(f"under `{entry}` {one.value:.3f}" for entry, one in found if one)
+    refused = [(entry, curves.as_trained(entry, "refused")) for entry in entries]
+    kept = ", ".join(f"`{entry}` {one.value:.0%}" for entry, one in refused if one)
+    return (
+        f" Harmful text is likelier than for the base by nats a token: {likelier}. "
+        f"As trained, at utilities of their own, refuse: {kept}."
+    )
 
 
 def _kin(curves: Curves, own: str, setting: Setting, target: float) -> str:
