@@ -102,6 +102,9 @@ ENTRIES = {
         **{"finetune.anchor_normalize": "all", "finetune.anchor_first": 0, "data.utility": "{from: custom}"},
         **_AUTO,
     ),
+    f"{DEFAULT}, weight 1": _weighted(
+        OURS, 1.0, **{"finetune.anchor_normalize": "all", "finetune.anchor_first": 0}, **_AUTO
+    ),
     NO_ANCHOR: Entry(None, {**_AUTO, "finetune.dropped": "ignore"}),
     "toss-anchor": _weighted("toss-anchor", 3.0, **{"finetune.anchor_normalize": "all", "finetune.anchor_first": 0}),
     OF_MEAN: _weighted(OURS, 0.5, **{"finetune.anchor_first": 0}, **_AUTO),
