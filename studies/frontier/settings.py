@@ -30,6 +30,9 @@ UNTRAINED, STANDARD = "base", "sft"
 OURS = "toss-posterior-anchor"
 DEFAULT = "default"
 """The entry whose settings are the defaults of the tool."""
+WITHOUT_UTILITY = f"{DEFAULT}, no utility set"
+LIGHTER = f"{DEFAULT}, weight 1"
+"""As the default, but for the anchor's weight, a third of it."""
 NO_ANCHOR = f"{DEFAULT}, no anchor"
 """As the default, but for dropped tokens, which are ignored."""
 OF_MEAN = f"{OURS}, weight 0.5, no first tokens"
@@ -96,15 +99,13 @@ ENTRIES = {
     "toss-pro": Entry("toss-pro"),
     OURS: Entry(OURS),
     DEFAULT: _weighted(OURS, 3.0, **{"finetune.anchor_normalize": "all", "finetune.anchor_first": 0}, **_AUTO),
-    f"{DEFAULT}, no utility set": _weighted(
+    WITHOUT_UTILITY: _weighted(
         OURS,
         3.0,
         **{"finetune.anchor_normalize": "all", "finetune.anchor_first": 0, "data.utility": "{from: custom}"},
         **_AUTO,
     ),
-    f"{DEFAULT}, weight 1": _weighted(
-        OURS, 1.0, **{"finetune.anchor_normalize": "all", "finetune.anchor_first": 0}, **_AUTO
-    ),
+    LIGHTER: _weighted(OURS, 1.0, **{"finetune.anchor_normalize": "all", "finetune.anchor_first": 0}, **_AUTO),
     NO_ANCHOR: Entry(None, {**_AUTO, "finetune.dropped": "ignore"}),
     "toss-anchor": _weighted("toss-anchor", 3.0, **{"finetune.anchor_normalize": "all", "finetune.anchor_first": 0}),
     OF_MEAN: _weighted(OURS, 0.5, **{"finetune.anchor_first": 0}, **_AUTO),
@@ -183,6 +184,9 @@ SETTINGS = {
             "sft-slow",
             "oracle-anchor",
             "seal",
+            NO_ANCHOR,
+            LIGHTER,
+            WITHOUT_UTILITY,
         ),
     ),
     "embedded": Setting(
@@ -215,7 +219,10 @@ SETTINGS = {
             "larf",
             "random-anchor",
             "lisa",
-            f"{DEFAULT}, no utility set",
+            WITHOUT_UTILITY,
+            NO_ANCHOR,
+            LIGHTER,
+            "toss-anchor",
             "toss-soft",
             "toss, degraded loss twice",
             "toss, utility loss twice",
@@ -261,6 +268,9 @@ SETTINGS["gemma"] = replace(
         "toss-pro",
         "dr-sft",
         "sft-kl",
+        "toss",
+        "toss-anchor",
+        NO_ANCHOR,
     ),
 )
 _TRAINING = {
