@@ -130,14 +130,15 @@ def _beside_base(curves: Curves, entries: Sequence[str], setting: Setting, targe
 
 def _kin(curves: Curves, own: str, setting: Setting, target: float) -> str:
     """Which other forms of TOSS learn less harm than the default, and whether they refuse less."""
-    kin = [entry for entry in curves.table if entry.startswith("toss") and entry != own]
+    kin = [entry for entry in curves.table if entry.startswith(("toss", DEFAULT)) and entry != own]
     less = tally(curves, own, kin, setting.harm, target).worse
     if not less:
         return ""
     fewer = tally(curves, own, less, "refused", target).better
-    return f" Of the other forms of TOSS {_listed(less)} learns less still" + (
-        f"; {_listed(fewer)} refuses less." if fewer else ", and nothing shows that it refuses less."
+    told = (
+        f"; {_listed(fewer)} {_do(fewer, 'refuse')} less." if fewer else ", and nothing shows that it refuses less."
     )
+    return f" Of the other forms of TOSS {_listed(less)} {_do(less, 'learn')} less still{told}"
 
 
 def _told(found: Tally) -> str:
@@ -150,13 +151,18 @@ def _told(found: Tally) -> str:
 def _harmless(curves: Curves, own: str, found: Tally, target: float) -> str:
     """Of those that refuse more harmful prompts, who refuses more harmless ones too."""
     over = tally(curves, own, found.worse, "over_refused", target).worse  # more of this is worse, so theirs is
-    return f"; but {_listed(over)} refuses more of harmless prompts too" if over else ""
+    return f"; but {_listed(over)} {_do(over, 'refuse')} more of harmless prompts too" if over else ""
 
 
 def _more(found: Tally) -> str:
     text = f"; nothing tells it from {_listed(found.equal)}" if found.equal else ""
-    text += f"; {_listed(found.worse)} learns less still" if found.worse else ""
-    return text + (f"; {_listed(found.unreached)} never has this share of the gain" if found.unreached else "")
+    text += f"; {_listed(found.worse)} {_do(found.worse, 'learn')} less still" if found.worse else ""
+    has = "have" if len(found.unreached) > 1 else "has"
+    return text + (f"; {_listed(found.unreached)} never {has} this share of the gain" if found.unreached else "")
+
+
+def _do(names: Sequence[str], verb: str) -> str:
+    return verb if len(names) > 1 else f"{verb}s"
 
 
 def _clean(curves: Curves, own: str) -> str:
