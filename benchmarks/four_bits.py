@@ -8,6 +8,7 @@ with, of the base in bfloat16 with another seed, which changes the start of the 
 
 from __future__ import annotations
 
+import argparse
 import json
 from functools import partial
 from pathlib import Path
@@ -104,6 +105,7 @@ def _line(name: str, cases: dict[str, Any]) -> str:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     results = Results(NAME, {"rows": ROWS, "holdout": HOLDOUT, "discard_fraction": DISCARD})
     for name, how in CASES.items():
         results.measure(name, partial(measured, **how))

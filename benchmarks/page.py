@@ -8,6 +8,7 @@ scoring, measured by two, has ``scoring_page``.
 
 from __future__ import annotations
 
+import argparse
 import json
 from importlib import import_module
 from pathlib import Path
@@ -47,4 +48,5 @@ def page(results: Path = RESULTS) -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     write_text(PAGE, page())

@@ -7,6 +7,7 @@ No such run was made. All that is assumed stands in the constants below, and on 
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,7 @@ def written(page: str, name: str, found: str) -> str:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     page = written(PAGE.read_text(encoding="utf-8"), "sizes", table())
     PAGE.write_text(written(page, "sizes in four bits", four_bit_table()), encoding="utf-8")
 

@@ -175,3 +175,15 @@ def test_the_walks_of_the_page_lead_through_functions_that_are_there(file: str, 
         found = [node for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == part]
         assert found, f"{file} has no {name}"
         body = found[0].body
+
+
+def test_every_program_reads_its_arguments() -> None:
+    """One that does not would take ``--help`` for "go", and an option for nothing."""
+    programs = [
+        file
+        for folder in ("studies", "benchmarks", "tools", "examples")
+        for file in (ROOT / folder).rglob("*.py")
+        if 'if __name__ == "__main__":' in (text := file.read_text(encoding="utf-8"))
+        and not any(name in text for name in ("parse_args()", "parser_of(", "sys.argv"))
+    ]
+    assert programs == []

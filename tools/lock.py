@@ -9,6 +9,7 @@ Run it with ``make lock``, which makes a fresh environment for it.
 
 from __future__ import annotations
 
+import argparse
 from importlib import metadata
 
 LEFT_OUT = ("torch", "triton", "nvidia-", "cuda-", "tosslm", "pip", "pip-tools")
@@ -17,6 +18,7 @@ HEADER = "# Written by `make lock`: exact versions of every package but torch. I
 
 def main() -> None:
     """Print one ``name==version`` a line, sorted by name."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     pins = {dist.name.lower().replace("_", "-"): dist.version for dist in metadata.distributions()}
     print(HEADER)
     for name, version in sorted(pins.items()):

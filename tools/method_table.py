@@ -5,6 +5,7 @@ Run it with ``python -m tools.method_table`` after a change of a method; a test 
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -48,6 +49,7 @@ def written(page: str, found: str) -> str:
 
 def main() -> None:
     """Write the page anew."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     page = PAGE.read_text(encoding="utf-8")
     PAGE.write_text(written(page, tables(registry().values())), encoding="utf-8")
 

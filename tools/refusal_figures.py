@@ -6,6 +6,7 @@ the page says something else.
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -62,4 +63,5 @@ def written(page: str, figures: str) -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     PAGE.write_text(written(PAGE.read_text(encoding="utf-8"), table(labelled())), encoding="utf-8")

@@ -8,6 +8,7 @@ split and scale.
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -67,6 +68,7 @@ def _judged(answers: list[Mapping[str, Any]], attack_success: Any) -> dict[str, 
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     for setting in SETTINGS:
         if known(setting):
             judge(setting)

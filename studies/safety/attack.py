@@ -10,6 +10,7 @@ it is worth goes to ``attack.json``, the classifier to ``runs/safety/attack``. A
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,7 @@ def figures(truth: np.ndarray, said: np.ndarray, values: np.ndarray | None = Non
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     quiet_libraries()
     labels = read_labels()
     taught, judged = (_labelled(sample_answers(use), labels, use) for use in ("taught", "judged"))

@@ -20,6 +20,7 @@ rule:
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import random
 from dataclasses import dataclass
@@ -124,6 +125,7 @@ def _answers(use: str, model: str) -> dict[str, list[Answer]]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     quiet_libraries()
     for every in COUNTS:
         sample_answers(every)

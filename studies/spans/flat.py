@@ -11,6 +11,7 @@ do or do not hold a marked span. Beside the gate stands the fixed bound of 15 na
 
 from __future__ import annotations
 
+import argparse
 import collections
 import random
 import re
@@ -74,6 +75,7 @@ def trials(make: Callable[[], Sets]) -> tuple[float, float]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     rng = np.random.default_rng(0)
     alpaca = [row["output"] for row in records("alpacaeval_gpt4_0613_concise")]
     alpaca = [text for text in alpaca if len(_words(text)) >= 5]
