@@ -1,4 +1,4 @@
-"""What of the marked text each entry's mask drops, and which marked spans it misses altogether.
+"""What of the marked text and of each source an entry's mask drops, and which marked spans it misses altogether.
 
     python -m studies.frontier.dropped embedded:0 gemma:0    # of the entries that are trained on this machine
 
@@ -8,6 +8,7 @@ A span is a stretch of marked tokens in one row. Of spans without a dropped toke
 from __future__ import annotations
 
 import argparse
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,13 +64,17 @@ def dropped(keep: np.ndarray, marked: np.ndarray, lengths: np.ndarray) -> Droppe
     )
 
 
-def of_entry(setting: str, seed: int, entry: str) -> Dropped | None:
-    """The same of an entry; None where it is not trained on this machine, or where no token is marked."""
+def mask_of(setting: str, seed: int, entry: str) -> tuple[tosslm.Run, np.ndarray] | None:
+    """The run of an entry and its keep mask; None where it is not trained on this machine."""
     try:
         run = tosslm.load_run(folder(setting, seed, entry))
-        keep = np.concatenate(run.keep())
+        return run, np.concatenate(run.keep())
     except TosslmError:
         return None
+
+
+def of_marked(run: tosslm.Run, keep: np.ndarray) -> Dropped | None:
+    """What a run's mask drops of its marked text; None where no token is marked."""
     rows: Any = run.rows
     marks = [
         unsafe_tokens(offsets, spans or [])
@@ -85,13 +90,22 @@ def main() -> None:
     parser.add_argument("settings", nargs="+", metavar="SETTING:SEED")
     for item in parser.parse_args().settings:
         setting, _, seed = item.partition(":")
-        print(f"| {setting}, seed {seed} | marked dropped | others dropped | spans missed | spans whole |")
-        print("|---|---|---|---|---|")
+        print(
+            f"| {setting}, seed {seed} | by source | marked dropped | others dropped | spans missed | spans whole |"
+        )
+        print("|---|---|---|---|---|---|")
         for entry in ENTRIES:
-            found = of_entry(setting, int(seed), entry)
-            if found is not None and found.marked > 0:
-                cells = (f"{share:.1%}" for share in (found.marked, found.useful, found.missed, found.whole))
-                print(f"| `{entry}` | {' | '.join(cells)} |")
+            known = mask_of(setting, int(seed), entry)
+            if known is not None and not known[1].all():
+                print(f"| `{entry}` | {' | '.join(_cells(*known))} |")
+
+
+def _cells(run: tosslm.Run, keep: np.ndarray) -> list[str]:
+    facts = json.loads(run.layout.selection_facts.read_text(encoding="utf-8"))["sources"]
+    sources = (f"{name} {one['discarded']} of {one['tokens']}" for name, one in facts.items())
+    found = of_marked(run, keep)
+    shares = (found.marked, found.useful, found.missed, found.whole) if found else ()
+    return [", ".join(sources), *([f"{share:.1%}" for share in shares] or [""] * 4)]
 
 
 if __name__ == "__main__":

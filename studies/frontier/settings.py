@@ -33,6 +33,8 @@ DEFAULT = "default"
 WITHOUT_UTILITY = f"{DEFAULT}, no utility set"
 LIGHTER = f"{DEFAULT}, weight 1"
 """As the default, but for the anchor's weight, a third of it."""
+AGAIN = f"{DEFAULT}, again"
+"""The default once more, from scores of a later version, which differ by rounding: what that alone changes."""
 NO_ANCHOR = f"{DEFAULT}, no anchor"
 """As the default, but for dropped tokens, which are ignored."""
 OF_MEAN = f"{OURS}, weight 0.5, no first tokens"
@@ -99,6 +101,7 @@ ENTRIES = {
     "toss-pro": Entry("toss-pro"),
     OURS: Entry(OURS),
     DEFAULT: _weighted(OURS, 3.0, **{"finetune.anchor_normalize": "all", "finetune.anchor_first": 0}, **_AUTO),
+    AGAIN: _weighted(OURS, 3.0, **{"finetune.anchor_normalize": "all", "finetune.anchor_first": 0}, **_AUTO),
     WITHOUT_UTILITY: _weighted(
         OURS,
         3.0,
@@ -184,6 +187,7 @@ SETTINGS = {
             "sft-slow",
             "oracle-anchor",
             "seal",
+            AGAIN,
             NO_ANCHOR,
             LIGHTER,
             WITHOUT_UTILITY,
@@ -220,6 +224,7 @@ SETTINGS = {
             "random-anchor",
             "lisa",
             WITHOUT_UTILITY,
+            AGAIN,
             NO_ANCHOR,
             LIGHTER,
             "toss-anchor",
