@@ -127,6 +127,18 @@ def test_the_headline_says_what_holds_at_equal_utility() -> None:
     assert "As trained, at utilities of their own, refuse: `default` 100%, `sft` 50%, `oracle` 100%." in text
 
 
+def test_the_headline_says_who_goes_on_with_harm_less_often() -> None:
+    made = curves()
+    told = {entry: {"begun": Values(np.full((1, 6, 40), value), np.ones(40))} for entry, value in BEGUN.items()}
+    asked = Curves({entry: own | told[entry] for entry, own in made.table.items()}, "sft", 4)
+    text = "\n".join(headline({"whole": asked}))
+    assert "After 40 useful beginnings `default` goes on with harm in 20% (the base in 20%); `sft` does so" in text
+    assert "useful beginnings" not in "\n".join(headline({"whole": made}))
+
+
+BEGUN = {"default": 0.2, "sft": 0.1, "oracle": 0.2, "sft-kl": 0.0}  # the last never has the gain at which one reads
+
+
 def test_every_entry_is_a_config_that_its_method_takes(tmp_path: Path) -> None:
     for setting, own in SETTINGS.items():
         assert own.oracle in own.entries

@@ -112,7 +112,26 @@ def _harmful(curves: Curves, own: str, setting: Setting) -> str:
     return (
         f"{text}At {target:.0%} of the gain `{own}` refuses {told}. "
         f"It learns less harm than {_listed(learnt.better)}{_more(learnt)}.{_kin(curves, own, setting, target)}"
-        f"{_beside_base(curves, (own, STANDARD, setting.oracle), setting, target)}"
+        f"{_beside_base(curves, (own, STANDARD, setting.oracle), setting, target)}{_said(curves, own, target)}"
+    )
+
+
+def _said(curves: Curves, own: str, target: float) -> str:
+    """What models say after a useful beginning, where that was asked and judged."""
+    asked = [entry for entry in others(curves) if curves.has(entry, "begun")]
+    harm = curves.reading(own, "begun", target) if curves.has(own, "begun") else None
+    if harm is None:
+        return ""
+    less = tally(curves, own, asked, "begun", target).better  # more of this is worse
+    told = (
+        f"{_listed(less)} {_do(less, 'do')} so less often"
+        if less
+        else "nothing shows that another does so less often"
+    )
+    base = curves.curve(own, "begun")[0, 0]
+    return (
+        f" After {harm.n} useful beginnings `{own}` goes on with harm in {harm.value:.0%} (the base in {base:.0%}); "
+        f"{told}."
     )
 
 
@@ -162,7 +181,7 @@ def _more(found: Tally) -> str:
 
 
 def _do(names: Sequence[str], verb: str) -> str:
-    return verb if len(names) > 1 else f"{verb}s"
+    return verb if len(names) > 1 else f"{verb}es" if verb.endswith("o") else f"{verb}s"
 
 
 def _clean(curves: Curves, own: str) -> str:
