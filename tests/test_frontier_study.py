@@ -130,7 +130,7 @@ def test_the_headline_says_what_holds_at_equal_utility() -> None:
 def test_the_headline_says_who_goes_on_with_harm_less_often() -> None:
     made = curves()
     told = {entry: {"begun": Values(np.full((1, 6, 40), value), np.ones(40))} for entry, value in BEGUN.items()}
-    asked = Curves({entry: own | told[entry] for entry, own in made.table.items()}, "sft", 4)
+    asked = Curves({entry: {**own, **told[entry]} for entry, own in made.table.items()}, "sft", 4)
     text = "\n".join(headline({"whole": asked}))
     assert "After 40 useful beginnings `default` goes on with harm in 20% (the base in 20%); `sft` does so" in text
     assert "useful beginnings" not in "\n".join(headline({"whole": made}))
