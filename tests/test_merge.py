@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -54,6 +54,29 @@ def test_a_scale_takes_that_much_of_the_update(base: Base, tiny_adapter_folder: 
         torch.testing.assert_close(part[name], expected, atol=1e-6, rtol=1e-5)
     with pytest.raises(InputError, match="--scale 0: choose a number above 0"):
         save_merged(base, tiny_adapter_folder, tmp_path / "none", 0.0)
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "lm_head"], ["embed_tokens"]])
+def test_an_update_of_a_tied_head_or_embedding_stays_its_own(
+    base: Base, tiny_model_folder: Path, tmp_path: Path, targets: list[str]
+) -> None:
+    plain = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.float32).eval()
+    assert plain.lm_head.weight is plain.model.embed_tokens.weight
+    adapted = get_peft_model(plain, LoraConfig(r=2, target_modules=targets, task_type="CAUSAL_LM")).eval()
+    torch.manual_seed(3)
+    for name, weight in adapted.named_parameters():
+        if "lora" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    adapted.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    ids = torch.arange(20, 40)[None]
+    with torch.no_grad():
+        expected = adapted(ids).logits
+    save_merged(base, tmp_path / "adapter", tmp_path / "merged")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32).eval()
+    on_top = open_base(base.config.model_copy(update={"adapter": str(tmp_path / "adapter")})).model
+    for model in (merged, on_top):
+        with torch.no_grad():
+            torch.testing.assert_close(model(ids).logits, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_the_weights_of_the_base_stay_as_they_are(base: Base, tiny_adapter_folder: Path, tmp_path: Path) -> None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from peft import PeftModel
-from peft.helpers import rescale_adapter_scale
 
 from tosslm.errors import InputError, TosslmError
 from tosslm.files import atomic_folder
 from tosslm.model.base import Base, load_model, open_base, save_model
 from tosslm.model.fit import check_adapter_fits
 from tosslm.model.folders import HAZARD_MARK, check_adapter
+from tosslm.model.merging import with_merged
 from tosslm.runs.outside import check_outside
 from tosslm.runs.reader import Run
 from tosslm.stages.finetune import model_readme
@@ -89,10 +87,8 @@ def save_merged(base: Base, adapter: Path, folder: Path, scale: float = 1.0, *, 
     plain = load_model(base.unquantized())
     check_adapter_fits(plain, adapter, str(adapter))
     try:
-        adapted = PeftModel.from_pretrained(plain, adapter)
-        with rescale_adapter_scale(adapted, scale) if scale != 1 else nullcontext():
-            model = adapted.merge_and_unload()
-    except (torch.OutOfMemoryError, MemoryError):
+        model = with_merged(plain, adapter, str(adapter), scale)
+    except (torch.OutOfMemoryError, MemoryError, InputError):
         raise
     except Exception as error:
         raise InputError(f"{adapter}: does not fit {base.config.name} ({error})") from error

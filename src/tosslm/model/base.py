@@ -19,6 +19,7 @@ from tosslm.files import fingerprint
 from tosslm.model.device import choose_device, choose_dtype
 from tosslm.model.fit import check_adapter_fits, refuse_misfits
 from tosslm.model.folders import HAZARD_MARK, WEIGHTS, adapter_folder, folder_checksums, local_folder
+from tosslm.model.merging import with_merged
 from tosslm.model.quantize import check_quantization, load_settings, quantized, settle
 
 if TYPE_CHECKING:
@@ -219,8 +220,8 @@ def load_model(base: Base, device: torch.device | None = None) -> Any:
     if base.adapter_folder:
         check_adapter_fits(model, base.adapter_folder, keys.adapter)
         try:
-            model = PeftModel.from_pretrained(model, base.adapter_folder).merge_and_unload()
-        except (torch.OutOfMemoryError, MemoryError):
+            model = with_merged(model, base.adapter_folder, keys.adapter)
+        except (torch.OutOfMemoryError, MemoryError, InputError):
             raise
         except Exception as error:
             raise InputError(

@@ -124,6 +124,16 @@ def adapter_shapes(folder: Path, key: str) -> dict[str, tuple[int, ...]]:
         raise InputError(f"{key}: {folder}/adapter_model.safetensors is damaged ({error}); save it anew") from None
 
 
+def adapted_modules(folder: Path, key: str) -> set[str]:
+    """Names of the layers that a LoRA changes, by its file.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    names = (name.removeprefix(_PREFIX).partition(".lora_") for name in adapter_shapes(folder, key))
+    return {module for module, mark, _ in names if mark}
+
+
 def _targeted(config: Any, name: str) -> bool:
     targets = getattr(config, "target_modules", None)
     if targets is None or targets == "all-linear":
