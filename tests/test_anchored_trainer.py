@@ -319,6 +319,8 @@ def test_rows_may_come_as_a_stream(tiny_model_folder: Path, smollm2_tokenizer: A
         ({"max_length": 1024}, r"max_length=1024: rows would be cut.*set max_length=None"),
         ({"loss_type": "dft"}, r"loss_type='dft'"),
         ({"label_smoothing_factor": 0.1}, r"label_smoothing_factor=0.1"),
+        ({"completion_only_loss": True}, r"completion_only_loss=True: .*put -100 into the labels"),
+        ({"torch_compile": True}, r"torch_compile=True: .*set it to False"),
     ],
 )
 def test_what_would_make_it_another_loss_is_refused(

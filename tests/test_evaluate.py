@@ -266,6 +266,23 @@ def test_a_model_and_an_adapter_that_were_not_made_here(config: dict[str, Any], 
     assert json.loads(other.stdout)["records"][0]["metrics"] != record["metrics"]
 
 
+def test_bad_rows_are_left_out_of_an_outside_evaluation_as_the_config_says(
+    config: dict[str, Any], tmp_path: Path
+) -> None:
+    harmful = Path(config["data"]["harmful"]["path"])
+    harmful.write_text(harmful.read_text() + '{"prompt": "Hi"}\n')
+    line = len(harmful.read_text().splitlines())
+    path = tmp_path / "toss.yaml"
+    path.write_text(yaml.safe_dump(config))
+    asked = ["evaluate", str(path), "--model", config["model"]["name"], "--out", str(tmp_path / "out")]
+    refused = toss(*asked)
+    assert refused.exit_code == 2
+    assert f"harmful.jsonl:{line}: " in refused.stderr
+    told = toss(*asked, "--set", "data.on_bad_row=skip")
+    assert told.exit_code == 0, told.stderr
+    assert "data.harmful: 1 bad rows are left out" in told.stderr
+
+
 def test_results_of_one_model_are_not_replaced_by_those_of_another(
     tiny_config: dict[str, Any], tiny_adapter_folder: Path, tmp_path: Path
 ) -> None:
@@ -401,6 +418,19 @@ def test_lm_eval_is_asked_through_its_own_interface(monkeypatch: pytest.MonkeyPa
     accuracy = found["lm_eval/hellaswag/acc"]
     assert (accuracy.value, accuracy.n) == (0.4, 100)
     assert (accuracy.low, accuracy.high) == pytest.approx((0.4 - 1.96 * 0.02, 0.4 + 1.96 * 0.02), abs=1e-5)
+
+
+def test_a_task_of_lm_eval_without_any_interval_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def simple_evaluate(**settings: Any) -> dict[str, Any]:  # as lm-eval answers to a limit of 1
+        return {"results": {"hellaswag": {"alias": "hellaswag", "acc,none": 1.0, "acc_stderr,none": "N/A"}}}
+
+    fake, models, huggingface = (types.ModuleType(f"lm_eval{end}") for end in ("", ".models", ".models.huggingface"))
+    fake.simple_evaluate = simple_evaluate  # type: ignore[attr-defined]
+    huggingface.HFLM = lambda **settings: settings  # type: ignore[attr-defined]
+    for module in (fake, models, huggingface):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    with pytest.raises(InputError, match=r"hellaswag gave no metric .*acc,none.*evaluation\.lm_eval_limit"):
+        lm_eval_metrics("a model", "its tokenizer", ["hellaswag"], limit=1)
 
 
 def test_without_lm_eval_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

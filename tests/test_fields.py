@@ -241,3 +241,52 @@ def test_compared_answers_beside_a_row_are_refused_unless_its_format_is_named(fo
     with pytest.raises(RowError, match=f"{name} stands beside a row of format {named}.*set format: {named}"):
         parse_conversation(record)
     assert parse_conversation(record, named).messages == [HI, HELLO]
+
+
+@pytest.mark.parametrize(
+    ("format", "name", "value"),
+    [
+        ("messages", "system", "Be brief."),
+        ("messages", "history", [["Hi", "Hello."]]),
+        ("messages", "system_prompt", "Be brief."),
+        ("prompt_completion", "history", [["Hi", "Hello."]]),
+        ("prompt_completion", "input", "Good morning"),
+        ("prompt_completion", "system_prompt", "Be brief."),
+        ("alpaca", "system_prompt", "Be brief."),
+        ("sharegpt", "history", [["Hi", "Hello."]]),
+        ("hh", "system", "Be brief."),
+    ],
+)
+def test_a_part_of_the_conversation_that_a_format_does_not_read_is_refused(
+    format: str, name: str, value: object
+) -> None:
+    record = RECORDS[format]
+    with pytest.raises(RowError, match=f"^{name} stands beside the turns"):
+        parse_conversation({**record, name: value})
+    for nothing in (None, "", []):
+        assert parse_conversation({**record, name: nothing}).messages == [HI, HELLO]
+
+
+@pytest.mark.parametrize("format", ["prompt_completion", "prompt_completion of messages", "alpaca", "sharegpt"])
+def test_a_system_text_beside_the_turns_stands_first(format: str) -> None:
+    parsed = parse_conversation({**RECORDS[format], "system": "Be brief."})
+    assert parsed.messages == [{"role": "system", "content": "Be brief."}, HI, HELLO]
+
+
+def test_a_text_beside_the_turns_that_they_say_too_is_not_lost() -> None:
+    brief = {"role": "system", "content": "Be brief."}
+    record = {"messages": [brief, HI, HELLO], "system": "Be brief.", "system_prompt": "Be brief.\n"}
+    assert parse_conversation(record).messages == [brief, HI, HELLO]
+    assert parse_conversation({**RECORDS["prompt_completion"], "input": "Hi"}).messages == [HI, HELLO]
+
+
+def test_a_system_text_of_another_name_is_named_in_the_config(tmp_path: Path) -> None:
+    path = tmp_path / "orca.jsonl"
+    path.write_text(json.dumps({"system_prompt": "Be brief.", "question": "Hi", "response": "Hello."}))
+    names = {"prompt": "question", "completion": "response"}
+    (bad,) = read_rows(str(path), fields=names)
+    assert isinstance(bad, BadRow)
+    assert "(system: system_prompt)" in bad.remedy
+    (row,) = read_rows(str(path), fields={**names, "system": "system_prompt"})
+    assert isinstance(row, Row)
+    assert row.messages == [{"role": "system", "content": "Be brief."}, HI, HELLO]

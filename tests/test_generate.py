@@ -222,6 +222,17 @@ def test_a_prompt_may_be_a_conversation_that_waits_for_its_answer(tmp_path: Path
     assert [prompt.messages for prompt in read_prompts(str(path))] == [turns]
 
 
+def test_a_system_text_beside_a_prompt_stands_first_and_other_parts_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text(json.dumps({"prompt": "a", "system": "Be brief."}))
+    (prompt,) = read_prompts(str(path))
+    assert prompt.messages == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "a"}]
+    for name, value in (("history", [["b", "c"]]), ("input", "a long text"), ("image", "cat.png"), ("system", 3)):
+        path.write_text(json.dumps({"prompt": "a"}) + "\n" + json.dumps({"prompt": "a", name: value}))
+        with pytest.raises(InputError, match=rf"p\.jsonl:2: {name} "):
+            read_prompts(str(path))
+
+
 def test_what_follows_the_last_user_is_no_part_of_a_prompt() -> None:
     turns = [
         {"role": "user", "content": "a"},

@@ -375,6 +375,25 @@ def test_columns_that_also_say_what_trains_are_named(tmp_path: Path) -> None:
     assert found_there.unread == ["loss_mask"]
 
 
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_a_number_a_token_that_is_not_known_is_named_and_not_counted_by(kind: str, tmp_path: Path) -> None:
+    """A set of another trainer's may weigh tokens in a column of its own; without a word, all would seem to train."""
+    records = [
+        {
+            "input_ids": row["input_ids"],
+            "attention_mask": [1] * len(row["input_ids"]),
+            "position_ids": list(range(len(row["input_ids"]))),
+            "loss_scale": [float(kept) for kept in row["keep"]],
+            "pieces": [[token] for token in row["input_ids"]],
+        }
+        for row in sound()
+    ]
+    found_there = inspect(str(saved(records, tmp_path, kind)))
+    assert found_there.layout.name == "attention_mask"
+    assert found_there.unread == ["loss_scale"]
+    assert "Not counted by: loss_scale" in toss("inspect", str(saved(records, tmp_path, kind))).stdout
+
+
 def toss(*arguments: str) -> Result:
     return CliRunner().invoke(app, ["inspect", *arguments])
 

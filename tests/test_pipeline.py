@@ -24,7 +24,7 @@ from tosslm.findings.rows import row_record
 from tosslm.merge import merge
 from tosslm.model.builtin import SMOLLM2
 from tosslm.runs.tables import SCORE_SCHEMA
-from tosslm.runs.verify import verify
+from tosslm.runs.verify import strangers, verify
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +176,15 @@ def test_verify_finds_what_is_damaged(run: tosslm.Run, tmp_path: Path) -> None:
     checked, findings = verify(tosslm.load_run(copy))
     assert checked > 20
     assert findings == []
+    assert strangers(tosslm.load_run(copy)) == []
+    (copy / "scores/round-0/part-00009.parquet").write_bytes(b"x")
+    (copy / "references/degraded/round-7").mkdir(parents=True)
+    (copy / "references/degraded/round-7/adapter_model.safetensors").write_bytes(b"x")
+    (copy / "notes.txt").write_text("mine")
+    assert strangers(tosslm.load_run(copy)) == [
+        "references/degraded/round-7/adapter_model.safetensors",
+        "scores/round-0/part-00009.parquet",
+    ]
     (copy / "model/adapter_model.safetensors").write_bytes(b"x")
     (copy / "data/utility.parquet").unlink()
     _, findings = verify(tosslm.load_run(copy))

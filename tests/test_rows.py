@@ -230,6 +230,8 @@ def test_a_bad_record_is_named_and_reading_goes_on(tmp_path: Path, name: str) ->
         (b'{"prompt": "caf\xe9", "completion": "a"}', "not UTF-8"),
         (b"[" * 100_000, "nested too deeply"),
         (b'{"prompt": "a", "completion": "b", "n": ' + b"9" * 5000 + b"}", "thousands of digits"),
+        (b'{"prompt": "a", "completion": "b", "completion": "c"}', "'completion' stands twice"),
+        (b'{"messages": [{"role": "user", "role": "assistant", "content": "a"}]}', "'role' stands twice"),
         (b'"text"', "text, not an object"),
         (b"null", "null, not an object"),
         (b'{"prompt": "\\ud800", "completion": "a"}', "lone surrogate"),
@@ -420,6 +422,17 @@ def test_a_byte_that_is_not_utf8_spoils_one_element_of_an_array(tmp_path: Path) 
     assert isinstance(good, Row)
     assert (bad.origin, bad.reason) == (f"{path}:1", "the row has bytes that are not UTF-8")
     assert good.messages[0]["content"] == "café"
+
+
+def test_a_field_that_stands_twice_spoils_one_element_of_an_array(tmp_path: Path) -> None:
+    path = tmp_path / "some.json"
+    good = json.dumps({"prompt": "a", "completion": "b"})
+    path.write_text(f'[\n{good},\n{{"prompt": "a", "completion": "b", "prompt": "c"}},\n{good}\n]')
+    first, bad, last = read_rows(str(path))
+    assert isinstance(bad, BadRow)
+    assert (bad.origin, bad.reason) == (f"{path}:3", "the field 'prompt' stands twice in one object")
+    assert isinstance(first, Row)
+    assert isinstance(last, Row)
 
 
 def test_a_text_that_is_not_utf8_spoils_one_row_of_parquet(tmp_path: Path) -> None:

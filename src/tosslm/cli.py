@@ -590,15 +590,20 @@ def inspect(
 def verify(run: RunFolder, as_json: AsJson = False) -> None:
     """Check every checksum and fingerprint; say what is damaged."""
     with _reported_errors():
+        from tosslm.runs.verify import strangers
         from tosslm.runs.verify import verify as verify_run
 
         checked, findings = _with_run(run, verify_run, None)
+        others = _with_run(run, strangers, None)
         if as_json:
             problems = [{"step": f.step, "file": f.file, "problem": f.problem} for f in findings]
-            print(json.dumps({"checked": checked, "problems": problems}))
+            print(json.dumps({"checked": checked, "problems": problems, "of_no_step": others}))
         else:
             for finding in findings:
                 print(outward(f"{run.rstrip('/')}/{finding.file}: {finding.problem} ({finding.step})"))
-            print(f"{checked} files checked, {len(findings)} damaged")
+            for file in others:
+                print(outward(f"{run.rstrip('/')}/{file}: no step wrote it, so it is not checked; move it away"))
+            counted = f", {len(others)} of no step" if others else ""
+            print(f"{checked} files checked, {len(findings)} damaged{counted}")
         if findings:
             raise TosslmError(f"{len(findings)} damaged files; `toss run {run}` makes them again")

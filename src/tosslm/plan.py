@@ -18,6 +18,7 @@ from tosslm.door import check_overrides, check_places
 from tosslm.errors import InputError
 from tosslm.evaluation.workload import Asked, evaluation_work
 from tosslm.findings.found import before_run
+from tosslm.findings.warmed import warmup_expected
 from tosslm.methods import method_of
 from tosslm.methods.method import Method
 from tosslm.model.base import Base, open_base
@@ -66,7 +67,8 @@ def make_plan(config: Config, *, measure: bool, reporter: Reporter, price: float
     )
     proxy = open_proxy(config, base)
     read = _read(config, tokenizer, proxy)
-    if method_of(config).builds_on != "data":
+    method = method_of(config)
+    if method.builds_on != "data":
         check_held_out(config, _mended_rows(config, read))
     asked = evaluation_work(config, tokenizer, read.sets)
     there = all(counts.rows for counts in read.sets.values())
@@ -77,6 +79,9 @@ def make_plan(config: Config, *, measure: bool, reporter: Reporter, price: float
     check_targets(references.model, config.references.lora.target_modules, "references.lora.target_modules")
     if proxy and proxy.base.adapter_folder:
         check_adapter_fits(references.model, proxy.base.adapter_folder, proxy.base.keys.adapter)
+    told = before_run(config, own_choice=method.choose is not None)
+    rows = {name: counts.rows + counts.bad for name, counts in read.sets.items()}
+    told["warnings"] += warmup_expected(config, rows, references=method.builds_on != "data", trains=method.trains)
     return {
         "sets": {name: {key: getattr(counts, key) for key in counts.__slots__} for name, counts in read.sets.items()},
         "bad_rows": read.bad_rows,
@@ -85,7 +90,7 @@ def make_plan(config: Config, *, measure: bool, reporter: Reporter, price: float
         "speed": {"measured": looking.measure, **own.speed},
         **({"proxy": _of_proxy(config, proxy, references, read.proxy_sets)} if proxy else {}),
         **_expected(config, read, asked, own, references, price),
-        **before_run(config, own_choice=method_of(config).choose is not None),
+        **told,
     }
 
 

@@ -34,7 +34,7 @@ def check_record(record: Mapping[str, object], *, trained: bool) -> None:
     _check_carried(record, "", _CALLS)
     # A record's own `reasoning` is what data sets call a note on the row; these two are always an answer's.
     for name in ("reasoning_content", "thinking"):
-        if _filled(value := record.get(name)) or value is False:
+        if is_filled(value := record.get(name)) or value is False:
             raise RowError(
                 f"{name} stands beside the row, not in one of its answers",
                 "write it into the answer's turn (format messages), or remove or rename the field",
@@ -64,7 +64,7 @@ def check_preferences(record: Mapping[str, object], format: str) -> None:
         RowError: names the field.
     """
     for name in ("chosen", "rejected"):
-        if _filled(record.get(name)):
+        if is_filled(record.get(name)):
             raise RowError(
                 f"{name} stands beside a row of format {format}, and only one of them can be trained on",
                 f"set format: {format} under the set's key to leave {name} unread, or remove the field",
@@ -77,11 +77,11 @@ def check_turn(turn: Mapping[str, object], where: str) -> None:
     Raises:
         RowError: names the turn and the field.
     """
-    if _filled(turn.get("tool_calls")) or _filled(turn.get("function_call")):
+    if is_filled(turn.get("tool_calls")) or is_filled(turn.get("function_call")):
         raise RowError(f"{where} calls a tool", "write the call as text of the turn, or remove the row")
     _check_carried(turn, f"{where}: ", ("tools", *_CALLS))
     for name in _DETAILS:
-        if _filled(turn.get(name)):
+        if is_filled(turn.get(name)):
             raise RowError(
                 f"{where}: {name} says which of its characters are trained, which is not supported",
                 "remove the field, or the row; a whole turn is left out by weight: 0",
@@ -102,9 +102,9 @@ def tools_of(record: Mapping[str, object]) -> list[dict[str, Any]]:
             value = json.loads(value)
         except (ValueError, RecursionError) as error:
             raise RowError("tools is text that is no JSON", _NO_TOOLS) from error
-    if not _filled(value):
+    if not is_filled(value):
         return []
-    if not isinstance(value, list) or not all(isinstance(tool, Mapping) and _filled(tool) for tool in value):
+    if not isinstance(value, list) or not all(isinstance(tool, Mapping) and is_filled(tool) for tool in value):
         raise RowError("tools is no list of objects", _NO_TOOLS)
     try:
         tools = [_without_nulls(tool) for tool in value]
@@ -126,7 +126,7 @@ def reasoning_of(turn: Mapping[str, object], where: str) -> dict[str, str]:
         if isinstance(value, str):
             if value.strip():
                 found[name] = value
-        elif value is False or _filled(value):
+        elif value is False or is_filled(value):
             raise RowError(f"{where}: {name} is no text", "make it text, or remove or rename the field")
     return found
 
@@ -176,7 +176,7 @@ def _check_carried(holder: Mapping[str, object], where: str, tools: tuple[str, .
     ):
         for name in names:
             # `enable_thinking: false` is what changes the text; true is what templates do anyway.
-            if _filled(value := holder.get(name)) or (value is False and "thinking" in name):
+            if is_filled(value := holder.get(name)) or (value is False and "thinking" in name):
                 raise RowError(
                     f"{where}{name} {what}, and {_NO_PLACE}",
                     f"{remedy}, or remove the row; remove or rename the field where it means nothing here",
@@ -199,8 +199,8 @@ def _empty(value: object) -> bool:
     return isinstance(value, str | list | dict) and not value
 
 
-def _filled(value: object) -> bool:
-    """Whether there is any content in a field; Parquet fills absent ones with objects and lists of nulls."""
+def is_filled(value: object) -> bool:
+    """Whether a field has content other than a number; Parquet fills absent ones with objects and lists of nulls."""
     if isinstance(value, bool | int | float):
         return False
     waiting = [value]

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from tosslm.data.beside import check_beside
 from tosslm.data.fields import check_preferences, check_record, check_turn, is_trained, reasoning_of, tools_of
 from tosslm.data.turns import Messages, Said, Spans, Turns, checked_messages, checked_spans, fields_of, kind_of
 from tosslm.errors import InputError, RowError
@@ -82,10 +83,11 @@ def parse_conversation(
     """Read one record as a conversation.
 
     A field that is null counts as absent, as Parquet cannot leave one out. Contents are kept to the
-    character; only the turns of HH text lose the white space around them. An assistant turn with ``weight: 0``,
-    ``train: false`` or their like, or in a ``prompt`` of messages, is context. Tools and an answer's reasoning go
-    to the chat template. Fields that would change what a row means and have no place in it, such as calls of tools,
-    are refused; other fields are left alone.
+    character; only the turns of HH text lose the white space around them. A ``system`` text stands first. An
+    assistant turn with ``weight: 0``, ``train: false`` or their like, or in a ``prompt`` of messages, is context.
+    Tools and an answer's reasoning go to the chat template. Fields that would change what a row means and have no
+    place in it, such as calls of tools, or a ``history`` that the format does not read, are refused; other fields
+    are left alone.
 
     Args:
         record: what one line or row of the data holds.
@@ -111,6 +113,7 @@ def parse_conversation(
             raise _absent(name, record, f"format {format} needs it")
     turns = _hh(present, field, record) if format == "hh" else _READERS[format](present)
     messages = checked_messages(turns, answered)
+    check_beside(present, format, messages)
     if tools := tools_of(present):
         messages[0]["tools"] = tools
     context = frozenset(n for n, said in enumerate(turns) if said.role == "assistant" and not said.trained)
@@ -154,13 +157,13 @@ def _prompt_completion(record: Record) -> Turns:
     if isinstance(prompt, list) and isinstance(completion, list):
         # As in TRL: a prompt is given, whoever spoke in it.
         given = [said._replace(trained=False) for said in _turns(prompt, "prompt", "role", "content")]
-        return given + _turns(completion, "completion", "role", "content")
+        return _system(record) + given + _turns(completion, "completion", "role", "content")
     if isinstance(prompt, list) or isinstance(completion, list):
         raise RowError(
             f"prompt is {kind_of(prompt)} and completion is {kind_of(completion)}",
             "make both text or both lists of messages",
         )
-    return [Said("user", prompt), Said("assistant", completion)]
+    return [*_system(record), Said("user", prompt), Said("assistant", completion)]
 
 
 def _alpaca(record: Record) -> Turns:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from tosslm.data.once_each import OnceEach
 from tosslm.errors import InputError, RowError
 
 BLOCK = 1 << 16  # bytes
@@ -18,7 +19,6 @@ _LONGEST_TOKEN = 16
 _STRUCTURE = re.compile(r'["\[\]{}]')
 _BARE = re.compile(r"[^,\]}\s]*")
 _SPACE = re.compile(r"[ \t\n\r]*")
-_DECODER = json.JSONDecoder()
 
 
 def _not_utf8() -> RowError:
@@ -33,7 +33,7 @@ def too_long(limit: int) -> RowError:
 def decode_line(line: bytes) -> object:
     """Read one line as JSON; a line that cannot be read gives the `RowError` that says why."""
     try:
-        return json.loads(line.decode("utf-8"))
+        return OnceEach().decode(line.decode("utf-8"))
     except UnicodeDecodeError:
         return _not_utf8()
     except RecursionError:
@@ -62,6 +62,7 @@ class JsonStream:
     def __init__(self, stream: BinaryIO, name: str, limit: int = sys.maxsize) -> None:
         self.line = 1
         self._limit = limit
+        self._decoder = OnceEach()
         self._stream = stream
         self.name = name
         self._decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
@@ -143,7 +144,7 @@ class JsonStream:
     def _attempt(self) -> tuple[object, int | None]:
         """Decode the value at hand; an end of None means that more of it must be read first."""
         try:
-            value, end = _DECODER.raw_decode(self._text, self._at)
+            value, end = self._decoder.raw_decode(self._text, self._at)
         except json.JSONDecodeError as error:
             # Telling a cut from a break keeps a file with one broken value from being read whole.
             cut = error.msg.startswith("Unterminated string") or error.pos >= len(self._text) - _LONGEST_TOKEN
@@ -153,7 +154,9 @@ class JsonStream:
         except (RecursionError, ValueError) as error:
             raise self._broken(str(error), self._at) from None
         # A bare number may go on in the next block; everything else says where it ends.
-        whole = isinstance(value, dict | list | str) or self._ended or end < len(self._text) - _LONGEST_TOKEN
+        whole = (
+            isinstance(value, dict | list | str | RowError) or self._ended or end < len(self._text) - _LONGEST_TOKEN
+        )
         return value, end if whole else None
 
     def _pass_over(self) -> None:

@@ -89,7 +89,7 @@ def evaluate_external(
             record = evaluate_model(
                 Subject(subject, tokenizer, "model", None),
                 config.evaluation,
-                {name: _held_out_rows(config, name, tokenizer) for name in ("harmful", "utility")},
+                {name: _held_out_rows(config, name, tokenizer, reporter) for name in ("harmful", "utility")},
                 Places(out.layout.of(EVALUATION) / "model", mark.work, out.layout.verdicts),
                 seed=config.seed,
                 reporter=reporter,
@@ -158,13 +158,13 @@ def _read_as(config: Config, name: str) -> str:
     return "custom" if name == "utility" and config.data.utility.of_custom else name
 
 
-def _held_out_rows(config: Config, name: str, tokenizer: RowTokenizer) -> list[dict[str, Any]]:
+def _held_out_rows(config: Config, name: str, tokenizer: RowTokenizer, reporter: Reporter) -> list[dict[str, Any]]:
     """The rows that the references of a run of this config never see, tokenised for this model."""
     if not config.evaluation.losses or not config.references.holdout:
         return []
     of, most = _read_as(config, name), config.data.max_row_bytes
     records = prepared_rows(config.data.sources[of], tokenizer, SetCounts(), max_row_bytes=most, key=f"data.{of}")
-    rows = [row | {"messages": json.loads(row["messages"])} for row in records if not isinstance(row, BadRow)]
+    rows = [row | {"messages": json.loads(row["messages"])} for row in _usable(records, of, config, reporter)]
     ids = {row["row_id"] for row in rows}
     if name == "utility" and config.data.utility.of_custom:
         # Rows are dealt as they are read, those among them that then give no tokens.
@@ -173,3 +173,29 @@ def _held_out_rows(config: Config, name: str, tokenizer: RowTokenizer) -> list[d
         ids = {row_id for row_id in ids if base_id(row_id) in dealt}
     apart = held_out(ids, config.references.holdout)
     return [row for row in rows if base_id(row["row_id"]) in apart]
+
+
+def _usable(
+    records: Iterator[dict[str, Any] | BadRow], name: str, config: Config, reporter: Reporter
+) -> Iterator[dict[str, Any]]:
+    """The good rows of a set; what becomes of the others is for ``data.on_bad_row`` to say, as it is in a run.
+
+    Raises:
+        InputError: a row is bad, and none is to be left out.
+    """
+    bad: list[BadRow] = []
+    for row in records:
+        if not isinstance(row, BadRow):
+            yield row
+        elif config.data.on_bad_row == "error":
+            raise InputError(
+                f"data.{name}: {row.origin}: {row.reason}; {row.remedy}. Of this model, --set data.on_bad_row=skip "
+                "leaves such rows out, and other rows may be held out then"
+            )
+        else:
+            bad.append(row)
+    if bad:
+        reporter.say(
+            f"data.{name}: {len(bad):,} bad rows are left out of the losses, the first {bad[0].origin}: "
+            f"{bad[0].reason}"
+        )

@@ -43,7 +43,7 @@ def lm_eval_metrics(
         ``lm_eval/TASK/METRIC`` to value and 95% interval, from lm-eval's standard error.
 
     Raises:
-        InputError: lm-eval is not installed, or a task is unknown.
+        InputError: lm-eval is not installed, a task is unknown, or one has no such metric.
     """
     check_lm_eval()
     import lm_eval
@@ -63,7 +63,14 @@ def lm_eval_metrics(
         )
     except (KeyError, ValueError) as error:
         raise InputError(f"evaluation.lm_eval: {error}; `lm-eval ls tasks` lists the tasks") from error
-    return _intervals(found)
+    intervals = _intervals(found)
+    for task in tasks:
+        if task in found["results"] and not any(name.startswith(f"lm_eval/{task}/") for name in intervals):
+            raise InputError(
+                f"evaluation.lm_eval: {task} gave no metric with a standard error (it has "
+                f"{', '.join(found['results'][task]) or 'none'}); raise evaluation.lm_eval_limit, or leave it out"
+            )
+    return intervals
 
 
 def _intervals(found: Mapping[str, Any]) -> dict[str, Interval]:

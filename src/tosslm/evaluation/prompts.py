@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tosslm.data.fields import tools_of
+from tosslm.data.beside import check_beside
+from tosslm.data.fields import check_record, tools_of
 from tosslm.data.formats import parse_record
 from tosslm.data.places import check_split, locate
 from tosslm.data.records import records
 from tosslm.data.rows import content_id
-from tosslm.data.turns import Messages, check_text
+from tosslm.data.turns import Messages, check_text, kind_of
 from tosslm.errors import InputError, RowError
 
 PROMPT_FIELDS = ("prompt", "question", "goal", "behavior", "instruction")
@@ -110,9 +111,18 @@ def _turns(record: Mapping[str, Any]) -> Messages:
     check_text(text, found[0])
     if not text.strip():
         raise RowError(f"{found[0]} is empty", "write the prompt there, or leave the record out")
-    message: dict[str, Any] = {"role": "user", "content": f"{text}\n\n{extra}" if extra else text}
-    tools = tools_of(record)
-    return [message | {"tools": tools} if tools else message]
+    system = record.get("system") or ""
+    if not isinstance(system, str):
+        raise RowError(f"system is {kind_of(system)}, not text", "make it one string, or remove or rename the field")
+    check_text(system, "system")
+    user = {"role": "user", "content": f"{text}\n\n{extra}" if extra else text}
+    messages: Messages = [*([{"role": "system", "content": system}] if system else []), user]
+    others = {name: value for name, value in record.items() if name != "input" or found[0] != "instruction"}
+    check_record(others, trained=False)
+    check_beside(others, "prompt_completion", messages)
+    if tools := tools_of(record):
+        messages[0]["tools"] = tools
+    return messages
 
 
 def _up_to_user(messages: Sequence[Mapping[str, Any]]) -> Messages:

@@ -12,6 +12,7 @@ from tosslm.findings.found import far_from_found, found_by, threshold_told
 from tosslm.findings.own_utility import own_utility_warnings
 from tosslm.findings.proxied import proxy_warnings
 from tosslm.findings.served import served_warnings
+from tosslm.findings.warmed import warmup_warnings
 from tosslm.runs.layout import HELDOUT, SELECTION
 from tosslm.runs.reader import Run
 from tosslm.runs.tables import stored_rows
@@ -29,6 +30,7 @@ def run_warnings(run: Run) -> list[str]:
             found.append(told)
         if name == "custom" and counts["repeated"]:
             found.append(f"{counts['repeated']:,} custom rows repeat another one's content.")
+    found += warmup_warnings(run.config, run.stages)
     if (unsafe := found_by(run)) is not None:
         selection = run.stages[SELECTION]
         auto = "auto" in selection

@@ -55,6 +55,8 @@ LAYOUTS = (
 )
 """In the order in which they are tried: the first whose columns are there is the one."""
 _SAY_TRAINED = {layout.needs[-1] for layout in LAYOUTS} - {"input_ids", "attention_mask", "messages"}
+_SAY_NOTHING = {"input_ids", "attention_mask", "position_ids", "token_type_ids", "special_tokens_mask"}
+"""What has a number a token and leaves open whether it trains."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +117,16 @@ def check_layout(record: Mapping[str, Any], layout: Layout) -> None:
 
 
 def not_read(record: Mapping[str, Any], layout: Layout) -> list[str]:
-    """Columns that also say which tokens train, and are not what is counted by."""
-    return sorted(name for name in _SAY_TRAINED - set(layout.needs) if record.get(name) is not None)
+    """Columns that say which tokens train too, or may, for they have a number a token; none is counted by."""
+    known = {name for name in _SAY_TRAINED if record.get(name) is not None}
+    length = len(ids) if isinstance(ids := record.get("input_ids"), list) else None
+    unknown = {str(name) for name, value in record.items() if length and _numbers_of_tokens(value, length)}
+    return sorted((known | unknown - _SAY_NOTHING) - set(layout.needs))
+
+
+def _numbers_of_tokens(value: object, length: int) -> bool:
+    """Whether a column has one number, or one truth, a token."""
+    return isinstance(value, list) and len(value) == length and all(isinstance(one, int | float) for one in value)
 
 
 def token_row(record: Mapping[str, Any], layout: Layout, number: int) -> TokenRow:

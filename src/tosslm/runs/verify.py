@@ -45,3 +45,20 @@ def verify(run: Run) -> tuple[int, list[Finding]]:
         if not run.has(step):
             findings.append(Finding(step, step, "out of date"))
     return checked, findings
+
+
+def strangers(run: Run) -> list[str]:
+    """Files beside those of the run's steps that no step wrote, in order; what begins with a dot is left out.
+
+    They have no checksum to be checked by, and whoever loads a folder may take them for a part of it.
+    """
+    known = {file for entry in run.stages.values() for file in entry["files"]}
+    begun = tuple(output for outputs in run.manifest.get("begun", {}).values() for output in outputs)
+    found = []
+    for top in sorted({file.partition("/")[0] for file in known if "/" in file}):
+        for path in sorted((run.path / top).rglob("*")):
+            file = path.relative_to(run.path).as_posix()
+            hidden = any(part.startswith(".") for part in path.relative_to(run.path).parts)
+            if path.is_file() and file not in known and not hidden and not file.startswith(begun):
+                found.append(file)
+    return found

@@ -61,6 +61,9 @@ def refuse_arguments(args: Any, others: Mapping[str, Any]) -> None:
         "padding_free": "rows that are joined have no place for anchors; set padding_free=False",
         "max_length": "rows would be cut, and those without a label dropped, anchored ones among them (TRL's default "
         "is 1024); set max_length=None, and leave out or shorten rows that are too long before",
+        "completion_only_loss": "labels alone say what trains, and no completion_mask is read; put -100 into the "
+        "labels, and leave it out",
+        "torch_compile": "the loss reads the model and its head apart, past what is compiled; set it to False",
         "label_smoothing_factor": "the loss is the pipeline's, without smoothing; set it to 0",
     }
     for key, why in refused.items():
