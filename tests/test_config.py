@@ -87,6 +87,26 @@ def test_a_wrong_value_names_its_key_and_the_remedy(override: str, message: str)
         (["selection.discard_fraction=0.2", "selection.false_discard=0.1"], ["selection.false_discard: 0.1 has no"]),
         (["refinement.samples_per_round=8"], ["refinement.samples_per_round: 8 has no part"]),
         (["evaluation.scales=[0.5]"], [r"evaluation.scales: \[0.5\] has no part"]),
+        (
+            ["evaluation.classifier={model: guard}", "evaluation.lm_eval_limit=9"],
+            [
+                r"evaluation.classifier: \{model: guard, ...\} has no part, as evaluation.harmful",
+                "evaluation.lm_eval_",
+            ],
+        ),
+        (
+            [
+                "evaluation.harmful={path: x}",
+                "evaluation.classifier={model: guard}",
+                "evaluation.judge={model: m, attack_prompt: '{prompt} {answer}'}",
+            ],
+            [r"evaluation.classifier: .* has no part, as evaluation.judge.attack_prompt"],
+        ),
+        (
+            ["evaluation.gsm8k_result=last", "evaluation.losses=false", "evaluation.utility_rows={path: x}"],
+            ["evaluation.gsm8k_result: last", r"evaluation.utility_rows: \{path: x, ...\} has no part, as .*losses"],
+        ),
+        (["evaluation.harmful={path: x}", "evaluation.classifier={model: guard}"], []),
         (["finetune.anchor_first=3", "selection.false_discard=0.1"], []),
         (["refinement.rounds=1", "refinement.samples_per_round=8"], []),
         ([], []),

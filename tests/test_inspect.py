@@ -391,7 +391,7 @@ def test_a_number_a_token_that_is_not_known_is_named_and_not_counted_by(kind: st
     found_there = inspect(str(saved(records, tmp_path, kind)))
     assert found_there.layout.name == "attention_mask"
     assert found_there.unread == ["loss_scale"]
-    assert "Not counted by: loss_scale" in toss("inspect", str(saved(records, tmp_path, kind))).stdout
+    assert "Not counted by: loss_scale" in toss(str(saved(records, tmp_path, kind))).stdout
 
 
 def toss(*arguments: str) -> Result:

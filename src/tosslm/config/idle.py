@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import BaseModel
+
+from tosslm.config.evaluation import EvaluationConfig
 from tosslm.config.tree import Config
 
 
@@ -30,12 +33,39 @@ def idle_keys(config: Config) -> list[str]:
         ),
         "refinement.samples_per_round": (config.refinement.rounds > 0, "refinement.rounds is 0"),
         "evaluation.scales": (evaluation.asks, "evaluation names nothing to measure"),
+        **_of_evaluation(evaluation),
     }
     return [
-        f"{key}: {value} has no part, as {why}."
+        f"{key}: {_shown(value)} has no part, as {why}."
         for key, (heeds, why) in heeded.items()
         if not heeds and (value := _changed(config, key)) is not None
     ]
+
+
+def _of_evaluation(settings: EvaluationConfig) -> dict[str, tuple[bool, str]]:
+    """Whether keys of the section are heeded, and why not."""
+    by_judge = bool(settings.judge and settings.judge.attack_prompt)
+    prompts = bool(settings.harmful or settings.safe)
+    return {
+        "evaluation.classifier": (
+            bool(settings.harmful) and not by_judge,
+            "evaluation.judge.attack_prompt has the judge say it" if by_judge else "evaluation.harmful is not set",
+        ),
+        "evaluation.judge": (prompts, "neither evaluation.harmful nor evaluation.safe is set"),
+        "evaluation.gsm8k_result": (settings.gsm8k is not None, "evaluation.gsm8k is not set"),
+        "evaluation.lm_eval_limit": (bool(settings.lm_eval), "evaluation.lm_eval names no task"),
+        "evaluation.harmful_rows": (settings.losses, "evaluation.losses is false"),
+        "evaluation.utility_rows": (settings.losses, "evaluation.losses is false"),
+        "evaluation.refusals": (settings.losses, "evaluation.losses is false"),
+    }
+
+
+def _shown(value: Any) -> str:
+    """A value that is short as it is; of a section its first key."""
+    if isinstance(value, BaseModel):
+        name = next(iter(type(value).model_fields))
+        return f"{{{name}: {getattr(value, name)}, ...}}"
+    return str(value)
 
 
 def _changed(config: Config, key: str) -> Any:

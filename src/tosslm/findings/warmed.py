@@ -29,8 +29,8 @@ def warmup_told(key: str, settings: TrainingConfig, steps: int) -> str | None:
         return None
     return (
         f"{key}.warmup_steps ({settings.warmup_steps:,}) last longer than the training, which has {steps:,} steps: "
-        f"its learning rate ends at {max(steps - 1, 0) / settings.warmup_steps:.0%} of {key}.learning_rate. Lower the "
-        "warm-up, or raise the epochs."
+        f"its learning rate ends at {max(steps - 1, 0) / settings.warmup_steps:.0%} of {key}.learning_rate. Lower "
+        "the warm-up, or raise the epochs."
     )
 
 
