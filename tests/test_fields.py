@@ -263,8 +263,9 @@ def test_a_part_of_the_conversation_that_a_format_does_not_read_is_refused(
     record = RECORDS[format]
     with pytest.raises(RowError, match=f"^{name} stands beside the turns"):
         parse_conversation({**record, name: value})
-    for nothing in (None, "", []):
-        assert parse_conversation({**record, name: nothing}).messages == [HI, HELLO]
+    nothing: list[Any] = [None, "", []]
+    for value in nothing:
+        assert parse_conversation({**record, name: value}).messages == [HI, HELLO]
 
 
 @pytest.mark.parametrize("format", ["prompt_completion", "prompt_completion of messages", "alpaca", "sharegpt"])
