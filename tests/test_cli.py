@@ -220,12 +220,12 @@ def test_verify_says_what_is_damaged(run_dir: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(run_dir, copy)
     assert "0 damaged" in toss("verify", str(copy)).stdout
-    (copy / "model/adapter_model.bin").write_bytes(b"x")
+    (copy / "selection/notes.bin").write_bytes(b"x")
     result = toss("verify", str(copy))
     assert result.exit_code == 0
-    assert "model/adapter_model.bin: no step wrote it" in result.stdout
+    assert "selection/notes.bin: no step wrote it" in result.stdout
     assert "0 damaged, 1 of no step" in result.stdout
-    assert json.loads(toss("verify", str(copy), "--json").stdout)["of_no_step"] == ["model/adapter_model.bin"]
+    assert json.loads(toss("verify", str(copy), "--json").stdout)["of_no_step"] == ["selection/notes.bin"]
     (copy / "selection/keep.parquet").write_bytes(b"")
     result = toss("verify", str(copy))
     assert result.exit_code == 1
