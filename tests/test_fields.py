@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from tosslm.config import SourceConfig
-from tosslm.data.formats import parse_conversation
+from tosslm.config.data import FIELDS
+from tosslm.data.formats import HH_FIELDS, REQUIRED_FIELDS, parse_conversation
 from tosslm.data.rows import BadRow, Row, content_id, read_rows
 from tosslm.data.sets import SetCounts, prepared_rows
 from tosslm.data.tokenize import RowTokenizer
@@ -291,3 +294,14 @@ def test_a_system_text_of_another_name_is_named_in_the_config(tmp_path: Path) ->
     (row,) = read_rows(str(path), fields={**names, "system": "system_prompt"})
     assert isinstance(row, Row)
     assert row.messages == [{"role": "system", "content": "Be brief."}, HI, HELLO]
+
+
+@pytest.mark.parametrize("fields", [{"sytem": "system_prompt"}, {"response": "completion"}])
+def test_a_name_that_no_format_has_is_refused(fields: dict[str, str]) -> None:
+    with pytest.raises(ValidationError, match=f"no row is read for '{next(iter(fields))}'"):
+        SourceConfig.model_validate({"path": "rows.jsonl", "fields": fields})
+
+
+def test_all_that_formats_read_can_be_named() -> None:
+    read = {*itertools.chain(*REQUIRED_FIELDS.values()), *HH_FIELDS, "input", "history", "system", "tools", "source"}
+    assert read | {"unsafe_spans"} == set(FIELDS)

@@ -10,6 +10,23 @@ from tosslm.config.section import PathText, Section, named_path
 
 _LATER = ("fields", "where", "limit")
 _OF_CUSTOM = ("from_", "rows", "trim")
+FIELDS = (
+    "messages",
+    "prompt",
+    "completion",
+    "instruction",
+    "input",
+    "output",
+    "conversations",
+    "chosen",
+    "text",
+    "system",
+    "history",
+    "tools",
+    "source",
+    "unsafe_spans",
+)
+"""What rows of any format are read for."""
 
 
 class ModelConfig(Section):
@@ -71,6 +88,11 @@ class SourceConfig(Section):
     def _renames_apart(self) -> SourceConfig:
         if self.fields and self.field is not None:
             raise ValueError("field and fields both name fields of the records; write {text: ...} under fields alone")
+        if unknown := sorted(set(self.fields) - set(FIELDS)):
+            raise ValueError(
+                f"fields: no row is read for {unknown[0]!r}; of the format's fields, which stand first, there are "
+                f"{', '.join(FIELDS)}"
+            )
         if len(set(self.fields.values())) < len(self.fields):
             raise ValueError("fields: a field of the records stands for two of the format's; name each once")
         return self
