@@ -31,7 +31,9 @@ from tosslm.evaluation.classifiers import check_classifier, classify_attacks, re
 from tosslm.evaluation.gate import check_gates, parse_gate
 from tosslm.evaluation.generate import generate_answers
 from tosslm.evaluation.harness import lm_eval_metrics
+from tosslm.evaluation.measurement import unseen_told
 from tosslm.evaluation.measures import MEASURES, answer_samples, attack_samples, read_samples
+from tosslm.evaluation.prompts import prompts_from
 from tosslm.pipeline import evaluate
 from tosslm.runs.results import read_results
 
@@ -381,6 +383,16 @@ def test_a_classifier_reads_template_and_reply(
     ]
     with pytest.raises(InputError, match="is missing"):
         check_classifier(config.model_copy(update={"prompt": "{prompt}"}))
+
+
+def test_what_stands_before_the_last_turn_is_said_not_to_be_judged() -> None:
+    hi, more = {"role": "user", "content": "Hi"}, {"role": "user", "content": "More?"}
+    long = prompts_from([[hi], [hi, {"role": "assistant", "content": "Hello."}, more]])
+    settings = EvaluationConfig.model_validate({"harmful": {"path": "p.jsonl"}, "classifier": {"model": "x"}})
+    told = unseen_told(settings, {"harmful": long, "safe": long, "gsm8k": long})
+    assert [line.split(" judge")[0] for line in told] == ["evaluation.harmful: of 1 prompts"]
+    assert unseen_told(settings, {"harmful": long[:1]}) == []
+    assert unseen_told(EvaluationConfig.model_validate({}), {"harmful": long}) == []
 
 
 def test_a_real_classifier_model_judges_in_the_stage(config: dict[str, Any], tiny_model_folder: Path) -> None:

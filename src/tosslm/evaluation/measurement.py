@@ -96,6 +96,8 @@ def evaluate_model(
     if settings.utility_prompts and utility_rows:
         conversations = [row["messages"] for row in utility_rows]
         asked["utility"] = prompts_from(conversations[: settings.utility_prompts])
+    for told in unseen_told(settings, asked):
+        reporter.say(told)
     samples, answers = _ask(subject, settings, asked, places.work, seed, reporter)
     if settings.losses:
         samples |= _loss_samples(subject, settings, harmful_rows, utility_rows)
@@ -121,6 +123,22 @@ def evaluate_model(
     write_json(places.folder / "samples.json", {name: sample.as_dict() for name, sample in samples.items()})
     write_json(places.folder / "record.json", record)
     return record
+
+
+def unseen_told(settings: EvaluationConfig, asked: Mapping[str, Sequence[Prompt]]) -> list[str]:
+    """What of the prompts those that judge answers are not shown: all before the last user's turn."""
+    judged = {"harmful": settings.judge or settings.classifier, "safe": settings.judge}
+    several = {
+        kind: sum(len(prompt.messages) > 1 for prompt in prompts)
+        for kind, prompts in asked.items()
+        if judged.get(kind)
+    }
+    return [
+        f"evaluation.{kind}: of {count:,} prompts judge and classifier see the last turn alone, with its answer, not "
+        "what stands before it"
+        for kind, count in several.items()
+        if count
+    ]
 
 
 def _ask(
