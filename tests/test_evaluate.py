@@ -22,18 +22,20 @@ import tosslm
 from conftest import DEMO, demo_rows, write_rows
 from test_losses import independent_losses
 from tosslm.cli import app
-from tosslm.config import ClassifierConfig, EvaluationConfig, load_config
+from tosslm.config import ClassifierConfig, EvaluationConfig, ModelConfig, load_config
 from tosslm.data.rows import content_id, held_out
 from tosslm.errors import InputError
 from tosslm.evaluation.answers import Answer
 from tosslm.evaluation.checks import check_evaluation
 from tosslm.evaluation.classifiers import check_classifier, classify_attacks, read_reply
+from tosslm.evaluation.external import other_base_told
 from tosslm.evaluation.gate import check_gates, parse_gate
 from tosslm.evaluation.generate import generate_answers
 from tosslm.evaluation.harness import lm_eval_metrics
 from tosslm.evaluation.measurement import unseen_told
 from tosslm.evaluation.measures import MEASURES, answer_samples, attack_samples, read_samples
 from tosslm.evaluation.prompts import prompts_from
+from tosslm.model.base import open_base
 from tosslm.pipeline import evaluate
 from tosslm.runs.results import read_results
 
@@ -383,6 +385,18 @@ def test_a_classifier_reads_template_and_reply(
     ]
     with pytest.raises(InputError, match="is missing"):
         check_classifier(config.model_copy(update={"prompt": "{prompt}"}))
+
+
+def test_an_adapter_of_another_base_is_said_to_be(tmp_path: Path, tiny_model_folder: Path) -> None:
+    base = open_base(ModelConfig(name=str(tiny_model_folder)))
+    assert other_base_told(tmp_path, base) is None  # what is missing is refused where it is loaded
+    for named in (str(tiny_model_folder), f"{tiny_model_folder}/", None):
+        (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": named}))
+        assert other_base_told(tmp_path, base) is None
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "org/other"}))
+    told = other_base_told(tmp_path, base)
+    assert told is not None
+    assert f"says that its base is org/other, and it is measured on {tiny_model_folder}" in told
 
 
 def test_what_stands_before_the_last_turn_is_said_not_to_be_judged() -> None:

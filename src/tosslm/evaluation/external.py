@@ -68,6 +68,8 @@ def evaluate_external(
             "--set model.quantize=null"
         )
     base = open_base(chosen)
+    if adapter and (told := other_base_told(Path(adapter), base)):
+        reporter.say(told)
     tokenizer = RowTokenizer(
         base.tokenizer, max_length=config.data.max_length, turns=config.data.turns, limits=base.limits
     )
@@ -104,6 +106,19 @@ def evaluate_external(
         if not out.do(mark, work):
             reporter.say(f"{folder}: done before")
         return out.stages[EVALUATION]["record"]
+
+
+def other_base_told(adapter: Path, base: Base) -> str | None:
+    """That an adapter names another base than the one it is measured on; None where it does not, or names none."""
+    file = adapter / "adapter_config.json"
+    named = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path") if file.is_file() else None
+    known = {base.config.name, str(base.folder), str(base.folder.resolve())}
+    if not isinstance(named, str) or not named or {named, str(Path(named).resolve())} & known:
+        return None
+    return (
+        f"--adapter: {adapter} says that its base is {named}, and it is measured on {base.config.name}; where these "
+        "are two models, name its own with --model"
+    )
 
 
 def _named(model: ModelConfig, adapter: str | None) -> dict[str, Any]:
