@@ -393,6 +393,9 @@ def test_an_adapter_of_another_base_is_said_to_be(tmp_path: Path, tiny_model_fol
     for named in (str(tiny_model_folder), f"{tiny_model_folder}/", None):
         (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": named}))
         assert other_base_told(tmp_path, base) is None
+    for damaged in ("{", "[]"):
+        (tmp_path / "adapter_config.json").write_text(damaged)
+        assert other_base_told(tmp_path, base) is None
     (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "org/other"}))
     told = other_base_told(tmp_path, base)
     assert told is not None

@@ -246,6 +246,8 @@ def _over_seeds(curves: Curves, setting: Setting, seeds: Sequence[int]) -> list[
         f"{head}, at {target:.0%} of standard SFT's gain:",
         "",
         *_table(curves, list(curves.table), setting, target),
+        "",
+        *_as_trained(curves, list(curves.table), setting),
     ]
 
 

@@ -90,6 +90,7 @@ def _weighted(method: str, weight: float, **overrides: Any) -> Entry:
 
 _AUTO = {"selection.discard_fraction": "auto", "selection.evidence": "posterior"}
 _EVEN = {**_AUTO, "selection.false_discard": 0.99}  # so much of useful text may go: even odds alone decide
+_ANCHOR = {"finetune.anchor_normalize": "all", "finetune.anchor_first": 0}
 _PLAIN = {"selection.evidence": "token", "finetune.dropped": "ignore"}
 ENTRIES = {
     STANDARD: Entry("sft"),
@@ -100,17 +101,18 @@ ENTRIES = {
     "toss": Entry("toss"),
     "toss-pro": Entry("toss-pro"),
     OURS: Entry(OURS),
-    DEFAULT: _weighted(OURS, 3.0, **{"finetune.anchor_normalize": "all", "finetune.anchor_first": 0}, **_AUTO),
-    AGAIN: _weighted(OURS, 3.0, **{"finetune.anchor_normalize": "all", "finetune.anchor_first": 0}, **_AUTO),
+    DEFAULT: _weighted(OURS, 3.0, **_ANCHOR, **_AUTO),
+    AGAIN: _weighted(OURS, 3.0, **_ANCHOR, **_AUTO),
     WITHOUT_UTILITY: _weighted(
         OURS,
         3.0,
-        **{"finetune.anchor_normalize": "all", "finetune.anchor_first": 0, "data.utility": "{from: custom}"},
+        **_ANCHOR,
+        **{"data.utility": "{from: custom}"},
         **_AUTO,
     ),
-    LIGHTER: _weighted(OURS, 1.0, **{"finetune.anchor_normalize": "all", "finetune.anchor_first": 0}, **_AUTO),
+    LIGHTER: _weighted(OURS, 1.0, **_ANCHOR, **_AUTO),
     NO_ANCHOR: Entry(None, {**_AUTO, "finetune.dropped": "ignore"}),
-    "toss-anchor": _weighted("toss-anchor", 3.0, **{"finetune.anchor_normalize": "all", "finetune.anchor_first": 0}),
+    "toss-anchor": _weighted("toss-anchor", 3.0, **_ANCHOR),
     OF_MEAN: _weighted(OURS, 0.5, **{"finetune.anchor_first": 0}, **_AUTO),
     f"{OURS}, even odds": Entry(OURS, _EVEN),
     **{

@@ -110,8 +110,11 @@ def evaluate_external(
 
 def other_base_told(adapter: Path, base: Base) -> str | None:
     """That an adapter names another base than the one it is measured on; None where it does not, or names none."""
-    file = adapter / "adapter_config.json"
-    named = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path") if file.is_file() else None
+    try:
+        settings = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None  # what is missing or damaged is refused where it is loaded
+    named = settings.get("base_model_name_or_path") if isinstance(settings, dict) else None
     known = {base.config.name, str(base.folder), str(base.folder.resolve())}
     if not isinstance(named, str) or not named or {named, str(Path(named).resolve())} & known:
         return None
