@@ -273,7 +273,12 @@ def test_swift_answers_are_the_tokens_of_the_run(run: tosslm.Run, tmp_path: Path
             float(b) for a, b in zip(scales, own, strict=True) if a is not None
         ]
         let_in += sum(not b for a, b in zip(scales, own, strict=True) if a is None)
-    assert facts["written"] == {"ends_of_turn_let_in": let_in, "answers_without_end": 0}
+    assert facts["written"] == {
+        "ends_of_turn_let_in": let_in,
+        "answers_without_end": 0,
+        "reasoning_left_out": 0,
+        "tokens_lost": 0,
+    }
 
 
 def test_olmo_arrays(run: tosslm.Run, tmp_path: Path) -> None:
@@ -360,7 +365,12 @@ def test_axolotl_text_trains_kept_tokens_and_no_dropped_one(
             assert own or not learnt or token == tokenizer.eos_token_id
             let_in += learnt and not own
             missing += own and not learnt
-    assert facts["written"] == {"answers_left_out": 0, "tokens_lost": missing, "ends_of_turn_let_in": let_in}
+    assert facts["written"] == {
+        "answers_left_out": 0,
+        "tokens_lost": missing,
+        "ends_of_turn_let_in": let_in,
+        "reasoning_field": "reasoning_content",
+    }
 
 
 def test_axolotl_trains_a_token_whose_last_character_is_dropped_with_the_next() -> None:

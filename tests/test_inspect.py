@@ -394,6 +394,26 @@ def test_a_number_a_token_that_is_not_known_is_named_and_not_counted_by(kind: st
     assert "Not counted by: loss_scale" in toss(str(saved(records, tmp_path, kind))).stdout
 
 
+@pytest.mark.parametrize("way", ["labels", "chat"])
+def test_a_column_of_a_later_row_is_named_too(way: str, tmp_path: Path) -> None:
+    records = chat_rows() if way == "chat" else [written(row, way) for row in sound()]
+    records[-1]["loss_mask"] = [1] * len(records[-1].get("input_ids", [0]))
+    assert inspect(str(write_rows(tmp_path / "rows.jsonl", records))).unread == ["loss_mask"]
+
+
+def test_an_unknown_number_a_token_of_later_rows_is_named_and_a_length_that_fits_by_chance_is_not(
+    tmp_path: Path,
+) -> None:
+    records = [written(row, "labels") for row in sound()]
+    for record in records:
+        record["embedding"] = [0.5] * len(records[0]["input_ids"])
+    lengths = {len(record["input_ids"]) for record in records}
+    assert len(lengths) > 2  # so that most rows are of another length
+    for record in records[20:]:
+        record["loss_scale"] = [0.5] * len(record["input_ids"])
+    assert inspect(str(write_rows(tmp_path / "rows.jsonl", records))).unread == ["loss_scale"]
+
+
 def toss(*arguments: str) -> Result:
     return CliRunner().invoke(app, ["inspect", *arguments])
 
@@ -530,6 +550,34 @@ def test_a_chat_file_without_a_tokenizer_is_counted_by_answers(tmp_path: Path) -
     assert "tokens" not in facts
     assert [(finding["name"], finding["first_row"]) for finding in facts["findings"]] == [("nothing", 3)]
     assert "answers that train" in toss(str(path)).stdout
+
+
+@pytest.mark.parametrize(
+    ("beside", "in_answer", "message"),
+    [
+        ({"weight": 0}, {}, "weight is 0, which keeps the whole row from being trained"),
+        ({"weight": 0.5}, {}, "weight is 0.5, and every row counts the same here"),
+        ({"train": False}, {}, "train is false, which keeps the whole row from being trained"),
+        ({"masked": True}, {}, "masked is true, which keeps the whole row from being trained"),
+        (
+            {},
+            {"train_detail": [{"begin_offset": 0, "end_offset": 1, "train": True}]},
+            "messages[3]: train_detail says",
+        ),
+    ],
+)
+def test_a_chat_row_says_the_same_without_a_tokenizer_as_with_one(
+    beside: Record, in_answer: Record, message: str, tmp_path: Path
+) -> None:
+    """What says of a whole row, or of single characters, that they train has no place in counts of answers."""
+    records = chat_rows()
+    records[1] |= beside
+    records[1]["messages"][3] |= in_answer
+    path = write_rows(tmp_path / "chat.jsonl", records)
+    for tokenizer in (None, SMOLLM2):
+        with pytest.raises(InputError) as refused:
+            inspect(str(path), tokenizer=tokenizer)
+        assert f"chat.jsonl:2: {message}" in str(refused.value)
 
 
 def test_a_chat_file_without_a_tokenizer_has_no_tokens_to_show_or_cut(tmp_path: Path) -> None:

@@ -39,8 +39,16 @@ def check_record(record: Mapping[str, object], *, trained: bool) -> None:
                 f"{name} stands beside the row, not in one of its answers",
                 "write it into the answer's turn (format messages), or remove or rename the field",
             )
-    if not trained:
-        return
+    if trained:
+        check_row_trains(record)
+
+
+def check_row_trains(record: Mapping[str, object]) -> None:
+    """Refuse a record whose own fields leave the whole row untrained, or weigh it.
+
+    Raises:
+        RowError: names the field.
+    """
     for name in _TRAINED_WHERE_TRUE:
         value = record.get(name)
         # A number may be anything in a record's `loss`; `weight` is what trainers read one from.
@@ -80,6 +88,15 @@ def check_turn(turn: Mapping[str, object], where: str) -> None:
     if is_filled(turn.get("tool_calls")) or is_filled(turn.get("function_call")):
         raise RowError(f"{where} calls a tool", "write the call as text of the turn, or remove the row")
     _check_carried(turn, f"{where}: ", ("tools", *_CALLS))
+    check_no_details(turn, where)
+
+
+def check_no_details(turn: Mapping[str, object], where: str) -> None:
+    """Refuse a turn of which single characters are trained.
+
+    Raises:
+        RowError: names the turn and the field.
+    """
     for name in _DETAILS:
         if is_filled(turn.get(name)):
             raise RowError(

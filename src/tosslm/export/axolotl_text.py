@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from tosslm.data.fields import REASONING
+from tosslm.errors import InputError
 from tosslm.export.axolotl_config import axolotl_yaml
 from tosslm.export.kind import ExportKind, Job, Snippet, Written
 from tosslm.export.rows import MaskedRow, message_of_tokens
@@ -87,9 +89,10 @@ def marked(row: MaskedRow) -> tuple[dict[str, Any], int, int, int]:
             else:
                 rewritten += 1
         details = turn["train_detail"]
-        ends = ~has_text
         if details:
-            lost += int((trained[own] & ~_covered(spans - first, has_text, details)).sum()) if own.any() else 0
+            # What stands before the text is reasoning: to Axolotl it is not of the turn's content, and not trained.
+            ends = ~has_text & np.logical_or.accumulate(has_text)
+            lost += int((trained[own] & ~(ends | _covered(spans - first, has_text, details))).sum())
             let_in += int((~trained[own][ends]).sum())
         else:
             lost += int(trained[own].sum())
@@ -108,8 +111,8 @@ def _whole(content: str, first: int, last: int, spans: np.ndarray) -> bool:
 
 
 def _covered(spans: np.ndarray, has_text: np.ndarray, details: list[dict[str, Any]]) -> np.ndarray:
-    """Tokens that Axolotl trains: those within a trained piece; an end of turn goes with its answer."""
-    inside, starts = ~has_text, spans[has_text, 0]
+    """Tokens with text that Axolotl trains: those within a trained piece."""
+    inside, starts = np.zeros(len(has_text), dtype=bool), spans[has_text, 0]
     lasts = np.append(starts[1:] - 1, details[-1]["end_offset"])  # before the next one starts, as Axolotl has it
     for piece in details:
         if piece["train"]:
@@ -117,20 +120,38 @@ def _covered(spans: np.ndarray, has_text: np.ndarray, details: list[dict[str, An
     return inside
 
 
+def _reasoning_field(row: MaskedRow, known: str | None) -> str | None:
+    """The one name that reasoning has in the rows so far, which Axolotl's config has to say; None where none has any.
+
+    Raises:
+        InputError: this row has it under another.
+    """
+    names = {name for message in row.messages for name in REASONING if message.get(name)}
+    if len(names | ({known} - {None})) > 1:
+        both = " and ".join(sorted(names | {known or ""} - {""}))
+        raise InputError(
+            f"row {row.row_id}: reasoning is under {both} in this set, and Axolotl reads one of them; give it one "
+            "name in the data, or export another kind"
+        )
+    return names.pop() if names else known
+
+
 def _write(rows: Iterator[MaskedRow], folder: Path, job: Job) -> Written:
     rewritten = lost = let_in = 0
+    field: str | None = None
     with (folder / FILE).open("w", encoding="utf-8") as file:
         for row in rows:
+            field = _reasoning_field(row, field)
             record, *counts = marked(row)
             rewritten, lost, let_in = rewritten + counts[0], lost + counts[1], let_in + counts[2]
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
-    facts = {"answers_left_out": rewritten, "tokens_lost": lost, "ends_of_turn_let_in": let_in}
+    counts = {"answers_left_out": rewritten, "tokens_lost": lost, "ends_of_turn_let_in": let_in}
     sentence = (
-        f"Axolotl tokenises this anew, by characters: {lost:,} trained tokens are lost, {let_in:,} dropped ends of "
-        f"turn are trained, and {rewritten:,} answers that the chat template rewrites are left out. The kind parquet "
-        "loses none."
+        f"Axolotl tokenises this anew, by characters: {lost:,} trained tokens are lost"
+        f"{', those of reasoning among them' if field else ''}, {let_in:,} dropped ends of turn are trained, and "
+        f"{rewritten:,} answers that the chat template rewrites are left out. The kind parquet loses none."
     )
-    return Written(facts, (sentence,) if any(facts.values()) else ())
+    return Written(counts | {"reasoning_field": field or REASONING[0]}, (sentence,) if any(counts.values()) else ())
 
 
 _ROWS = """
@@ -138,6 +159,8 @@ _ROWS = """
     type: chat_template
     field_messages: messages
     message_field_training_detail: train_detail
+    field_thinking: @REASONING_FIELD@
+    template_thinking_key: @REASONING_FIELD@
     roles_to_train: []
     train_on_eos: turn
 chat_template: tokenizer_default

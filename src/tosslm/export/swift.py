@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tosslm.data.fields import REASONING
 from tosslm.export.kind import ExportKind, Job, Snippet, Written
 from tosslm.export.rows import MaskedRow, answer_bounds, message_of_tokens
 
 FILE = "data.jsonl"
 
 
-def conversation(row: MaskedRow) -> tuple[list[dict[str, Any]], int, int]:
+def conversation(row: MaskedRow) -> tuple[list[dict[str, Any]], Counter[str]]:
     """A row's messages, those answers that have response tokens as token ids with their weights.
 
-    The end of a turn is left to ms-swift's template, which writes and trains it.
+    The tokens of an answer hold its reasoning, as the run's template wrote it. ms-swift knows no other place for
+    reasoning: it takes of a message its role, content and loss alone. The end of a turn is left to its template,
+    which writes and trains it.
 
     Returns:
-        The messages; ends of turn that the run does not train; answers that were cut and get an end all the same.
+        The messages; and counts: ``ends_of_turn_let_in`` that the run does not train, ``answers_without_end``, which
+        were cut and get an end all the same, ``reasoning_left_out``, of answers that are context of a trained one,
+        and ``tokens_lost``, trained ones of an answer that was cut in its reasoning.
     """
     # The numbers are ints, as the column is read by Python's own literals too, which know no `false`.
     messages: list[dict[str, Any]] = [
@@ -31,36 +37,53 @@ def conversation(row: MaskedRow) -> tuple[list[dict[str, Any]], int, int]:
     ]
     ids, weights = row.input_ids[row.response_mask], row.weights[row.response_mask]
     of_tokens, has_text = message_of_tokens(row), row.offsets[:, 0] >= 0
-    let_in = cut = 0
+    counts, answers = Counter[str](), list[int]()
     for first, stop in answer_bounds(row.response_mask):
         last = stop
         while last > first and not has_text[last - 1]:
             last -= 1
         if last == first:  # reasoning or an end of turn alone
+            counts["tokens_lost"] += int((weights[first:stop] > 0).sum())
             continue
-        cut += last == stop
-        let_in += int((weights[last:stop] == 0).sum())
+        counts["answers_without_end"] += last == stop
+        counts["ends_of_turn_let_in"] += int((weights[last:stop] == 0).sum())
         content = {"token_ids": ids[first:last].tolist(), "loss_scale": np.float64(weights[first:last]).tolist()}
-        messages[int(of_tokens[first])] = {"role": "assistant", "content": content}
-    return messages, let_in, cut
+        answers.append(int(of_tokens[first]))
+        messages[answers[-1]] = {"role": "assistant", "content": content}
+    before = set(range(max(answers, default=0))) - set(answers)
+    counts["reasoning_left_out"] = sum(any(map(row.messages[i].get, REASONING)) for i in before)
+    return messages, counts
 
 
 def _write(rows: Iterator[MaskedRow], folder: Path, job: Job) -> Written:
-    let_in = cut = 0
+    counts = Counter[str]()
     with (folder / FILE).open("w", encoding="utf-8") as file:
         for row in rows:
-            messages, more, ended = conversation(row)
-            let_in, cut = let_in + more, cut + ended
+            messages, own = conversation(row)
+            counts.update(own)
             record: dict[str, Any] = {"messages": json.dumps(messages, ensure_ascii=False)}
             if tools := row.messages[0].get("tools"):
                 record["tools"] = json.dumps(tools, ensure_ascii=False)
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
-    facts = {"ends_of_turn_let_in": let_in, "answers_without_end": cut}
-    sentence = (
+    let_in, cut = counts["ends_of_turn_let_in"], counts["answers_without_end"]
+    left_out, lost = counts["reasoning_left_out"], counts["tokens_lost"]
+    facts = {
+        "ends_of_turn_let_in": let_in,
+        "answers_without_end": cut,
+        "reasoning_left_out": left_out,
+        "tokens_lost": lost,
+    }
+    of_ends = (
         f"ms-swift writes and trains the end of each turn by itself: {let_in:,} that the run does not train, and "
         f"{cut:,} behind answers that data.max_length cut."
     )
-    return Written(facts, (sentence,) if let_in or cut else ())
+    of_reasoning = (
+        f"ms-swift has no place for reasoning but the tokens of a trained answer: that of {left_out:,} answers which "
+        f"are context is left out, and so are {lost:,} trained tokens of answers that data.max_length cut in their "
+        "reasoning. The kinds parquet and tinker have all of it."
+    )
+    said = ((of_ends, let_in or cut), (of_reasoning, left_out or lost))
+    return Written(facts, tuple(sentence for sentence, meant in said if meant))
 
 
 _SHELL = """#!/bin/sh

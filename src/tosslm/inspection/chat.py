@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tosslm.data.fields import is_trained
+from tosslm.data.fields import check_no_details, check_row_trains, is_trained
 from tosslm.errors import RowError
 from tosslm.inspection.layouts import TokenRow
 
@@ -18,16 +18,17 @@ def answer_weights(record: Mapping[str, Any]) -> list[bool]:
     """Whether each answer of a row trains: not where its ``weight`` is 0, or ``train`` and its like say no.
 
     Raises:
-        RowError: the messages are no list of objects, or a weight says neither yes nor no.
+        RowError: the messages are no list of objects, a weight says neither yes nor no, or a field says of the whole
+            row, or of single characters, what trains.
     """
+    check_row_trains(record)
     messages = record.get("messages")
     if not isinstance(messages, list) or not all(isinstance(message, Mapping) for message in messages):
         raise RowError("messages is no list of objects", "write role and content of each message")
-    return [
-        is_trained(message, f"messages[{number}]")
-        for number, message in enumerate(messages)
-        if message.get("role") == "assistant"
-    ]
+    answers = {f"messages[{i}]": one for i, one in enumerate(messages) if one.get("role") == "assistant"}
+    for where, message in answers.items():
+        check_no_details(message, where)
+    return [is_trained(message, where) for where, message in answers.items()]
 
 
 class ChatRows:

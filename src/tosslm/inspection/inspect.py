@@ -16,7 +16,7 @@ from tosslm.errors import InputError, RowError
 from tosslm.inspection.chat import ChatRows, answer_weights
 from tosslm.inspection.counts import DEFAULT_LENGTHS, Counts
 from tosslm.inspection.findings import Finding, found, found_in_chat
-from tosslm.inspection.layouts import CHAT, Layout, TokenRow, check_layout, layout_of, not_read, token_row
+from tosslm.inspection.layouts import CHAT, Layout, TokenRow, Unread, check_layout, layout_of, token_row
 from tosslm.inspection.vocabulary import load_tokenizer, vocabulary_of
 
 MAX_ROW_BYTES = 20_000_000
@@ -135,15 +135,26 @@ def inspect(
         _check_no_tokens(path, {"--rows": rows, "--max-length": max_length})
     lengths = DEFAULT_LENGTHS if max_length is None else (max_length,)
     known = vocabulary_of(loaded) if loaded is not None else None
-    inspection = Inspection(path, layout, Counts(lengths, known), not_read(first[1], layout), tokenizer=loaded)
+    inspection = Inspection(path, layout, Counts(lengths, known), tokenizer=loaded)
     default = PAGE_ROWS if with_found else 3 if loaded is not None else 0
     wanted = _Wanted(default if rows is None else rows, with_found)
-    stream = itertools.chain([first], record_stream)
+    unread = Unread(layout)
+    stream = _looked_at(itertools.chain([first], record_stream), unread)
     if layout is CHAT:
         _count_chat(inspection, stream, wanted)
     else:
         _count_tokens(inspection, stream, wanted)
+    inspection.unread = unread.names
     return inspection
+
+
+def _looked_at(
+    stream: Iterator[tuple[int, Mapping[str, Any]]], unread: Unread
+) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """The same rows, each of whose columns were seen by then."""
+    for number, record in stream:
+        unread.add(record)
+        yield number, record
 
 
 def _check_no_tokens(path: str, options: Mapping[str, int | None]) -> None:

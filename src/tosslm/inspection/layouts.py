@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,7 @@ LAYOUTS = (
 _SAY_TRAINED = {layout.needs[-1] for layout in LAYOUTS} - {"input_ids", "attention_mask", "messages"}
 _SAY_NOTHING = {"input_ids", "attention_mask", "position_ids", "token_type_ids", "special_tokens_mask"}
 """What has a number a token and leaves open whether it trains."""
+_KEPT_COLUMNS = 1000  # a bound on memory: a set may give every row columns of other names
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,17 +117,38 @@ def check_layout(record: Mapping[str, Any], layout: Layout) -> None:
         )
 
 
-def not_read(record: Mapping[str, Any], layout: Layout) -> list[str]:
-    """Columns that say which tokens train too, or may, for they have a number a token; none is counted by."""
-    known = {name for name in _SAY_TRAINED if record.get(name) is not None}
-    length = len(ids) if isinstance(ids := record.get("input_ids"), list) else None
-    unknown = {str(name) for name, value in record.items() if length and _numbers_of_tokens(value, length)}
-    return sorted((known | unknown - _SAY_NOTHING) - set(layout.needs))
+@dataclass
+class Unread:
+    """Columns of a set that say which tokens train too, or may, and that none is counted by.
 
+    Of columns with names that nobody here knows, those are meant that have a number, or a truth, a token in most of
+    the rows that have them at all: a list of fixed length has one in some row by chance.
 
-def _numbers_of_tokens(value: object, length: int) -> bool:
-    """Whether a column has one number, or one truth, a token."""
-    return isinstance(value, list) and len(value) == length and all(isinstance(one, int | float) for one in value)
+    Args:
+        layout: of the set.
+    """
+
+    layout: Layout
+    _known: set[str] = field(default_factory=set)
+    _fits: dict[str, list[int]] = field(default_factory=dict)
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Look at the columns of one row."""
+        passed = _SAY_NOTHING.union(self.layout.needs)
+        length = len(ids) if isinstance(ids := record.get("input_ids"), list) else 0
+        for name, value in record.items():
+            if name in passed or value is None:
+                continue
+            if name in _SAY_TRAINED:
+                self._known.add(name)
+            elif length and isinstance(value, list) and (name in self._fits or len(self._fits) < _KEPT_COLUMNS):
+                fits = len(value) == length and all(isinstance(one, int | float) for one in value)
+                self._fits.setdefault(name, [0, 0])[fits] += 1
+
+    @property
+    def names(self) -> list[str]:
+        """Their names, in order."""
+        return sorted(self._known.union(name for name, (other, fit) in self._fits.items() if fit > other))
 
 
 def token_row(record: Mapping[str, Any], layout: Layout, number: int) -> TokenRow:
