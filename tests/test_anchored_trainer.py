@@ -24,7 +24,7 @@ from test_anchor import anchored_rows
 from tosslm.cli import app
 from tosslm.errors import InputError
 from tosslm.model.head import SplitHead
-from tosslm.training.anchorable import refuse_setup
+from tosslm.training.anchorable import check_rows, refuse_setup
 from tosslm.training.masked import selective_rows
 from tosslm.training.trainer import SelectiveTrainer, TrainingCollator
 
@@ -416,6 +416,9 @@ def test_an_adapter_that_leaves_another_base_is_warned_of(
         (lambda row: {**row, "labels": row["labels"] + [-100]}, r"row 0 has .*; each needs one a token"),
         (lambda row: {**row, "anchored": [int(place) for place in row["anchored"]]}, r"anchored holds int64"),
         (lambda row: {**row, "anchored": [False] * len(row["anchored"])}, r"no token is anchored"),
+        (lambda row: {**row, "labels": [*row["labels"][1:], -100]}, r"row 0 has labels that stand one place before"),
+        (lambda row: {**row, "labels": [-100, *row["labels"][:-1]]}, r"row 0 has labels that stand one place after"),
+        (lambda row: {**row, "labels": [-1, *row["labels"][1:]]}, r"row 0 has labels below 0 that are not -100"),
     ],
 )
 def test_rows_that_cannot_be_anchored_are_refused(
@@ -428,6 +431,18 @@ def test_rows_that_cannot_be_anchored_are_refused(
     rows = Dataset.from_list([change(row) for row in rows_of()])
     with pytest.raises(InputError, match=message):
         of_users(adapted(tiny_model_folder), smollm2_tokenizer, tmp_path, rows=rows)
+
+
+def test_one_row_of_shifted_labels_is_found_wherever_it_stands() -> None:
+    """The row is the 1,201st, past the first thousand that are looked at together, and rows differ in length."""
+    good = {"input_ids": [5, 6, 7, 8], "labels": [-100, 6, 7, 8], "anchored": [False, True, False, False]}
+    short = {"input_ids": [5], "labels": [-100], "anchored": [False]}
+    shifted = {"input_ids": [5, 6, 7, 8], "labels": [6, 7, 8, -100], "anchored": [False] * 4}
+    other = {"input_ids": [5, 6, 7, 8], "labels": [-100, 6, 9, 8], "anchored": [False] * 4}  # another target is meant
+    sound = Dataset.from_list([good, short, other] * 400)
+    check_rows("train_dataset", sound)
+    with pytest.raises(InputError, match=r"train_dataset: row 1200 has labels that stand one place before"):
+        check_rows("train_dataset", Dataset.from_list([*sound, shifted, good]))
 
 
 def test_a_weight_that_is_none_is_refused(tiny_model_folder: Path, smollm2_tokenizer: Any, tmp_path: Path) -> None:

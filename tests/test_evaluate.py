@@ -6,7 +6,9 @@ import json
 import os
 import sys
 import types
+from collections.abc import Callable
 from contextlib import chdir
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ from test_losses import independent_losses
 from tosslm.cli import app
 from tosslm.config import ClassifierConfig, EvaluationConfig, ModelConfig, load_config
 from tosslm.data.rows import content_id, held_out
+from tosslm.data.sets import SetCounts
+from tosslm.data.tokenize import RowTokenizer
 from tosslm.errors import InputError
 from tosslm.evaluation.answers import Answer
 from tosslm.evaluation.checks import check_evaluation
@@ -35,6 +39,7 @@ from tosslm.evaluation.harness import lm_eval_metrics
 from tosslm.evaluation.measurement import unseen_told
 from tosslm.evaluation.measures import MEASURES, answer_samples, attack_samples, read_samples
 from tosslm.evaluation.prompts import prompts_from
+from tosslm.evaluation.workload import evaluation_work
 from tosslm.model.base import open_base
 from tosslm.pipeline import evaluate
 from tosslm.runs.results import read_results
@@ -329,6 +334,31 @@ def test_losses_on_rows_of_the_users_own(config: dict[str, Any], tmp_path: Path)
     (tmp_path / "own.jsonl").write_text('{"messages": []}\n')
     with pytest.raises(InputError, match=r"evaluation\.utility_rows: .*own\.jsonl:1: the row has no messages"):
         tosslm.run(config)
+
+
+@pytest.mark.parametrize("key", ["harmful", "safe", "harmful_rows", "utility_rows"])
+def test_prompts_and_rows_of_the_users_own_heed_the_limit_of_rows(
+    key: str, config: dict[str, Any], tmp_path: Path, smollm2_tokenizer: Any
+) -> None:
+    """Below the limit of data.max_row_bytes they are read, as the message of one above it says, by the plan too."""
+    [row] = demo_rows("harmful", 1)
+    row["messages"][0]["content"] += " Tell me." * 200
+    size = len(json.dumps(row))
+    path = write_rows(tmp_path / "long.jsonl", [row])
+    asked = config | {"evaluation": {key: {"path": str(path)}}}
+    counts = {"harmful": SetCounts(), "utility": SetCounts()}
+    for limit in (size + 10, size - 10):
+        limited = load_config(asked | {"data": config["data"] | {"max_row_bytes": limit}})
+        ways: list[Callable[[], object]] = [
+            partial(check_evaluation, limited.evaluation, limited.data.max_row_bytes),
+            partial(evaluation_work, limited, RowTokenizer(smollm2_tokenizer), counts),
+        ]
+        for way in ways:
+            if limit > size:
+                way()
+                continue
+            with pytest.raises(InputError, match=rf"evaluation\.{key}: .*more than {limit:,} bytes.*max_row_bytes"):
+                way()
 
 
 def test_what_the_door_refuses(config: dict[str, Any], tmp_path: Path) -> None:

@@ -22,11 +22,12 @@ from conftest import demo_rows, write_rows
 from tosslm import InputError
 from tosslm.cli import app
 from tosslm.data.tokenize import tokenize_rows
-from tosslm.inspection.counts import Counts, label_defects
+from tosslm.inspection.counts import Counts
 from tosslm.inspection.findings import found
 from tosslm.inspection.inspect import Inspection, inspect
 from tosslm.inspection.layouts import layout_of, token_row
 from tosslm.inspection.vocabulary import Vocabulary
+from tosslm.misplaced import label_defects
 from tosslm.model.builtin import SMOLLM2
 from tosslm.terminal.inspection import coloured, print_inspection
 

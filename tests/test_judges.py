@@ -130,6 +130,54 @@ def test_what_may_pass_is_tried_again(endpoint: Endpoint, tmp_path: Path, bad: t
     assert endpoint.keys == {"Bearer secret-key"}
 
 
+class Saying(SilentReporter):
+    """Keeps what it is told to say."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+@pytest.mark.parametrize("nothing", [None, "", " \n"])
+def test_an_empty_reply_is_asked_for_again(endpoint: Endpoint, tmp_path: Path, nothing: str | None) -> None:
+    endpoint.behave = lambda question, before: (200, completion(nothing)) if before < 2 else "[[A]]"
+    assert judge_of(endpoint, tmp_path).ask(["one", "two"]) == ["[[A]]", "[[A]]"]
+    assert endpoint.seen == {"one": 3, "two": 3}
+
+
+def test_a_reply_that_stays_empty_is_told_and_not_kept(endpoint: Endpoint, tmp_path: Path) -> None:
+    endpoint.behave = lambda question, before: "" if question == "held back" else "[[A]]"
+    reporter = Saying()
+    assert judge_of(endpoint, tmp_path).ask(["one", "held back"], reporter) == ["[[A]]", ""]
+    assert endpoint.seen == {"one": 1, "held back": 3}
+    assert (
+        [text for text in reporter.said if "gave an empty reply to 1 of 2 questions" in text] == reporter.said != []
+    )
+    endpoint.behave = lambda question, before: "[[B]]"
+    assert judge_of(endpoint, tmp_path).ask(["one", "held back"]) == ["[[A]]", "[[B]]"]
+
+
+def test_a_judge_that_says_nothing_at_all_is_an_error(endpoint: Endpoint, tmp_path: Path) -> None:
+    endpoint.behave = lambda question, before: ""
+    with pytest.raises(TosslmError, match=r"empty reply to 2 of 2 questions.*evaluation\.judge\.max_tokens"):
+        judge_of(endpoint, tmp_path, retries=0).ask(["one", "two", "one"])
+    assert endpoint.seen == {"one": 1, "two": 1}
+
+
+def test_empty_replies_that_were_kept_before_are_asked_for_again(endpoint: Endpoint, tmp_path: Path) -> None:
+    endpoint.behave = lambda question, before: "[[A]]"
+    judge_of(endpoint, tmp_path).ask(["one", "two"])
+    cache = tmp_path / "verdicts.jsonl"
+    first, second = map(json.loads, cache.read_text(encoding="utf-8").splitlines())
+    cache.write_text(json.dumps(first) + "\n" + json.dumps(second | {"reply": ""}) + "\n", encoding="utf-8")
+    reporter = Saying()
+    assert judge_of(endpoint, tmp_path).ask(["one", "two"], reporter) == ["[[A]]", "[[A]]"]
+    assert sum(endpoint.seen.values()) == 3
+    assert reporter.said == []  # such a line is not damaged
+
+
 def test_a_slow_reply_is_given_up_and_asked_for_again(endpoint: Endpoint, tmp_path: Path) -> None:
     endpoint.behave = lambda question, before: late(0.0 if before else 1.5, "[[B]]")
     start = time.monotonic()
@@ -233,16 +281,10 @@ def test_damaged_lines_of_the_cache_are_left_out_and_told_once(endpoint: Endpoin
     cache = tmp_path / "verdicts.jsonl"
     bad = [b"{no json", b"[]", b"3", b'{"key": 1, "reply": "x"}', b'{"key": "k"}', b"\xff\xfe", b"[" * 100_000, b""]
     cache.write_bytes(b"\n".join([*bad, cache.read_bytes()]))
-    said: list[str] = []
-
-    class Saying(SilentReporter):
-        def say(self, text: str) -> None:
-            said.append(text)
-
-    judge = judge_of(endpoint, tmp_path)
+    reporter, judge = Saying(), judge_of(endpoint, tmp_path)
     for _ in range(2):
-        assert judge.ask(["one", "two"], Saying()) == ["[[C]]", "[[C]]"]
-    assert [text.partition(": ")[2].split(" ")[0] for text in said] == [str(len(bad))]
+        assert judge.ask(["one", "two"], reporter) == ["[[C]]", "[[C]]"]
+    assert [text.partition(": ")[2].split(" ")[0] for text in reporter.said] == [str(len(bad))]
     assert endpoint.seen == {"one": 1, "two": 1}
 
 

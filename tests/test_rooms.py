@@ -21,6 +21,7 @@ GROUND = {
     "files",
     "progress",
     "tracking",
+    "misplaced",
     "ragged",
     "characters",
     "mass",

@@ -111,7 +111,7 @@ def compare(
     chosen = find_methods([*([STANDARD] if config.evaluation.judge else []), *methods])
     if not config.evaluation.asks:
         raise InputError("compare: nothing to measure; name prompts under evaluation in the config")
-    check_evaluation(config.evaluation)
+    check_evaluation(config.evaluation, config.data.max_row_bytes)
     check_trackers(config.report_to)
     check_places(config)
     check_overrides(config)

@@ -93,7 +93,7 @@ def run(
     if any(step.stage == "evaluate" for step in wanted):
         from tosslm.evaluation.checks import check_evaluation
 
-        check_evaluation(config.evaluation)
+        check_evaluation(config.evaluation, config.data.max_row_bytes)
     reporter, team = reporter or SilentReporter(), gather(config)
     if team is not None and not team.place.leads:
         join(wanted, workbench(config, reporter), team)

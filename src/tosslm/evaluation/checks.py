@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from tosslm.config import EvaluationConfig, PromptsConfig, SourceConfig
+from tosslm.data.records import MAX_ROW_BYTES
 from tosslm.data.rows import BadRow, file_checksums, source_rows
 from tosslm.data.sets import SetCounts, prepared_rows
 from tosslm.errors import InputError
@@ -21,20 +22,24 @@ KINDS = ("harmful", "safe", "gsm8k")
 ROW_KINDS = ("harmful_rows", "utility_rows")
 
 
-def check_evaluation(settings: EvaluationConfig) -> None:
+def check_evaluation(settings: EvaluationConfig, max_row_bytes: int = MAX_ROW_BYTES) -> None:
     """Refuse at the door what the evaluation would stumble over hours later.
+
+    Args:
+        settings: what is measured.
+        max_row_bytes: ``data.max_row_bytes``, of prompts and rows of the user's own too.
 
     Raises:
         InputError: a prompt file, a package, a key or a template is missing or wrong.
     """
     for kind in KINDS:
         chosen: PromptsConfig | None = getattr(settings, kind)
-        prompts = named_prompts(kind, chosen) if chosen else []
+        prompts = named_prompts(kind, chosen, max_row_bytes) if chosen else []
         if kind == "gsm8k" and any(not isinstance(prompt.record.get("answer"), str) for prompt in prompts):
             raise InputError("evaluation.gsm8k: a record has no answer; name a file of GSM8K's form")
     for kind in ROW_KINDS:
         if chosen_rows := getattr(settings, kind):
-            _check_rows(kind, chosen_rows)
+            _check_rows(kind, chosen_rows, max_row_bytes)
     if settings.lm_eval:
         check_lm_eval()
     if settings.classifier:
@@ -53,13 +58,16 @@ def prompt_checksums(settings: EvaluationConfig) -> dict[str, list[str]]:
     return {kind: file_checksums(c.path) for kind, c in chosen.items() if c}
 
 
-def own_rows(settings: EvaluationConfig, kind: str, tokenizer: RowTokenizer) -> list[dict[str, Any]] | None:
+def own_rows(
+    settings: EvaluationConfig, kind: str, tokenizer: RowTokenizer, max_row_bytes: int
+) -> list[dict[str, Any]] | None:
     """Rows that the config names to measure losses on, tokenised; None where it names none.
 
     Args:
         settings: what is measured.
         kind: one of ``ROW_KINDS``.
         tokenizer: of the model.
+        max_row_bytes: ``data.max_row_bytes``.
 
     Raises:
         InputError: a row is bad; the message has file and line.
@@ -68,28 +76,34 @@ def own_rows(settings: EvaluationConfig, kind: str, tokenizer: RowTokenizer) -> 
     if source is None:
         return None
     rows = []
-    for row in prepared_rows(source, tokenizer, SetCounts()):
+    for row in prepared_rows(source, tokenizer, SetCounts(), max_row_bytes=max_row_bytes):
         if isinstance(row, BadRow):
             raise InputError(f"evaluation.{kind}: {row.origin}: {row.reason}; {row.remedy}")
         rows.append(row | {"messages": json.loads(row["messages"])})
     return rows
 
 
-def named_prompts(kind: str, chosen: PromptsConfig) -> list[Prompt]:
+def named_prompts(kind: str, chosen: PromptsConfig, max_row_bytes: int = MAX_ROW_BYTES) -> list[Prompt]:
     """The prompts of a section of the config.
 
     Raises:
         InputError: they cannot be read; names the section.
     """
     try:
-        return read_prompts(chosen.path, where=chosen.where, limit=chosen.limit, split=chosen.split)
+        return read_prompts(
+            chosen.path,
+            where=chosen.where,
+            limit=chosen.limit,
+            split=chosen.split,
+            max_row_bytes=max_row_bytes,
+        )
     except InputError as error:
         raise InputError(f"evaluation.{kind}: {error}") from None
 
 
-def _check_rows(kind: str, source: SourceConfig) -> None:
+def _check_rows(kind: str, source: SourceConfig, max_row_bytes: int) -> None:
     try:
-        for row in source_rows(source):
+        for row in source_rows(source, max_row_bytes):
             if isinstance(row, BadRow):
                 raise InputError(f"{row.origin}: {row.reason}; {row.remedy}")
     except InputError as error:

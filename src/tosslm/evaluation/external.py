@@ -55,7 +55,7 @@ def evaluate_external(
         InputError: a model, an adapter, or the evaluation's settings are wrong, or the folder holds what was
             measured of another model.
     """
-    check_evaluation(config.evaluation)
+    check_evaluation(config.evaluation, config.data.max_row_bytes)
     held_out = config.evaluation.losses and config.references.holdout > 0
     check_gates(gates, config.evaluation, held_out=held_out, compared=False)
     for option, named in (("--model", model), ("--adapter", adapter)):
@@ -94,6 +94,7 @@ def evaluate_external(
                 {name: _held_out_rows(config, name, tokenizer, reporter) for name in ("harmful", "utility")},
                 Places(out.layout.of(EVALUATION) / "model", mark.work, out.layout.verdicts),
                 seed=config.seed,
+                max_row_bytes=config.data.max_row_bytes,
                 reporter=reporter,
             )
         write_results(out.layout.results, [record])

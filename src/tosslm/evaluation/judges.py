@@ -2,17 +2,17 @@
 
 The endpoint is asked through the package `openai`. Everything it said is kept in a JSONL file, so nothing is paid for
 twice and a killed evaluation goes on. Errors that may pass (429, 5xx, time-outs, broken replies) are tried again with
-growing pauses; others end the work at once.
+growing pauses; others end the work at once. An empty reply is no verdict, and not kept: it is asked for again, and
+what stays empty can not be read.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -20,6 +20,7 @@ from typing import Any
 
 from tosslm.config import JudgeConfig
 from tosslm.errors import InputError, TosslmError
+from tosslm.evaluation.replies import keep_reply, kept_replies
 from tosslm.files import fingerprint
 from tosslm.outward import holds_key, whole_text, without_secrets
 from tosslm.progress import Reporter, SilentReporter, Task
@@ -30,6 +31,11 @@ _LONGEST_PAUSE = 60.0
 _LONGEST_REPLY = 4 * 2**20
 _LONGEST_PACKED = 2**13  # unpacked it may be a thousand times as long; nobody asked for it packed
 _TICK = 0.2
+_EMPTY_TRIES = 3  # what a filter of the endpoint's holds back stays empty
+
+
+class _EmptyReplyError(ValueError):
+    """The endpoint answered, and said nothing."""
 
 
 class Judge:
@@ -48,13 +54,14 @@ class Judge:
         self.config, self._cache, self.first_pause = config, cache, first_pause
         self._client = _client(config)
         self._lock = threading.Lock()
-        self._known, self._damaged = _read_cache(cache)
+        self._known, self._damaged = kept_replies(cache)
 
     def ask(self, questions: Sequence[str], reporter: Reporter | None = None) -> list[str]:
-        """The judge's reply to each question.
+        """The judge's reply to each question; an empty one where it said nothing, however often it was asked.
 
         Raises:
-            TosslmError: the endpoint refuses, or fails more often than ``retries`` allows; replies so far are kept.
+            TosslmError: the endpoint refuses, or fails more often than ``retries`` allows, or has nothing to say to
+                any question; replies so far are kept.
         """
         reporter = reporter or SilentReporter()
         if self._damaged:
@@ -68,7 +75,18 @@ class Judge:
         left = [question for question in dict.fromkeys(questions) if question not in done]
         with reporter.task("verdicts", len(left)) as task:
             done |= self._ask_all(left, task)
+        self._tell_empty(done, reporter)
         return [done[question] for question in questions]
+
+    def _tell_empty(self, done: Mapping[str, str], reporter: Reporter) -> None:
+        empty = sum(not reply for reply in done.values())
+        if not empty:
+            return
+        told = f"evaluation.judge: {self.config.model} gave an empty reply to {empty:,} of {len(done):,} questions"
+        remedy = "one that thinks before it replies needs more of evaluation.judge.max_tokens"
+        if empty == len(done):
+            raise TosslmError(f"{told}; {remedy}, or see what the endpoint holds back")
+        reporter.say(f"{told}; they count as unreadable, and are asked again when it is measured anew; {remedy}")
 
     def _ask_all(self, questions: Sequence[str], task: Task) -> dict[str, str]:
         """In threads that nobody waits for: a request in flight keeps neither Ctrl-C nor the process's end."""
@@ -108,12 +126,15 @@ class Judge:
         return done
 
     def _reply(self, question: str, over: threading.Event) -> str:
-        pause = self.first_pause
+        pause, empty = self.first_pause, 0
         for tries_left in range(self.config.retries, -1, -1):
             try:
                 text = _within(self.config.timeout, partial(self._request, question))
                 break
             except Exception as error:
+                empty += isinstance(error, _EmptyReplyError)
+                if isinstance(error, _EmptyReplyError) and (empty == _EMPTY_TRIES or not tries_left):
+                    return ""
                 wait = pause_after(error, pause)
                 if wait is None or not tries_left:
                     raise TosslmError(
@@ -135,18 +156,18 @@ class Judge:
             max_tokens=self.config.max_tokens,
         )
         content = completion.choices[0].message.content
+        if content is None or (isinstance(content, str) and not content.strip()):
+            raise _EmptyReplyError("an empty reply")
         # An endpoint may quote the request, and break an emoji in two.
-        return whole_text(without_secrets(content)) if isinstance(content, str) else ""
+        return whole_text(without_secrets(content))
 
     def _key(self, question: str) -> str:
         return fingerprint(self.config.model, self.config.base_url, self.config.max_tokens, question)
 
     def _keep(self, key: str, reply: str) -> None:
-        line = json.dumps({"key": key, "reply": reply}, ensure_ascii=False) + "\n"
         with self._lock:
             self._known[key] = reply
-            with os.fdopen(os.open(self._cache, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as file:
-                file.write(line.encode())
+            keep_reply(self._cache, key, reply)
 
 
 def check_judge(config: JudgeConfig) -> None:
@@ -265,25 +286,3 @@ def _reason(error: Exception) -> str:
     said = f"{error} {error.__cause__ or ''}"  # openai's own says no more than "Connection error."
     text = without_secrets(said).strip().splitlines()
     return f"{type(error).__name__}{f' {status}' if status else ''}{f' ({text[0][:200]})' if text else ''}"
-
-
-def _read_cache(path: Path) -> tuple[dict[str, str], int]:
-    """What was answered before, and how many lines are damaged."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        return {}, 0
-    data = path.read_bytes()
-    whole = data.rfind(b"\n") + 1
-    if whole < len(data):
-        os.truncate(path, whole)  # what a kill cut off
-    lines = [_cached(line) for line in data[:whole].split(b"\n")[:-1]]
-    return dict(line for line in lines if line), lines.count(None)
-
-
-def _cached(line: bytes) -> tuple[str, str] | None:
-    try:
-        entry = json.loads(line)
-        key, reply = entry["key"], entry["reply"]
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return None
-    return (key, whole_text(reply)) if isinstance(key, str) and isinstance(reply, str) else None

@@ -72,6 +72,7 @@ def evaluate_model(
     places: Places,
     *,
     seed: int,
+    max_row_bytes: int,
     reporter: Reporter,
 ) -> dict[str, Any]:
     """Measure a model and write ``record.json``, ``samples.json`` and its answers.
@@ -83,16 +84,21 @@ def evaluate_model(
             ``row_id``, ``messages`` (a list), ``input_ids``, ``response_mask``; may be empty.
         places: where it writes and reads.
         seed: of intervals and sampling.
+        max_row_bytes: ``data.max_row_bytes``, of prompts and rows that the settings name.
         reporter: where progress goes.
 
     Returns:
         The record: ``method``, ``seed``, ``metrics``.
     """
     harmful_rows, utility_rows = (
-        held_out[kind.removesuffix("_rows")] if (own := own_rows(settings, kind, subject.tokenizer)) is None else own
+        held_out[kind.removesuffix("_rows")]
+        if (own := own_rows(settings, kind, subject.tokenizer, max_row_bytes)) is None
+        else own
         for kind in ROW_KINDS
     )
-    asked = {kind: named_prompts(kind, chosen) for kind in KINDS if (chosen := getattr(settings, kind))}
+    asked = {
+        kind: named_prompts(kind, chosen, max_row_bytes) for kind in KINDS if (chosen := getattr(settings, kind))
+    }
     if settings.utility_prompts and utility_rows:
         conversations = [row["messages"] for row in utility_rows]
         asked["utility"] = prompts_from(conversations[: settings.utility_prompts])

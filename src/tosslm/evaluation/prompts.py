@@ -11,7 +11,7 @@ from tosslm.data.beside import check_beside
 from tosslm.data.fields import check_record, tools_of
 from tosslm.data.formats import parse_record
 from tosslm.data.places import check_split, locate
-from tosslm.data.records import records
+from tosslm.data.records import MAX_ROW_BYTES, records
 from tosslm.data.rows import content_id
 from tosslm.data.turns import Messages, check_text, kind_of
 from tosslm.errors import InputError, RowError
@@ -58,6 +58,7 @@ def read_prompts(
     where: Mapping[str, Any] | None = None,
     limit: int | None = None,
     split: str | None = None,
+    max_row_bytes: int = MAX_ROW_BYTES,
 ) -> list[Prompt]:
     """Read prompts from files of the kinds that rows come in.
 
@@ -69,6 +70,7 @@ def read_prompts(
         where: fields and the values that a record must have in them, such as ``{"label": "safe"}``.
         limit: take the first so many.
         split: of a saved dataset dictionary or hub id.
+        max_row_bytes: of a record; one of more is refused.
 
     Raises:
         InputError: a file is missing or damaged, a record holds no prompt (the message has file and line), or no
@@ -77,7 +79,7 @@ def read_prompts(
     copies: Counter[str] = Counter()
     prompts: list[Prompt] = []
     names = [paths] if isinstance(paths, str) else list(paths)
-    for origin, record in _records(names, split):
+    for origin, record in _records(names, split, max_row_bytes):
         if limit is not None and len(prompts) == limit:
             break
         try:
@@ -94,11 +96,11 @@ def read_prompts(
     return prompts
 
 
-def _records(names: Sequence[str], split: str | None) -> Iterator[tuple[str, object]]:
+def _records(names: Sequence[str], split: str | None, max_row_bytes: int) -> Iterator[tuple[str, object]]:
     places = [locate(name) for name in names]
     check_split(places, split, "split")
     for place in places:
-        for number, record in records(place, split=split):
+        for number, record in records(place, split=split, max_row_bytes=max_row_bytes):
             yield f"{place.name}:{number}", record
 
 

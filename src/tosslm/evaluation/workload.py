@@ -11,8 +11,7 @@ from tosslm.config import Config
 from tosslm.data.sets import SetCounts
 from tosslm.data.template import ChatTemplate, Messages
 from tosslm.data.tokenize import RowTokenizer
-from tosslm.evaluation.checks import KINDS, ROW_KINDS, own_rows
-from tosslm.evaluation.prompts import read_prompts
+from tosslm.evaluation.checks import KINDS, ROW_KINDS, named_prompts, own_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +40,7 @@ def evaluation_work(config: Config, tokenizer: RowTokenizer, sets: Mapping[str, 
     Raises:
         InputError: a prompt file or a row cannot be read.
     """
-    settings, holdout = config.evaluation, config.references.holdout
+    settings, holdout, most = config.evaluation, config.references.holdout, config.data.max_row_bytes
     if not settings.asks:
         return Asked()
     template = ChatTemplate(tokenizer.tokenizer)
@@ -49,12 +48,12 @@ def evaluation_work(config: Config, tokenizer: RowTokenizer, sets: Mapping[str, 
     asked: list[float] = []
     for kind in KINDS:
         if chosen := getattr(settings, kind):
-            prompts = read_prompts(chosen.path, where=chosen.where, limit=chosen.limit, split=chosen.split)
+            prompts = named_prompts(kind, chosen, most)
             read += sum(_length(tokenizer, template, prompt.messages) for prompt in prompts)
             asked.append(len(prompts))
     rows, tokens = {}, {}
     for kind in ROW_KINDS:
-        own, counts = own_rows(settings, kind, tokenizer), sets[kind.removesuffix("_rows")]
+        own, counts = own_rows(settings, kind, tokenizer, most), sets[kind.removesuffix("_rows")]
         rows[kind] = holdout * counts.rows if own is None else len(own)
         tokens[kind] = holdout * counts.tokens if own is None else sum(len(row["input_ids"]) for row in own)
     if count := min(settings.utility_prompts, rows["utility_rows"]):

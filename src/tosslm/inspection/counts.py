@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tosslm.inspection.edges import Edges
-from tosslm.inspection.layouts import IGNORED, TokenRow, sequence_starts, starts_are_sound, trained_tokens
+from tosslm.inspection.layouts import TokenRow, sequence_starts, starts_are_sound, trained_tokens
 from tosslm.inspection.vocabulary import Vocabulary
+from tosslm.misplaced import IGNORED, label_defects
 
 DEFAULT_LENGTHS = (1024, 2048, 4096, 8192)
-_AGREEING = 0.95
-"""Share of a row's labels that have to stand at a neighbour's place for the row to count as shifted."""
 
 
 @dataclass
@@ -176,37 +175,6 @@ def defects(row: TokenRow, trained: np.ndarray) -> dict[str, int]:
         "crossing": _crossing(row),
     }
     return found | (label_defects(row.ids, row.labels) if row.labels is not None else {})
-
-
-def label_defects(ids: np.ndarray, labels: np.ndarray) -> dict[str, int]:
-    """How labels differ from the tokens that they stand at.
-
-    Args:
-        ids: int64 ``[T]``.
-        labels: int64; of other lengths, what both have is compared.
-
-    Returns:
-        ``early``: labels of a row in which they stand one place before their tokens, as a model gets them that does
-        not shift by itself; ``late``: one place after; ``differ``: others than the token, in any other row;
-        ``unknown``: below 0 and not -100. The first three exclude each other.
-    """
-    shared = min(len(ids), len(labels))
-    ids, labels = ids[:shared], labels[:shared]
-    counted = labels >= 0
-    other = int((counted & (labels != ids)).sum())
-    found = {"early": 0, "late": 0, "differ": 0, "unknown": int(((labels < 0) & (labels != IGNORED)).sum())}
-    if other:
-        shifts = {
-            "early": (counted[:-1], labels[:-1] == ids[1:]),
-            "late": (counted[1:], labels[1:] == ids[:-1]),
-        }
-        agreeing = {name: int((there & same).sum()) for name, (there, same) in shifts.items()}
-        own = int((counted & (labels == ids)).sum())
-        best = max(agreeing, key=lambda name: agreeing[name])
-        comparable = int(shifts[best][0].sum())
-        shifted = agreeing[best] >= max(2, _AGREEING * comparable) and agreeing[best] > own
-        found[best if shifted else "differ"] = int(counted.sum()) if shifted else other
-    return found
 
 
 def _meant(trained: np.ndarray, wrong: Mapping[str, int]) -> np.ndarray:

@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 
 from tosslm.errors import RowError
-
-IGNORED = -100
-"""The label that PyTorch's cross-entropy leaves out, and every trainer with it."""
+from tosslm.misplaced import IGNORED
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,6 +109,7 @@ def _evaluate(
             {one: held_out_rows(layout.rows(one), config.references.holdout) for one in ("harmful", "utility")},
             Places(layout.of(mark.name), mark.work, layout.verdicts, _rival(bench) if trained else None),
             seed=config.seed,
+            max_row_bytes=config.data.max_row_bytes,
             reporter=bench.reporter,
         )
     if earlier is not None:

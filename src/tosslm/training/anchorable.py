@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
@@ -13,6 +14,7 @@ from datasets import Dataset
 from peft import PeftModel
 
 from tosslm.errors import InputError
+from tosslm.misplaced import IGNORED, label_defects
 from tosslm.model.adapters import without_adapter
 
 NEEDED = ("input_ids", "labels", "anchored")
@@ -21,12 +23,19 @@ _REMEDY = (
     "that the base is the model with the adapter switched off, or pass the base as base_model"
 )
 
+_OF_LABELS = {
+    "early": "that stand one place before their tokens (labels[i] is input_ids[i + 1]); the loss shifts by itself",
+    "late": "that stand one place after their tokens (labels[i] is input_ids[i - 1])",
+    "unknown": "below 0 that are not -100",
+}
+
 
 def check_rows(name: str, rows: Any, *, some_anchored: bool = False) -> None:
     """Refuse rows that cannot be anchored; of those that come as a stream, columns are all that is looked at.
 
     Raises:
-        InputError: a column is missing, ``anchored`` has not one value a token, or none is true where some should.
+        InputError: a column is missing, ``anchored`` has not one value a token, or none is true where some should;
+            or a row's labels are shifted already, or below 0 and not -100.
     """
     columns = getattr(rows, "column_names", None)
     if columns is None:
@@ -48,9 +57,26 @@ def check_rows(name: str, rows: Any, *, some_anchored: bool = False) -> None:
         places = batch["anchored"].combine_chunks().flatten()
         if not pa.types.is_boolean(places.type):
             raise InputError(f"{name}: anchored holds {places.type}; make it lists of bool, one a token")
+        _check_labels(name, *(batch[column].combine_chunks() for column in ("input_ids", "labels")), start)
         found, start = found or bool(pc.any(places).as_py()), start + len(batch)
     if some_anchored and not found:
         raise InputError(f"{name}: no token is anchored; set anchor_weight=0 if that is meant")
+
+
+def _check_labels(name: str, ids: Any, labels: Any, start: int) -> None:
+    """Refuse labels that a trainer which shifts by itself would shift twice; ``[T]`` of each row, as Arrow lists."""
+    flat_ids, flat_labels = (column.flatten().to_numpy(zero_copy_only=False) for column in (ids, labels))
+    # Most sets have no label but their tokens, and then no row is looked at by itself.
+    odd = np.flatnonzero((flat_labels != flat_ids) & (flat_labels != IGNORED))
+    ends = np.cumsum(pc.list_value_length(ids).to_numpy(zero_copy_only=False))
+    for row in np.unique(np.searchsorted(ends, odd, side="right")).tolist():
+        own = slice(0 if row == 0 else int(ends[row - 1]), int(ends[row]))
+        defects = label_defects(flat_ids[own], flat_labels[own])
+        for defect, told in _OF_LABELS.items():
+            if defects[defect]:
+                raise InputError(
+                    f"{name}: row {start + row} has labels {told}; write labels[i] = input_ids[i], or -100"
+                )
 
 
 def refuse_arguments(args: Any, others: Mapping[str, Any]) -> None:
