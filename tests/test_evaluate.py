@@ -6,8 +6,8 @@ import json
 import os
 import sys
 import types
-from collections.abc import Callable
-from contextlib import chdir
+from collections.abc import Callable, Iterator
+from contextlib import chdir, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,16 +32,17 @@ from tosslm.errors import InputError
 from tosslm.evaluation.answers import Answer
 from tosslm.evaluation.checks import check_evaluation
 from tosslm.evaluation.classifiers import check_classifier, classify_attacks, read_reply
-from tosslm.evaluation.external import other_base_told
+from tosslm.evaluation.external import evaluate_external, other_base_told
 from tosslm.evaluation.gate import check_gates, parse_gate
 from tosslm.evaluation.generate import generate_answers
-from tosslm.evaluation.harness import lm_eval_metrics
+from tosslm.evaluation.harness import check_tasks, lm_eval_metrics
 from tosslm.evaluation.measurement import unseen_told
 from tosslm.evaluation.measures import MEASURES, answer_samples, attack_samples, read_samples
 from tosslm.evaluation.prompts import prompts_from
 from tosslm.evaluation.workload import evaluation_work
 from tosslm.model.base import open_base
 from tosslm.pipeline import evaluate
+from tosslm.progress import SilentReporter, Task
 from tosslm.runs.results import read_results
 
 
@@ -314,6 +315,31 @@ def test_results_of_one_model_are_not_replaced_by_those_of_another(
     assert results.read_bytes() != first
 
 
+def test_answers_of_a_killed_evaluation_are_not_lost_to_another_model(
+    config: dict[str, Any], tiny_adapter_folder: Path, tmp_path: Path
+) -> None:
+    settings, out = load_config(config), tmp_path / "out"
+
+    class Killed(SilentReporter):
+        """The process ends with the first batch of answers to harmless prompts; those to harmful ones are there."""
+
+        @contextmanager
+        def task(self, name: str, total: int) -> Iterator[Task]:
+            if "safe" in name:
+                raise KeyboardInterrupt
+            yield self
+
+    measure = partial(evaluate_external, settings, model=None, folder=out, reporter=SilentReporter())
+    with pytest.raises(KeyboardInterrupt):
+        measure(adapter=None, reporter=Killed())
+    kept = (out / ".work/evaluation/harmful.jsonl").read_bytes()
+    with pytest.raises(InputError, match=rf"holds what model {settings.model.name},.* has answered so far.*--out"):
+        measure(adapter=str(tiny_adapter_folder))
+    assert (out / ".work/evaluation/harmful.jsonl").read_bytes() == kept != b""
+    measure(adapter=None)
+    assert not (out / ".work/evaluation").exists()
+
+
 def test_losses_on_rows_of_the_users_own(config: dict[str, Any], tmp_path: Path) -> None:
     rows = demo_rows("utility", 9)[6:]
     write_rows(tmp_path / "own.jsonl", rows)
@@ -450,6 +476,59 @@ def test_a_real_classifier_model_judges_in_the_stage(config: dict[str, Any], tin
     assert metrics["attack_unreadable"]["value"] == 1.0
     assert "attack_success" not in metrics
     assert "utility_loss" not in metrics
+
+
+def lm_eval_of(monkeypatch: pytest.MonkeyPatch, *tasks: str, documents: int = 3, flat: bool = True) -> None:
+    """An lm-eval that knows these tasks, a group with one more that is not there, and loads nothing from anywhere."""
+
+    class TaskManager:
+        all_tasks = (*tasks, "group")
+
+    def load(self: Any, names: list[str]) -> dict[str, Any]:
+        if "group" in names:
+            raise KeyError("Spec 'lost' is not a registered task")
+        return {name: types.SimpleNamespace(eval_docs=range(documents)) for name in names}
+
+    if flat:
+        TaskManager.load = lambda self, names: {"tasks": load(self, names)}  # type: ignore[attr-defined]
+    else:
+        TaskManager.load_task_or_group = lambda self, names: {"a group": load(self, names)}  # type: ignore[attr-defined]
+    package, of_tasks = types.ModuleType("lm_eval"), types.ModuleType("lm_eval.tasks")
+    of_tasks.TaskManager = TaskManager  # type: ignore[attr-defined]
+    for module in (package, of_tasks):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+
+
+def test_a_task_that_lm_eval_does_not_have_is_refused_at_the_door(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm_eval_of(monkeypatch, "hellaswag")
+    check_evaluation(EvaluationConfig.model_validate({"lm_eval": ["hellaswag", "group"]}))
+    with pytest.raises(InputError, match=r"evaluation\.lm_eval: no task or group 'helloswag'; `lm-eval ls tasks`"):
+        check_evaluation(EvaluationConfig.model_validate({"lm_eval": ["hellaswag", "helloswag"]}))
+    with pytest.raises(InputError, match=r"lm_eval_limit: one document has no standard error"):
+        check_evaluation(EvaluationConfig.model_validate({"lm_eval": ["hellaswag"], "lm_eval_limit": 1}))
+
+
+@pytest.mark.parametrize(
+    "flat", [True, False], ids=["tasks by name", "tasks in groups, as earlier lm-evals have them"]
+)
+def test_tasks_are_loaded_and_looked_into(flat: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm_eval_of(monkeypatch, "hellaswag", flat=flat)
+    check_tasks(["hellaswag"])
+    with pytest.raises(InputError, match=r"evaluation\.lm_eval: group cannot be loaded .*Spec 'lost'"):
+        check_tasks(["hellaswag", "group"])
+    lm_eval_of(monkeypatch, "hellaswag", documents=0, flat=flat)
+    with pytest.raises(InputError, match=r"evaluation\.lm_eval: hellaswag has no documents"):
+        check_tasks(["hellaswag"])
+
+
+def test_a_groups_missing_task_is_refused_before_anything_is_asked(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    lm_eval_of(monkeypatch, "hellaswag")
+    settings = load_config(config | {"evaluation": config["evaluation"] | {"lm_eval": ["group"]}})
+    with pytest.raises(InputError, match="group cannot be loaded"):
+        evaluate_external(settings, model=None, adapter=None, folder=tmp_path / "out", reporter=SilentReporter())
+    assert not list((tmp_path / "out").rglob("*.jsonl"))
 
 
 def test_lm_eval_is_asked_through_its_own_interface(monkeypatch: pytest.MonkeyPatch) -> None:

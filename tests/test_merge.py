@@ -79,6 +79,22 @@ def test_an_update_of_a_tied_head_or_embedding_stays_its_own(
             torch.testing.assert_close(model(ids).logits, expected, atol=1e-5, rtol=1e-5)
 
 
+def test_an_update_that_head_and_embedding_share_is_refused(
+    base: Base, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    """Merged into both it would not be what was trained, and into one of them alone neither."""
+    plain = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.float32)
+    as_one = LoraConfig(r=2, target_modules=["embed_tokens"], ensure_weight_tying=True, task_type="CAUSAL_LM")
+    get_peft_model(plain, as_one).save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    with pytest.raises(
+        InputError, match=r"adapter: .*adapter was trained with ensure_weight_tying.*train it without"
+    ):
+        save_merged(base, tmp_path / "adapter", tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+    with pytest.raises(InputError, match=r"model\.adapter: .*was trained with ensure_weight_tying"):
+        open_base(base.config.model_copy(update={"adapter": str(tmp_path / "adapter")})).model  # noqa: B018
+
+
 def test_the_weights_of_the_base_stay_as_they_are(base: Base, tiny_adapter_folder: Path, tmp_path: Path) -> None:
     before = {name: value.clone() for name, value in base.model.state_dict().items()}
     save_merged(base, tiny_adapter_folder, tmp_path / "merged")

@@ -295,6 +295,48 @@ def test_a_writer_whose_lock_was_taken_away_writes_nothing_more() -> None:
     assert set(objects()) == {"manifest.json"}
 
 
+def anothers_lock() -> None:
+    """As one on another machine writes it."""
+    FailingStore().pipe_file(f"{URL}/.lock", b'{"owner": "another", "who": "process 1 on elsewhere"}')
+
+
+def test_a_lock_that_is_taken_away_during_an_upload_keeps_the_manifest_as_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An upload may take long enough for somebody to think that its writer is gone."""
+    folder, upload = RunFolder(URL), FailingStore.put_file
+    mark = Mark("data", "x", {}, ("data",), [], folder.layout.work / "one")
+    uploaded: list[str] = []
+
+    def upload_slowly(self: FailingStore, lpath: str, rpath: str, **options: Any) -> None:
+        upload(self, lpath, rpath, **options)
+        uploaded.append(rpath)
+        anothers_lock()
+
+    monkeypatch.setattr(FailingStore, "put_file", upload_slowly)
+    work = partial(_write, folder.path, steps_of("old")["data"])
+    with pytest.raises(TosslmError, match=r"\.lock: was removed or taken over"), folder.lock(OUTPUTS):
+        folder.do(mark, work)
+    assert len(uploaded) == 1
+    assert json.loads(objects()["manifest.json"])["stages"] == {}
+    assert b"another" in objects()[".lock"]
+
+
+def test_of_two_writers_on_a_store_that_heeds_no_condition_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both are told that the lock is theirs; what stands there in the end is."""
+    write = FailingStore.pipe_file
+
+    def heedless(self: FailingStore, path: str, value: bytes, mode: str = "overwrite", **options: Any) -> None:
+        write(self, path, value, **options)
+        if mode == "create":
+            anothers_lock()
+
+    monkeypatch.setattr(FailingStore, "pipe_file", heedless)
+    with pytest.raises(TosslmError, match="process 1 on elsewhere is writing here"):
+        write_run()
+    assert set(objects()) == {".lock"}
+
+
 def test_a_folder_of_somebody_else_is_refused_and_left_alone() -> None:
     FailingStore().pipe_file(f"{URL}/data/mine.txt", b"mine")
     with pytest.raises(InputError, match=r"is no run folder .* and holds data"):

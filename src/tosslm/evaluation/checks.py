@@ -41,7 +41,7 @@ def check_evaluation(settings: EvaluationConfig, max_row_bytes: int = MAX_ROW_BY
         if chosen_rows := getattr(settings, kind):
             _check_rows(kind, chosen_rows, max_row_bytes)
     if settings.lm_eval:
-        check_lm_eval()
+        check_lm_eval(settings.lm_eval, settings.lm_eval_limit)
     if settings.classifier:
         check_classifier(settings.classifier)
     if settings.judge:

@@ -17,6 +17,7 @@ from tosslm.errors import InputError
 from tosslm.evaluation.checks import check_evaluation, prompt_checksums
 from tosslm.evaluation.gate import Gate, check_gates
 from tosslm.evaluation.measurement import Places, Subject, evaluate_model
+from tosslm.files import write_json
 from tosslm.model.adapters import attached_adapters
 from tosslm.model.base import Base, open_base, where_it_runs
 from tosslm.model.folders import folder_checksums
@@ -27,6 +28,7 @@ from tosslm.runs.layout import EVALUATION
 from tosslm.runs.results import write_results
 
 EXTERNAL_FORMAT = 1
+_SUBJECT = "subject.json"
 
 
 def evaluate_external(
@@ -53,7 +55,7 @@ def evaluate_external(
 
     Raises:
         InputError: a model, an adapter, or the evaluation's settings are wrong, or the folder holds what was
-            measured of another model.
+            measured of another model, or what another has answered so far.
     """
     check_evaluation(config.evaluation, config.data.max_row_bytes)
     held_out = config.evaluation.losses and config.references.holdout > 0
@@ -87,6 +89,7 @@ def evaluate_external(
     measured = _named(chosen, adapter)
 
     def work() -> dict[str, Any]:
+        write_json(mark.work / _SUBJECT, measured)
         with _loaded(base, adapter) as subject:
             record = evaluate_model(
                 Subject(subject, tokenizer, "model", None),
@@ -103,6 +106,7 @@ def evaluate_external(
     with out.lock((EVALUATION,)):
         if not out.is_done(mark):
             _refuse_another(out, measured)
+            _refuse_unfinished(mark.work, measured)
         out.begin(config.model_dump(mode="json"), config.seed, where_it_runs(config.model))
         if not out.do(mark, work):
             reporter.say(f"{folder}: done before")
@@ -144,11 +148,32 @@ def _refuse_another(out: RunFolder, named: Mapping[str, Any]) -> None:
     """
     entry = out.stages.get(EVALUATION, {})
     there = {key: entry[key] for key in named if key in entry}  # earlier versions wrote down the first two
-    if any(_resolved(there[key]) != _resolved(named[key]) for key in there):
+    if _differ(there, named):
         raise InputError(
             f"--out: {out.path} holds the results of {_told(there)}, which those of {_told(named)} would replace; "
             "name another folder with --out"
         )
+
+
+def _refuse_unfinished(work: Path, named: Mapping[str, Any]) -> None:
+    """Keep what another model has answered so far, of an evaluation that was killed.
+
+    Raises:
+        InputError: names that model.
+    """
+    subject = work / _SUBJECT
+    if not subject.exists() or not any(work.glob("*.jsonl")):
+        return
+    there = json.loads(subject.read_text(encoding="utf-8"))
+    if _differ(there, named):
+        raise InputError(
+            f"--out: {work} holds what {_told(there)} has answered so far, which would be lost; name another folder "
+            f"for {_told(named)} with --out, or remove {work}"
+        )
+
+
+def _differ(there: Mapping[str, Any], named: Mapping[str, Any]) -> bool:
+    return any(_resolved(there[key]) != _resolved(named[key]) for key in there)
 
 
 def _resolved(name: str | None) -> str | Path | None:

@@ -16,7 +16,7 @@ from tosslm.evaluation.answers import Answer, read_answers
 from tosslm.evaluation.checks import KINDS, ROW_KINDS, named_prompts, own_rows
 from tosslm.evaluation.classifiers import classify_attacks
 from tosslm.evaluation.generate import generate_answers
-from tosslm.evaluation.harness import lm_eval_metrics
+from tosslm.evaluation.harness import check_tasks, lm_eval_metrics
 from tosslm.evaluation.judges import Judge
 from tosslm.evaluation.measures import Sample, Samples, answer_samples, attack_samples, metrics_of
 from tosslm.evaluation.prompts import Prompt, prompts_from
@@ -102,6 +102,8 @@ def evaluate_model(
     if settings.utility_prompts and utility_rows:
         conversations = [row["messages"] for row in utility_rows]
         asked["utility"] = prompts_from(conversations[: settings.utility_prompts])
+    if settings.lm_eval:
+        check_tasks(settings.lm_eval)
     for told in unseen_told(settings, asked):
         reporter.say(told)
     samples, answers = _ask(subject, settings, asked, places.work, seed, reporter)

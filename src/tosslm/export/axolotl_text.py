@@ -145,13 +145,13 @@ def _write(rows: Iterator[MaskedRow], folder: Path, job: Job) -> Written:
             record, *counts = marked(row)
             rewritten, lost, let_in = rewritten + counts[0], lost + counts[1], let_in + counts[2]
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
-    counts = {"answers_left_out": rewritten, "tokens_lost": lost, "ends_of_turn_let_in": let_in}
+    told = {"answers_left_out": rewritten, "tokens_lost": lost, "ends_of_turn_let_in": let_in}
     sentence = (
         f"Axolotl tokenises this anew, by characters: {lost:,} trained tokens are lost"
         f"{', those of reasoning among them' if field else ''}, {let_in:,} dropped ends of turn are trained, and "
         f"{rewritten:,} answers that the chat template rewrites are left out. The kind parquet loses none."
     )
-    return Written(counts | {"reasoning_field": field or REASONING[0]}, (sentence,) if any(counts.values()) else ())
+    return Written(told | {"reasoning_field": field or REASONING[0]}, (sentence,) if any(told.values()) else ())
 
 
 _ROWS = """

@@ -155,13 +155,16 @@ class Mirror:
         named, files = shared_files(there["stages"]), shared_files(manifest["stages"])
         _refuse_hazardous(manifest["stages"], files, self.url)
         changed = [f for f, checksum in files.items() if named.get(f) != checksum or f in self._damaged]
-        self.store.renew_lock(self._remember(seen=_digest(known or b""))["owner"])
+        owner = self._remember(seen=_digest(known or b""))["owner"]
+        self.store.renew_lock(owner)
         gone = {file for file in named if file in changed or file not in files}
         if gone:
             self._put_manifest(_without(there, gone))
         for file in changed:
+            self.store.renew_lock(owner)
             self.store.upload(self.copy / file, file)
             self._damaged.discard(file)
+        self.store.renew_lock(owner)
         if gone or text != known:
             self._put_manifest(text)
         for name in self.store.names():

@@ -106,14 +106,15 @@ class Store:
         Raises:
             TosslmError: another one writes here, or did and was killed.
         """
-        if not self.create(LOCK, _holder(owner)):
-            held = self._held()
-            if held.get("owner") != owner:
-                raise TosslmError(
-                    f"{self.url}: {held.get('who', 'somebody')} is writing here, last heard of at "
-                    f"{held.get('heard', 'an unknown time')}; wait for it to end. If it is gone, remove the object "
-                    f"{self.url}/{LOCK} by hand and start again"
-                )
+        created = self.create(LOCK, _holder(owner))
+        held = self._held()  # a store that heeds no condition may have let another one write over it
+        if held.get("owner") != owner:
+            raise TosslmError(
+                f"{self.url}: {held.get('who', 'somebody')} is writing here, last heard of at "
+                f"{held.get('heard', 'an unknown time')}; wait for it to end. If it is gone, remove the object "
+                f"{self.url}/{LOCK} by hand and start again"
+            )
+        if not created:
             say(f"{self.url}: going on where a process of this working copy was ended")
             self.write(LOCK, _holder(owner))
         try:
@@ -125,7 +126,7 @@ class Store:
         self._unlock(owner)
 
     def renew_lock(self, owner: str) -> None:
-        """Say that the writer is still there.
+        """Say that the writer is still there; asked before each object that it writes, for an upload may take long.
 
         Raises:
             TosslmError: the lock was taken away.

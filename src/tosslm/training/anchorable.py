@@ -57,7 +57,7 @@ def check_rows(name: str, rows: Any, *, some_anchored: bool = False) -> None:
         places = batch["anchored"].combine_chunks().flatten()
         if not pa.types.is_boolean(places.type):
             raise InputError(f"{name}: anchored holds {places.type}; make it lists of bool, one a token")
-        _check_labels(name, *(batch[column].combine_chunks() for column in ("input_ids", "labels")), start)
+        _check_labels(name, batch["input_ids"].combine_chunks(), batch["labels"].combine_chunks(), start)
         found, start = found or bool(pc.any(places).as_py()), start + len(batch)
     if some_anchored and not found:
         raise InputError(f"{name}: no token is anchored; set anchor_weight=0 if that is meant")
