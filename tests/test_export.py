@@ -278,6 +278,7 @@ def test_swift_answers_are_the_tokens_of_the_run(run: tosslm.Run, tmp_path: Path
         "answers_without_end": 0,
         "reasoning_left_out": 0,
         "tokens_lost": 0,
+        "max_length": facts["longest_row"] + 32,
     }
 
 

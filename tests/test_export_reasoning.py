@@ -1,4 +1,4 @@
-"""What becomes of reasoning beside answers in the kinds of export that write messages."""
+"""What becomes of reasoning beside answers, and of rows that were cut, in the kinds of export that write messages."""
 
 from __future__ import annotations
 
@@ -87,6 +87,43 @@ def test_swift_counts_the_tokens_of_an_answer_that_is_cut_in_its_reasoning(think
     messages, counts = swift.conversation(row_of(thinking_tokenizer, MESSAGES, context=(1,), max_length=inside))
     assert messages[3] == {"role": "assistant", "content": "No.", "loss": 0}
     assert counts["tokens_lost"] == 5
+
+
+LONG = [
+    {"role": "user", "content": "Count"},
+    {"role": "assistant", "content": "Gladly."},
+    {"role": "user", "content": "Go on"},
+    {"role": "assistant", "content": "one two three four five six seven eight nine ten " * 3},
+    {"role": "user", "content": "And now a long way further than the row is, with many words in it"},
+    {"role": "assistant", "content": "eleven"},
+]
+
+
+@pytest.fixture
+def cut(smollm2_tokenizer: Any) -> MaskedRow:
+    """A row that ends inside its second answer of three."""
+    whole = RowTokenizer(smollm2_tokenizer)(LONG[:4])
+    return row_of(smollm2_tokenizer, LONG, max_length=len(whole.input_ids) - 10)
+
+
+def test_swift_does_not_leave_out_a_row_that_was_cut(cut: MaskedRow, smollm2_tokenizer: Any, tmp_path: Path) -> None:
+    """ms-swift writes an end of turn behind the answer, and leaves out rows of more than --max_length."""
+    messages, _ = swift.conversation(cut)
+    assert len(messages) == 4
+    assert messages[3]["content"]["token_ids"] == cut.input_ids[-len(messages[3]["content"]["token_ids"]) :].tolist()
+    job = job_of(cut)
+    [snippet] = swift.KIND.snippets
+    shell = snippet.filled(job, swift.KIND.write(iter([cut]), tmp_path, job).facts).replace("\\\n", " ").split()
+    written = len(cut.input_ids) + len(smollm2_tokenizer.encode("<|im_end|>\n"))
+    assert int(shell[shell.index("--max_length") + 1]) >= written
+
+
+def test_axolotl_does_not_leave_out_a_row_that_was_cut(cut: MaskedRow, smollm2_tokenizer: Any) -> None:
+    """It leaves out rows of more than sequence_len; the answer that was cut is left out by itself, and counted."""
+    record, rewritten, lost, _ = axolotl_text.marked(cut)
+    assert [message["content"] for message in record["messages"]] == ["Count", "Gladly."]
+    assert rewritten == 1
+    assert lost == int(cut.trained.sum()) - len(smollm2_tokenizer.encode("Gladly.<|im_end|>"))
 
 
 def test_axolotl_keeps_reasoning_in_the_text_and_counts_its_tokens_as_lost(

@@ -161,11 +161,11 @@ def _refuse_unfinished(work: Path, named: Mapping[str, Any]) -> None:
     Raises:
         InputError: names that model.
     """
-    subject = work / _SUBJECT
-    if not subject.exists() or not any(work.glob("*.jsonl")):
-        return
-    there = json.loads(subject.read_text(encoding="utf-8"))
-    if _differ(there, named):
+    try:
+        there = json.loads((work / _SUBJECT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return  # nothing was begun, or by a version that did not write this down
+    if any(work.glob("*.jsonl")) and _differ(there, named):
         raise InputError(
             f"--out: {work} holds what {_told(there)} has answered so far, which would be lost; name another folder "
             f"for {_told(named)} with --out, or remove {work}"

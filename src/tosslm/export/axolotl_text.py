@@ -97,6 +97,10 @@ def marked(row: MaskedRow) -> tuple[dict[str, Any], int, int, int]:
         else:
             lost += int(trained[own].sum())
         messages.append(turn)
+    # What comes after the last trained answer teaches nothing, and makes a row that was cut longer than it is:
+    # Axolotl would leave out all of it.
+    last = max((i for i, turn in enumerate(messages) if turn["train_detail"]), default=len(messages))
+    del messages[last + 1 :]
     tools = row.messages[0].get("tools")
     return {"messages": messages} | ({"tools": tools} if tools else {}), rewritten, lost, let_in
 

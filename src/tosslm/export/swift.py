@@ -15,6 +15,8 @@ from tosslm.export.kind import ExportKind, Job, Snippet, Written
 from tosslm.export.rows import MaskedRow, answer_bounds, message_of_tokens
 
 FILE = "data.jsonl"
+_ROOM = 32
+"""Tokens that ms-swift's template may write behind an answer that was cut, whose row it would else leave out."""
 
 
 def conversation(row: MaskedRow) -> tuple[list[dict[str, Any]], Counter[str]]:
@@ -22,7 +24,8 @@ def conversation(row: MaskedRow) -> tuple[list[dict[str, Any]], Counter[str]]:
 
     The tokens of an answer hold its reasoning, as the run's template wrote it. ms-swift knows no other place for
     reasoning: it takes of a message its role, content and loss alone. The end of a turn is left to its template,
-    which writes and trains it.
+    which writes and trains it. What comes after the last such answer teaches nothing and is left out: where a row was
+    cut, it would make it longer than it is.
 
     Returns:
         The messages; and counts: ``ends_of_turn_let_in`` that the run does not train, ``answers_without_end``, which
@@ -51,6 +54,8 @@ def conversation(row: MaskedRow) -> tuple[list[dict[str, Any]], Counter[str]]:
         answers.append(int(of_tokens[first]))
         messages[answers[-1]] = {"role": "assistant", "content": content}
     before = set(range(max(answers, default=0))) - set(answers)
+    if answers:
+        del messages[max(answers) + 1 :]
     counts["reasoning_left_out"] = sum(any(map(row.messages[i].get, REASONING)) for i in before)
     return messages, counts
 
@@ -72,6 +77,7 @@ def _write(rows: Iterator[MaskedRow], folder: Path, job: Job) -> Written:
         "answers_without_end": cut,
         "reasoning_left_out": left_out,
         "tokens_lost": lost,
+        "max_length": job.counts.longest_row + _ROOM,
     }
     of_ends = (
         f"ms-swift writes and trains the end of each turn by itself: {let_in:,} that the run does not train, and "
@@ -91,7 +97,7 @@ _SHELL = """#!/bin/sh
 # give --system where the tokenizer's template writes a system prompt by itself.
 # Weights between 0 and 1 count only with --is_binary_loss_scale false.
 cd "$(dirname "$0")" && swift sft --model @MERGED@ --dataset data.jsonl --loss_scale default \\
-  --is_binary_loss_scale false --max_length @LONGEST@ \\
+  --is_binary_loss_scale false --max_length @MAX_LENGTH@ \\
   --truncation_strategy delete --train_type lora --per_device_train_batch_size 4
 """
 
