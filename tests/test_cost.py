@@ -40,6 +40,8 @@ def test_a_job_is_set_against_the_plain_training_of_its_own_turn(tmp_path: Any) 
         "sft 0": job(5, finetune=15),
         "job 0": job(5, references=5, score=5, finetune=15),
         "proxy 0": job(6, references=1, score=1, finetune=15),
+        "job-mask 0": job(5, references=5, score=5, finetune=14),
+        "proxy-mask 0": job(5, references=1, score=1, finetune=14),
         "sft 1": job(5, finetune=25),
         "job 1": job(5, references=10, score=10, finetune=26),
         "proxy 1": job(5, references=2, score=2, finetune=24),
@@ -49,9 +51,10 @@ def test_a_job_is_set_against_the_plain_training_of_its_own_turn(tmp_path: Any) 
     assert cost.ratios(found, "job", start=True) == [30 / 20, 51 / 30]
     assert cost.ratios(found, "proxy", start=False) == [17 / 15, 28 / 25]
     told = cost.section(found)
-    assert "| references | - | 7.5 (5.0 to 10.0) | 1.5 (1.0 to 2.0) |" in told
+    assert "| references | - | 7.5 (5.0 to 10.0) | 1.5 (1.0 to 2.0) | 5.0 (5.0 to 5.0) | 1.0 (1.0 to 1.0) |" in told
     assert "whole job, at most 1.6 times plain fine-tuning: **met** (1.60, 1.50 to 1.70;" in told
     assert "at most 1.15 times plain fine-tuning: **met** (1.12, 1.10 to 1.15; " in told
+    assert "size, dropped tokens ignored, at most 1.15 times plain fine-tuning: **met** (1.05, " in told
 
 
 def test_an_anchored_training_is_set_against_the_plain_one_with_the_same_mask(tmp_path: Any) -> None:
@@ -78,6 +81,11 @@ def test_a_tenth_of_the_tokens_is_dropped(stretches: bool) -> None:
     rng = np.random.default_rng(0)
     keep = np.concatenate([anchor.kept(100, number, rng, stretches=stretches) for number in range(100)])
     assert 1 - keep.mean() == pytest.approx(0.1, abs=0.01)
+
+
+def test_jobs_differ_by_proxy_and_anchor_alone(tmp_path: Any) -> None:
+    job, mask = (cost.settings(kind, 50, tmp_path) for kind in ("job", "job-mask"))
+    assert mask == job | {"finetune": {"dropped": "ignore"}}
 
 
 def test_a_reference_learns_from_a_tenth_of_the_rows(tmp_path: Any) -> None:
