@@ -154,7 +154,7 @@ RUN_BY = {
         ],
     },
 }
-"""What starts processes, serves, takes a server or minutes, by the target of make that runs it; a page says so too."""
+"""What starts processes, serves, takes a server or minutes, by the target of make that runs it, as its page says."""
 
 
 def left_out(target: str | None) -> dict[str, list[str]]:

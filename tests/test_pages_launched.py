@@ -226,7 +226,7 @@ def test_a_review_is_served_decided_ended_and_heeded(alone: Path, tmp_path: Path
     said, _ = shell.communicate(timeout=SECONDS)
     assert shell.returncode == 0, said
     run = run_in(folder)
-    assert not run.keep[0].any()
+    assert not run.keep()[0].any()
     assert run.stages["references/utility"] == run_in(alone).stages["references/utility"]
     assert run.stages["model"]["files"] != run_in(alone).stages["model"]["files"]
 

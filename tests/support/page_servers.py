@@ -25,7 +25,8 @@ SECONDS = 1200
 def has_slurm() -> bool:
     """Whether a Slurm can be started here: Debian's slurm-wlm and munge, as root."""
     path = f"{os.environ['PATH']}:/usr/sbin"
-    return all(shutil.which(name, path=path) for name in ("sbatch", "slurmctld", "slurmd", "munged")) and not os.geteuid()
+    programs = ("sbatch", "slurmctld", "slurmd", "munged")
+    return os.geteuid() == 0 and all(shutil.which(name, path=path) for name in programs)
 
 
 @contextmanager
@@ -43,13 +44,16 @@ def slurm(folder: Path) -> Iterator[dict[str, str]]:
 
 def jobs_ended(variables: dict[str, str]) -> dict[str, str]:
     """Wait for all jobs; how each ended, by its number, those of an array too."""
-    asked = {"env": os.environ | variables, "capture_output": True, "text": True, "check": True}
+
+    def told(*command: str) -> str:
+        return subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, check=True).stdout
+
     until = time.monotonic() + SECONDS
-    while subprocess.run(["squeue", "--noheader"], **asked).stdout.strip():  # type: ignore[call-overload]
+    while told("squeue", "--noheader").strip():
         assert time.monotonic() < until, "jobs do not end"
         time.sleep(1)
-    told = subprocess.run(["scontrol", "--oneliner", "show", "job"], **asked).stdout  # type: ignore[call-overload]
-    return dict(re.findall(r"^JobId=(\d+) .*? JobState=(\w+)", told, re.MULTILINE))
+    jobs = told("scontrol", "--oneliner", "show", "job")
+    return dict(re.findall(r"^JobId=(\d+) .*? JobState=(\w+)", jobs, re.MULTILINE))
 
 
 def review_a_row(process: subprocess.Popen[str], rows: list[str]) -> None:
