@@ -44,9 +44,11 @@ MpiDefault=none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 ReturnToService=2
+# How jobs ended is asked for when all have, seconds; by then the first may have ended long ago.
+MinJobAge=86400
 SchedulerParameters=sched_interval=2,batch_sched_delay=0
 GresTypes=gpu
-NodeName=$host NodeAddr=127.0.0.1 CPUs=$(nproc) Gres=gpu:$gpus State=UNKNOWN
+NodeName=$host NodeAddr=127.0.0.1 CPUs=$(getconf _NPROCESSORS_ONLN) Gres=gpu:$gpus State=UNKNOWN
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 END
   # Slurm counts them by device files, and tells a job by CUDA_VISIBLE_DEVICES which are its own; nobody opens these.
