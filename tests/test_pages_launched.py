@@ -63,7 +63,7 @@ def started(code: str, folder: Path, **variables: str) -> subprocess.Popen[str]:
     """A shell of its own, as in a terminal of its own, which stops at the first command that fails."""
     here = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        ["bash", "-e", "-c", code],
+        ["bash", "-e", "-c", f"{code}:\n"],  # else it would become its last command, and be no shell any more
         cwd=folder,
         env=os.environ | here | variables,
         stdin=subprocess.DEVNULL,
@@ -213,7 +213,7 @@ def hub() -> Iterator[LocalHub]:
 def test_an_export_goes_to_a_hub(alone: Path, tmp_path: Path, hub: LocalHub) -> None:
     folder = copied(alone, tmp_path / "here")
     (folder / "runs/my-run").rename(folder / "runs/mine")
-    bash(UPLOAD.code, folder, HF_ENDPOINT=hub.url, HF_TOKEN=hub.token)
+    bash(UPLOAD.code, folder, HF_ENDPOINT=hub.url, HF_TOKEN=hub.token, HF_HUB_DISABLE_XET="1", HF_HUB_OFFLINE="0")
     assert hub.private == {"me/masked-rows": True}
     assert hub.files["me/masked-rows"]["export.json"] == (folder / "masked/export.json").read_bytes()
 
