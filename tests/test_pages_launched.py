@@ -63,7 +63,7 @@ def started(code: str, folder: Path, **variables: str) -> subprocess.Popen[str]:
     """A shell of its own, as in a terminal of its own, which stops at the first command that fails."""
     here = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        ["bash", "-e", "-c", f"{code}:\n"],  # else it would become its last command, and be no shell any more
+        ["bash", "-e", "-c", f"{code}\n:"],  # else it would become its last command, and be no shell any more
         cwd=folder,
         env=os.environ | here | variables,
         stdin=subprocess.DEVNULL,
