@@ -116,7 +116,7 @@ RUN_BY = {
     "blocks": {
         "CONTRIBUTING.md": [
             ".venv/bin/python -m pytest tests/test_selection.py",
-            ".venv/bin/python -m pytest tests/test_steps.py -k golden -x",
+            ".venv/bin/python -m pytest tests/test_steps.py -k older -x",
             ".venv/bin/python -m pytest -m not slow and not browser",
         ],
         "docs/export.md": ["toss export runs/mine masked --to trl --push-to-hub me/masked-rows"],
