@@ -13,7 +13,7 @@ PARALLEL := -n auto --maxprocesses 8
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: venv demo test check quick lint types lock bench consumers browser tokenizers ray qlora vllm s3 docs clean
+.PHONY: venv demo test check quick lint types lock bench consumers browser tokenizers ray qlora vllm s3 blocks docs clean
 
 venv: $(VENV)/.installed
 
@@ -105,6 +105,12 @@ vllm: venv
 s3: venv
 	$(BIN)/pip install -q --no-deps --upgrade --target build/s3 -r requirements-s3.lock
 	PYTHONPATH=build/s3 TOSSLM_NEED_S3=1 OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n 0 tests/test_elsewhere.py
+
+# Blocks of the pages that start processes, serve, or take a server: each by bash as it stands, minutes. The array of
+# Slurm is skipped but for root on a machine with Debian's slurm-wlm and munge, where a Slurm of its own is started.
+blocks: venv
+	$(BIN)/pip install -q --no-deps --upgrade --target build/s3 -r requirements-s3.lock
+	PYTHONPATH=$(CURDIR)/build/s3 TOSSLM_BLOCKS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 tests/test_pages_launched.py
 
 lock:
 	$(PYTHON) -m venv $(VENV)-lock

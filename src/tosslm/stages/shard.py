@@ -75,8 +75,11 @@ def _torchrun(environment: Mapping[str, str]) -> Shard | None:
 
 
 def _slurm_task(environment: Mapping[str, str]) -> Shard | None:
-    # SLURM_NTASKS by itself stands in every batch script that asks for tasks, before any task is started.
-    return _pair(environment, "SLURM_PROCID", "SLURM_NTASKS") if "SLURM_PROCID" in environment else None
+    # SLURM_PROCID by itself stands in every batch script that asks for no tasks, each job of an array too, and
+    # SLURM_NTASKS may be all that is left of one that asked for some.
+    if not {"SLURM_PROCID", "SLURM_NTASKS"} <= environment.keys():
+        return None
+    return _pair(environment, "SLURM_PROCID", "SLURM_NTASKS")
 
 
 def _slurm_array(environment: Mapping[str, str]) -> Shard | None:
