@@ -118,7 +118,7 @@ def test_rows_that_the_template_rewrites_are_told_by_plan_run_and_report(
         file.write('{"prompt": "Hi", "completion": "<think>Hm.</think>Hello."}\n')
     path = tmp_path / "e.yaml"
     path.write_text(yaml.safe_dump(tiny_config | {"model": {**tiny_config["model"], "name": str(model)}}))
-    told = "1 of 25 custom rows have an answer of which the chat template drops or rewrites text"
+    told = "1 of 25 custom rows have a turn of which the chat template drops or rewrites text"
 
     planned = toss("plan", str(path))
     assert planned.exit_code == 0, planned.stderr

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tosslm.config import Config
+from tosslm.data.habits import template_habits
 from tosslm.data.own_utility import rows_dealt
 from tosslm.data.rows import BadRow, held_out, source_rows
 from tosslm.data.sets import SetCounts, prepared_rows
@@ -80,6 +81,7 @@ def make_plan(config: Config, *, measure: bool, reporter: Reporter, price: float
     if proxy and proxy.base.adapter_folder:
         check_adapter_fits(references.model, proxy.base.adapter_folder, proxy.base.keys.adapter)
     told = before_run(config, own_choice=method.choose is not None)
+    told["warnings"] += template_habits(tokenizer)
     rows = {name: counts.rows + counts.bad for name, counts in read.sets.items()}
     told["warnings"] += warmup_expected(config, rows, references=method.builds_on != "data", trains=method.trains)
     return {

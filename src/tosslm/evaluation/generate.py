@@ -6,6 +6,7 @@ import json
 import os
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from itertools import takewhile
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from transformers import GenerationConfig
 
+from tosslm.data.habits import turn_ends
 from tosslm.data.template import ChatTemplate
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.errors import InputError, RowError
@@ -156,13 +158,8 @@ def stop_tokens(model: Any, tokenizer: Any) -> list[int]:
     """
     configured = model.generation_config.eos_token_id
     stops = {*(configured if isinstance(configured, list) else [configured]), tokenizer.eos_token_id}
-    try:
-        row = RowTokenizer(tokenizer)([{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}])
-        response = [token for token, responds in zip(row.input_ids, row.response_mask, strict=True) if responds]
-        textless = {token for token, (message, _, _) in zip(response, row.offsets, strict=True) if message < 0}
-        stops |= textless & (set(tokenizer.added_tokens_decoder) | set(tokenizer.all_special_ids))
-    except RowError:
-        pass  # This template wants a conversation of another shape; what is configured has to do.
+    with suppress(RowError):  # This template wants a conversation of another shape; what is configured has to do.
+        stops.update(turn_ends(RowTokenizer(tokenizer)))
     return sorted(stops - {None})
 
 
@@ -170,6 +167,7 @@ def _prompt_tokens(template: ChatTemplate, tokenizer: Any, prompt: Prompt) -> li
     try:
         template.check_tools(prompt.messages)
         text = template.render(prompt.messages, add_generation_prompt=True)
+        template.unwritten(prompt.messages, text)
     except RowError as error:
         raise RowError(f"the prompt {prompt.text[:60]!r}: {error.reason}", error.remedy) from error
     return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]

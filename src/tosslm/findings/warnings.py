@@ -20,7 +20,7 @@ from tosslm.runs.tables import stored_rows
 
 def run_warnings(run: Run) -> list[str]:
     """What a reader should know before trusting the run."""
-    found = []
+    found: list[str] = list(run.stages.get("data", {}).get("template_told", ()))
     for name, counts in run.stages.get("data", {}).get("sets", {}).items():
         if counts["bad"]:
             found.append(f"{counts['bad']:,} bad rows of the {name} set were left out; data/bad_rows.jsonl says why.")
@@ -45,13 +45,13 @@ def run_warnings(run: Run) -> list[str]:
 
 
 def rewritten(name: str, counts: Mapping[str, Any]) -> str | None:
-    """That the chat template changes answers of a set, where it does; folders of old do not say."""
+    """That the chat template changes texts of a set, where it does; folders of old do not say."""
     if not counts.get("rewritten"):
         return None
     return (
-        f"{counts['rewritten']:,} of {counts['rows']:,} {name} rows have an answer of which the chat template drops "
-        f"or rewrites text (a thinking block, say), the first at {counts['first_rewritten']}: the model is not "
-        "trained on that text as the file has it."
+        f"{counts['rewritten']:,} of {counts['rows']:,} {name} rows have a turn of which the chat template drops or "
+        f"rewrites text (an answer's thinking block, say), the first at {counts['first_rewritten']}: the model does "
+        "not see that text as the file has it."
     )
 
 

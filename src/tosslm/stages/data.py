@@ -12,6 +12,7 @@ from typing import Any, TextIO
 import pyarrow as pa
 
 from tosslm.config import Config, DataConfig, covered
+from tosslm.data.habits import template_habits
 from tosslm.data.own_utility import rows_dealt
 from tosslm.data.rows import BadRow, file_names, held_out, source_rows
 from tosslm.data.sets import SetCounts, prepared_rows, source_checksums
@@ -57,6 +58,9 @@ def _prepare(bench: Workbench, mark: Mark) -> Facts:
     """
     config, layout = bench.config.data, bench.layout
     counts: dict[str, SetCounts] = {}
+    habits = template_habits(bench.tokenizer)
+    for told in habits:
+        bench.reporter.say(told)
     with atomic_path(layout.bad_rows) as listing, listing.open("w", encoding="utf-8") as bad_rows:
         takes = _dealt(bench, counts, mark) if config.utility.of_custom else {}
         for name, source in config.sources.items():
@@ -75,6 +79,7 @@ def _prepare(bench: Workbench, mark: Mark) -> Facts:
     return {
         "sets": {name: asdict(counts[name]) for name in SETS},
         "sources": {name: dict(zip(names, checksums[name], strict=True)) for name, names in files.items()},
+        **({"template_told": habits} if habits else {}),
     }
 
 
