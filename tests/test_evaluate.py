@@ -29,7 +29,7 @@ from tosslm.evaluation.answers import Answer
 from tosslm.evaluation.checks import check_evaluation
 from tosslm.evaluation.classifiers import check_classifier, classify_attacks, read_reply
 from tosslm.evaluation.external import other_base_told
-from tosslm.evaluation.gate import check_gates, parse_gate
+from tosslm.evaluation.gate import check_gates, failures, parse_gate
 from tosslm.evaluation.generate import generate_answers
 from tosslm.evaluation.harness import lm_eval_metrics
 from tosslm.evaluation.measurement import unseen_told
@@ -410,6 +410,13 @@ def test_what_stands_before_the_last_turn_is_said_not_to_be_judged() -> None:
     assert [line.split(" judge")[0] for line in told] == ["evaluation.harmful: of 1 prompts"]
     assert unseen_told(settings, {"harmful": long[:1]}) == []
     assert unseen_told(EvaluationConfig.model_validate({}), {"harmful": long}) == []
+
+
+@pytest.mark.parametrize("condition", ["utility_loss>3", "utility_loss<3"])
+def test_a_gate_on_what_is_no_number_is_no_pass(condition: str) -> None:
+    broken = {"utility_loss": {"value": float("nan"), "low": float("nan"), "high": float("nan"), "n": 2}}
+    with pytest.raises(InputError, match="utility_loss is no number"):
+        failures([parse_gate(condition)], broken)
 
 
 def test_a_real_classifier_model_judges_in_the_stage(config: dict[str, Any], tiny_model_folder: Path) -> None:

@@ -135,7 +135,8 @@ def _override(tree: dict[str, Any], override: str) -> None:
             raise InputError(f"--set {override!r}: {parent!r} is a value, not a section")
     if not text.strip():
         raise InputError(
-            f"--set {override!r}: no value stands there (a variable of the shell that is not set?); {key}=null is none"
+            f"--set {override!r}: no value stands there (a variable of the shell that is not set?); {key}=null is "
+            "none"
         )
     try:
         tree[last] = yaml.load(text, _AsWritten)

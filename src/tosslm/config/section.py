@@ -41,7 +41,7 @@ def _types(annotation: Any) -> Iterator[Any]:
 
 
 class Section(BaseModel):
-    """A part of the config: unknown keys are errors, so that a typo never passes silently, and no number is endless."""
+    """A part of the config: unknown keys are errors, so that a typo never passes silently; numbers are finite."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 

@@ -20,6 +20,11 @@ def turn_ends(tokenize: RowTokenizer) -> list[int]:
     return [token for token in _beside_text(row)[1] if token in tokenize.control_ids]
 
 
+def reasons(tokenize: RowTokenizer) -> bool:
+    """Whether the template knows of reasoning before an answer, by the tags that are common for it."""
+    return "</think>" in tokenize.chat_template
+
+
 def template_habits(tokenize: RowTokenizer) -> list[str]:
     """Sentences on a template that writes the date, never ends an answer, or has answers begin with a header.
 
@@ -41,8 +46,8 @@ def template_habits(tokenize: RowTokenizer) -> list[str]:
     if not tokenize.control_ids.intersection(after):
         what = f"writes {decode(after)!r} there, which is no token of its own" if after else "writes nothing there"
         told.append(
-            f"The chat template does not end an answer (it {what}), so the model is not taught when to stop. Use the "
-            f"template that the model came with, or end the turn with {tokenize.tokenizer.eos_token!r}."
+            f"The chat template does not end an answer (it {what}), so the model is not taught when to stop. "
+            f"Use the template that the model came with, or end the turn with {tokenize.tokenizer.eos_token!r}."
         )
     if not template.generation_prompt and tokenize.control_ids.intersection(before):
         told.append(

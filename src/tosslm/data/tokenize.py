@@ -119,8 +119,8 @@ class RowTokenizer:
 
         Raises:
             RowError: the messages are malformed or have no assistant turn, the chat template refuses them, has no
-                place for their system message, tools or reasoning, or is not prefix-stable, truncation leaves no response token,
-                or the model has no room for the row.
+                place for their system message, tools or reasoning, or is not prefix-stable, truncation leaves no
+                response token, or the model has no room for the row.
         """
         conversation = _checked(messages)
         trained = self._trained(conversation, context)

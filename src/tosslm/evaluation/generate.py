@@ -20,7 +20,7 @@ from tosslm.data.habits import turn_ends
 from tosslm.data.template import ChatTemplate
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.errors import InputError, RowError
-from tosslm.evaluation.answers import Answer
+from tosslm.evaluation.answers import THINK_START, Answer
 from tosslm.evaluation.prompts import Prompt
 from tosslm.model.head import contiguous_head
 from tosslm.progress import Reporter, SilentReporter
@@ -69,6 +69,8 @@ def generate_answers(
     order = sorted(range(len(prompts)), key=lambda i: (-len(tokens[i]), i))
     answers = _kept_answers(out, [prompts[i] for i in order], batch_size) if out else []
     settings = _settings(model, tokenizer, max_new_tokens, temperature)
+    # Where the template opens the reasoning, the model writes its end alone.
+    opening = f"{THINK_START}\n" if template.generation_prompt.rstrip().endswith(THINK_START) else ""
     was_training = model.training
     model.eval()
     try:
@@ -80,7 +82,8 @@ def generate_answers(
                     torch.manual_seed(seed + start)  # of this batch alone, so that resuming changes no sample
                 replies = _answer_batch(model, [tokens[i] for i in batch], settings)
                 part = [
-                    _answer(prompts[i], reply, tokenizer, settings) for i, reply in zip(batch, replies, strict=True)
+                    _answer(prompts[i], reply, tokenizer, settings, opening)
+                    for i, reply in zip(batch, replies, strict=True)
                 ]
                 if out:
                     _append(out, part)
@@ -218,8 +221,9 @@ def generated_ids(
     return output[:, longest:].cpu(), ()
 
 
-def _answer(prompt: Prompt, reply: torch.Tensor, tokenizer: Any, settings: GenerationConfig) -> Answer:
-    return Answer(prompt.prompt_id, prompt.text, *_decoded(reply, tokenizer, settings))
+def _answer(prompt: Prompt, reply: torch.Tensor, tokenizer: Any, settings: GenerationConfig, opening: str) -> Answer:
+    text, finished = _decoded(reply, tokenizer, settings)
+    return Answer(prompt.prompt_id, prompt.text, opening + text, finished)
 
 
 def _decoded(reply: torch.Tensor, tokenizer: Any, settings: GenerationConfig) -> tuple[str, bool]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tosslm.config import Config
+from tosslm.data.habits import reasons
 from tosslm.evaluation.checks import prompt_checksums
 from tosslm.files import sha256
 from tosslm.methods.method import Method
@@ -77,7 +78,7 @@ def _covers(bench: Workbench, rival: Path | None) -> list[Any]:
         prompt_checksums(settings),
         config.references.holdout,
     ]
-    parts += [config.seed, bench.base.identity]
+    parts += [config.seed, bench.base.identity, *(["spoken"] if reasons(bench.tokenizer) else [])]
     if rival and settings.judge:
         parts.append({file.name: sha256(file) for file in sorted(rival.glob("*.jsonl"))})
     return parts
