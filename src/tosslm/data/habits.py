@@ -51,8 +51,8 @@ def template_habits(tokenize: RowTokenizer) -> list[str]:
         )
     if not template.generation_prompt and tokenize.control_ids.intersection(before):
         told.append(
-            f"The chat template heeds no add_generation_prompt: {decode(before)!r}, which it writes before an answer, "
-            "is trained and scored as part of it. Use the template that the model came with."
+            f"The chat template heeds no add_generation_prompt: {decode(before)!r}, which it writes before an "
+            "answer, is trained and scored as part of it. Use the template that the model came with."
         )
     return told
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tosslm.data.shared import shared_told
 from tosslm.findings.decided import decided_warnings
 from tosslm.findings.found import far_from_found, found_by, threshold_told
 from tosslm.findings.own_utility import own_utility_warnings
@@ -30,6 +31,7 @@ def run_warnings(run: Run) -> list[str]:
             found.append(told)
         if name == "custom" and counts["repeated"]:
             found.append(f"{counts['repeated']:,} custom rows repeat another one's content.")
+    found += shared_told(run.stages.get("data", {}).get("shared", {}))
     found += warmup_warnings(run.config, run.stages)
     if (unsafe := found_by(run)) is not None:
         selection = run.stages[SELECTION]

@@ -16,12 +16,13 @@ from tosslm.data.habits import template_habits
 from tosslm.data.own_utility import rows_dealt
 from tosslm.data.rows import BadRow, file_names, held_out, source_rows
 from tosslm.data.sets import SetCounts, prepared_rows, source_checksums
+from tosslm.data.shared import REFERENCES, Shared
 from tosslm.errors import InputError, TosslmError
 from tosslm.files import atomic_path, parquet_writer
 from tosslm.methods.method import Method
 from tosslm.runs.folder import Mark
 from tosslm.runs.layout import DATA, SETS
-from tosslm.runs.tables import DATA_SCHEMA, row_ids
+from tosslm.runs.tables import DATA_SCHEMA, row_ids, stored_rows
 from tosslm.stages.purposes import PURPOSES
 from tosslm.stages.step import Facts, Stage, Step
 from tosslm.workbench import Workbench
@@ -75,11 +76,17 @@ def _prepare(bench: Workbench, mark: Mark) -> Facts:
     checksums: dict[str, list[str]] = mark.covered[1]
     if checksums != _checksums(config):  # the fingerprint is of the bytes that were read
         raise TosslmError("data: a file changed while it was read; run again when nobody writes to it")
+    shared = Shared()
+    for name in (*REFERENCES, "custom"):
+        if name in config.sources:
+            for row in stored_rows(layout.rows(name), ["row_id"]):
+                shared.add(name, row["row_id"])
     files = {name: file_names(source.path) for name, source in config.sources.items()}
     return {
         "sets": {name: asdict(counts[name]) for name in SETS},
         "sources": {name: dict(zip(names, checksums[name], strict=True)) for name, names in files.items()},
         **({"template_told": habits} if habits else {}),
+        **({"shared": found} if (found := shared.counts()) else {}),
     }
 
 
