@@ -259,6 +259,9 @@ def test_one_flipped_bit_is_damage_or_changes_nothing(run_dir: Path, tmp_path: P
 
 def test_show_lists_the_riskiest_rows_first(run_dir: Path) -> None:
     rows = json.loads(toss("show", str(run_dir), "--json", "--count", "5").stdout)
+    both = toss("show", str(run_dir), rows[0]["row_id"], "--count", "5")
+    assert both.exit_code == 2
+    assert "--count is of rows to list" in both.stderr
     shares = [row["dropped"] / row["tokens"] for row in rows]
     assert len(rows) == 5
     assert shares == sorted(shares, reverse=True)

@@ -256,9 +256,7 @@ class RunFolder:
                     left.append(source)
         return True
 
-    def do(
-        self, mark: Mark, work: Callable[[], Mapping[str, Any]], *, say: Callable[[str], None] = _unsaid
-    ) -> bool:
+    def do(self, mark: Mark, work: Callable[[], Mapping[str, Any]], *, say: Callable[[str], None] = _unsaid) -> bool:
         """Do a step's work and record it, unless it is done.
 
         Args:
