@@ -11,7 +11,8 @@ import pytest
 import tosslm
 from conftest import demo_rows, write_rows
 from tosslm.config import load_config
-from tosslm.data.shared import Shared, shared_told
+from tosslm.data.shared import Shared
+from tosslm.findings.apart import shared_told
 from tosslm.findings.warnings import run_warnings
 from tosslm.plan import make_plan
 from tosslm.progress import SilentReporter

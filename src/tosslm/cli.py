@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -51,6 +52,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result for machi
 def main() -> None:
     """Entry point of ``toss``; ``--debug`` anywhere shows tracebacks."""
     global debug
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what a terminal of another encoding cannot show it names
+            stream.reconfigure(errors="backslashreplace")
     if "--debug" in sys.argv:
         sys.argv.remove("--debug")
         debug = True

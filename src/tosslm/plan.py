@@ -14,11 +14,12 @@ from tosslm.data.habits import template_habits
 from tosslm.data.own_utility import rows_dealt
 from tosslm.data.rows import BadRow, held_out, source_rows
 from tosslm.data.sets import SetCounts, prepared_rows
-from tosslm.data.shared import REFERENCES, Shared, shared_told
+from tosslm.data.shared import REFERENCES, Shared
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.door import check_overrides, check_places
 from tosslm.errors import InputError
 from tosslm.evaluation.workload import Asked, evaluation_work
+from tosslm.findings.apart import shared_told
 from tosslm.findings.found import before_run
 from tosslm.findings.warmed import warmup_expected
 from tosslm.methods import method_of

@@ -38,25 +38,3 @@ class Shared:
         found = {name: len(contents) for name, contents in self.in_custom.items()}
         found["both"] = len(self.contents["harmful"] & self.contents["utility"])
         return {name: count for name, count in found.items() if count}
-
-
-def shared_told(counts: dict[str, int]) -> list[str]:
-    """Sentences on what ``Shared.counts`` found.
-
-    Examples:
-        >>> [told.partition(":")[0] for told in shared_told({"utility": 3, "both": 2})]
-        ['3 contents of the utility set stand in the custom set too', '2 contents are harmful and utility rows']
-    """
-    told = [
-        f"{count:,} contents of the {name} set stand in the custom set too: the model is fine-tuned on those that "
-        "references.holdout holds out, so what is measured on them looks better than it is, and a reference scores "
-        "what it has learnt by heart."
-        for name in REFERENCES
-        if (count := counts.get(name))
-    ]
-    if both := counts.get("both"):
-        told.append(
-            f"{both:,} contents are harmful and utility rows: what the two references learn from them is the same, "
-            "and tells nothing apart."
-        )
-    return told

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from tosslm.data.shared import shared_told
+from tosslm.findings.apart import seen_told, shared_told
 from tosslm.findings.decided import decided_warnings
 from tosslm.findings.found import far_from_found, found_by, threshold_told
 from tosslm.findings.own_utility import own_utility_warnings
 from tosslm.findings.proxied import proxy_warnings
 from tosslm.findings.served import served_warnings
 from tosslm.findings.warmed import warmup_warnings
-from tosslm.runs.layout import HELDOUT, SELECTION
+from tosslm.runs.layout import HELDOUT, MODEL, SELECTION, evaluation
 from tosslm.runs.reader import Run
 from tosslm.runs.tables import stored_rows
 
@@ -32,6 +32,7 @@ def run_warnings(run: Run) -> list[str]:
         if name == "custom" and counts["repeated"]:
             found.append(f"{counts['repeated']:,} custom rows repeat another one's content.")
     found += shared_told(run.stages.get("data", {}).get("shared", {}))
+    found += seen_told(run.stages.get(evaluation(MODEL), {}).get("prompts_seen", {}))
     found += warmup_warnings(run.config, run.stages)
     if (unsafe := found_by(run)) is not None:
         selection = run.stages[SELECTION]

@@ -12,7 +12,6 @@ from typing import Any, TextIO
 import pyarrow as pa
 
 from tosslm.config import Config, DataConfig, covered
-from tosslm.data.habits import template_habits
 from tosslm.data.own_utility import rows_dealt
 from tosslm.data.rows import BadRow, file_names, held_out, source_rows
 from tosslm.data.sets import SetCounts, prepared_rows, source_checksums
@@ -57,6 +56,8 @@ def _prepare(bench: Workbench, mark: Mark) -> Facts:
     Raises:
         InputError: a row is bad and ``on_bad_row`` is ``error``, or a set has no rows.
     """
+    from tosslm.data.habits import template_habits
+
     config, layout = bench.config.data, bench.layout
     counts: dict[str, SetCounts] = {}
     habits = template_habits(bench.tokenizer)
