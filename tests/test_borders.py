@@ -180,4 +180,4 @@ def test_a_terminal_of_another_encoding(tmp_path: Path) -> None:
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    assert b"\\u2500" in result.stdout  # a line of the table
+    assert rb"\U0001f44d" in result.stdout  # of the answers
