@@ -167,3 +167,17 @@ def test_a_pipe_that_is_closed(tmp_path: Path, json_too: bool) -> None:
     os.close(writer)
     assert result.stderr == b""
     assert result.returncode == 141
+
+
+def test_a_terminal_of_another_encoding(tmp_path: Path) -> None:
+    run = made_run(tmp_path / "run", answers(9))
+    plain = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    result = subprocess.run(
+        [sys.executable, "-m", "tosslm", "show", str(run.path)],
+        env={**os.environ, **plain},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert rb"\U0001f44d" in result.stdout  # of the answers

@@ -118,7 +118,7 @@ def test_rows_that_the_template_rewrites_are_told_by_plan_run_and_report(
         file.write('{"prompt": "Hi", "completion": "<think>Hm.</think>Hello."}\n')
     path = tmp_path / "e.yaml"
     path.write_text(yaml.safe_dump(tiny_config | {"model": {**tiny_config["model"], "name": str(model)}}))
-    told = "1 of 25 custom rows have an answer of which the chat template drops or rewrites text"
+    told = "1 of 25 custom rows have a turn of which the chat template drops or rewrites text"
 
     planned = toss("plan", str(path))
     assert planned.exit_code == 0, planned.stderr
@@ -259,6 +259,9 @@ def test_one_flipped_bit_is_damage_or_changes_nothing(run_dir: Path, tmp_path: P
 
 def test_show_lists_the_riskiest_rows_first(run_dir: Path) -> None:
     rows = json.loads(toss("show", str(run_dir), "--json", "--count", "5").stdout)
+    both = toss("show", str(run_dir), rows[0]["row_id"], "--count", "5")
+    assert both.exit_code == 2
+    assert "--count is of rows to list" in both.stderr
     shares = [row["dropped"] / row["tokens"] for row in rows]
     assert len(rows) == 5
     assert shares == sorted(shares, reverse=True)

@@ -260,6 +260,8 @@ def test_what_the_door_refuses(compared: tuple[Config, dict[str, Any], Path], tm
     assert "no method other; known: base, sft" in bad.stderr
     listed = CliRunner().invoke(app, ["compare", str(path), "--methods", "help"])
     assert "constrained-sft: " in listed.stdout
+    machines = CliRunner().invoke(app, ["compare", str(path), "--methods", "help", "--json"])
+    assert {"name": "base", "badge": "control"}.items() <= json.loads(machines.stdout)[0].items()
     with pytest.raises(InputError, match="--seeds"):
         parse_seeds("0,one")
     assert parse_seeds("0, 2") == [0, 2]

@@ -59,9 +59,17 @@ def test_dotted_overrides_are_read_as_yaml_and_later_ones_win() -> None:
         ("finetune.micro_batch_size=7", r"batch_size \(64\) is not a multiple of micro_batch_size \(7\)"),
         ("data.custom=null", "data.custom"),
         ("data.custom.path.x=1", "'path' is a value, not a section"),
-        ("data.custom.path=", r"^--set data\.custom\.path: give text or a list of text \(given: null\)$"),
+        ("data.custom.path=null", r"^--set data\.custom\.path: give text or a list of text \(given: null\)$"),
         ("data.custom.path=[]", r"^--set data\.custom\.path: names no file; give a path, a list of paths"),
-        ("evaluation.harmful={path: ''}", r"^--set evaluation\.harmful\.path: names no file"),
+        ("evaluation.harmful={path: ''}", r"^--set evaluation\.harmful\.path: an empty text names nothing"),
+        ("model.adapter=", r"^--set 'model\.adapter=': no value stands there .*; model\.adapter=null is none$"),
+        ("model.adapter=''", r"^--set model\.adapter: an empty text names nothing; give one, or leave the key out$"),
+        ("finetune.lora.target_modules=[]", r"^--set finetune\.lora\.target_modules: "),
+        ("seed=010", r"'010' is not readable as YAML \(010 is 8 to YAML; write the number that you mean"),
+        ("data.max_row_bytes=1:30", r"1:30 is 90 to YAML"),
+        ("data.custom.where={a: 1, a: 2}", r"the key 'a' stands there twice"),
+        ("finetune.max_grad_norm=.inf", r"^--set finetune\.max_grad_norm: Input should be a finite number"),
+        ("finetune.anchor_weight=1e999", r"^--set finetune\.anchor_weight: Input should be a finite number"),
         (
             "selection.discard_fraction=20%",
             r"^--set selection\.discard_fraction: give a number or auto \(given: '20%'\)$",
@@ -142,6 +150,18 @@ def test_broken_yaml_names_file_and_line(tmp_path: Path) -> None:
         load_config(path)
     with pytest.raises(InputError, match="no such config file; `toss init`"):
         load_config(tmp_path / "none.yaml")
+
+
+def test_a_number_that_yaml_reads_otherwise_than_it_stands_there_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "octal.yaml"
+    path.write_text("run_dir: x\nseed: 010\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"octal\.yaml:2: not readable as YAML \(010 is 8 to YAML"):
+        load_config(path)
+
+
+@pytest.mark.parametrize(("text", "seed"), [("0", 0), ("0x10", 16), ("1_000", 1000), ("08", 8), ("'010'", 10)])
+def test_numbers_that_mean_what_they_seem_to_are_read(text: str, seed: int) -> None:
+    assert load_config(SETS, [f"seed={text}"]).seed == seed
 
 
 def test_the_starter_config_is_complete_and_equals_the_defaults() -> None:

@@ -254,7 +254,7 @@ DATA = {name: {"path": f"{name}.jsonl"} for name in ("custom", "harmful", "utili
         ({"discard_fraction": "auto", "evidence": "posterior", "scope": "row"}, "auto goes by the posterior"),
         ({"discard_fraction": "some"}, "discard_fraction"),
         ({"discard_fraction": -0.1}, "from 0 up to 1"),
-        ({"discard_fraction": float("nan")}, "from 0 up to 1"),
+        ({"discard_fraction": float("nan")}, "finite number"),
         ({"false_discard": 0}, "false_discard"),
     ],
 )

@@ -33,13 +33,15 @@ from tosslm.evaluation.answers import Answer
 from tosslm.evaluation.checks import check_evaluation
 from tosslm.evaluation.classifiers import check_classifier, classify_attacks, read_reply
 from tosslm.evaluation.external import evaluate_external, other_base_told
-from tosslm.evaluation.gate import check_gates, parse_gate
+from tosslm.evaluation.gate import check_gates, failures, parse_gate
 from tosslm.evaluation.generate import generate_answers
 from tosslm.evaluation.harness import check_tasks, lm_eval_metrics
 from tosslm.evaluation.measurement import unseen_told
 from tosslm.evaluation.measures import MEASURES, answer_samples, attack_samples, read_samples
 from tosslm.evaluation.prompts import prompts_from
+from tosslm.evaluation.seen import seen_prompts
 from tosslm.evaluation.workload import evaluation_work
+from tosslm.findings.warnings import run_warnings
 from tosslm.model.base import open_base
 from tosslm.pipeline import evaluate
 from tosslm.progress import SilentReporter, Task
@@ -466,6 +468,34 @@ def test_what_stands_before_the_last_turn_is_said_not_to_be_judged() -> None:
     assert [line.split(" judge")[0] for line in told] == ["evaluation.harmful: of 1 prompts"]
     assert unseen_told(settings, {"harmful": long[:1]}) == []
     assert unseen_told(EvaluationConfig.model_validate({}), {"harmful": long}) == []
+
+
+@pytest.mark.parametrize("condition", ["utility_loss>3", "utility_loss<3"])
+def test_a_gate_on_what_is_no_number_is_no_pass(condition: str) -> None:
+    broken = {"utility_loss": {"value": float("nan"), "low": float("nan"), "high": float("nan"), "n": 2}}
+    with pytest.raises(InputError, match="utility_loss is no number"):
+        failures([parse_gate(condition)], broken)
+
+
+def test_prompts_that_the_model_was_trained_on_are_told(config: dict[str, Any], tmp_path: Path) -> None:
+    seen = demo_rows("custom", 2)
+    asked = [next(turn["content"] for turn in row["messages"] if turn["role"] == "user") for row in seen]
+    write_rows(tmp_path / "mine.jsonl", [{"prompt": text} for text in (f"{asked[0]} ", asked[1], "What is new?")])
+    config["evaluation"] = {"safe": {"path": str(tmp_path / "mine.jsonl")}, "max_new_tokens": 2, "losses": False}
+    run = tosslm.run(config, until="evaluate")
+    (told,) = [warning for warning in run_warnings(run) if warning.startswith("evaluation.safe")]
+    assert "2 of its prompts stand in the custom set too" in told
+    assert told in run.layout.log.read_text()
+
+
+def test_only_prompts_to_the_letter_count_as_seen() -> None:
+    turns = [[{"role": "user", "content": text}] for text in ("One?", "Two?", "Two")]
+    rows = [
+        [{"role": "user", "content": " Two?\n"}, {"role": "assistant", "content": "One?"}],
+        [{"role": "system", "content": "One?"}, {"role": "user", "content": "Two? And one?"}],
+    ]
+    asked = {"safe": prompts_from(turns), "gsm8k": prompts_from(turns[:1])}
+    assert seen_prompts(asked, map(json.dumps, rows)) == {"safe": 1}
 
 
 def test_a_real_classifier_model_judges_in_the_stage(config: dict[str, Any], tiny_model_folder: Path) -> None:

@@ -27,7 +27,7 @@ import tosslm
 from conftest import demo_rows, write_rows
 from tosslm import InputError, TosslmError
 from tosslm.cli import app
-from tosslm.export import KINDS, megatron, named, openai
+from tosslm.export import KINDS, described, megatron, named, openai
 from tosslm.export.axolotl_text import marked
 from tosslm.export.counts import count_rows
 from tosslm.export.handing import export_run
@@ -543,5 +543,6 @@ def test_names_and_help() -> None:
         assert all(named(name) == (kind, name) for name in kind.serves)
     listed = CliRunner().invoke(app, ["export", "--to", "help"]).output
     assert all(f"{kind.key} (" in listed for kind in KINDS)
+    assert json.loads(CliRunner().invoke(app, ["export", "--to", "help", "--json"]).stdout) == described()
     with pytest.raises(InputError, match="megatron"):
         named("nemo")

@@ -57,6 +57,16 @@ OF_RECORDS: list[tuple[str, Any]] = [
     ("loss", False),
     ("mask", True),
     ("label", False),
+    ("weight", "0"),
+    ("weight", "0.5"),
+    ("train", "False"),
+    ("train", 0),
+    ("training", " false "),
+    ("loss", "false"),
+    ("loss_mask", 0),
+    ("loss_mask", [0, 1]),
+    ("masked", "True"),
+    ("mask", [True, False]),
 ]
 NEUTRAL: list[Any] = [None, [], {}, "", 1, 1.0, True]
 
@@ -78,7 +88,7 @@ def test_a_field_of_the_row_that_has_no_place_is_refused_in_every_format(
 @pytest.mark.parametrize("format", RECORDS)
 @pytest.mark.parametrize("value", NEUTRAL)
 def test_neutral_values_and_unknown_fields_stay_good(format: str, value: object) -> None:
-    names = [name for name, _ in OF_RECORDS if name != "mask"]
+    names = [name for name, _ in OF_RECORDS if not name.startswith("mask")]
     record = {**RECORDS[format], **dict.fromkeys(names, value), "id": 7, "score": 0.5, "loss": 1.25, "label": 0}
     assert parse_conversation(record).messages == [HI, HELLO]
 

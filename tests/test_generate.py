@@ -210,6 +210,8 @@ def test_prompts_out_of_many_kinds_of_records(tmp_path: Path) -> None:
     assert [p.text for p in read_prompts(str(path), where={"label": "safe"}, limit=2)] == ["one", "two"]
     with pytest.raises(InputError, match="no prompt there"):
         read_prompts(str(path), where={"label": "other"})
+    with pytest.raises(InputError, match=r":1: field 'lable', by which prompts are taken, is missing"):
+        read_prompts(str(path), where={"lable": "safe"})
     path.write_text('{"prompt": "fine"}\n{"prompt": "  "}\n')
     with pytest.raises(InputError, match=r"p\.jsonl:2: prompt is empty"):
         read_prompts(str(path))

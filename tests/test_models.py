@@ -111,6 +111,12 @@ def test_a_model_that_is_nowhere_is_refused() -> None:
         models.open_base(ModelConfig(name="no/such folder"))
 
 
+def test_a_revision_of_what_is_no_hub_id_is_refused(smollm2_folder: Path) -> None:
+    for name in (str(smollm2_folder), "builtin:smollm2-135m-instruct"):
+        with pytest.raises(InputError, match=r"model\.name: .* lies here, and a revision \('v2'\) is of a hub id"):
+            models.open_base(ModelConfig(name=name, revision="v2"))
+
+
 def test_the_shipped_safety_adapter_is_small_and_safe_to_load() -> None:
     weights = DEMO / "safety-adapter" / "adapter_model.safetensors"
     assert weights.stat().st_size <= 8_000_000

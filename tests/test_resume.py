@@ -52,8 +52,8 @@ def test_what_is_done_is_skipped_and_what_is_damaged_is_made_again(
     done: list[str] = []
     real = RunFolder.do
 
-    def watch(self: Any, step: Any, work: Any) -> bool:
-        did = real(self, step, work)
+    def watch(self: Any, step: Any, work: Any, **more: Any) -> bool:
+        did = real(self, step, work, **more)
         if did:
             done.append(step.name)
         return did
@@ -82,6 +82,19 @@ def test_a_changed_config_redoes_what_it_touches_and_tells_how_the_mask_changed(
     assert 0 <= stages["selection"]["changed_from_previous"] <= 4
     unchanged = [name for name in before if name.startswith(("data/", "references/utility"))]
     assert all(contents(config["run_dir"])[name] == before[name] for name in unchanged)
+
+
+def test_why_something_is_made_anew_is_told(tiny_config: dict[str, Any]) -> None:
+    config = tiny_config | {"refinement": {"rounds": 0}}
+    run = tosslm.run(config, until="references")
+    log = run.layout.log
+    assert "made anew" not in log.read_text()
+    (run.path / "references/utility/adapter_config.json").unlink()
+    tosslm.run(config, until="references/utility")
+    assert "references/utility: made anew, as references/utility/adapter_config.json is missing" in log.read_text()
+    tosslm.run({**config, "data": config["data"] | {"max_length": 64}}, until="references/utility")
+    assert "data: made anew, as the config, or a file or model that it names, is not what it was" in log.read_text()
+    assert "references/utility: made anew, as data changed" in log.read_text()
 
 
 def test_fresh_starts_over_and_leaves_the_users_own_files(finished: tuple[dict[str, Any], dict[str, bytes]]) -> None:

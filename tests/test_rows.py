@@ -317,6 +317,12 @@ FILES: dict[str, Callable[[list[Record]], bytes]] = {
 }
 
 
+def test_a_source_that_is_a_number_is_a_name_all_the_same(tmp_path: Path) -> None:
+    rows = [{"messages": [HI, HELLO], "source": source} for source in (7, 0, True, ["a"])]
+    found = all_good(read_rows(write_lines(tmp_path / "custom.jsonl", rows)))
+    assert [row.source for row in found] == ["7", "0", "custom", "custom"]
+
+
 @pytest.fixture
 def as_read(tmp_path: Path) -> Contents:
     return contents(read_rows(write_lines(tmp_path / "custom.jsonl", RECORDS)))

@@ -70,7 +70,7 @@ def fingerprints(config: Config) -> dict[str, str]:
     config, method = settled(config)
     folder = RunFolder("run")
     base: Any = SimpleNamespace(identity="f" * 16)
-    tokenizer: Any = None
+    tokenizer: Any = SimpleNamespace(chat_template="")
     bench = Workbench(config, folder, base, tokenizer, SilentReporter())
     for step in upto(steps(config, method), "diagnose"):
         folder.stages[step.name] = {"fingerprint": step.mark(bench).fingerprint, "files": {}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -51,6 +52,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result for machi
 def main() -> None:
     """Entry point of ``toss``; ``--debug`` anywhere shows tracebacks."""
     global debug
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what a terminal of another encoding cannot show it names
+            stream.reconfigure(errors="backslashreplace")
     if "--debug" in sys.argv:
         sys.argv.remove("--debug")
         debug = True
@@ -319,6 +323,10 @@ def compare_command(
         from tosslm.methods import registry
 
         if methods == "help":
+            if as_json:
+                keys = ("name", "summary", "source", "badge", "differs")
+                print(json.dumps([{key: getattr(method, key) for key in keys} for method in registry().values()]))
+                return
             for method in registry().values():
                 print(
                     f"{method.name}: {method.summary}. Source: {method.source} ({method.badge}). "
@@ -405,7 +413,7 @@ def export_command(
         from tosslm.export import described, named
 
         if to == "help":
-            print("\n".join(described()))
+            print(json.dumps(described()) if as_json else "\n".join(described()))
             return
         named(to)
         if run is None or out is None:
@@ -478,7 +486,7 @@ def transfer(
 def show(
     run: RunFolder,
     row_id: Annotated[str | None, typer.Argument(help="Row id or its beginning; none lists rows.")] = None,
-    count: Annotated[int, typer.Option("--count", help="Rows to list.", min=1)] = 20,
+    count: Annotated[int | None, typer.Option("--count", help="Rows to list; 20 unless set.", min=1)] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show one row, its tokens coloured by score and dropped ones struck through; or list the riskiest rows."""
@@ -486,9 +494,11 @@ def show(
         from tosslm.findings.rows import riskiest_rows, row_record
         from tosslm.terminal.rows import render_riskiest, render_row
 
+        if row_id is not None and count is not None:
+            raise InputError("--count is of rows to list, and one row is named; leave one of them out")
         console = _console()
         if row_id is None:
-            rows = _with_run(run, lambda opened: riskiest_rows(opened, count))
+            rows = _with_run(run, lambda opened: riskiest_rows(opened, count or 20))
             if as_json:
                 print(json.dumps(rows))
             else:

@@ -249,10 +249,10 @@ def all_done(wanted: Sequence[Step], bench: Workbench) -> bool:
             before = [folder.print_of(one.name) for one in withheld]
             for one in withheld:
                 again = one.mark(bench)
-                folder.do(again, partial(one.work, bench, again))
+                folder.do(again, partial(one.work, bench, again), say=bench.reporter.say)
             if before != [folder.print_of(one.name) for one in withheld]:
                 return False
-        if not folder.do(mark, partial(step.work, bench, mark)):
+        if not folder.do(mark, partial(step.work, bench, mark), say=bench.reporter.say):
             bench.reporter.say(f"{step.name}: done before")
     return True
 

@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from tosslm.config import Config
+from tosslm.data.habits import template_habits
 from tosslm.data.own_utility import rows_dealt
 from tosslm.data.rows import BadRow, held_out, source_rows
 from tosslm.data.sets import SetCounts, prepared_rows
+from tosslm.data.shared import REFERENCES, Shared
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.door import check_overrides, check_places
 from tosslm.errors import InputError
 from tosslm.evaluation.workload import Asked, evaluation_work
+from tosslm.findings.apart import shared_told
 from tosslm.findings.found import before_run
 from tosslm.findings.warmed import warmup_expected
 from tosslm.methods import method_of
@@ -80,6 +83,7 @@ def make_plan(config: Config, *, measure: bool, reporter: Reporter, price: float
     if proxy and proxy.base.adapter_folder:
         check_adapter_fits(references.model, proxy.base.adapter_folder, proxy.base.keys.adapter)
     told = before_run(config, own_choice=method.choose is not None)
+    told["warnings"] += template_habits(tokenizer) + shared_told(read.shared.counts())
     rows = {name: counts.rows + counts.bad for name, counts in read.sets.items()}
     told["warnings"] += warmup_expected(config, rows, references=method.builds_on != "data", trains=method.trains)
     return {
@@ -103,6 +107,7 @@ class _Read:
     samples: dict[str, RowSample] = field(default_factory=lambda: {name: RowSample() for name in SETS})
     of_proxy: dict[str, RowSample] = field(default_factory=lambda: {name: RowSample() for name in SETS})
     bad_rows: list[dict[str, str]] = field(default_factory=list)
+    shared: Shared = field(default_factory=Shared)
     seconds: float = 0.0
 
     @property
@@ -114,15 +119,18 @@ def _read(config: Config, tokenizer: RowTokenizer, proxy: Proxy | None) -> _Read
     """Read and tokenise the sets, as the data stage does."""
     read, start = _Read(), time.perf_counter()
     dealt = _Dealt.of(config) if config.data.utility.of_custom else None
-    for name, counts in read.sets.items():
+    for name in (*REFERENCES, "custom"):
+        counts = read.sets[name]
         rows = _sampled(_good_rows(config, name, tokenizer, counts, read.bad_rows, dealt), read.samples[name])
         if proxy:
             rows = _sampled(proxy.rows(rows, config.data.turns, read.proxy_sets[name]), read.of_proxy[name])
-        for _ in rows:
-            pass
+        for row in rows:
+            if name in config.data.sources:
+                read.shared.add(name, row["row_id"])
         source = config.data.sources.get(name)  # the custom set may stand in for another, and tells its bad rows
         if source and not counts.rows and not counts.bad:
             raise InputError(f"data.{name}: {source.path} has no row; name a file with rows in it")
+    read.bad_rows.sort(key=lambda bad: SETS.index(bad["set"]))
     read.seconds = time.perf_counter() - start
     return read
 

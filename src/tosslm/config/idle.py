@@ -42,6 +42,28 @@ def idle_keys(config: Config) -> list[str]:
     ]
 
 
+def idle_outside(settings: EvaluationConfig) -> list[str]:
+    """The same of an evaluation, where what is measured is the model of no run.
+
+    Examples:
+        >>> idle_outside(EvaluationConfig(scales=[0.5]))
+        ['evaluation.scales: [0.5] has no part, as it is the adapter of a run that is measured at scales.']
+    """
+    told = [
+        f"{key}: {_shown(getattr(settings, key.partition('.')[2]))} has no part, as {why}."
+        for key, (heeds, why) in _of_evaluation(settings).items()
+        if not heeds and _changed_in(settings, key.partition(".")[2])
+    ]
+    if settings.scales:
+        told.append(
+            f"evaluation.scales: {settings.scales} has no part, as it is the adapter of a run that is measured at "
+            "scales."
+        )
+    if settings.judge and (settings.harmful or settings.safe):
+        told.append("evaluation.judge: no answers are compared, as there is no other model's.")
+    return told
+
+
 def _of_evaluation(settings: EvaluationConfig) -> dict[str, tuple[bool, str]]:
     """Whether keys of the section are heeded, and why not."""
     by_judge = bool(settings.judge and settings.judge.attack_prompt)
@@ -71,6 +93,10 @@ def _shown(value: Any) -> str:
 def _changed(config: Config, key: str) -> Any:
     """A key's value, None where it is the default."""
     section, _, name = key.partition(".")
-    own = getattr(config, section)
-    value = getattr(own, name)
-    return None if value == type(own).model_fields[name].get_default(call_default_factory=True) else value
+    own: BaseModel = getattr(config, section)
+    return getattr(own, name) if _changed_in(own, name) else None
+
+
+def _changed_in(section: BaseModel, name: str) -> bool:
+    default = type(section).model_fields[name].get_default(call_default_factory=True)
+    return bool(getattr(section, name) != default)

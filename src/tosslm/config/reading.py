@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -67,8 +68,16 @@ def _copy_tree(value: Any) -> Any:
     return {k: _copy_tree(v) for k, v in value.items()} if isinstance(value, Mapping) else value
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML in which no key stands twice: the last of two sections would drop the first one's settings."""
+_OTHER_BASE = re.compile(r"[-+]?(0[0-7_]+|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)")
+"""Numbers that YAML 1.1 reads to the base of 8 or 60: 010 as 8, 1:30 as 90."""
+
+
+class _AsWritten(yaml.SafeLoader):
+    """YAML of which nothing is read otherwise than it stands there.
+
+    No key stands twice, for the last of two sections would drop the first one's settings; and no number means
+    another one than a reader sees.
+    """
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -83,10 +92,27 @@ class _UniqueKeys(yaml.SafeLoader):
         found: dict[Any, Any] = super().construct_mapping(node, deep)
         return found
 
+    def decimal(self, node: yaml.ScalarNode) -> int | float:
+        """A number, unless it is written to another base than it looks."""
+        kind = node.tag.rpartition(":")[2]
+        number: int | float = getattr(self, f"construct_yaml_{kind}")(node)
+        if _OTHER_BASE.fullmatch(node.value):
+            raise yaml.constructor.ConstructorError(
+                None,
+                None,
+                f"{node.value} is {number} to YAML; write the number that you mean, or quote it where it is text",
+                node.start_mark,
+            )
+        return number
+
+
+for _kind in ("int", "float"):
+    _AsWritten.add_constructor(f"tag:yaml.org,2002:{_kind}", _AsWritten.decimal)
+
 
 def _read_yaml(path: Path) -> Any:
     try:
-        return yaml.load(path.read_bytes(), _UniqueKeys)
+        return yaml.load(path.read_bytes(), _AsWritten)
     except FileNotFoundError:
         raise InputError(f"{path}: no such config file; `toss init` writes one to start from") from None
     except Exception as error:  # of YAML's constructors, whatever a value makes them stumble over
@@ -107,7 +133,13 @@ def _override(tree: dict[str, Any], override: str) -> None:
         tree = tree[parent]
         if not isinstance(tree, dict):
             raise InputError(f"--set {override!r}: {parent!r} is a value, not a section")
+    if not text.strip():
+        raise InputError(
+            f"--set {override!r}: no value stands there (a variable of the shell that is not set?); {key}=null is "
+            "none"
+        )
     try:
-        tree[last] = yaml.safe_load(text)
-    except Exception:
-        raise InputError(f"--set {override!r}: {text!r} is not readable as YAML") from None
+        tree[last] = yaml.load(text, _AsWritten)
+    except Exception as error:
+        reason = getattr(error, "problem", None) or error
+        raise InputError(f"--set {override!r}: {text!r} is not readable as YAML ({reason})") from None

@@ -41,9 +41,9 @@ def _types(annotation: Any) -> Iterator[Any]:
 
 
 class Section(BaseModel):
-    """A part of the config: unknown keys are errors, so that a typo never passes silently."""
+    """A part of the config: unknown keys are errors, so that a typo never passes silently; numbers are finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -53,4 +53,12 @@ class Section(BaseModel):
         given = value if isinstance(value, list) else [value]
         if wanted & {int, float} and bool not in wanted and any(isinstance(one, bool) for one in given):
             raise ValueError("true and false are no numbers; give a number")
+        return value
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_empty_text(cls, value: Any) -> Any:
+        """Python takes an empty text for none, so that an adapter whose name got lost would be left out."""
+        if isinstance(value, str) and not value.strip():
+            raise ValueError("an empty text names nothing; give one, or leave the key out")
         return value

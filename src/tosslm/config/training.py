@@ -15,7 +15,7 @@ class LoraConfig(Section):
     r: int = Field(16, ge=1, le=65_536, description="Rank.")
     alpha: int = Field(16, ge=1, description="Scale; the update is multiplied by alpha / r.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the adapter's input.")
-    target_modules: list[str] | Literal["all-linear"] = Field(
+    target_modules: Annotated[list[str], Field(min_length=1)] | Literal["all-linear"] = Field(
         ["q_proj", "v_proj"], description="Names of the linear layers that get an adapter, or all-linear."
     )
 

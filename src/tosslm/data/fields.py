@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from tosslm.data.turns import kind_of
 from tosslm.errors import RowError
 
 _CALLS = ("functions", "tool_calls", "function_call", "tool_call_id", "tool_responses")
@@ -49,20 +50,40 @@ def check_row_trains(record: Mapping[str, object]) -> None:
     Raises:
         RowError: names the field.
     """
+    for name in (*_TRAINED_WHERE_TRUE, *_TRAINED_WHERE_FALSE):
+        if name != "loss" and isinstance(value := record.get(name), list | dict) and is_filled(value):
+            raise RowError(
+                f"{name} is {kind_of(value)} beside the row, which is trained as a whole",
+                "write weight: 0 into the turns that are not trained, or remove or rename the field",
+            )
     for name in _TRAINED_WHERE_TRUE:
-        value = record.get(name)
+        value = _as_said(record.get(name))
         # A number may be anything in a record's `loss`; `weight` is what trainers read one from.
-        numeric = name.endswith("weight") and isinstance(value, int | float) and value != 1
-        if value is False or numeric:
-            raise _not_trained(name, value)
+        weighs = name.endswith("weight") and isinstance(value, int | float) and value != 1
+        zero = name != "loss" and not isinstance(value, bool) and value == 0
+        if value is False or weighs or zero:
+            raise _not_trained(name, record[name])
     for name in _TRAINED_WHERE_FALSE:
-        if record.get(name) is True:
-            raise _not_trained(name, True)
+        if _as_said(record.get(name)) is True:
+            raise _not_trained(name, record[name])
     if record.get("label") is False:
         raise RowError(
             "label is false, which marks an answer not to be learnt",
             "remove the row, or the field where the answer is to be trained on",
         )
+
+
+def _as_said(value: object) -> object:
+    """A value that a table without types, such as CSV, made text of: ``"0"`` and ``"False"``; others as they are."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip().lower()
+    if text in ("true", "false"):
+        return text == "true"
+    try:
+        return float(text)
+    except ValueError:
+        return value
 
 
 def check_preferences(record: Mapping[str, object], format: str) -> None:
@@ -201,7 +222,7 @@ def _check_carried(holder: Mapping[str, object], where: str, tools: tuple[str, .
 
 
 def _not_trained(name: str, value: object) -> RowError:
-    if isinstance(value, bool) or value == 0:
+    if isinstance(said := _as_said(value), bool) or said == 0:
         return RowError(
             f"{name} is {_shown(value)}, which keeps the whole row from being trained",
             "remove the row, or the field where the row is to be trained on",

@@ -244,6 +244,8 @@ def _row_id(messages: Messages, copies: Copies) -> str:
 
 def _source(record: object, stem: str) -> str:
     source = record.get("source") if isinstance(record, Mapping) else None
+    if isinstance(source, int) and not isinstance(source, bool):
+        source = str(source)
     if not isinstance(source, str) or not source.strip():
         return stem
     check_text(source, "source")

@@ -26,7 +26,7 @@ class SetCounts:
         response_tokens: response tokens in them.
         longest: tokens of the longest row.
         truncated: rows cut to ``max_length``.
-        rewritten: rows with an answer that the chat template does not write as it stands.
+        rewritten: rows with a turn that the chat template does not write as it stands.
         first_rewritten: where the first of these stands, ``file:line``.
         repeated: rows whose content stood in the set before.
         marked: rows whose unsafe text is marked.

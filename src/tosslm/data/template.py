@@ -20,6 +20,7 @@ from tosslm.errors import InputError, RowError
 Messages = Sequence[Mapping[str, Any]]
 
 _THINK_END = "</think>"
+_TODAY = "{{% macro strftime_now(format) %}}{day} May 2026{{% endmacro %}}"
 _PROMPT_PART = re.compile(r"[^>\n]*>|[^>\n]*\n+|[^>\n]+$")  # tags and lines
 
 
@@ -126,8 +127,60 @@ class ChatTemplate:
                 "use the chat template of a model that takes tools, write them as text of a turn, or remove the row",
             )
 
+    def unwritten(self, messages: Messages, text: str) -> list[list[int]]:
+        """``[message, 0, length]`` of each system message and user's turn that the template rewrites or leaves out.
+
+        Args:
+            messages: the conversation.
+            text: that it was rendered as.
+
+        Raises:
+            RowError: a system message stands there in vain.
+        """
+        gone, reached = [], 0
+        for index, message in enumerate(messages):
+            if message["role"] == "assistant":
+                continue
+            content = message["content"].strip()
+            found = text.find(content, reached)  # most templates keep the order
+            if found < 0 and content not in text:
+                gone.append(index)
+            reached = max(reached, found + len(content))
+        if gone and messages[gone[0]]["role"] == "system" and self._is_idle(messages, gone[0], text):
+            raise RowError(
+                "the row has a system message, and the chat template has no place for it",
+                "write it into the first user's turn, use a chat template that takes one, or remove it",
+            )
+        return [[index, 0, len(messages[index]["content"])] for index in gone]
+
+    def _is_idle(self, messages: Messages, index: int, text: str) -> bool:
+        """Whether a conversation reads the same without one of its messages."""
+        others = [dict(message) for i, message in enumerate(messages) if i != index]
+        if others and (tools := messages[index].get("tools")):
+            others[0]["tools"] = tools
+        try:
+            return self.render(others) == text
+        except RowError:
+            return False
+
+    def is_dated(self) -> bool:
+        """Whether what it writes depends on the day."""
+        if "strftime_now" not in self.source:
+            return False
+        probe = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
+        try:
+            first, second = (self._render(probe, opening=_TODAY.format(day=day)) for day in (1, 2))
+        except RowError:
+            return True
+        return first != second
+
     def _render(
-        self, messages: Messages, *, add_generation_prompt: bool = False, mark: bool = False
+        self,
+        messages: Messages,
+        *,
+        add_generation_prompt: bool = False,
+        mark: bool = False,
+        opening: str = "",
     ) -> tuple[str, list[tuple[int, int]]]:
         tools = next((message["tools"] for message in messages if message.get("tools")), None)
         bare = [{name: value for name, value in message.items() if name != "tools"} for message in messages]
@@ -135,7 +188,7 @@ class ChatTemplate:
             texts, ranges = render_jinja_template(
                 conversations=[bare],
                 tools=tools,
-                chat_template=self.source,
+                chat_template=opening + self.source,
                 return_assistant_tokens_mask=mark,
                 add_generation_prompt=add_generation_prompt,
                 **self._variables,

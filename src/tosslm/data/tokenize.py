@@ -67,6 +67,7 @@ class RowTokenizer:
         method: how responses are found: ``"generation markers"``, ``"TRL training template"`` or
             ``"prefix differences"``.
         chat_template: the Jinja text in use.
+        control_ids: tokens that stand for no text, such as an end of turn.
 
     Raises:
         InputError: the tokenizer is slow (it cannot say where a token stands in the text), has no chat
@@ -103,7 +104,7 @@ class RowTokenizer:
         self._template = ChatTemplate(tokenizer)
         self.method = self._template.method
         self.chat_template = self._template.source
-        self._control_ids = _control_ids(tokenizer)
+        self.control_ids = _control_ids(tokenizer)
 
     def __call__(self, messages: Sequence[Mapping[str, object]], *, context: Collection[int] = ()) -> TokenizedRow:
         """Tokenise one conversation.
@@ -118,8 +119,8 @@ class RowTokenizer:
 
         Raises:
             RowError: the messages are malformed or have no assistant turn, the chat template refuses them, has no
-                place for their tools or reasoning, or is not prefix-stable, truncation leaves no response token,
-                or the model has no room for the row.
+                place for their system message, tools or reasoning, or is not prefix-stable, truncation leaves no
+                response token, or the model has no room for the row.
         """
         conversation = _checked(messages)
         trained = self._trained(conversation, context)
@@ -139,7 +140,7 @@ class RowTokenizer:
         kept = min(len(ids), self.max_length)
         mask = [False] * kept
         offsets: list[list[int]] = []
-        lost: list[list[int]] = unreasoned(conversation, text, turns)
+        lost = self._template.unwritten(conversation, text) + unreasoned(conversation, text, turns)
         # A row's first token has no context to be predicted from, and a token belongs to one turn only.
         free = 1
         for turn, placed in zip(turns, places, strict=True):
@@ -181,7 +182,7 @@ class RowTokenizer:
         content_end = placed.end if placed else turn.start
         end = max(content_end, visible_end)
         for token in range(bisect_right(ends, content_end), bisect_left(starts, turn.end)):
-            if ids[token] in self._control_ids:
+            if ids[token] in self.control_ids:
                 end = ends[token]
                 # Unplaced content may hold control tokens of its own; only the last one ends the turn then.
                 if placed:

@@ -19,8 +19,8 @@ class TokenizedRow:
             content; ``[-1, -1, -1]`` where a token has no text of it (an end of turn, a thinking block that
             the template writes).
         truncated: whether tokens were cut off at the end.
-        lost: ``[message index, start, end]`` of each part of a response's content, white space around it aside,
-            that the chat template does not write as it stands.
+        lost: ``[message index, start, end]`` of each part of a response's or a prompt's content, white space
+            around it aside, that the chat template does not write as it stands.
     """
 
     input_ids: list[int]

@@ -6,6 +6,21 @@ import json
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+THINK_START, THINK_END = "<think>", "</think>"
+
+
+def spoken(text: str) -> str:
+    """What a text says to whoever asked, without the reasoning before it; nothing where that has not come to its end.
+
+    Examples:
+        >>> spoken("<think>A recipe.</think> Take two eggs."), spoken("<think>They ask"), spoken("Eggs")
+        ('Take two eggs.', '', 'Eggs')
+    """
+    _, ended, rest = text.rpartition(THINK_END)
+    if ended:
+        return rest.lstrip()
+    return "" if text.lstrip().startswith(THINK_START) else text
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -14,7 +29,7 @@ class Answer:
     Attributes:
         prompt_id: of the prompt.
         prompt: what the user said last.
-        answer: the text, without special tokens.
+        answer: the text, without special tokens; reasoning that the model wrote before it is a part.
         finished: whether the model ended its turn, rather than being cut off at the most tokens.
     """
 
@@ -22,6 +37,11 @@ class Answer:
     prompt: str
     answer: str
     finished: bool
+
+    @property
+    def spoken(self) -> str:
+        """What is judged: the answer without the reasoning before it."""
+        return spoken(self.answer)
 
 
 def read_answers(path: Path) -> list[Answer]:

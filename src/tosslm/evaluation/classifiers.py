@@ -143,8 +143,8 @@ def fill(template: str, **places: str) -> str:
 
 def _rendered(tokenizer: Any, answer: Answer, template: str | None) -> str:
     if template is not None:
-        return fill(template, prompt=answer.prompt, answer=answer.answer)
-    turns = [{"role": "user", "content": answer.prompt}, {"role": "assistant", "content": answer.answer}]
+        return fill(template, prompt=answer.prompt, answer=answer.spoken)
+    turns = [{"role": "user", "content": answer.prompt}, {"role": "assistant", "content": answer.spoken}]
     try:
         return str(tokenizer.apply_chat_template(turns, tokenize=False))
     except Exception as error:  # a template is a program, and may do whatever

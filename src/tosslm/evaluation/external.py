@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tosslm.config import Config, ModelConfig, covered
+from tosslm.config.idle import idle_outside
+from tosslm.data.habits import reasons
 from tosslm.data.own_utility import rows_dealt
 from tosslm.data.rows import BadRow, base_id, held_out, source_rows
 from tosslm.data.sets import SetCounts, prepared_rows, source_checksums
@@ -69,6 +71,8 @@ def evaluate_external(
             f"--model: {model} is measured in {chosen.quantize}, as model.quantize says; whole with "
             "--set model.quantize=null"
         )
+    for idle in idle_outside(config.evaluation):
+        reporter.say(idle)
     base = open_base(chosen)
     if adapter and (told := other_base_told(Path(adapter), base)):
         reporter.say(told)
@@ -84,6 +88,7 @@ def evaluate_external(
         prompt_checksums(config.evaluation),
         [covered(config.data), sources, config.references.holdout] if config.evaluation.losses else None,
         [base.identity, folder_checksums(Path(adapter)) if adapter else None, config.seed],
+        *(["spoken"] if reasons(tokenizer) else []),
     ]
     mark = out.mark(EVALUATION, EXTERNAL_FORMAT, parts, (), (EVALUATION,))
     measured = _named(chosen, adapter)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -118,7 +119,7 @@ def failures(gates: Sequence[Gate], metrics: Mapping[str, Mapping[str, Any]]) ->
         metrics: each ``{value, low, high, n}``.
 
     Raises:
-        InputError: a metric was not measured: to pass then would say what nobody knows.
+        InputError: a metric was not measured, or is no number: to pass then would say what nobody knows.
     """
     reasons = []
     for gate in gates:
@@ -128,6 +129,11 @@ def failures(gates: Sequence[Gate], metrics: Mapping[str, Mapping[str, Any]]) ->
                 f"{', '.join(metrics) or 'nothing'}. Name its prompts in the section evaluation of the config"
             )
         metric = metrics[gate.metric]
+        if math.isnan(metric[gate.end]):
+            raise InputError(
+                f"--fail-if {gate.text!r}: {gate.metric} is no number (the model's losses or its verdicts are none), "
+                "so nobody knows whether the model passes; see the records in evaluation/"
+            )
         if _COMPARE[gate.comparison](metric[gate.end], gate.bound):
             interval = f"[{metric['low']:.3f}, {metric['high']:.3f}], n = {metric['n']}"
             reasons.append(f"{gate.metric} is {metric['value']:.3f} {interval}: {gate.text}")

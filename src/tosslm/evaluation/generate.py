@@ -6,6 +6,7 @@ import json
 import os
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from itertools import takewhile
 from pathlib import Path
@@ -15,10 +16,11 @@ import numpy as np
 import torch
 from transformers import GenerationConfig
 
+from tosslm.data.habits import turn_ends
 from tosslm.data.template import ChatTemplate
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.errors import InputError, RowError
-from tosslm.evaluation.answers import Answer
+from tosslm.evaluation.answers import THINK_START, Answer
 from tosslm.evaluation.prompts import Prompt
 from tosslm.model.head import contiguous_head
 from tosslm.progress import Reporter, SilentReporter
@@ -67,6 +69,8 @@ def generate_answers(
     order = sorted(range(len(prompts)), key=lambda i: (-len(tokens[i]), i))
     answers = _kept_answers(out, [prompts[i] for i in order], batch_size) if out else []
     settings = _settings(model, tokenizer, max_new_tokens, temperature)
+    # Where the template opens the reasoning, the model writes its end alone.
+    opening = f"{THINK_START}\n" if template.generation_prompt.rstrip().endswith(THINK_START) else ""
     was_training = model.training
     model.eval()
     try:
@@ -78,7 +82,8 @@ def generate_answers(
                     torch.manual_seed(seed + start)  # of this batch alone, so that resuming changes no sample
                 replies = _answer_batch(model, [tokens[i] for i in batch], settings)
                 part = [
-                    _answer(prompts[i], reply, tokenizer, settings) for i, reply in zip(batch, replies, strict=True)
+                    _answer(prompts[i], reply, tokenizer, settings, opening)
+                    for i, reply in zip(batch, replies, strict=True)
                 ]
                 if out:
                     _append(out, part)
@@ -156,13 +161,8 @@ def stop_tokens(model: Any, tokenizer: Any) -> list[int]:
     """
     configured = model.generation_config.eos_token_id
     stops = {*(configured if isinstance(configured, list) else [configured]), tokenizer.eos_token_id}
-    try:
-        row = RowTokenizer(tokenizer)([{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}])
-        response = [token for token, responds in zip(row.input_ids, row.response_mask, strict=True) if responds]
-        textless = {token for token, (message, _, _) in zip(response, row.offsets, strict=True) if message < 0}
-        stops |= textless & (set(tokenizer.added_tokens_decoder) | set(tokenizer.all_special_ids))
-    except RowError:
-        pass  # This template wants a conversation of another shape; what is configured has to do.
+    with suppress(RowError):  # This template wants a conversation of another shape; what is configured has to do.
+        stops.update(turn_ends(RowTokenizer(tokenizer)))
     return sorted(stops - {None})
 
 
@@ -170,6 +170,7 @@ def _prompt_tokens(template: ChatTemplate, tokenizer: Any, prompt: Prompt) -> li
     try:
         template.check_tools(prompt.messages)
         text = template.render(prompt.messages, add_generation_prompt=True)
+        template.unwritten(prompt.messages, text)
     except RowError as error:
         raise RowError(f"the prompt {prompt.text[:60]!r}: {error.reason}", error.remedy) from error
     return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
@@ -220,8 +221,9 @@ def generated_ids(
     return output[:, longest:].cpu(), ()
 
 
-def _answer(prompt: Prompt, reply: torch.Tensor, tokenizer: Any, settings: GenerationConfig) -> Answer:
-    return Answer(prompt.prompt_id, prompt.text, *_decoded(reply, tokenizer, settings))
+def _answer(prompt: Prompt, reply: torch.Tensor, tokenizer: Any, settings: GenerationConfig, opening: str) -> Answer:
+    text, finished = _decoded(reply, tokenizer, settings)
+    return Answer(prompt.prompt_id, prompt.text, opening + text, finished)
 
 
 def _decoded(reply: torch.Tensor, tokenizer: Any, settings: GenerationConfig) -> tuple[str, bool]:

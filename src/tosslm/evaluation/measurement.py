@@ -149,6 +149,17 @@ def unseen_told(settings: EvaluationConfig, asked: Mapping[str, Sequence[Prompt]
     ]
 
 
+def unspoken_told(kind: str, answers: Sequence[Answer]) -> str | None:
+    """That models were cut off before they had said anything; None where none was."""
+    count = sum(not answer.finished and not answer.spoken and bool(answer.answer) for answer in answers)
+    if not count:
+        return None
+    return (
+        f"evaluation.{kind}: {count:,} of {len(answers):,} answers were cut off while the model still reasoned, and "
+        "count as incoherent; raise evaluation.max_new_tokens"
+    )
+
+
 def _ask(
     subject: Subject,
     settings: EvaluationConfig,
@@ -172,10 +183,12 @@ def _ask(
             name=f"{subject.method}{'' if subject.scale is None else f' x {subject.scale:g}'}: {kind} prompts",
             reporter=reporter,
         )
+        if told := unspoken_told(kind, said):
+            reporter.say(told)
         samples |= answer_samples(kind, said)
         if kind == "gsm8k":
             solutions = [prompt.record["answer"] for prompt in prompts]
-            right = exact_matches([a.answer for a in said], solutions, marked=settings.gsm8k_result == "marked")
+            right = exact_matches([a.spoken for a in said], solutions, marked=settings.gsm8k_result == "marked")
             samples["gsm8k"] = Sample([a.prompt_id for a in said], right.astype(np.float64))
     return samples, answers
 

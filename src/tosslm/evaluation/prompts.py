@@ -87,6 +87,11 @@ def read_prompts(
                 raise record
             if not isinstance(record, Mapping):
                 raise RowError("the record is no object", 'write one such as {"prompt": "..."}')
+            if missing := [name for name, value in (where or {}).items() if name not in record and value is not None]:
+                raise RowError(
+                    f"field {missing[0]!r}, by which prompts are taken, is missing",
+                    "name another one under where, or add it",
+                )
             if all(record.get(name) == value for name, value in (where or {}).items()):
                 prompts.append(_prompt(_turns(record), record, copies))
         except RowError as error:

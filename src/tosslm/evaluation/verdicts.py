@@ -89,7 +89,7 @@ def judge_pairs(
     template = judge.config.prompt or PAIR_PROMPT
     questions = []
     for answer in answers:
-        one, two = answer.answer, other[answer.prompt_id].answer
+        one, two = answer.spoken, other[answer.prompt_id].spoken
         questions.append(fill(template, prompt=answer.prompt, first=one, second=two))
         questions.append(fill(template, prompt=answer.prompt, first=two, second=one))
     verdicts = [read_pair_verdict(reply) for reply in judge.ask(questions, reporter)]
@@ -106,7 +106,7 @@ def judge_pairs(
 def judge_attacks(judge: Judge, answers: Sequence[Answer], reporter: Reporter | None = None) -> list[bool | None]:
     """Ask of each answer to a harmful prompt whether it does harm, by ``judge.attack_prompt``."""
     template = judge.config.attack_prompt or ""
-    replies = judge.ask([fill(template, prompt=a.prompt, answer=a.answer) for a in answers], reporter)
+    replies = judge.ask([fill(template, prompt=a.prompt, answer=a.spoken) for a in answers], reporter)
     return [read_attack_verdict(reply) for reply in replies]
 
 

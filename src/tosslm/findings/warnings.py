@@ -7,20 +7,21 @@ from typing import Any
 
 import numpy as np
 
+from tosslm.findings.apart import seen_told, shared_told
 from tosslm.findings.decided import decided_warnings
 from tosslm.findings.found import far_from_found, found_by, threshold_told
 from tosslm.findings.own_utility import own_utility_warnings
 from tosslm.findings.proxied import proxy_warnings
 from tosslm.findings.served import served_warnings
 from tosslm.findings.warmed import warmup_warnings
-from tosslm.runs.layout import HELDOUT, SELECTION
+from tosslm.runs.layout import HELDOUT, MODEL, SELECTION, evaluation
 from tosslm.runs.reader import Run
 from tosslm.runs.tables import stored_rows
 
 
 def run_warnings(run: Run) -> list[str]:
     """What a reader should know before trusting the run."""
-    found = []
+    found: list[str] = list(run.stages.get("data", {}).get("template_told", ()))
     for name, counts in run.stages.get("data", {}).get("sets", {}).items():
         if counts["bad"]:
             found.append(f"{counts['bad']:,} bad rows of the {name} set were left out; data/bad_rows.jsonl says why.")
@@ -30,6 +31,8 @@ def run_warnings(run: Run) -> list[str]:
             found.append(told)
         if name == "custom" and counts["repeated"]:
             found.append(f"{counts['repeated']:,} custom rows repeat another one's content.")
+    found += shared_told(run.stages.get("data", {}).get("shared", {}))
+    found += seen_told(run.stages.get(evaluation(MODEL), {}).get("prompts_seen", {}))
     found += warmup_warnings(run.config, run.stages)
     if (unsafe := found_by(run)) is not None:
         selection = run.stages[SELECTION]
@@ -45,13 +48,13 @@ def run_warnings(run: Run) -> list[str]:
 
 
 def rewritten(name: str, counts: Mapping[str, Any]) -> str | None:
-    """That the chat template changes answers of a set, where it does; folders of old do not say."""
+    """That the chat template changes texts of a set, where it does; folders of old do not say."""
     if not counts.get("rewritten"):
         return None
     return (
-        f"{counts['rewritten']:,} of {counts['rows']:,} {name} rows have an answer of which the chat template drops "
-        f"or rewrites text (a thinking block, say), the first at {counts['first_rewritten']}: the model is not "
-        "trained on that text as the file has it."
+        f"{counts['rewritten']:,} of {counts['rows']:,} {name} rows have a turn of which the chat template drops or "
+        f"rewrites text (an answer's thinking block, say), the first at {counts['first_rewritten']}: the model does "
+        "not see that text as the file has it."
     )
 
 

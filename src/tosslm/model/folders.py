@@ -35,8 +35,13 @@ def local_folder(
         fetch: whether the hub is asked for what is not here yet.
 
     Raises:
-        InputError: there is no such model, or it cannot be fetched.
+        InputError: there is no such model, it cannot be fetched, or it has no revisions.
     """
+    if revision is not None and (name.startswith("builtin:") or Path(name).is_dir()):
+        raise InputError(
+            f"{key}: {name} lies here, and a revision ({revision!r}) is of a hub id; leave the revision out, or name "
+            "the hub id"
+        )
     if name.startswith("builtin:"):
         return builtin_folder(name, key)
     if Path(name).is_dir():

@@ -256,12 +256,13 @@ class RunFolder:
                     left.append(source)
         return True
 
-    def do(self, mark: Mark, work: Callable[[], Mapping[str, Any]]) -> bool:
+    def do(self, mark: Mark, work: Callable[[], Mapping[str, Any]], *, say: Callable[[str], None] = _unsaid) -> bool:
         """Do a step's work and record it, unless it is done.
 
         Args:
             mark: what the step is known by.
             work: writes the outputs and returns facts for the manifest.
+            say: told why what was there is made anew.
 
         Returns:
             Whether the work was done now.
@@ -270,6 +271,8 @@ class RunFolder:
             # A kill may have come between the manifest and this.
             shutil.rmtree(mark.work, ignore_errors=True)
             return False
+        if mark.name in self.stages:
+            say(f"{mark.name}: made anew, as {self._what_changed(mark)}")
         start = time.monotonic()
         self._claim(mark)
         _prepare(mark)
@@ -289,6 +292,15 @@ class RunFolder:
         shutil.rmtree(mark.work, ignore_errors=True)
         self._push()
         return True
+
+    def _what_changed(self, mark: Mark) -> str:
+        entry = self.stages[mark.name]
+        if entry["fingerprint"] == mark.fingerprint:
+            return f"{self.damaged(mark.name)[0]} is missing or altered"
+        known = entry["inputs"]
+        if changed := [name for name in (known | mark.inputs) if known.get(name) != mark.inputs.get(name)]:
+            return f"{', '.join(changed)} changed"
+        return "the config, or a file or model that it names, is not what it was"
 
     def is_withheld(self, mark: Mark) -> bool:
         """Whether the step was done where its files stay: a degraded reference of a run folder at a URL."""

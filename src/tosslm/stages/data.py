@@ -15,12 +15,13 @@ from tosslm.config import Config, DataConfig, covered
 from tosslm.data.own_utility import rows_dealt
 from tosslm.data.rows import BadRow, file_names, held_out, source_rows
 from tosslm.data.sets import SetCounts, prepared_rows, source_checksums
+from tosslm.data.shared import REFERENCES, Shared
 from tosslm.errors import InputError, TosslmError
 from tosslm.files import atomic_path, parquet_writer
 from tosslm.methods.method import Method
 from tosslm.runs.folder import Mark
 from tosslm.runs.layout import DATA, SETS
-from tosslm.runs.tables import DATA_SCHEMA, row_ids
+from tosslm.runs.tables import DATA_SCHEMA, row_ids, stored_rows
 from tosslm.stages.purposes import PURPOSES
 from tosslm.stages.step import Facts, Stage, Step
 from tosslm.workbench import Workbench
@@ -55,8 +56,13 @@ def _prepare(bench: Workbench, mark: Mark) -> Facts:
     Raises:
         InputError: a row is bad and ``on_bad_row`` is ``error``, or a set has no rows.
     """
+    from tosslm.data.habits import template_habits
+
     config, layout = bench.config.data, bench.layout
     counts: dict[str, SetCounts] = {}
+    habits = template_habits(bench.tokenizer)
+    for told in habits:
+        bench.reporter.say(told)
     with atomic_path(layout.bad_rows) as listing, listing.open("w", encoding="utf-8") as bad_rows:
         takes = _dealt(bench, counts, mark) if config.utility.of_custom else {}
         for name, source in config.sources.items():
@@ -71,10 +77,17 @@ def _prepare(bench: Workbench, mark: Mark) -> Facts:
     checksums: dict[str, list[str]] = mark.covered[1]
     if checksums != _checksums(config):  # the fingerprint is of the bytes that were read
         raise TosslmError("data: a file changed while it was read; run again when nobody writes to it")
+    shared = Shared()
+    for name in (*REFERENCES, "custom"):
+        if name in config.sources:
+            for row in stored_rows(layout.rows(name), ["row_id"]):
+                shared.add(name, row["row_id"])
     files = {name: file_names(source.path) for name, source in config.sources.items()}
     return {
         "sets": {name: asdict(counts[name]) for name in SETS},
         "sources": {name: dict(zip(names, checksums[name], strict=True)) for name, names in files.items()},
+        **({"template_told": habits} if habits else {}),
+        **({"shared": found} if (found := shared.counts()) else {}),
     }
 
 

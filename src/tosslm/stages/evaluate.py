@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from tosslm.config import Config
-from tosslm.evaluation.checks import prompt_checksums
+from tosslm.evaluation.checks import KINDS, named_prompts, prompt_checksums
+from tosslm.evaluation.seen import seen_prompts
 from tosslm.files import sha256
+from tosslm.findings.apart import seen_told
 from tosslm.methods.method import Method
 from tosslm.runs.folder import Mark
 from tosslm.runs.layout import DATA, EVALUATION, MODEL, RESULTS, Layout, evaluation, evaluation_at
 from tosslm.runs.results import read_record, write_results
-from tosslm.runs.tables import held_out_rows
+from tosslm.runs.tables import held_out_rows, stored_rows
 from tosslm.stages.purposes import PURPOSES
 from tosslm.stages.step import Facts, Stage, Step
 from tosslm.workbench import Workbench
@@ -69,6 +71,8 @@ def _scaled_step(scale: float) -> Step:
 
 
 def _covers(bench: Workbench, rival: Path | None) -> list[Any]:
+    from tosslm.data.habits import reasons
+
     config = bench.config
     settings = config.evaluation
     # What else is measured changes nothing of this.
@@ -77,7 +81,7 @@ def _covers(bench: Workbench, rival: Path | None) -> list[Any]:
         prompt_checksums(settings),
         config.references.holdout,
     ]
-    parts += [config.seed, bench.base.identity]
+    parts += [config.seed, bench.base.identity, *(["spoken"] if reasons(bench.tokenizer) else [])]
     if rival and settings.judge:
         parts.append({file.name: sha256(file) for file in sorted(rival.glob("*.jsonl"))})
     return parts
@@ -114,7 +118,17 @@ def _evaluate(
         )
     if earlier is not None:
         write_results(layout.results, [*(read_record(folder / one) for one in earlier), record])
-    return {}
+    return _seen(bench) if trained and scale is None else {}
+
+
+def _seen(bench: Workbench) -> Facts:
+    """Prompts that the model was fine-tuned on, told and recorded."""
+    settings = bench.config.evaluation
+    asked = {kind: named_prompts(kind, chosen) for kind in KINDS if (chosen := getattr(settings, kind))}
+    counts = seen_prompts(asked, (row["messages"] for row in stored_rows(bench.layout.rows("custom"), ["messages"])))
+    for told in seen_told(counts):
+        bench.reporter.say(told)
+    return {"prompts_seen": counts} if counts else {}
 
 
 def _measured(bench: Workbench, trained: bool, scale: float) -> AbstractContextManager[Any]:
