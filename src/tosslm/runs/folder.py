@@ -296,11 +296,11 @@ class RunFolder:
     def _what_changed(self, mark: Mark) -> str:
         entry = self.stages[mark.name]
         if entry["fingerprint"] == mark.fingerprint:
-            return f"{self.damaged(mark.name)[0]} is missing or altered"
+            return f"{next(iter(self.damaged(mark.name)), 'a file of it')} is missing or altered"
         known = entry["inputs"]
         if changed := [name for name in (known | mark.inputs) if known.get(name) != mark.inputs.get(name)]:
             return f"{', '.join(changed)} changed"
-        return "the config, or a file or model that it names, is not what it was"
+        return "the config, a file or model that it names, or what this version makes of them is not what it was"
 
     def is_withheld(self, mark: Mark) -> bool:
         """Whether the step was done where its files stay: a degraded reference of a run folder at a URL."""

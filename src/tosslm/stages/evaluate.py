@@ -123,8 +123,8 @@ def _evaluate(
 
 def _seen(bench: Workbench) -> Facts:
     """Prompts that the model was fine-tuned on, told and recorded."""
-    settings = bench.config.evaluation
-    asked = {kind: named_prompts(kind, chosen) for kind in KINDS if (chosen := getattr(settings, kind))}
+    settings, most = bench.config.evaluation, bench.config.data.max_row_bytes
+    asked = {kind: named_prompts(kind, chosen, most) for kind in KINDS if (chosen := getattr(settings, kind))}
     counts = seen_prompts(asked, (row["messages"] for row in stored_rows(bench.layout.rows("custom"), ["messages"])))
     for told in seen_told(counts):
         bench.reporter.say(told)
