@@ -395,11 +395,11 @@ def test_a_number_a_token_that_is_not_known_is_named_and_not_counted_by(kind: st
     assert "Not counted by: loss_scale" in toss(str(saved(records, tmp_path, kind))).stdout
 
 
-@pytest.mark.parametrize("way", ["labels", "chat"])
-def test_a_column_of_a_later_row_is_named_too(way: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("way", "column"), [("labels", "loss_mask"), ("chat", "labels")])
+def test_a_column_of_a_later_row_is_named_too(way: str, column: str, tmp_path: Path) -> None:
     records = chat_rows() if way == "chat" else [written(row, way) for row in sound()]
-    records[-1]["loss_mask"] = [1] * len(records[-1].get("input_ids", [0]))
-    assert inspect(str(write_rows(tmp_path / "rows.jsonl", records))).unread == ["loss_mask"]
+    records[-1][column] = [1] * len(records[-1].get("input_ids", [0]))
+    assert inspect(str(write_rows(tmp_path / "rows.jsonl", records))).unread == [column]
 
 
 def test_an_unknown_number_a_token_of_later_rows_is_named_and_a_length_that_fits_by_chance_is_not(
