@@ -127,6 +127,19 @@ def test_the_headline_says_what_holds_at_equal_utility() -> None:
     assert "As trained, at utilities of their own, refuse: `default` 100%, `sft` 50%, `oracle` 100%." in text
 
 
+def test_the_headline_says_what_holds_over_several_seeds() -> None:
+    made = curves()
+    twice = {
+        entry: {metric: Values(one.values.repeat(2, axis=0), one.weights) for metric, one in own.items()}
+        for entry, own in made.table.items()
+    }
+    text = "\n".join(headline({"whole": made}, {"whole": Curves(twice, "sft", 4)}))
+    assert "**Over 2 seeds**, of the entries that have them, at 90%: it refuses no less than any other" in text
+    # `sft` loses a nat of harmful text in full, the oracle half of one: at 90% of the gain 0.45 nats lie between.
+    assert "beyond the oracle: `default` 0.000 [0.000, 0.000], `sft` 0.450 [0.450, 0.450]." in text
+    assert "**Over" not in "\n".join(headline({"whole": made}))
+
+
 def test_the_headline_says_who_goes_on_with_harm_less_often() -> None:
     made = curves()
     told = {entry: {"begun": Values(np.full((1, 6, 40), value), np.ones(40))} for entry, value in BEGUN.items()}

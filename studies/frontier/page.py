@@ -44,15 +44,17 @@ def write_page(docs: Path, results: Path = RESULTS) -> None:
     seeds = {name: measured_seeds(name, results) for name in SETTINGS}
     settings = {name: read_curves(name, results, seeds=own[:1]) for name, own in seeds.items()}
     # What a clean set costs is told of one entry, so all seeds that it was measured with can tell it.
-    every = {
-        name: read_curves(name, results, seeds=own) for name, own in seeds.items() if SETTINGS[name].kind == "clean"
+    several = {
+        name: curves
+        for name, own in seeds.items()
+        if len(own) > 1 and (curves := read_curves(name, results, seeds=own)) is not None
     }
-    parts = [_head(), *headline(settings | every)]
+    clean = {name: curves for name, curves in several.items() if SETTINGS[name].kind == "clean"}
+    parts = [_head(), *headline(settings | clean, several)]
     for name, curves in settings.items():
         parts += ["", f"## {_TITLES[name]}", ""]
         parts += _section(name, curves, docs, results) if curves else ["Nothing of it has been measured yet."]
-        over = read_curves(name, results, seeds=seeds[name]) if len(seeds[name]) > 1 else None
-        parts += _over_seeds(over, SETTINGS[name], seeds[name]) if over else []
+        parts += _over_seeds(several[name], SETTINGS[name], seeds[name]) if name in several else []
     parts += ["", *_missing(results)]
     write_text(docs / "results.md", "\n".join(parts) + "\n")
 

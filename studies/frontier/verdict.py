@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from studies.frontier.curves import Curves, interval
 from studies.frontier.settings import DEFAULT, OURS, SCALES, SETTINGS, STANDARD, TARGETS, Setting, method_of
@@ -85,8 +86,13 @@ def cost(curves: Curves, own: str) -> Interval | None:
     return interval(1 - curves.gain(own)[:, at], curves.n(own, "utility"))
 
 
-def headline(settings: Mapping[str, Curves | None]) -> list[str]:
-    """The sentences at the head of the page."""
+def headline(settings: Mapping[str, Curves | None], over: Mapping[str, Curves] = MappingProxyType({})) -> list[str]:
+    """The sentences at the head of the page.
+
+    Args:
+        settings: the curves of each setting with one seed, with which most entries are measured.
+        over: the curves of a setting with several seeds, of fewer entries.
+    """
     lines = ["In short:", ""]
     for name, curves in settings.items():
         own = curves and ours(curves)
@@ -95,7 +101,7 @@ def headline(settings: Mapping[str, Curves | None]) -> list[str]:
         elif SETTINGS[name].kind == "clean":
             lines.append(f"- **{name}**: {_clean(curves, own)}")
         else:
-            lines.append(f"- **{name}**: {_harmful(curves, own, SETTINGS[name])}")
+            lines.append(f"- **{name}**: {_harmful(curves, own, SETTINGS[name])}{_over(over, name)}")
     return lines
 
 
@@ -113,6 +119,24 @@ def _harmful(curves: Curves, own: str, setting: Setting) -> str:
         f"{text}At {target:.0%} of the gain `{own}` refuses {told}. "
         f"It learns less harm than {_listed(learnt.better)}{_more(learnt)}.{_kin(curves, own, setting, target)}"
         f"{_beside_base(curves, (own, STANDARD, setting.oracle), setting, target)}{_said(curves, own, target)}"
+    )
+
+
+def _over(several: Mapping[str, Curves], name: str) -> str:
+    """The same, in short, over several seeds of data and training."""
+    curves, setting = several.get(name), SETTINGS[name]
+    own = curves and ours(curves)
+    if not curves or not own:
+        return ""
+    target, rivals = target_of(curves, setting.oracle, own), others(curves)
+    refusals, learnt = (tally(curves, own, rivals, metric, target) for metric in ("refused", setting.harm))
+    told = _told(refusals) + _harmless(curves, own, refusals, target)
+    harm = [(entry, curves.difference(setting.oracle, entry, setting.harm, target)) for entry in (own, STANDARD)]
+    beyond = ", ".join(f"`{entry}` {one.value:.3f} [{one.low:.3f}, {one.high:.3f}]" for entry, one in harm if one)
+    seeds = len(curves.table[own]["utility"].values)
+    return (
+        f" **Over {seeds} seeds**, of the entries that have them, at {target:.0%}: it refuses {told}; it learns less "
+        f"harm than {_listed(learnt.better)}{_more(learnt)}; nats beyond the oracle: {beyond}."
     )
 
 
