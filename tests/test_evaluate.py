@@ -443,6 +443,8 @@ def test_a_classifier_reads_template_and_reply(
     ]
     with pytest.raises(InputError, match="is missing"):
         check_classifier(config.model_copy(update={"prompt": "{prompt}"}))
+    with pytest.raises(InputError, match=r"evaluation\.classifier\.model: 'none/here' is neither a folder here"):
+        check_classifier(config.model_copy(update={"model": "none/here"}))
 
 
 def test_an_adapter_of_another_base_is_said_to_be(tmp_path: Path, tiny_model_folder: Path) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -413,6 +416,14 @@ def test_an_unknown_number_a_token_of_later_rows_is_named_and_a_length_that_fits
     for record in records[20:]:
         record["loss_scale"] = [0.5] * len(record["input_ids"])
     assert inspect(str(write_rows(tmp_path / "rows.jsonl", records))).unread == ["loss_scale"]
+
+
+def test_a_path_behind_an_equals_sign_may_begin_at_home(tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", [written(row, "labels") for row in sound(3)])
+    command = [sys.executable, "-m", "tosslm", "inspect", str(rows), "--html=~/page.html"]
+    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path, env=os.environ | {"HOME": str(tmp_path)})
+    assert (tmp_path / "page.html").exists()
+    assert not (tmp_path / "~").exists()
 
 
 def toss(*arguments: str) -> Result:

@@ -22,6 +22,7 @@ from tosslm.methods.dsir import log_importance, ngram_counts
 from tosslm.methods.guard import segment_values
 from tosslm.methods.material import Material
 from tosslm.methods.method import drop_rows_in_order
+from tosslm.methods.needs import read_safety
 from tosslm.methods.safeinstr import drawn_safety_rows
 from tosslm.methods.seal import relative_weights, selector_loss, train_selector, upper_weight
 from tosslm.model import head
@@ -211,6 +212,33 @@ def test_safeinstr_mixes_in_its_share_of_demonstrations(tmp_path: Path) -> None:
         drawn_safety_rows(load_config(tree, ["compare.safety_share=0.5"]), 40)
     with pytest.raises(InputError, match=r"compare\.safety\.path"):
         registry()["safeinstr"].check(load_config(CONFIG))
+
+
+def test_a_bad_demonstration_is_named_or_counted(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "safe.jsonl", [*demo_rows("align_refusals", 3), {"prompt": "no answer"}])
+    tree = CONFIG | {"compare": {"safety": {"path": str(path)}}}
+    method = registry()["safeinstr"]
+    with pytest.raises(InputError, match=r"compare\.safety: .*safe\.jsonl:4: "):
+        method.find(load_config(tree))
+    lenient = load_config(tree, ["data.on_bad_row=skip"])
+    method.find(lenient)
+    told: list[str] = []
+    assert len(read_safety(lenient, told.append)) == 3
+    assert told == ["compare.safety: 1 bad rows are left out"]
+    write_rows(tmp_path / "safe.jsonl", [{"prompt": "no answer"}])
+    with pytest.raises(InputError, match="no row there that can be read"):
+        method.find(lenient)
+
+
+def test_a_guard_that_is_not_there_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    tree = CONFIG | {"compare": {"guard": {"model": str(tmp_path / "guard")}}}
+    with pytest.raises(InputError, match=r"compare\.guard\.model: .*guard"):
+        registry()["star-dss"].find(load_config(tree))
+    (tmp_path / "guard").mkdir()
+    registry()["star-dss"].find(load_config(tree))
+    pinned = load_config(tree, ["compare.guard.revision=main"])
+    with pytest.raises(InputError, match=r"compare\.guard\.model: .* lies here, and a revision"):
+        registry()["star-dss"].find(pinned)
 
 
 def test_seal_drops_the_lightest_rows_within_the_budget() -> None:

@@ -22,6 +22,7 @@ from tosslm.exits import PipeConsole, end_at_once, reported
 from tosslm.outward import outward
 from tosslm.stages.purposes import PURPOSES
 from tosslm.stopping import StoppableReporter, Stopping
+from tosslm.terminal.arguments import with_home
 
 if TYPE_CHECKING:
     from tosslm.config import Config
@@ -55,6 +56,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what a terminal of another encoding cannot show it names
             stream.reconfigure(errors="backslashreplace")
+    sys.argv[1:] = with_home(sys.argv[1:])
     if "--debug" in sys.argv:
         sys.argv.remove("--debug")
         debug = True

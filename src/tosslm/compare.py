@@ -118,7 +118,7 @@ def compare(
     base = open_base(config.model)
     comparison = Comparison(config, base, open_proxy(config, base), reporter or SilentReporter())
     for method in chosen:
-        settled(comparison.of_method(method, config.seed))
+        method.find(settled(comparison.of_method(method, config.seed))[0])
     if said := share_told(config, chosen):
         comparison.reporter.say(said)
     folders: dict[str, dict[int | None, Path]] = {method.name: {} for method in chosen}

@@ -89,6 +89,7 @@ def run(
     if config.scoring.engine == "ray":
         check_ray()
     check_places(config)
+    method.find(config)
     check_overrides(config, selects=method.trains)
     if any(step.stage == "evaluate" for step in wanted):
         from tosslm.evaluation.checks import check_evaluation

@@ -61,6 +61,7 @@ def make_plan(config: Config, *, measure: bool, reporter: Reporter, price: float
         raise InputError(f"--price: {price:g} is no price of an hour; give a number from 0, such as 2.5")
     check_trackers(config.report_to)
     check_places(config)
+    method_of(config).find(config)
     check_overrides(config, selects=method_of(config).trains)
     start = time.perf_counter()
     base = open_base(config.model)

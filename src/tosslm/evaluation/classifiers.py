@@ -11,6 +11,7 @@ import numpy as np
 from tosslm.config import ClassifierConfig
 from tosslm.errors import InputError
 from tosslm.evaluation.answers import Answer
+from tosslm.model.folders import local_folder
 
 _REPLY_TOKENS = 8
 
@@ -19,7 +20,7 @@ def check_classifier(config: ClassifierConfig) -> None:
     """Refuse at the door what cannot work.
 
     Raises:
-        InputError: the template lacks a place, or both words begin alike.
+        InputError: the template lacks a place, both words are one, or there is no such model.
     """
     if config.prompt is not None and not ("{prompt}" in config.prompt and "{answer}" in config.prompt):
         raise InputError("evaluation.classifier.prompt: {prompt} or {answer} is missing; put both into the template")
@@ -27,6 +28,7 @@ def check_classifier(config: ClassifierConfig) -> None:
         raise InputError(
             "evaluation.classifier: safe and unsafe are the same word; name what it replies in each case"
         )
+    local_folder("evaluation.classifier.model", config.model, config.revision, False, weights=False)
 
 
 def classify_attacks(

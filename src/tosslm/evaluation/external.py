@@ -21,7 +21,7 @@ from tosslm.evaluation.gate import Gate, check_gates
 from tosslm.evaluation.measurement import Places, Subject, evaluate_model
 from tosslm.files import write_json
 from tosslm.model.adapters import attached_adapters
-from tosslm.model.base import Base, open_base, where_it_runs
+from tosslm.model.base import BASE_KEYS, Base, Keys, open_base, where_it_runs
 from tosslm.model.folders import folder_checksums
 from tosslm.outward import has_credentials
 from tosslm.progress import Reporter
@@ -73,7 +73,7 @@ def evaluate_external(
         )
     for idle in idle_outside(config.evaluation):
         reporter.say(idle)
-    base = open_base(chosen)
+    base = open_base(chosen, Keys("--model", "--adapter") if model else BASE_KEYS)
     if adapter and (told := other_base_told(Path(adapter), base)):
         reporter.say(told)
     tokenizer = RowTokenizer(

@@ -23,7 +23,7 @@ from tosslm.evaluation.prompts import Prompt, prompts_from
 from tosslm.evaluation.utility import exact_matches, likelihood_margins, row_losses
 from tosslm.evaluation.verdicts import judge_attacks, judge_pairs, pair_samples
 from tosslm.files import write_json, write_text
-from tosslm.model.base import open_base
+from tosslm.model.base import Keys, open_base
 from tosslm.progress import Reporter
 
 Rows = Sequence[Mapping[str, Any]]
@@ -223,7 +223,7 @@ def _judged_samples(
     elif settings.classifier and harmful:
         reporter.say(f"classifier: {settings.classifier.model}")
         chosen = {"name": settings.classifier.model, "revision": settings.classifier.revision}
-        found = open_base(ModelConfig.model_validate(chosen))
+        found = open_base(ModelConfig.model_validate(chosen), Keys("evaluation.classifier.model", ""))
         samples |= attack_samples(
             harmful, classify_attacks(found.model, found.tokenizer, harmful, settings.classifier)
         )

@@ -31,10 +31,11 @@ def tokenized_safety(bench: Workbench) -> list[dict[str, Any]]:
     Raises:
         InputError: none is left.
     """
-    rows = (bench.tokenizer(row.messages, context=row.context) for row in read_safety(bench.config))
+    safety = read_safety(bench.config, bench.reporter.say)
+    rows = (bench.tokenizer(row.messages, context=row.context) for row in safety)
     answered = [row for row in rows if any(row.response_mask)]
     if not answered:
-        raise InputError("compare.safety: no row there that can be read")
+        raise InputError("compare.safety: every row is cut before its answer; raise data.max_length")
     return [{"input_ids": row.input_ids, "response_mask": row.response_mask} for row in answered]
 
 

@@ -31,11 +31,12 @@ def guarded(bench: Workbench, rows: Sequence[Mapping[str, Any]], reading: Readin
     Returns:
         As of ``segment_values``.
     """
-    from tosslm.model.base import open_base
+    from tosslm.model.base import Keys, open_base
 
     settings = bench.config.compare.guard
     assert settings is not None, "the need was checked at the door"
-    found = open_base(ModelConfig.model_validate({"name": settings.model, "revision": settings.revision}))
+    chosen = ModelConfig.model_validate({"name": settings.model, "revision": settings.revision})
+    found = open_base(chosen, Keys("compare.guard.model", ""))
     values = segment_values(
         rows,
         bench.config.compare.guard_segment,

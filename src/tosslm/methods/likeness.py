@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tosslm.errors import InputError
 from tosslm.files import read_batches
 from tosslm.methods.needs import read_safety, safety_parts
 from tosslm.runs.tables import reference_rows, row_ids
@@ -95,15 +94,13 @@ def read_examples(bench: Workbench) -> Examples:
     the part that references learn from.
 
     Raises:
-        InputError: there is no safe one.
+        InputError: there is no safe one, or one is bad.
     """
     random = np.random.default_rng(bench.config.seed)
     unsafe, useful = (_drawn_rows(bench, name, random) for name in ("harmful", "utility"))
-    rows = read_safety(bench.config)
+    rows = read_safety(bench.config, bench.reporter.say)
     tokens = [bench.tokenizer(rows[i].messages, context=rows[i].context) for i in _drawn(len(rows), random)]
     safe = [{"input_ids": row.input_ids, "response_mask": row.response_mask} for row in tokens]
-    if not safe:
-        raise InputError("compare.safety: no row there that can be read")
     return Examples(unsafe, safe, useful)
 
 

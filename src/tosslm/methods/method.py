@@ -132,6 +132,15 @@ class Method:
             if not need.given(config):
                 raise InputError(f"{self.name}: {need.remedy}")
 
+    def find(self, config: Config) -> None:
+        """Refuse, before anything is done, a config that names what is not there, or cannot be read.
+
+        Raises:
+            InputError: names the key and, of a row, file and line.
+        """
+        for need in self.needs:
+            need.find(config)
+
 
 AS_CONFIGURED = Method(
     "as configured",

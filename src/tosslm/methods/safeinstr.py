@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from tosslm.workbench import Workbench
 
 
-def drawn_safety_rows(config: Config, custom_rows: int) -> list[Row]:
+def drawn_safety_rows(config: Config, custom_rows: int, say: Callable[[str], None] = lambda _: None) -> list[Row]:
     """Safety demonstrations, as many as ``compare.safety_share`` of the custom rows, drawn by the seed.
 
     Raises:
         InputError: there are fewer demonstrations than asked for.
     """
     wanted = max(1, round(config.compare.safety_share * custom_rows))
-    rows = read_safety(config)
+    rows = read_safety(config, say)
     if len(rows) < wanted:
         raise InputError(f"compare.safety: {len(rows)} rows there, {wanted} needed; lower compare.safety_share")
     return [rows[i] for i in sorted(np.random.default_rng(config.seed).permutation(len(rows))[:wanted])]
@@ -35,7 +35,8 @@ def safety_rows(bench: Workbench) -> Iterator[dict[str, Any]]:
     """The drawn demonstrations as training rows."""
     from tosslm.training.labels import training_row
 
-    for row in drawn_safety_rows(bench.config, len(row_ids(bench.layout.rows("custom")))):
+    count = len(row_ids(bench.layout.rows("custom")))
+    for row in drawn_safety_rows(bench.config, count, bench.reporter.say):
         tokens = bench.tokenizer(row.messages, context=row.context)
         yield training_row(tokens.input_ids, tokens.response_mask, None)
 

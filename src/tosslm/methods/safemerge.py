@@ -143,9 +143,8 @@ def safe_weights(bench: Workbench) -> Weights:
     from tosslm.training.labels import training_row, write_training_rows
     from tosslm.training.train import Recipe, train_adapter
 
-    tokens = [bench.tokenizer(row.messages, context=row.context) for row in read_safety(bench.config)]
-    if not tokens:
-        raise InputError("compare.safety: no row there that can be read")
+    safety = read_safety(bench.config, bench.reporter.say)
+    tokens = [bench.tokenizer(row.messages, context=row.context) for row in safety]
     settings = bench.config.finetune
     with TemporaryDirectory() as name:
         folder = Path(name)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """Where the config names a model and its adapter, for messages."""
+    """Where the config names a model and its adapter, for messages; empty: it takes no adapter."""
 
     name: str = "model.name"
     adapter: str = "model.adapter"
@@ -109,11 +109,15 @@ def open_base(config: ModelConfig, keys: Keys = BASE_KEYS) -> Base:
     device = choose_device(config.device)
     folder = local_folder(keys.name, config.name, config.revision, config.trust_remote_code)
     if (folder / "adapter_config.json").exists() or (folder / HAZARD_MARK).exists():
-        raise InputError(
-            f"{keys.name}: {config.name} is an adapter, not a model; put its base into {keys.name} and, unless it is "
-            f"a degraded reference, the adapter into {keys.adapter}"
+        rest = (
+            f"put its base into {keys.name} and, unless it is a degraded reference, the adapter into {keys.adapter}"
         )
-    check_quantization(config, device, folder, keys.name.partition(".")[0])
+        raise InputError(
+            f"{keys.name}: {config.name} is an adapter, not a model; "
+            f"{rest if keys.adapter else 'name a whole model, into which it is merged'}"
+        )
+    section, dot, _ = keys.name.partition(".")
+    check_quantization(config, device, folder, section if dot else "model")
     adapter = adapter_folder(config.adapter, keys.adapter) if config.adapter else None
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
