@@ -182,11 +182,14 @@ def test_a_demonstration_without_an_answer_is_left_out(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "safe.jsonl", demo_rows("align_refusals", 2))
     tokens = [SimpleNamespace(input_ids=[1, 2], response_mask=[False, seen]) for seen in (False, True)]
     kept = iter(tokens)
+    told: list[str] = []
     bench: Any = SimpleNamespace(
+        reporter=SimpleNamespace(say=told.append),
         config=load_config(CONFIG | {"compare": {"safety": {"path": str(path)}}}),
         tokenizer=lambda messages, context: next(kept),
     )
     assert tokenized_safety(bench) == [{"input_ids": [1, 2], "response_mask": [False, True]}]
+    assert told == ["compare.safety: 1 rows are left out, as data.max_length cuts them before the answer"]
     kept = iter([tokens[0]] * 2)
     with pytest.raises(InputError, match=r"compare\.safety"):
         tokenized_safety(bench)

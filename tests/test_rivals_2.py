@@ -365,5 +365,5 @@ def test_examples_are_drawn_by_the_seed(
     assert first == again
     assert first != other
     write_rows(tmp_path / "safety.jsonl", [{"messages": []}])
-    with pytest.raises(InputError, match=r"compare\.safety: no row there"):
+    with pytest.raises(InputError, match=r"compare\.safety: .*safety\.jsonl:1: the row has no messages"):
         read_examples(bench_of(example_config, "larf"))

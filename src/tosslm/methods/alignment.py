@@ -36,6 +36,10 @@ def tokenized_safety(bench: Workbench) -> list[dict[str, Any]]:
     answered = [row for row in rows if any(row.response_mask)]
     if not answered:
         raise InputError("compare.safety: every row is cut before its answer; raise data.max_length")
+    if cut := len(safety) - len(answered):
+        bench.reporter.say(
+            f"compare.safety: {cut:,} rows are left out, as data.max_length cuts them before the answer"
+        )
     return [{"input_ids": row.input_ids, "response_mask": row.response_mask} for row in answered]
 
 
