@@ -251,8 +251,6 @@ SETTINGS = {
             STANDARD,
             DEFAULT,
             OF_MEAN,
-            f"{OURS}, even odds",
-            f"{OURS}, even odds, weight 1, no first tokens",
             f"{OURS}, even odds, weight 0.5, no first tokens",
             "rows-anchor, weight 1, no first tokens",
             "star-dss",
