@@ -293,7 +293,7 @@ def _missing(results: Path) -> list[str]:
         f"- `{DEFAULT}` has the tool's defaults, with `selection.discard_fraction: auto`; entries that begin with "
         f"{OURS} are other settings of the same. With `even odds` no estimate of what useful text goes raises the "
         "threshold, which is what `auto` did where rows were few before that estimate was there; in *clean* the one "
-        "such entry is of that time, and today's `auto` drops next to nothing there. Those, and "
+        "such entry is of that time, and today's `auto` drops less there. Those, and "
         "`rows-anchor`, were tried at several weights with seed 0, and the default was chosen by what came out; with "
         "other seeds it was not chosen again."
     )
