@@ -188,7 +188,7 @@ def test_a_proxy_without_room_for_a_row_is_refused_by_the_plan_already(
 ) -> None:
     folder = save_model(tmp_path / "short", small_tokenizer(), positions=40)
     config = load_config(with_proxy(tiny_config, model=str(folder)))
-    with pytest.raises(InputError, match=r"references\.model: .*custom\.jsonl:1: the proxy cannot read the row: "):
+    with pytest.raises(InputError, match=r"references\.model: .*harmful\.jsonl:1: the proxy cannot read the row: "):
         make_plan(config, measure=False, reporter=SilentReporter())
 
 
