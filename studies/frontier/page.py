@@ -43,12 +43,12 @@ def write_page(docs: Path, results: Path = RESULTS) -> None:
     """Write the page and its figures."""
     seeds = {name: measured_seeds(name, results) for name in SETTINGS}
     settings = {name: read_curves(name, results, seeds=own[:1]) for name, own in seeds.items()}
-    # What a clean set costs is told of one entry, so all seeds that it was measured with can tell it.
     several = {
         name: curves
         for name, own in seeds.items()
         if len(own) > 1 and (curves := read_curves(name, results, seeds=own)) is not None
     }
+    # What a clean set costs is told of one entry, so all seeds that it was measured with can tell it.
     clean = {name: curves for name, curves in several.items() if SETTINGS[name].kind == "clean"}
     parts = [_head(), *headline(settings | clean, several)]
     for name, curves in settings.items():

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from tosslm.data.template import ChatTemplate
+from tosslm.data.template import PROBE, THINK_END, ChatTemplate
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.data.tokenized import TokenizedRow
 from tosslm.errors import RowError
-
-_PROBE = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
 
 
 def turn_ends(tokenize: RowTokenizer) -> list[int]:
@@ -16,13 +14,13 @@ def turn_ends(tokenize: RowTokenizer) -> list[int]:
     Raises:
         RowError: the template wants a conversation of another shape.
     """
-    row = tokenize(_PROBE)
+    row = tokenize(PROBE)
     return [token for token in _beside_text(row)[1] if token in tokenize.control_ids]
 
 
 def reasons(tokenize: RowTokenizer) -> bool:
     """Whether the template knows of reasoning before an answer, by the tags that are common for it."""
-    return "</think>" in tokenize.chat_template
+    return THINK_END in tokenize.chat_template
 
 
 def template_habits(tokenize: RowTokenizer) -> list[str]:
@@ -39,7 +37,7 @@ def template_habits(tokenize: RowTokenizer) -> list[str]:
             "tokenizer's chat_template."
         )
     try:
-        before, after = _beside_text(tokenize(_PROBE))
+        before, after = _beside_text(tokenize(PROBE))
     except RowError:
         return told
     decode = tokenize.tokenizer.decode

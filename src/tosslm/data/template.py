@@ -19,7 +19,9 @@ from tosslm.errors import InputError, RowError
 
 Messages = Sequence[Mapping[str, Any]]
 
-_THINK_END = "</think>"
+THINK_END = "</think>"
+PROBE = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
+"""A question and its answer, to see what a template does to any."""
 _TODAY = "{{% macro strftime_now(format) %}}{day} May 2026{{% endmacro %}}"
 _PROMPT_PART = re.compile(r"[^>\n]*>|[^>\n]*\n+|[^>\n]+$")  # tags and lines
 
@@ -167,9 +169,8 @@ class ChatTemplate:
         """Whether what it writes depends on the day."""
         if "strftime_now" not in self.source:
             return False
-        probe = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
         try:
-            first, second = (self._render(probe, opening=_TODAY.format(day=day)) for day in (1, 2))
+            first, second = (self._render(PROBE, opening=_TODAY.format(day=day)) for day in (1, 2))
         except RowError:
             return True
         return first != second
@@ -278,7 +279,7 @@ def locate_content(text: str, turn: Turn, content: str) -> Placed | None:
     the turn, and what follows the last ``</think>``. None where none of them holds.
     """
     anchor = turn.start
-    if _THINK_END not in content:
+    if THINK_END not in content:
         # Then a block in the rendered turn is the template's own; an answer may well be "think" or a newline.
         anchor = _past_thinking(text, turn)
     stripped = content.strip()
@@ -289,7 +290,7 @@ def locate_content(text: str, turn: Turn, content: str) -> Placed | None:
         return Placed(anchor, anchor + len(content), -anchor)
     if text.startswith(stripped, after_space, turn.end):
         return _extended(text, anchor, turn.end, content, after_space, stripped)
-    answer = content.rpartition(_THINK_END)[2].strip()
+    answer = content.rpartition(THINK_END)[2].strip()
     for piece, lowest in ((content, anchor), (stripped, anchor), (answer, _past_thinking(text, turn))):
         start = text.find(piece, lowest, turn.end)
         if start >= 0 and piece:
@@ -298,10 +299,10 @@ def locate_content(text: str, turn: Turn, content: str) -> Placed | None:
 
 
 def _past_thinking(text: str, turn: Turn) -> int:
-    found = text.rfind(_THINK_END, turn.start, turn.end)
+    found = text.rfind(THINK_END, turn.start, turn.end)
     if found < 0:
         return turn.start
-    end = found + len(_THINK_END)
+    end = found + len(THINK_END)
     return end + 2 * text.startswith("\n\n", end, turn.end)
 
 
