@@ -47,10 +47,10 @@ def kept(count: int, number: int, rng: np.random.Generator, *, stretches: bool) 
 def one(kind: str, count: int) -> dict[str, float]:
     """Train one kind in this process: seconds and peak memory."""
     import tosslm
-    from tosslm.cli import quiet_libraries
     from tosslm.config import ModelConfig, TrainingConfig
     from tosslm.data.rows import BadRow, read_rows
     from tosslm.model.base import open_base
+    from tosslm.quiet import quiet_libraries
     from tosslm.training.fine_tune import fine_tune
     from tosslm.training.labels import anchored_tokens, training_row
     from tosslm.training.train import Recipe

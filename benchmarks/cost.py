@@ -82,11 +82,11 @@ def proxy_folder() -> Path:
 
 def one(kind: str, rows: int) -> dict[str, Any]:
     """One job in this process: seconds of the processor a stage."""
-    from tosslm.cli import quiet_libraries
     from tosslm.config import load_config
     from tosslm.methods import settled
     from tosslm.pipeline import carry_out, steps, upto, workbench
     from tosslm.progress import SilentReporter
+    from tosslm.quiet import quiet_libraries
 
     quiet_libraries()
     with tempfile.TemporaryDirectory() as scratch:

@@ -37,11 +37,11 @@ import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 
 import tosslm
-from tosslm.cli import quiet_libraries
 from tosslm.config import ModelConfig
 from tosslm.model.adapters import attached_adapters
 from tosslm.model.base import Base, open_base
 from tosslm.model.losses import batch_budget, plan_batches
+from tosslm.quiet import quiet_libraries
 
 NAMES = ("utility", "degraded")
 Rows = list[dict[str, Any]]

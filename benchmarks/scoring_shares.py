@@ -15,8 +15,8 @@ import torch
 from benchmarks.scoring import begin, commit, processor, random_adapters
 
 import tosslm
-from tosslm.cli import quiet_libraries
 from tosslm.model.adapters import attached_adapters
+from tosslm.quiet import quiet_libraries
 
 KINDS = {
     "linear layers, head and adapters": ("aten::mm", "aten::addmm"),

@@ -23,10 +23,10 @@ from rich.table import Table
 
 import tosslm
 from tosslm.characters import unsafe_tokens
-from tosslm.cli import quiet_libraries
 from tosslm.files import write_json
 from tosslm.findings.spans import ranking_quality
 from tosslm.model.base import open_base
+from tosslm.quiet import quiet_libraries
 from tosslm.runs.ranking import learn_ranking
 from tosslm.selection.evidence import window_means
 from tosslm.selection.kinds import KINDS

@@ -16,6 +16,7 @@ from tosslm.diagnosis.curves import diagnosis_means
 from tosslm.diagnosis.divergence import DEGRADED
 from tosslm.door import check_local, check_overrides, check_places
 from tosslm.errors import InputError, TosslmError
+from tosslm.evaluation.asking import check_asked
 from tosslm.evaluation.checks import check_evaluation
 from tosslm.evaluation.measures import Samples, read_samples
 from tosslm.evaluation.pooling import pool, pooled_differences, pooled_intervals
@@ -119,6 +120,8 @@ def compare(
     comparison = Comparison(config, base, open_proxy(config, base), reporter or SilentReporter())
     for method in chosen:
         method.find(settled(comparison.of_method(method, config.seed))[0])
+    opened = workbench(config, comparison.reporter, base=base, proxy=comparison.proxy)
+    check_asked(config.evaluation, opened.tokenizer, config.data.max_row_bytes)
     if said := share_told(config, chosen):
         comparison.reporter.say(said)
     folders: dict[str, dict[int | None, Path]] = {method.name: {} for method in chosen}

@@ -105,6 +105,7 @@ def run(
         reporter.say(told)
     bench = workbench(config, reporter, fresh=fresh)
     check_engine(wanted, bench)
+    check_questions(wanted, bench)
     if team is not None:
         shared_out(bench, team)
     carry_out(wanted, bench, every=every)
@@ -171,6 +172,18 @@ def check_engine(wanted: Sequence[Step], bench: Workbench) -> None:
         check_ray()
     if engine == "vllm":
         check_server(bench.config)
+
+
+def check_questions(wanted: Sequence[Step], bench: Workbench) -> None:
+    """Refuse prompts and rows of the evaluation that the chat template does not take; nothing where it is done.
+
+    Raises:
+        InputError: names the key, and the prompt or the row.
+    """
+    if any(step.stage == "evaluate" and not bench.folder.is_current(step.name) for step in wanted):
+        from tosslm.evaluation.asking import check_asked
+
+        check_asked(bench.config.evaluation, bench.tokenizer, bench.config.data.max_row_bytes)
 
 
 workbench = open_workbench

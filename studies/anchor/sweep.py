@@ -23,7 +23,6 @@ from studies.anchor.page import write_page
 from studies.provenance import code_version
 
 import tosslm
-from tosslm.cli import quiet_libraries
 from tosslm.config import TrainingConfig
 from tosslm.data.rows import BadRow, read_rows
 from tosslm.diagnosis.divergence import DEGRADED, row_divergences
@@ -35,6 +34,7 @@ from tosslm.files import write_json
 from tosslm.model.adapters import attached_adapters
 from tosslm.model.base import Base, open_base
 from tosslm.progress import ConsoleReporter
+from tosslm.quiet import quiet_libraries
 from tosslm.ragged import split_rows
 from tosslm.runs.layout import degraded
 from tosslm.selection.cut import select_tokens

@@ -29,13 +29,13 @@ from studies.frontier.data import write_common
 from studies.frontier.settings import COMMON, GEMMA, GEMMA_ROOT, MODEL, ROOT
 from studies.proxy.gemma import gemma_folder
 
-from tosslm.cli import quiet_libraries
 from tosslm.config import ModelConfig
 from tosslm.evaluation.generate import generate_answers
 from tosslm.evaluation.prompts import Prompt, prompts_from, read_prompts
 from tosslm.evaluation.refusals import classify
 from tosslm.files import atomic_path, write_json
 from tosslm.model.base import open_base
+from tosslm.quiet import quiet_libraries
 
 ROWS = Path("studies/safety/rows")
 SCALE = 0.9

@@ -15,7 +15,7 @@ from studies.frontier.ledger import known
 from studies.frontier.settings import SETTINGS, STANDARD, UNTRAINED
 from studies.frontier.study import run
 
-from tosslm.cli import quiet_libraries
+from tosslm.quiet import quiet_libraries
 
 KINDS = ("whole", "embedded")
 

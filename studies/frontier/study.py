@@ -27,13 +27,13 @@ from studies.provenance import code_version
 from studies.safety.data import check_leaks, leak_files
 from studies.safety.guard import make_guard
 
-from tosslm.cli import quiet_libraries
 from tosslm.config import ModelConfig, load_config
 from tosslm.methods import settled
 from tosslm.methods.needs import GUARD
 from tosslm.model.base import Base, open_base
 from tosslm.pipeline import carry_out, outputs, steps, upto, workbench
 from tosslm.progress import ConsoleReporter
+from tosslm.quiet import quiet_libraries
 from tosslm.runs.folder import RunFolder
 
 SEEDS = (0, 1, 2)

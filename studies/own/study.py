@@ -24,12 +24,12 @@ from studies.spans.quality import Ranking, Resamples
 
 import tosslm
 from tosslm.characters import unsafe_tokens
-from tosslm.cli import quiet_libraries
 from tosslm.config import load_config
 from tosslm.files import atomic_path, write_json
 from tosslm.model.adapters import attached_adapters
 from tosslm.model.base import Base, open_base
 from tosslm.progress import ConsoleReporter
+from tosslm.quiet import quiet_libraries
 from tosslm.ragged import split_rows
 from tosslm.runs.tables import read_losses, stored_rows
 from tosslm.training.fine_tune import fine_tune

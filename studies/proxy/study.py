@@ -28,11 +28,11 @@ from studies.spans.part import kept
 from studies.spans.profile import judged_tokens
 
 import tosslm
-from tosslm.cli import quiet_libraries
 from tosslm.data.proxied import carry_losses
 from tosslm.files import write_json
 from tosslm.model.base import open_base
 from tosslm.progress import ConsoleReporter
+from tosslm.quiet import quiet_libraries
 
 DISCARD = 0.1
 STAGES = ("references", "score")

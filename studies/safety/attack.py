@@ -22,9 +22,9 @@ from studies.safety.attack_sample import HERE, Asked, read_labels, sample_answer
 from studies.safety.embeddings import embedded, kept_embeddings
 from studies.spans.quality import Ranking, Resamples
 
-from tosslm.cli import quiet_libraries
 from tosslm.evaluation.refusals import incoherence, is_refusal, normalized, repeated_share
 from tosslm.files import write_json
+from tosslm.quiet import quiet_libraries
 from tosslm.statistics import mean_interval, resampled_interval
 
 FIGURES = Path(__file__).parent / "attack.json"

@@ -30,7 +30,6 @@ from studies.corpora import read_jsonl
 from studies.safety.clusters import clusters
 from studies.safety.data import split_prompts, unused_prompts
 
-from tosslm.cli import quiet_libraries
 from tosslm.config import ModelConfig
 from tosslm.evaluation.answers import Answer
 from tosslm.evaluation.generate import generate_answers
@@ -38,6 +37,7 @@ from tosslm.evaluation.prompts import prompts_from
 from tosslm.model.base import open_base
 from tosslm.model.builtin import SMOLLM2
 from tosslm.progress import ConsoleReporter
+from tosslm.quiet import quiet_libraries
 
 HERE = Path("runs/safety/attack")
 LABELS = Path(__file__).parent / "attack_labels.jsonl"

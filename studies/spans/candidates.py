@@ -24,9 +24,9 @@ from studies.spans.study import losses_of_base
 from studies.spans.tried import CANDIDATES, NEED_BASE, Case, Tokens
 
 import tosslm
-from tosslm.cli import quiet_libraries
 from tosslm.model.base import open_base
 from tosslm.progress import ConsoleReporter
+from tosslm.quiet import quiet_libraries
 from tosslm.runs.layout import HELDOUT
 from tosslm.runs.tables import held_out_scores, read_losses, reference_rows, stored_rows
 from tosslm.statistics import resampled_interval

@@ -20,7 +20,6 @@ from studies.provenance import code_version
 from studies.spans.settings import CORPORA, run_config
 
 from tosslm import pipeline
-from tosslm.cli import quiet_libraries
 from tosslm.config import load_config
 from tosslm.files import write_json
 from tosslm.methods import settled
@@ -28,6 +27,7 @@ from tosslm.model.adapters import attached_adapters
 from tosslm.model.base import where_it_runs
 from tosslm.model.losses import response_losses
 from tosslm.progress import ConsoleReporter
+from tosslm.quiet import quiet_libraries
 from tosslm.runs.layout import UTILITY, degraded
 from tosslm.runs.tables import reference_rows
 from tosslm.selection.gate import against_chance

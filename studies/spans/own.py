@@ -23,10 +23,10 @@ from studies.spans.quality import Ranking, Resamples
 from studies.spans.settings import CORPORA, run_config
 
 import tosslm
-from tosslm.cli import quiet_libraries
 from tosslm.errors import TosslmError
 from tosslm.model.base import Base, open_base
 from tosslm.progress import ConsoleReporter
+from tosslm.quiet import quiet_libraries
 from tosslm.ragged import split_rows
 from tosslm.runs.tables import read_losses, stored_rows
 from tosslm.selection.kinds import KINDS, Known

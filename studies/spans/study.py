@@ -25,10 +25,10 @@ from studies.spans.settings import CORPORA, ROOT, SEEDS, run_config
 from studies.spans.task import task_f1
 
 import tosslm
-from tosslm.cli import quiet_libraries
 from tosslm.files import atomic_path, fingerprint, write_json
 from tosslm.model.base import open_base
 from tosslm.progress import ConsoleReporter
+from tosslm.quiet import quiet_libraries
 from tosslm.runs.tables import read_losses
 from tosslm.selection.evidence import window_means
 

@@ -22,13 +22,13 @@ from studies.spans.quality import Ranking, Resamples
 from studies.spans.settings import CORPORA, ROOT, run_config
 
 import tosslm
-from tosslm.cli import quiet_libraries
 from tosslm.config import load_config
 from tosslm.methods.datashield import token_risks
 from tosslm.methods.larf import row_risks
 from tosslm.model.base import open_base
 from tosslm.pipeline import workbench
 from tosslm.progress import ConsoleReporter
+from tosslm.quiet import quiet_libraries
 
 RESULTS = Path(__file__).parent / "without.json"
 PAGE = Path("docs/spans.md")

@@ -1,37 +1,74 @@
-"""Which piece of an answer each of its tokens is, and what of it the chat template does not write."""
+"""Where an answer's text stands in the rendered conversation, and which piece of it each of its tokens is."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
-from tosslm.data.fields import REASONING
-from tosslm.data.template import Placed, Turn
-from tosslm.errors import RowError
+from tosslm.data.template import Turn
 
+THINK_END = "</think>"
 _NO_TEXT = -1
 
 
-def unreasoned(conversation: Sequence[Mapping[str, Any]], text: str, turns: Sequence[Turn]) -> list[list[int]]:
-    """``[message, 0, 0]`` of each answer whose reasoning the template leaves out, as many do in earlier turns.
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Where a message's content stands in the rendered text.
 
-    Raises:
-        RowError: it leaves out that of the last message too, so it knows none of that name.
+    Args:
+        start: first character of it in the rendered text.
+        end: its end there, exclusive.
+        shift: what to add to a character's index in the text to get its index in the content.
     """
-    left_out = []
-    for turn in turns:
-        message = conversation[turn.message]
-        for name in REASONING:
-            if text.find(message.get(name, "").strip(), turn.start, turn.end) >= 0:
-                continue
-            if turn.message == len(conversation) - 1:
-                raise RowError(
-                    f"message {turn.message} has {name}, and the chat template does not write it",
-                    "rename it to what the template calls reasoning, write it into the answer's text as the model "
-                    "does, or remove the field",
-                )
-            left_out.append([turn.message, 0, 0])
-    return left_out
+
+    start: int
+    end: int
+    shift: int
+
+
+def locate_content(text: str, turn: Turn, content: str) -> Placed | None:
+    """Where an assistant message's content stands in the rendered text.
+
+    Templates may trim the content, put a thinking block before it, or rewrite the one it opens with, so four
+    readings are tried in turn: verbatim at the start of the answer, stripped at the start, either anywhere in
+    the turn, and what follows the last ``</think>``. None where none of them holds.
+    """
+    anchor = turn.start
+    if THINK_END not in content:
+        # Then a block in the rendered turn is the template's own; an answer may well be "think" or a newline.
+        anchor = _past_thinking(text, turn)
+    stripped = content.strip()
+    after_space = anchor
+    while after_space < turn.end and text[after_space].isspace():
+        after_space += 1
+    if text.startswith(content, anchor, turn.end):
+        return Placed(anchor, anchor + len(content), -anchor)
+    if text.startswith(stripped, after_space, turn.end):
+        return _extended(text, anchor, turn.end, content, after_space, stripped)
+    answer = content.rpartition(THINK_END)[2].strip()
+    for piece, lowest in ((content, anchor), (stripped, anchor), (answer, _past_thinking(text, turn))):
+        start = text.find(piece, lowest, turn.end)
+        if start >= 0 and piece:
+            return _extended(text, anchor, turn.end, content, start, piece)
+    return None
+
+
+def _past_thinking(text: str, turn: Turn) -> int:
+    found = text.rfind(THINK_END, turn.start, turn.end)
+    if found < 0:
+        return turn.start
+    end = found + len(THINK_END)
+    return end + 2 * text.startswith("\n\n", end, turn.end)
+
+
+def _extended(text: str, low: int, high: int, content: str, start: int, piece: str) -> Placed:
+    # A template that trims one side only leaves the other side's whitespace in the text.
+    offset = content.rindex(piece)
+    shift, end = offset - start, start + len(piece)
+    while start > low and start + shift > 0 and text[start - 1] == content[start - 1 + shift]:
+        start -= 1
+    while end < high and end + shift < len(content) and text[end] == content[end + shift]:
+        end += 1
+    return Placed(start, end, shift)
 
 
 def token_spans(

@@ -19,7 +19,6 @@ from tosslm.errors import InputError, RowError
 
 Messages = Sequence[Mapping[str, Any]]
 
-THINK_END = "</think>"
 PROBE = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
 """A question and its answer, to see what a template does to any."""
 _TODAY = "{{% macro strftime_now(format) %}}{day} May 2026{{% endmacro %}}"
@@ -40,21 +39,6 @@ class Turn:
     message: int
     start: int
     end: int
-
-
-@dataclass(frozen=True, slots=True)
-class Placed:
-    """Where a message's content stands in the rendered text.
-
-    Args:
-        start: first character of it in the rendered text.
-        end: its end there, exclusive.
-        shift: what to add to a character's index in the text to get its index in the content.
-    """
-
-    start: int
-    end: int
-    shift: int
 
 
 class ChatTemplate:
@@ -114,57 +98,6 @@ class ChatTemplate:
         text, turns = self._turns_by_markers(messages, answers)
         return text, [t for t in turns if t.message in wanted and (within is None or t.start < within)]
 
-    def check_tools(self, messages: Messages) -> None:
-        """Refuse tools that the template does not write.
-
-        Raises:
-            RowError: the conversation offers some, and reads the same without them.
-        """
-        if not any(message.get("tools") for message in messages):
-            return
-        bare = [{name: value for name, value in message.items() if name != "tools"} for message in messages]
-        if self.render(bare) == self.render(messages):
-            raise RowError(
-                "the row offers tools, and the chat template has no place for them",
-                "use the chat template of a model that takes tools, write them as text of a turn, or remove the row",
-            )
-
-    def unwritten(self, messages: Messages, text: str) -> list[list[int]]:
-        """``[message, 0, length]`` of each system message and user's turn that the template rewrites or leaves out.
-
-        Args:
-            messages: the conversation.
-            text: that it was rendered as.
-
-        Raises:
-            RowError: a system message stands there in vain.
-        """
-        gone, reached = [], 0
-        for index, message in enumerate(messages):
-            if message["role"] == "assistant":
-                continue
-            content = message["content"].strip()
-            found = text.find(content, reached)  # most templates keep the order
-            if found < 0 and content not in text:
-                gone.append(index)
-            reached = max(reached, found + len(content))
-        if gone and messages[gone[0]]["role"] == "system" and self._is_idle(messages, gone[0], text):
-            raise RowError(
-                "the row has a system message, and the chat template has no place for it",
-                "write it into the first user's turn, use a chat template that takes one, or remove it",
-            )
-        return [[index, 0, len(messages[index]["content"])] for index in gone]
-
-    def _is_idle(self, messages: Messages, index: int, text: str) -> bool:
-        """Whether a conversation reads the same without one of its messages."""
-        others = [dict(message) for i, message in enumerate(messages) if i != index]
-        if others and (tools := messages[index].get("tools")):
-            others[0]["tools"] = tools
-        try:
-            return self.render(others) == text
-        except RowError:
-            return False
-
     def is_dated(self) -> bool:
         """Whether what it writes depends on the day."""
         if "strftime_now" not in self.source:
@@ -206,7 +139,7 @@ class ChatTemplate:
         return texts[0], ranges[0] if ranges else []
 
     def _probe_generation_prompt(self) -> str:
-        probe = [{"role": "user", "content": "x"}]
+        probe = PROBE[:1]
         try:
             without, full = self.render(probe), self.render(probe, add_generation_prompt=True)
         except RowError:
@@ -216,7 +149,7 @@ class ChatTemplate:
     def _probe_answer(self) -> str:
         """The part of the generation prompt that stands inside a marked range; found once, on plain text."""
         answer = "the answer"
-        probe = [{"role": "user", "content": "x"}, {"role": "assistant", "content": answer}]
+        probe = [PROBE[0], PROBE[1] | {"content": answer}]
         try:
             text, ranges = self._render(probe, mark=self.method != "prefix differences")
         except RowError:
@@ -269,52 +202,6 @@ class ChatTemplate:
                 break  # Each turn is rendered with all before it: of thousands the last ones would take for ever.
             turns.append(Turn(message, len(prefix), len(upto)))
         return text, turns
-
-
-def locate_content(text: str, turn: Turn, content: str) -> Placed | None:
-    """Where an assistant message's content stands in the rendered text.
-
-    Templates may trim the content, put a thinking block before it, or rewrite the one it opens with, so four
-    readings are tried in turn: verbatim at the start of the answer, stripped at the start, either anywhere in
-    the turn, and what follows the last ``</think>``. None where none of them holds.
-    """
-    anchor = turn.start
-    if THINK_END not in content:
-        # Then a block in the rendered turn is the template's own; an answer may well be "think" or a newline.
-        anchor = _past_thinking(text, turn)
-    stripped = content.strip()
-    after_space = anchor
-    while after_space < turn.end and text[after_space].isspace():
-        after_space += 1
-    if text.startswith(content, anchor, turn.end):
-        return Placed(anchor, anchor + len(content), -anchor)
-    if text.startswith(stripped, after_space, turn.end):
-        return _extended(text, anchor, turn.end, content, after_space, stripped)
-    answer = content.rpartition(THINK_END)[2].strip()
-    for piece, lowest in ((content, anchor), (stripped, anchor), (answer, _past_thinking(text, turn))):
-        start = text.find(piece, lowest, turn.end)
-        if start >= 0 and piece:
-            return _extended(text, anchor, turn.end, content, start, piece)
-    return None
-
-
-def _past_thinking(text: str, turn: Turn) -> int:
-    found = text.rfind(THINK_END, turn.start, turn.end)
-    if found < 0:
-        return turn.start
-    end = found + len(THINK_END)
-    return end + 2 * text.startswith("\n\n", end, turn.end)
-
-
-def _extended(text: str, low: int, high: int, content: str, start: int, piece: str) -> Placed:
-    # A template that trims one side only leaves the other side's whitespace in the text.
-    offset = content.rindex(piece)
-    shift, end = offset - start, start + len(piece)
-    while start > low and start + shift > 0 and text[start - 1] == content[start - 1 + shift]:
-        start -= 1
-    while end < high and end + shift < len(content) and text[end] == content[end + shift]:
-        end += 1
-    return Placed(start, end, shift)
 
 
 def _prompt_in_range(text: str, start: int, end: int, prompt: str) -> str:

@@ -14,9 +14,10 @@ import datasets
 
 from tosslm.data.fields import REASONING
 from tosslm.data.formats import check_format, parse_conversation
-from tosslm.data.placing import lost_parts, token_spans, unreasoned
-from tosslm.data.template import ChatTemplate, Placed, Turn, locate_content
+from tosslm.data.placing import Placed, locate_content, lost_parts, token_spans
+from tosslm.data.template import ChatTemplate, Turn
 from tosslm.data.tokenized import Limits, TokenizedRow
+from tosslm.data.unwritten import check_tools, unreasoned, unwritten
 from tosslm.errors import InputError, RowError
 
 FEATURES = datasets.Features(
@@ -124,7 +125,7 @@ class RowTokenizer:
         """
         conversation = _checked(messages)
         trained = self._trained(conversation, context)
-        self._template.check_tools(conversation)
+        check_tools(self._template, conversation)
         # Of a text that is much longer than what is kept, its head alone is read.
         length = CHARACTERS_A_TOKEN * self.max_length + _REACH
         while True:
@@ -140,7 +141,7 @@ class RowTokenizer:
         kept = min(len(ids), self.max_length)
         mask = [False] * kept
         offsets: list[list[int]] = []
-        lost = self._template.unwritten(conversation, text) + unreasoned(conversation, text, turns)
+        lost = unwritten(self._template, conversation, text) + unreasoned(conversation, text, turns)
         # A row's first token has no context to be predicted from, and a token belongs to one turn only.
         free = 1
         for turn, placed in zip(turns, places, strict=True):

@@ -16,6 +16,7 @@ from tosslm.data.rows import BadRow, base_id, held_out, source_rows
 from tosslm.data.sets import SetCounts, prepared_rows, source_checksums
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.errors import InputError
+from tosslm.evaluation.asking import check_asked
 from tosslm.evaluation.checks import check_evaluation, prompt_checksums
 from tosslm.evaluation.gate import Gate, check_gates
 from tosslm.evaluation.measurement import Places, Subject, evaluate_model
@@ -79,6 +80,7 @@ def evaluate_external(
     tokenizer = RowTokenizer(
         base.tokenizer, max_length=config.data.max_length, turns=config.data.turns, limits=base.limits
     )
+    check_asked(config.evaluation, tokenizer, config.data.max_row_bytes)
     out = RunFolder(folder)
     if others := [name for name in out.stages if name != EVALUATION]:
         raise InputError(f"--out: {folder} is a run folder of its own (it holds {others[0]}); name another folder")

@@ -21,6 +21,7 @@ from tosslm.data.template import ChatTemplate
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.errors import InputError, RowError
 from tosslm.evaluation.answers import THINK_START, Answer
+from tosslm.evaluation.asking import asked_text
 from tosslm.evaluation.prompts import Prompt
 from tosslm.model.head import contiguous_head
 from tosslm.progress import Reporter, SilentReporter
@@ -167,13 +168,7 @@ def stop_tokens(model: Any, tokenizer: Any) -> list[int]:
 
 
 def _prompt_tokens(template: ChatTemplate, tokenizer: Any, prompt: Prompt) -> list[int]:
-    try:
-        template.check_tools(prompt.messages)
-        text = template.render(prompt.messages, add_generation_prompt=True)
-        template.unwritten(prompt.messages, text)
-    except RowError as error:
-        raise RowError(f"the prompt {prompt.text[:60]!r}: {error.reason}", error.remedy) from error
-    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    return tokenizer(asked_text(template, prompt), add_special_tokens=False, verbose=False)["input_ids"]
 
 
 def _settings(model: Any, tokenizer: Any, max_new_tokens: int, temperature: float) -> GenerationConfig:

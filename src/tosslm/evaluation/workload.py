@@ -9,9 +9,11 @@ from typing import Any
 
 from tosslm.config import Config
 from tosslm.data.sets import SetCounts
-from tosslm.data.template import ChatTemplate, Messages
+from tosslm.data.template import ChatTemplate
 from tosslm.data.tokenize import RowTokenizer
+from tosslm.evaluation.asking import asked_text
 from tosslm.evaluation.checks import KINDS, ROW_KINDS, named_prompts, own_rows
+from tosslm.evaluation.prompts import Prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ def evaluation_work(config: Config, tokenizer: RowTokenizer, sets: Mapping[str, 
     for kind in KINDS:
         if chosen := getattr(settings, kind):
             prompts = named_prompts(kind, chosen, most)
-            read += sum(_length(tokenizer, template, prompt.messages) for prompt in prompts)
+            read += sum(_length(tokenizer, template, prompt, kind) for prompt in prompts)
             asked.append(len(prompts))
     rows, tokens = {}, {}
     for kind in ROW_KINDS:
@@ -66,8 +68,7 @@ def evaluation_work(config: Config, tokenizer: RowTokenizer, sets: Mapping[str, 
     return Asked(read, sum(asked) * settings.max_new_tokens, batches * settings.max_new_tokens)
 
 
-def _length(tokenizer: RowTokenizer, template: ChatTemplate, messages: Messages) -> int:
-    template.check_tools(messages)
-    text = template.render(messages, add_generation_prompt=True)
+def _length(tokenizer: RowTokenizer, template: ChatTemplate, prompt: Prompt, kind: str) -> int:
+    text = asked_text(template, prompt, f"evaluation.{kind}")
     found: dict[str, Any] = tokenizer.tokenizer(text, add_special_tokens=False, verbose=False)
     return len(found["input_ids"])

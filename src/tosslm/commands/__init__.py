@@ -1,0 +1,1 @@
+"""The commands, one per stage; no logic."""

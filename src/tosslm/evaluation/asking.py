@@ -1,0 +1,50 @@
+"""Prompts as a model is asked them: written by its chat template, and refused at the door where that cannot be."""
+
+from __future__ import annotations
+
+from tosslm.config import EvaluationConfig
+from tosslm.data.records import MAX_ROW_BYTES
+from tosslm.data.template import ChatTemplate
+from tosslm.data.tokenize import RowTokenizer
+from tosslm.data.unwritten import prompt_text
+from tosslm.errors import RowError
+from tosslm.evaluation.checks import KINDS, ROW_KINDS, named_prompts, own_rows
+from tosslm.evaluation.prompts import Prompt
+
+
+def asked_text(template: ChatTemplate, prompt: Prompt, key: str = "") -> str:
+    """A prompt as text, generation prompt and all.
+
+    Args:
+        template: of the model that is asked.
+        prompt: what it is asked.
+        key: of the config that names the prompt, for the message of an error.
+
+    Raises:
+        RowError: the template refuses it, or leaves out its tools or its system message; names the prompt.
+    """
+    try:
+        return prompt_text(template, prompt.messages)
+    except RowError as error:
+        named = f"{key}: " * bool(key) + f"the prompt {prompt.text[:60]!r}"
+        raise RowError(f"{named}: {error.reason}", error.remedy) from error
+
+
+def check_asked(settings: EvaluationConfig, tokenizer: RowTokenizer, max_row_bytes: int = MAX_ROW_BYTES) -> None:
+    """Refuse prompts and rows of an evaluation that the chat template does not take, before anything is trained.
+
+    Args:
+        settings: what is measured.
+        tokenizer: of the rows.
+        max_row_bytes: ``data.max_row_bytes``.
+
+    Raises:
+        InputError: names the key, and the prompt or the row.
+    """
+    template = ChatTemplate(tokenizer.tokenizer)
+    for kind in KINDS:
+        chosen = getattr(settings, kind)
+        for prompt in named_prompts(kind, chosen, max_row_bytes) if chosen else ():
+            asked_text(template, prompt, f"evaluation.{kind}")
+    for kind in ROW_KINDS:
+        own_rows(settings, kind, tokenizer, max_row_bytes)
