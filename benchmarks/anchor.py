@@ -102,7 +102,13 @@ def section(results: dict[str, Any]) -> str:
     found = spread(times["anchor_first 0"])
     verdict = "met" if found["median"] <= BAR else "not met"
     bar = f"- At random, `anchor_first` 0, at most {BAR:g} times: **{verdict}** ({_told(times['anchor_first 0'])})."
-    return "\n".join([*lines, "", bar, "", provenance_told(results)])
+    why = (
+        "A step's products are one pass forward and two backward; the base's is one more pass forward, without "
+        "gradients, over the rows that have an anchor, to the last of it. So where nearly every row has one, about a "
+        "third is added whatever is done about it, and less only where anchors stand in few rows, as under "
+        "*stretches*."
+    )
+    return "\n".join([*lines, "", bar, "", why, "", provenance_told(results)])
 
 
 def _told(values: list[float]) -> str:

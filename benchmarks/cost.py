@@ -164,8 +164,23 @@ def _bar(results: dict[str, Any], kind: str) -> str:
     return (
         f"- {KINDS[kind]}, at most {BARS[kind]:g} times plain fine-tuning: **{verdict}** ({found['median']:.2f}, "
         f"{found['low']:.2f} to {found['high']:.2f}; without libraries and weights {bare['median']:.2f}; "
-        f"{found['n']:.0f} turns)."
+        f"{found['n']:.0f} turns).{'' if verdict == 'met' else _parts(results, kind)}"
     )
+
+
+def _parts(results: dict[str, Any], kind: str) -> str:
+    """Where a job's seconds beyond plain fine-tuning's go, as shares of the latter: medians over turns."""
+    cases = results["cases"]
+    turns = [number for number in range(len(cases)) if f"{kind} {number}" in cases and f"sft {number}" in cases]
+    beyond = {}
+    for stage in (START, *STAGES):
+        shares = []
+        for number in turns:
+            own, plain = (cases[f"{name} {number}"]["seconds"] for name in (kind, "sft"))
+            shares.append((own.get(stage, 0.0) - plain.get(stage, 0.0)) / sum(plain.values()))
+        beyond[stage] = spread(shares)["median"]
+    told = ", ".join(f"{stage} {share:+.0%}" for stage, share in beyond.items() if abs(share) >= 0.005)
+    return f" Beyond plain fine-tuning, in shares of it: {told}."
 
 
 def main() -> None:

@@ -5,18 +5,47 @@ import tracemalloc
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from benchmarks import made
 from benchmarks.memory import growth
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from support.benches import bench_of, mark_of
 from tosslm.data.rows import base_id
-from tosslm.files import write_parquet
+from tosslm.files import parquet_writer, read_batches, write_parquet
 from tosslm.findings.spans import EXACT_TOKENS, ranking_quality, tallied
 from tosslm.runs.column import Column
 from tosslm.runs.tables import DATA_SCHEMA, read_scores
 from tosslm.selection.joining import rows_to_join
 from tosslm.stages.refine import joining_step
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(groups=st.lists(st.integers(1, 7), max_size=6), size=st.integers(1, 9))
+def test_batches_are_of_one_size_whatever_the_groups_of_the_file(
+    groups: list[int], size: int, tmp_path: Path
+) -> None:
+    schema, ids = pa.schema([("row_id", pa.string())]), [str(i) for i in range(sum(groups))]
+    with parquet_writer(tmp_path / "some.parquet", schema, "x") as writer:
+        for group, start in zip(groups, np.cumsum([0, *groups]), strict=False):
+            writer.write_table(pa.table({"row_id": ids[start : start + group]}, schema=writer.schema))
+    batches = [[row["row_id"] for row in batch] for batch in read_batches(tmp_path / "some.parquet", rows=size)]
+    assert batches == [ids[start : start + size] for start in range(0, len(ids), size)]
+
+
+def test_reading_a_file_to_its_end_holds_little_of_it(tmp_path: Path) -> None:
+    """Asked for all groups at once, Arrow kept pages of every one."""
+    schema, group = pa.schema([("messages", pa.string())]), 1000 * 400
+    texts = np.random.default_rng(0).bytes(group // 2).hex()
+    with parquet_writer(tmp_path / "some.parquet", schema, "x") as writer:
+        for _ in range(40):
+            rows = [texts[start : start + 400] for start in range(0, group, 400)]
+            writer.write_table(pa.table({"messages": rows}, schema=writer.schema))
+    before = pa.total_allocated_bytes()
+    held = max(pa.total_allocated_bytes() - before for _ in read_batches(tmp_path / "some.parquet"))
+    assert held < 5 * group
 
 
 def test_a_column_gives_back_what_was_written_to_it(tmp_path: Path) -> None:

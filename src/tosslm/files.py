@@ -213,6 +213,20 @@ def read_batches(
         TosslmError: it is missing or damaged.
     """
     with _opened(path) as file:
-        batches = file.iter_batches(batch_size=rows, columns=list(columns) if columns else None)
-        for number, batch in enumerate(batches):
+        for number, batch in enumerate(_batches(file, list(columns) if columns else None, rows)):
             yield batch.to_pylist() if wanted is None or number in wanted else []
+
+
+def _batches(file: pq.ParquetFile, columns: list[str] | None, rows: int) -> Iterator[pa.Table]:
+    """Tables of ``rows`` records, the last one shorter, across the file's row groups."""
+    left: list[pa.RecordBatch] = []
+    # Group by group: asked for all groups at once, Arrow keeps pages of those that it is done with.
+    for group in range(file.num_row_groups):
+        for batch in file.iter_batches(batch_size=rows, row_groups=[group], columns=columns):
+            left.append(batch)
+            while (count := sum(map(len, left))) >= rows:
+                whole = pa.Table.from_batches(left)
+                yield whole.slice(0, rows)
+                left = whole.slice(rows).to_batches() if count > rows else []
+    if left:
+        yield pa.Table.from_batches(left)
