@@ -17,8 +17,9 @@ from support.benches import bench_of
 from tosslm.errors import InputError, TosslmError
 from tosslm.files import sha256, write_text
 from tosslm.pipeline import all_done
-from tosslm.runs.folder import Mark, RunFolder
+from tosslm.runs.folder import RunFolder
 from tosslm.runs.reader import Run, load_run
+from tosslm.runs.recorded import Mark
 from tosslm.runs.verify import verify
 from tosslm.stages.step import Step
 from tosslm.workbench import Workbench

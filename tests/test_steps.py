@@ -24,7 +24,8 @@ from tosslm.files import fingerprint
 from tosslm.methods import registry, settled, with_values
 from tosslm.pipeline import STAGES, steps, upto
 from tosslm.progress import SilentReporter
-from tosslm.runs.folder import Mark, RunFolder
+from tosslm.runs.folder import RunFolder
+from tosslm.runs.recorded import Mark
 from tosslm.stages.purposes import PURPOSES
 from tosslm.stages.step import Facts, Stage, Step
 from tosslm.workbench import Workbench

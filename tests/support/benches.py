@@ -8,7 +8,8 @@ from typing import Any
 
 from tosslm.config import load_config
 from tosslm.progress import SilentReporter
-from tosslm.runs.folder import Mark, RunFolder
+from tosslm.runs.folder import RunFolder
+from tosslm.runs.recorded import Mark
 from tosslm.stages.decided import decisions_cover
 from tosslm.stages.select import select
 from tosslm.workbench import Workbench

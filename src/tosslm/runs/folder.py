@@ -8,7 +8,6 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -33,7 +32,8 @@ from tosslm.remote import is_url, local_name
 from tosslm.runs.layout import Layout
 from tosslm.runs.manifest import MANIFEST_FORMAT, read_manifest
 from tosslm.runs.mirror import HAZARDOUS, Mirror, url_of
-from tosslm.runs.staged import clear_stage
+from tosslm.runs.outputs import clear_run, files_of, make_outputs_private
+from tosslm.runs.recorded import Mark, Recorded
 
 _PACKAGES = ("tosslm", "torch", "transformers", "peft", "trl", "tokenizers", "numpy", "pyarrow", "datasets")
 _KNOWN_BY = "fingerprint"
@@ -43,29 +43,7 @@ def _unsaid(text: str) -> None:
     pass
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """What a step that is about to be done is known by.
-
-    Attributes:
-        name: such as ``scores/round-0``; the key in the manifest's ``stages``.
-        fingerprint: of what the step depends on, its inputs' prints and its version among it; files that are kept
-            from a killed process bear it.
-        inputs: the steps it reads from, each with its print at that time.
-        outputs: files or folders, relative to the run folder, that the step writes.
-        covered: what the fingerprint covers beside inputs and version.
-        work: a private folder for unfinished work.
-    """
-
-    name: str
-    fingerprint: str
-    inputs: dict[str, str]
-    outputs: tuple[str, ...]
-    covered: list[Any]
-    work: Path
-
-
-class RunFolder:
+class RunFolder(Recorded):
     """A run folder on disk.
 
     Args:
@@ -88,11 +66,6 @@ class RunFolder:
     def _read_manifest(self) -> dict[str, Any]:
         empty: dict[str, Any] = {"format": MANIFEST_FORMAT, "stages": {}, "begun": {}}
         return (None if self._fresh else read_manifest(self.layout.manifest)) or empty
-
-    @property
-    def stages(self) -> dict[str, Any]:
-        """What is recorded of each step: fingerprint, files with SHA-256, seconds, and the step's own facts."""
-        return self.manifest["stages"]
 
     @contextmanager
     def lock(self, outputs: Sequence[str], *, say: Callable[[str], None] = _unsaid) -> Iterator[None]:
@@ -125,7 +98,8 @@ class RunFolder:
                 mirror = self._mirror
                 with mirror.writing(outputs, fresh=self._fresh, say=say) if mirror else nullcontext():
                     if self._fresh:
-                        self._clear()
+                        clear_run(self.layout)
+                        self._fresh = False
                     self.manifest = self._read_manifest()
                     yield
                     self._push()
@@ -159,30 +133,6 @@ class RunFolder:
                 "which a run would replace; name a new folder"
             )
 
-    def _clear(self) -> None:
-        """Remove what the manifest says that steps wrote, and nothing that the user put beside it."""
-        manifest = read_manifest(self.layout.manifest)
-        self._fresh = False
-        if manifest is None:
-            return
-        for name in manifest["stages"]:
-            self._forget(manifest, name)
-        for outputs in manifest.get("begun", {}).values():
-            for output in outputs:
-                _remove(self.path / output)
-        shutil.rmtree(self.layout.work, ignore_errors=True)
-        clear_stage(self.layout)
-        self.layout.manifest.unlink()
-
-    def _forget(self, manifest: dict[str, Any], name: str) -> None:
-        """Remove the files of a recorded step, and the folders that are empty without them."""
-        for file in manifest["stages"][name]["files"]:
-            path = self.path / file
-            path.unlink(missing_ok=True)
-            for folder in path.relative_to(self.path).parents:
-                if folder != Path() and (self.path / folder).is_dir() and not any((self.path / folder).iterdir()):
-                    (self.path / folder).rmdir()
-
     def adopt(self, other: RunFolder, outputs: Sequence[str], *, skip: tuple[str, ...]) -> None:
         """Take over the finished steps of another run whose files are not here, as links where the disk allows.
 
@@ -203,7 +153,7 @@ class RunFolder:
                 for file in entry["files"]:
                     with atomic_path(self.path / file) as beside:
                         link_or_copy(other.path / file, beside)
-                self._make_private(list(entry["files"]))
+                make_outputs_private(self.path, list(entry["files"]))
                 self.stages[name] = entry
                 self._write()
 
@@ -223,39 +173,6 @@ class RunFolder:
         work = self.layout.work / name.replace("/", "-")
         return Mark(name, fingerprint(version, *covered, inputs), inputs, writes, covered, work)
 
-    def is_done(self, mark: Mark) -> bool:
-        """Whether the step's fingerprint and all of its checksums hold."""
-        entry = self.stages.get(mark.name)
-        return entry is not None and entry["fingerprint"] == mark.fingerprint and not self.damaged(mark.name)
-
-    def damaged(self, name: str) -> list[str]:
-        """The step's files that are missing or altered."""
-        return [
-            file
-            for file, checksum in self.stages[name]["files"].items()
-            if not (self.path / file).is_file() or sha256(self.path / file) != checksum
-        ]
-
-    def print_of(self, name: str) -> str:
-        """What later steps take a done step to be: its fingerprint and the bytes that it wrote."""
-        entry = self.stages[name]
-        return fingerprint(entry["fingerprint"], entry["files"])
-
-    def is_current(self, name: str) -> bool:
-        """Whether a step is recorded, and everything it was made from is still what it was."""
-        seen, left = {name}, [name]
-        while left:
-            entry = self.stages.get(left.pop())
-            if entry is None:
-                return False
-            for source, known in entry["inputs"].items():
-                if source not in self.stages or self.print_of(source) != known:
-                    return False
-                if source not in seen:
-                    seen.add(source)
-                    left.append(source)
-        return True
-
     def do(self, mark: Mark, work: Callable[[], Mapping[str, Any]], *, say: Callable[[str], None] = _unsaid) -> bool:
         """Do a step's work and record it, unless it is done.
 
@@ -272,13 +189,13 @@ class RunFolder:
             shutil.rmtree(mark.work, ignore_errors=True)
             return False
         if mark.name in self.stages:
-            say(f"{mark.name}: made anew, as {self._what_changed(mark)}")
+            say(f"{mark.name}: made anew, as {self.what_changed(mark)}")
         start = time.monotonic()
         self._claim(mark)
         _prepare(mark)
         facts = dict(work())
-        self._make_private(mark.outputs)
-        files = {file: sha256(self.path / file) for file in self._files(mark.outputs)}
+        make_outputs_private(self.path, mark.outputs)
+        files = {file: sha256(self.path / file) for file in files_of(self.path, mark.outputs)}
         self.stages[mark.name] = {
             "fingerprint": mark.fingerprint,
             "inputs": mark.inputs,
@@ -293,38 +210,10 @@ class RunFolder:
         self._push()
         return True
 
-    def _what_changed(self, mark: Mark) -> str:
-        entry = self.stages[mark.name]
-        if entry["fingerprint"] == mark.fingerprint:
-            return f"{next(iter(self.damaged(mark.name)), 'a file of it')} is missing or altered"
-        known = entry["inputs"]
-        if changed := [name for name in (known | mark.inputs) if known.get(name) != mark.inputs.get(name)]:
-            return f"{', '.join(changed)} changed"
-        return "the config, a file or model that it names, or what this version makes of them is not what it was"
-
-    def is_withheld(self, mark: Mark) -> bool:
-        """Whether the step was done where its files stay: a degraded reference of a run folder at a URL."""
-        entry = self.stages.get(mark.name)
-        return entry is not None and entry["fingerprint"] == mark.fingerprint and self.withholds(mark.name)
-
-    def withholds(self, name: str) -> bool:
-        """Whether a recorded step's files were kept back where it was done, and none of them is here."""
-        if not name.startswith(HAZARDOUS) or name not in self.stages or name not in self.manifest.get("withheld", []):
-            return False
-        return not any((self.path / file).exists() for file in self.stages[name]["files"])
-
     def _push(self) -> None:
         """Let the URL of the folder, if it has one, follow what is recorded here."""
         if self._mirror:
             self._mirror.push(self.manifest, self._outputs)
-
-    def _make_private(self, outputs: Sequence[str]) -> None:
-        """What a step wrote, and the folders on the way there."""
-        for output in outputs:
-            make_private(self.path / output)
-            for folder in Path(output).parents:
-                if folder != Path() and (self.path / folder).is_dir():
-                    (self.path / folder).chmod(0o700)
 
     def _claim(self, mark: Mark) -> None:
         """Write down that a step is about to write its outputs, unless they are somebody else's.
@@ -336,7 +225,7 @@ class RunFolder:
         if begun is None or mark.name in begun:  # version 0.1 wrote no such list
             return
         known = {file for entry in self.stages.values() for file in entry["files"]}
-        for file in self._files(mark.outputs):
+        for file in files_of(self.path, mark.outputs):
             if file not in known:
                 raise InputError(
                     f"{self.path / file}: stands there and is not of this run, which would replace it; move it away, "
@@ -359,26 +248,11 @@ class RunFolder:
             if folder.name not in wanted and (folder / _KNOWN_BY).is_file():  # else a step did not make it
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _files(self, outputs: Sequence[str]) -> list[str]:
-        found: list[str] = []
-        for output in outputs:
-            path = self.path / output
-            files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-            found += [file.relative_to(self.path).as_posix() for file in files]
-        return found
-
     def _write(self) -> None:
         if self._mirror:
             self.manifest["withheld"] = [name for name in self.stages if name.startswith(HAZARDOUS)]
         write_json(self.layout.manifest, self.manifest)
         make_private(self.layout.manifest)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _prepare(mark: Mark) -> None:

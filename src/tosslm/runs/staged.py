@@ -17,7 +17,7 @@ from tosslm.files import atomic_path, is_whole, link_or_copy
 from tosslm.runs.layout import Layout
 
 if TYPE_CHECKING:
-    from tosslm.runs.folder import Mark
+    from tosslm.runs.recorded import Mark
 
 
 def make_stage(layout: Layout, mark: Mark) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tosslm.config import Config, TrainingConfig, covered
-from tosslm.runs.folder import Mark
+from tosslm.runs.recorded import Mark
 from tosslm.stages.step import Facts, Step
 from tosslm.team import current
 from tosslm.tracking import Trackers

@@ -19,8 +19,8 @@ from tosslm.data.shared import REFERENCES, Shared
 from tosslm.errors import InputError, TosslmError
 from tosslm.files import atomic_path, parquet_writer
 from tosslm.methods.method import Method
-from tosslm.runs.folder import Mark
 from tosslm.runs.layout import DATA, SETS
+from tosslm.runs.recorded import Mark
 from tosslm.runs.tables import DATA_SCHEMA, row_ids, stored_rows
 from tosslm.stages.purposes import PURPOSES
 from tosslm.stages.step import Facts, Stage, Step

@@ -9,7 +9,7 @@ from typing import Any
 from tosslm.errors import InputError
 from tosslm.files import write_text
 from tosslm.runs.decisions import ByHand, by_hand, print_of, read_text
-from tosslm.runs.folder import Mark
+from tosslm.runs.recorded import Mark
 from tosslm.workbench import Workbench
 
 

@@ -18,8 +18,8 @@ from tosslm.diagnosis.words import token_classes
 from tosslm.files import write_json, write_parquet, write_text
 from tosslm.methods.method import Method
 from tosslm.ragged import answer_positions
-from tosslm.runs.folder import Mark
 from tosslm.runs.layout import DATA, DIAGNOSIS, MODEL, SELECTION, Layout, degraded, scores
+from tosslm.runs.recorded import Mark
 from tosslm.runs.tables import (
     DIAGNOSED_ROWS_SCHEMA,
     DROPPED_SCHEMA,

@@ -13,8 +13,8 @@ from tosslm.evaluation.seen import seen_prompts
 from tosslm.files import sha256
 from tosslm.findings.apart import seen_told
 from tosslm.methods.method import Method
-from tosslm.runs.folder import Mark
 from tosslm.runs.layout import DATA, EVALUATION, MODEL, RESULTS, Layout, evaluation, evaluation_at
+from tosslm.runs.recorded import Mark
 from tosslm.runs.results import read_record, write_results
 from tosslm.runs.tables import held_out_rows, stored_rows
 from tosslm.stages.purposes import PURPOSES

@@ -12,8 +12,8 @@ from tosslm.errors import TosslmError
 from tosslm.files import parquet_writer, read_tables
 from tosslm.ragged import row_starts, split_rows
 from tosslm.runs.decisions import ByHand
-from tosslm.runs.folder import Mark
 from tosslm.runs.layout import Layout
+from tosslm.runs.recorded import Mark
 from tosslm.runs.tables import KEEP_SCHEMA, Parts, RowsInTurn, flat_values, list_column, row_lengths
 
 

@@ -18,8 +18,8 @@ from tosslm.data.own_utility import FOLDS, fold_of
 from tosslm.data.rows import base_id, held_out
 from tosslm.errors import InputError, TosslmError
 from tosslm.files import read_batches, write_json
-from tosslm.runs.folder import Mark
 from tosslm.runs.layout import TRUSTED, UTILITY, Layout, degraded, utility_fold
+from tosslm.runs.recorded import Mark
 from tosslm.selection.joining import trusted_rows
 from tosslm.stages.proxy import reads, rows_of
 from tosslm.stages.step import Facts, Step

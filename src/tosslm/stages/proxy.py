@@ -13,8 +13,8 @@ import pyarrow as pa
 from tosslm.config import Config
 from tosslm.errors import TosslmError
 from tosslm.files import parquet_writer
-from tosslm.runs.folder import Mark
 from tosslm.runs.layout import DATA, PROXY, SETS
+from tosslm.runs.recorded import Mark
 from tosslm.runs.tables import PROXY_SCHEMA, stored_rows
 from tosslm.stages.step import Facts, Step
 from tosslm.workbench import Workbench

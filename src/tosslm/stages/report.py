@@ -9,9 +9,9 @@ from tosslm.config import Config
 from tosslm.files import sha256
 from tosslm.findings.measured import SHOWN_FILES
 from tosslm.methods.method import Method
-from tosslm.runs.folder import Mark
 from tosslm.runs.layout import REPORT
 from tosslm.runs.reader import Run
+from tosslm.runs.recorded import Mark
 from tosslm.stages.purposes import PURPOSES
 from tosslm.stages.step import Facts, Stage, Step
 from tosslm.workbench import Workbench

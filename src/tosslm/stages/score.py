@@ -14,8 +14,8 @@ from tosslm.data.own_utility import scoring_fold
 from tosslm.files import is_whole, make_private, read_batches, write_parquet
 from tosslm.methods.method import Method
 from tosslm.progress import Task
-from tosslm.runs.folder import Mark
 from tosslm.runs.layout import HELDOUT, TRUSTED, Layout, degraded, scores, utility_fold
+from tosslm.runs.recorded import Mark
 from tosslm.runs.staged import clear_stage, make_stage, take
 from tosslm.runs.tables import (
     HELDOUT_SCHEMA,

@@ -18,9 +18,9 @@ from tosslm.methods.material import load_material
 from tosslm.methods.method import Method
 from tosslm.ragged import split_rows
 from tosslm.runs.decisions import ByHand
-from tosslm.runs.folder import Mark
 from tosslm.runs.layout import DATA, SELECTION, Layout, scores
 from tosslm.runs.ranking import evidence_of, find_unsafe, found_in
+from tosslm.runs.recorded import Mark
 from tosslm.runs.spool import spooled
 from tosslm.runs.tables import (
     EVIDENCE_SCHEMA,

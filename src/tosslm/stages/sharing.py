@@ -11,9 +11,10 @@ from typing import Any
 
 from tosslm.errors import InputError
 from tosslm.progress import logged
-from tosslm.runs.folder import Mark, RunFolder
+from tosslm.runs.folder import RunFolder
 from tosslm.runs.layout import Layout, scores
 from tosslm.runs.reader import Run
+from tosslm.runs.recorded import Mark
 from tosslm.runs.staged import at_work, clear_stage, make_stage
 from tosslm.stages.score import score_share
 from tosslm.stages.shard import Shard

@@ -11,8 +11,8 @@ from typing import Any
 from tosslm.errors import InputError, TosslmError
 from tosslm.files import write_text
 from tosslm.progress import Task
-from tosslm.runs.folder import Mark
 from tosslm.runs.layout import HELDOUT
+from tosslm.runs.recorded import Mark
 from tosslm.runs.staged import make_stage
 from tosslm.runs.tables import part_name
 from tosslm.stages.cluster import Needs, connected, machines

@@ -9,7 +9,7 @@ from typing import Any
 
 from tosslm.config import Config
 from tosslm.methods.method import Method
-from tosslm.runs.folder import Mark
+from tosslm.runs.recorded import Mark
 from tosslm.workbench import Workbench
 
 Facts = Mapping[str, Any]

@@ -18,7 +18,7 @@ from tosslm.runs.layout import Layout, scores
 from tosslm.stages.shard import Shard
 
 if TYPE_CHECKING:
-    from tosslm.runs.folder import Mark
+    from tosslm.runs.recorded import Mark
     from tosslm.workbench import Workbench
 
 MARKER = "workers-look-here"

@@ -1,0 +1,103 @@
+"""What a run's manifest says of its steps, and whether that still holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tosslm.files import fingerprint, sha256
+from tosslm.runs.mirror import HAZARDOUS
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What a step that is about to be done is known by.
+
+    Attributes:
+        name: such as ``scores/round-0``; the key in the manifest's ``stages``.
+        fingerprint: of what the step depends on, its inputs' prints and its version among it; files that are kept
+            from a killed process bear it.
+        inputs: the steps it reads from, each with its print at that time.
+        outputs: files or folders, relative to the run folder, that the step writes.
+        covered: what the fingerprint covers beside inputs and version.
+        work: a private folder for unfinished work.
+    """
+
+    name: str
+    fingerprint: str
+    inputs: dict[str, str]
+    outputs: tuple[str, ...]
+    covered: list[Any]
+    work: Path
+
+
+class Recorded:
+    """Steps as a manifest has them.
+
+    Attributes:
+        path: the run folder.
+        manifest: what is recorded.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def stages(self) -> dict[str, Any]:
+        """What is recorded of each step: fingerprint, files with SHA-256, seconds, and the step's own facts."""
+        return self.manifest["stages"]
+
+    def is_done(self, mark: Mark) -> bool:
+        """Whether the step's fingerprint and all of its checksums hold."""
+        entry = self.stages.get(mark.name)
+        return entry is not None and entry["fingerprint"] == mark.fingerprint and not self.damaged(mark.name)
+
+    def damaged(self, name: str) -> list[str]:
+        """The step's files that are missing or altered."""
+        return [
+            file
+            for file, checksum in self.stages[name]["files"].items()
+            if not (self.path / file).is_file() or sha256(self.path / file) != checksum
+        ]
+
+    def print_of(self, name: str) -> str:
+        """What later steps take a done step to be: its fingerprint and the bytes that it wrote."""
+        entry = self.stages[name]
+        return fingerprint(entry["fingerprint"], entry["files"])
+
+    def is_current(self, name: str) -> bool:
+        """Whether a step is recorded, and everything it was made from is still what it was."""
+        seen, left = {name}, [name]
+        while left:
+            entry = self.stages.get(left.pop())
+            if entry is None:
+                return False
+            for source, known in entry["inputs"].items():
+                if source not in self.stages or self.print_of(source) != known:
+                    return False
+                if source not in seen:
+                    seen.add(source)
+                    left.append(source)
+        return True
+
+    def what_changed(self, mark: Mark) -> str:
+        """Why a step that is recorded is not done."""
+        entry = self.stages[mark.name]
+        if entry["fingerprint"] == mark.fingerprint:
+            return f"{next(iter(self.damaged(mark.name)), 'a file of it')} is missing or altered"
+        known = entry["inputs"]
+        if changed := [name for name in (known | mark.inputs) if known.get(name) != mark.inputs.get(name)]:
+            return f"{', '.join(changed)} changed"
+        return "the config, a file or model that it names, or what this version makes of them is not what it was"
+
+    def is_withheld(self, mark: Mark) -> bool:
+        """Whether the step was done where its files stay: a degraded reference of a run folder at a URL."""
+        entry = self.stages.get(mark.name)
+        return entry is not None and entry["fingerprint"] == mark.fingerprint and self.withholds(mark.name)
+
+    def withholds(self, name: str) -> bool:
+        """Whether a recorded step's files were kept back where it was done, and none of them is here."""
+        if not name.startswith(HAZARDOUS) or name not in self.stages or name not in self.manifest.get("withheld", []):
+            return False
+        return not any((self.path / file).exists() for file in self.stages[name]["files"])
