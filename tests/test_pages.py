@@ -158,7 +158,7 @@ RUN_BY = {
         ],
     },
 }
-"""What installs, starts processes, serves, takes a server or minutes, by the target of make that runs it, as its page says."""
+"""What installs, starts processes, serves, takes a server or minutes, by the target of make that runs it."""
 
 
 def left_out(target: str | None) -> dict[str, list[str]]:

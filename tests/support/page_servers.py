@@ -20,7 +20,6 @@ from support.pages import ROOT
 from tosslm.review import version_of
 
 
-
 def has_slurm() -> bool:
     """Whether a Slurm can be started here: Debian's slurm-wlm and munge, as root."""
     path = f"{os.environ['PATH']}:/usr/sbin"
