@@ -1,4 +1,4 @@
-"""The block of the pages that fetches sets, by bash as it stands, and the recipes: a hub on this machine has the sets."""
+"""The block of the pages that fetches sets, by bash as it stands, and recipes: a hub on this machine has them."""
 
 from __future__ import annotations
 

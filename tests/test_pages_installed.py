@@ -17,8 +17,6 @@ from support.pages import ROOT, Block
 from tosslm.runs.verify import verify
 
 WANTED = "TOSSLM_INSTALLS"
-HOUR = 3600
-"""Seconds that a block may take: it may have gigabytes to fetch."""
 MARKED = marked("installs")
 DEMO = beginning(MARKED, "README.md", "make demo")
 OWN_DATA = beginning(MARKED, "README.md", "pip install .")
@@ -48,7 +46,8 @@ def settings(environment: Path | None = None) -> dict[str, str]:
     tests_own, path = str(Path(sys.executable).parent), os.environ["PATH"].split(os.pathsep)
     places = [*([str(environment / "bin")] if environment else []), *(place for place in path if place != tests_own)]
     nothing = dict.fromkeys(("PYTHONPATH", "VIRTUAL_ENV", WANTED), "")
-    return {**nothing, "PATH": os.pathsep.join(places), "PYTEST_ADDOPTS": ONE_FILE}
+    threads = os.environ.get("OMP_NUM_THREADS", str(os.cpu_count()))
+    return {**nothing, "PATH": os.pathsep.join(places), "PYTEST_ADDOPTS": ONE_FILE, "OMP_NUM_THREADS": threads}
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +74,7 @@ def own(asked: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     [version] = re.findall(r"^TORCH_VERSION := (.+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     torch = f'pip install -q "torch=={version}+cpu" 2>/dev/null || pip install -q "torch=={version}"'
-    bash(torch, folder, seconds=HOUR, **settings(folder))
+    bash(torch, folder, **settings(folder))
     return folder
 
 
@@ -83,7 +82,7 @@ def own(asked: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def index(clone: Path, own: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Where pip finds tosslm as if it was on its index: a folder with its wheel, beside the folders named already."""
     folder = tmp_path_factory.mktemp("index")
-    bash(f"pip wheel -q --no-deps -w {folder} .", clone, seconds=HOUR, **settings(own))
+    bash(f"pip wheel -q --no-deps -w {folder} .", clone, **settings(own))
     told = bash("pip config get global.find-links 2>/dev/null || true", clone, **settings(own))
     return f"{folder} {os.environ.get('PIP_FIND_LINKS') or told.strip()}"
 
@@ -94,7 +93,7 @@ def test_own_data_are_planned_and_trained_on_in_five_lines(
     editor = tmp_path / "editor"
     editor.write_text(EDITOR.format(model=tiny_model_folder))
     editor.chmod(0o755)
-    bash(OWN_DATA.code, clone, seconds=HOUR, EDITOR=str(editor), **settings(own))
+    bash(OWN_DATA.code, clone, EDITOR=str(editor), **settings(own))
     run = tosslm.load_run(clone / "runs/my-run")
     assert verify(run)[1] == []
     assert len(run.rows) == len((clone / "examples/demo/data/custom.jsonl").read_text().splitlines())
@@ -104,20 +103,35 @@ def test_own_data_are_planned_and_trained_on_in_five_lines(
 
 
 def test_both_ways_to_install_bring_the_built_in_model(clone: Path, own: Path) -> None:
-    bash(INSTALL.code, clone, seconds=HOUR, **settings(own))
+    bash(INSTALL.code, clone, **settings(own))
     for toss in ("toss", ".venv/bin/toss"):
         assert "references" in bash(f"{toss} plan configs/demo.yaml", clone, **settings(own))
 
 
 @pytest.mark.parametrize(("block", "module"), EXTRAS.items(), ids=EXTRAS.values())
-def test_an_extra_brings_its_package(block: Block, module: str, own: Path, index: str, tmp_path: Path) -> None:
-    bash(f"pip uninstall -q -y tosslm {module}", tmp_path, **settings(own))
-    bash(block.code, tmp_path, seconds=HOUR, PIP_FIND_LINKS=index, **settings(own))
-    bash(f"python -c 'import tosslm, {module}'; toss --help", tmp_path, **settings(own))
+def test_an_extra_goes_to_what_a_clone_has_installed(
+    block: Block, module: str, clone: Path, own: Path, tmp_path: Path
+) -> None:
+    bash("pip install -q .", clone, **settings(own))
+    assert_brings(block, module, tmp_path, settings(own))
+
+
+@pytest.mark.parametrize(("block", "module"), EXTRAS.items(), ids=EXTRAS.values())
+def test_an_extra_comes_with_tosslm_where_an_index_has_it(
+    block: Block, module: str, own: Path, index: str, tmp_path: Path
+) -> None:
+    bash("pip uninstall -q -y tosslm", tmp_path, **settings(own))
+    assert_brings(block, module, tmp_path, settings(own) | {"PIP_FIND_LINKS": index})
+
+
+def assert_brings(block: Block, module: str, folder: Path, variables: dict[str, str]) -> None:
+    bash(f"pip uninstall -q -y {module}", folder, **variables)
+    bash(block.code, folder, **variables)
+    bash(f"python -c 'import tosslm, {module}'; toss --help", folder, **variables)
 
 
 def test_make_installs_the_build_of_torch_that_is_named(clone: Path) -> None:
-    bash(GPU.code, clone, seconds=HOUR, **settings())
+    bash(GPU.code, clone, **settings())
     [named] = re.findall(r"TORCH=torch==(\S+)", GPU.code)
     version = bash(".venv/bin/python -c 'import torch; print(torch.__version__)'", clone, **settings())
     assert version.strip().partition("+")[0] == named
@@ -125,14 +139,14 @@ def test_make_installs_the_build_of_torch_that_is_named(clone: Path) -> None:
 
 
 def test_a_contributor_sets_up_and_checks(clone: Path) -> None:
-    said = bash(SET_UP.code, clone, seconds=HOUR, **settings())
+    said = bash(SET_UP.code, clone, **settings())
     assert len(re.findall(r"^\d+ passed", said, re.MULTILINE)) == 3, said
     for words in ("All checks passed!", "files already formatted", "Success: no issues found"):
         assert said.count(words) == 2, said
 
 
 def test_the_two_commands_of_the_readme(clone: Path) -> None:
-    said = bash(DEMO.code, clone, seconds=HOUR, **settings())
+    said = bash(DEMO.code, clone, **settings())
     assert re.search(r"^\d+ passed", said, re.MULTILINE), said
     assert verify(tosslm.load_run(clone / "runs/demo"))[1] == []
     page = (clone / "runs/demo/report.html").read_text(encoding="utf-8")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from support.pages import Block, blocks, pages
 
-SECONDS = 1200
-"""That a block may take at most, on a machine that does other work too."""
+SECONDS = 3600
+"""That a block may take at most, on a machine that does other work too, with gigabytes to fetch."""
 
 
 def marked(target: str) -> list[Block]:
@@ -39,9 +39,9 @@ def started(code: str, folder: Path, **variables: str) -> subprocess.Popen[str]:
     )
 
 
-def bash(code: str, folder: Path, *, seconds: float = SECONDS, **variables: str) -> str:
+def bash(code: str, folder: Path, **variables: str) -> str:
     """What a shell said, which did all of it."""
     shell = started(code, folder, **variables)
-    said, _ = shell.communicate(timeout=seconds)
+    said, _ = shell.communicate(timeout=SECONDS)
     assert shell.returncode == 0, said
     return said

@@ -14,10 +14,9 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlparse
 
 COMMIT = "0123456789" * 4
-_ASKED = re.compile(
-    r"/api/datasets/(?P<repo>[^/]+/[^/]+)(?:/(?P<what>revision|tree|paths-info)/[^/]+(?P<path>/.*)?)?$"
-)
-_FILE = re.compile(r"/datasets/(?P<repo>[^/]+/[^/]+)/resolve/[^/]+/(?P<path>.+)$")
+_SET = r"/datasets/(?P<repo>[^/]+/[^/]+)"
+_ASKED = re.compile(rf"/api{_SET}(?:/(?P<what>revision|tree|paths-info)/[^/]+(?P<path>/.*)?)?$")
+_FILE = re.compile(rf"{_SET}/resolve/[^/]+/(?P<path>.+)$")
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)$")
 
 
