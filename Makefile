@@ -13,7 +13,7 @@ PARALLEL := -n auto --maxprocesses 8
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: venv demo test check quick lint types lock bench consumers browser tokenizers ray qlora vllm s3 blocks installs docs clean
+.PHONY: venv demo test check quick lint types lock bench consumers browser tokenizers ray qlora vllm s3 blocks installs docker docs clean
 
 venv: $(VENV)/.installed
 
@@ -116,6 +116,11 @@ blocks: venv
 # committed and in fresh environments, gigabytes and a good part of an hour.
 installs: venv
 	TOSSLM_INSTALLS=1 $(BIN)/python -m pytest -n 0 tests/test_pages_installed.py
+
+# The image, built, and a plan and a run in it; skipped where no Docker answers. TOSSLM_TORCH_INDEX is the index of CPU
+# builds of PyTorch; without it the image is gigabytes larger. The image tosslm stays.
+docker: venv
+	TOSSLM_DOCKER=1 $(BIN)/python -m pytest -n 0 tests/test_pages_docker.py
 
 lock:
 	$(PYTHON) -m venv $(VENV)-lock

@@ -6,12 +6,12 @@ import os
 import re
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import pytest
 
 import tosslm
+from support.fresh_clone import cloned
 from support.page_shell import bash, beginning, marked
 from support.pages import ROOT, Block
 from tosslm.runs.verify import verify
@@ -58,13 +58,7 @@ def asked() -> None:
 
 @pytest.fixture(scope="module")
 def clone(asked: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone of what is committed, which is what a reader gets."""
-    folder = tmp_path_factory.mktemp("clone") / "tosslm"
-    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
-    asking = ["git", "-C", str(ROOT), "status", "--porcelain"]
-    if changed := subprocess.run(asking, check=True, capture_output=True, text=True).stdout:
-        warnings.warn(f"not committed, so not in the clone that is tested:\n{changed}", stacklevel=1)
-    return folder
+    return cloned(tmp_path_factory.mktemp("clone") / "tosslm")
 
 
 @pytest.fixture(scope="module")
