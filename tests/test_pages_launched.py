@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,38 +15,32 @@ import tosslm
 from support.hub import LocalHub, local_hub
 from support.launched import assert_close
 from support.page_scene import lay_out
-from support.page_servers import SECONDS, has_slurm, jobs_ended, review_a_row, slurm
-from support.pages import ROOT, Block, blocks, pages
+from support.page_servers import has_slurm, jobs_ended, review_a_row, slurm
+from support.page_shell import SECONDS, bash, beginning, marked, started
+from support.pages import ROOT, Block
 from support.s3_server import BUCKET, s3_server
 from tosslm.runs.verify import verify
 
 WANTED = "TOSSLM_BLOCKS"
-MARKED = [block for page in pages() for block in blocks(page) if block.target == "blocks"]
-
-
-def beginning(page: str, words: str) -> Block:
-    [found] = [block for block in MARKED if block.page == page and block.code.startswith(words)]
-    return found
-
-
+MARKED = marked("blocks")
 SCALING = "docs/scaling.md"
 SHARES = {
-    beginning(SCALING, "toss run toss.yaml --until references"): 2,
-    beginning(SCALING, "for i in 0 1 2 3"): 4,
-    beginning(SCALING, "torchrun --standalone --nproc-per-node 4"): 4,
+    beginning(MARKED, SCALING, "toss run toss.yaml --until references"): 2,
+    beginning(MARKED, SCALING, "for i in 0 1 2 3"): 4,
+    beginning(MARKED, SCALING, "torchrun --standalone --nproc-per-node 4"): 4,
 }
 TRAININGS = {
-    beginning(SCALING, "accelerate launch --config_file configs/accelerate/ddp.yaml"): 4,
-    beginning(SCALING, "launch="): 4,
-    beginning(SCALING, "torchrun --standalone --nproc-per-node 2"): 2,
-    beginning(SCALING, "accelerate launch --config_file configs/accelerate/fsdp2.yaml"): 4,
+    beginning(MARKED, SCALING, "accelerate launch --config_file configs/accelerate/ddp.yaml"): 4,
+    beginning(MARKED, SCALING, "launch="): 4,
+    beginning(MARKED, SCALING, "torchrun --standalone --nproc-per-node 2"): 2,
+    beginning(MARKED, SCALING, "accelerate launch --config_file configs/accelerate/fsdp2.yaml"): 4,
 }
-ARRAY, SUBMISSION = beginning(SCALING, "#!/bin/bash"), beginning(SCALING, "prepare=")
-STORE = beginning(SCALING, "toss run toss.yaml --run-dir s3://")
-UPLOAD = beginning("docs/export.md", "toss export")
-REVIEW = beginning("docs/review.md", "toss run")
-COMPLETION = beginning("docs/install.md", "toss --install-completion")
-TESTS = beginning("CONTRIBUTING.md", ".venv/bin/python -m pytest")
+ARRAY, SUBMISSION = beginning(MARKED, SCALING, "#!/bin/bash"), beginning(MARKED, SCALING, "prepare=")
+STORE = beginning(MARKED, SCALING, "toss run toss.yaml --run-dir s3://")
+UPLOAD = beginning(MARKED, "docs/export.md", "toss export")
+REVIEW = beginning(MARKED, "docs/review.md", "toss run")
+COMPLETION = beginning(MARKED, "docs/install.md", "toss --install-completion")
+TESTS = beginning(MARKED, "CONTRIBUTING.md", ".venv/bin/python -m pytest")
 
 
 def test_all_that_is_marked_so_is_run_here() -> None:
@@ -57,28 +49,6 @@ def test_all_that_is_marked_so_is_run_here() -> None:
 
 def named(block: Any) -> str:
     return f"{block.page}:{block.line}" if isinstance(block, Block) else str(block)
-
-
-def started(code: str, folder: Path, **variables: str) -> subprocess.Popen[str]:
-    """A shell of its own, as in a terminal of its own, which stops at the first command that fails."""
-    here = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        ["bash", "-e", "-c", f"{code}\n:"],  # else it would become its last command, and be no shell any more
-        cwd=folder,
-        env=os.environ | here | variables,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def bash(code: str, folder: Path, **variables: str) -> str:
-    shell = started(code, folder, **variables)
-    said, _ = shell.communicate(timeout=SECONDS)
-    assert shell.returncode == 0, said
-    return said
 
 
 @pytest.fixture(scope="module")

@@ -15,11 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from support.page_shell import SECONDS
 from support.pages import ROOT
 from tosslm.review import version_of
-
-SECONDS = 1200
-"""That a block may take at most, on a machine that does other work too."""
 
 
 def has_slurm() -> bool:
