@@ -92,7 +92,7 @@ def machine() -> dict[str, Any]:
     """What kind of machine this is; nothing that names it."""
     text = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
     model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    vectors = next((name for name in ("avx512f", "avx2") if name in text), "")
+    vectors = next((name for name in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if name in text), "")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     return {
         "processor": model[1] if model else platform.machine(),

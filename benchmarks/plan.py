@@ -1,8 +1,8 @@
 """What a plan says against what the run then took, stage by stage.
 
-    python -m benchmarks.plan --case demo --repeats 2
-    python -m benchmarks.plan --case gsm8k --repeats 2
-    python -m benchmarks.plan --write          # the table in docs/scaling.md, from the results that there are
+    python -m benchmarks.plan                  # each case three times, then the tables in docs/scaling.md
+    python -m benchmarks.plan --case gsm8k --repeats 5
+    python -m benchmarks.plan --write          # the tables alone, from the results that there are
 
 Each repeat is `toss plan --measure` and, right after it, `toss run`, each a process of its own. The plan's seconds
 are compared with the manifest's. Where other work shares the machine, the share of a processor that each of the two
@@ -11,7 +11,6 @@ got is in the results: a plan expects the machine to stay as it was while it mea
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -21,18 +20,21 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import yaml
+from benchmarks.measuring import RESULTS, Results, parser_of, provenance_told
+from benchmarks.sizes import PAGE, written
 
 from tosslm.config import load_config
-from tosslm.files import write_json
 from tosslm.methods import settled
 from tosslm.pipeline import steps
 
 ROOT = Path(__file__).parents[1]
-RESULTS = Path(__file__).parent / "results" / "plan.json"
+NAME = "plan"
 CASES = ("demo", "gsm8k")
 MODEL = {"name": "builtin:smollm2-135m-instruct"}
 
@@ -141,13 +143,13 @@ def _children() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def section(results: list[dict[str, Any]]) -> str:
+def section(results: dict[str, Any]) -> str:
     """The results as a page tells them: of each case the stages, expected and taken, in all repeats."""
     parts = []
     for case in CASES:
-        if own := [one for one in results if one["case"] == case]:
+        if own := [one for one in results["cases"].values() if one["case"] == case]:
             parts.append(_table(case, own))
-    return "\n".join(parts)
+    return "\n".join([*parts, provenance_told(results) + "\n"])
 
 
 def _table(case: str, repeats: list[dict[str, Any]]) -> str:
@@ -161,7 +163,7 @@ def _table(case: str, repeats: list[dict[str, Any]]) -> str:
         )
     )
     lines = [
-        f"**{case}**, {times}, on {machine['device']}, {machine['threads']} thread, {machine['dtype']}: planning "
+        f"**{case}**, {times}, on {machine['device']}, {machine['threads']} thread(s), {machine['dtype']}: planning "
         f"took {took} s. The plan got {of_plan} of a processor, the run {of_run}; other work had the rest.",
         "",
         "| stage | expected s | taken s | expected / taken | the same in seconds of a processor |",
@@ -191,25 +193,18 @@ def _span(values: Any, spec: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--case", choices=CASES)
-    parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--afresh", action="store_true", help="forget the case's earlier results first")
-    parser.add_argument("--write", action="store_true", help="write the table of docs/scaling.md")
+    parser = parser_of(__doc__)
+    parser.add_argument("--case", choices=CASES, nargs="+", default=list(CASES))
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--write", action="store_true", help="only write the tables of docs/scaling.md")
     args = parser.parse_args()
-    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
-    if args.afresh:
-        results = [one for one in results if one["case"] != args.case]
-    for _ in range(args.repeats if args.case else 0):
-        with tempfile.TemporaryDirectory() as scratch:
-            results.append(compared(args.case, Path(scratch)))
-        RESULTS.parent.mkdir(exist_ok=True)
-        write_json(RESULTS, results)
-        print(section(results[-1:]), flush=True)
-    if args.write:
-        from benchmarks.sizes import PAGE, written
-
-        PAGE.write_text(written(PAGE.read_text(encoding="utf-8"), "plan", section(results)), encoding="utf-8")
+    if not args.write:
+        results = Results(NAME, {})
+        for case, number in product(args.case, range(1, args.repeats + 1)):
+            with tempfile.TemporaryDirectory() as scratch:
+                results.measure(f"{case} {number}", partial(compared, case, Path(scratch)))
+    kept = json.loads((RESULTS / f"{NAME}.json").read_text(encoding="utf-8"))
+    PAGE.write_text(written(PAGE.read_text(encoding="utf-8"), "plan", section(kept)), encoding="utf-8")
 
 
 if __name__ == "__main__":

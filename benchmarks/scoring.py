@@ -5,36 +5,36 @@ logits over the whole vocabulary and cross-entropy at every position, prompts an
 ``response_losses`` under adapters on one copy of the base. The products: the base's linear layers on as many tokens,
 without padding, in the batches that ours reads where rows share no beginning; the head where a response token is
 predicted; nothing else. All read the same rows in turns, part by part, so that a machine that slows down slows all;
-loading is not counted. The losses are compared too.
+loading is not counted. The losses are compared too. A part that was measured is not measured again.
 
 With ``--shared``, rows have so many tokens in common before ``--own`` of their own, and ours is compared with itself
 when it reads each row whole.
 
-    python benchmarks/scoring.py --data gsm8k_train.jsonl.gz     # JSONL with `question` and `answer`
-    python benchmarks/scoring.py                                 # openai/gsm8k from the hub
-    python benchmarks/scoring.py --threads 1 --json out.json     # processor seconds: a busy machine counts less
-    python benchmarks/scoring.py --model runs/proxy/gemma-3-270m # another model; see studies/proxy/gemma.py
+    OMP_NUM_THREADS=1 python -m benchmarks.scoring               # processor seconds: a busy machine counts less
+    python -m benchmarks.scoring --dtype bfloat16 --shared 300 --rows 48
+    python -m benchmarks.scoring --gemma --rows 40               # Gemma 3 270M, see studies/proxy/gemma.py
+
+Rows are GSM8K's: of the studies' data where they are (``TOSSLM_DATA``), else of openai/gsm8k on the hub.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import platform
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import torch
-import transformers
+from benchmarks.measuring import RESULTS, Results
 from peft import LoraConfig, PeftModel, get_peft_model
+from studies.corpora import corpus_file, records
+from studies.proxy.gemma import gemma_folder
 
 import tosslm
 from tosslm.config import ModelConfig
@@ -43,14 +43,16 @@ from tosslm.model.base import Base, open_base
 from tosslm.model.losses import batch_budget, plan_batches
 from tosslm.quiet import quiet_libraries
 
+FOLDER = RESULTS / "scoring"
+GEMMA_ROOT = Path("runs/proxy")
 NAMES = ("utility", "degraded")
 Rows = list[dict[str, Any]]
 
 
-def gsm8k(path: str | None) -> Iterator[dict[str, Any]]:
-    if path:
-        with fsspec.open(path, "rt", compression="infer") as lines:
-            yield from map(json.loads, lines)
+def gsm8k() -> Iterator[dict[str, Any]]:
+    """Its training rows."""
+    if corpus_file("gsm8k_train").is_file():
+        yield from records("gsm8k_train")
     else:
         import datasets
 
@@ -111,34 +113,40 @@ def products(model: Any, rows: Rows, batch_tokens: int) -> None:
             head(part)
 
 
-def timed(ways: Mapping[str, Callable[[Rows], Any]], rows: Rows, parts: int) -> dict[str, Any]:
-    """Seconds of each way for each part, and what each gave."""
+def timed(ways: Mapping[str, Callable[[Rows], Any]], rows: Rows, names: Sequence[str]) -> dict[str, Any]:
+    """Seconds of each way for some rows, in the order of ``names``, and how far what they give is apart, in nats."""
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    given: dict[str, list[Any]] = {name: [] for name in ways}
-    for way in ways.values():
-        way(rows[:2])  # first calls choose kernels and fill pages
+    seconds, given = {}, {}
+    for name in names:
+        begin = clock()
+        given[name] = ways[name](rows)
+        seconds[name] = clock() - begin
+    one, other = (given[name] for name in ways if name != "products")
+    return {
+        "rows": len(rows),
+        "tokens": sum(len(row["input_ids"]) for row in rows),
+        "response_tokens": sum(sum(row["response_mask"]) for row in rows),
+        "clock": clock.__name__,
+        "seconds": seconds,
+        "apart": max(float(np.abs(a - b).max()) for a, b in zip(one, other, strict=True)),
+    }
+
+
+def in_turns(ways: Mapping[str, Callable[[Rows], Any]], rows: Rows, parts: int, results: Results) -> None:
+    """Measure each part of the rows that was not measured before."""
     size = -(-len(rows) // parts)
-    for number, start in enumerate(range(0, len(rows), size)):
+    cases = {f"rows {start} to {start + size}": rows[start : start + size] for start in range(0, len(rows), size)}
+    if cases.keys() - results.cases.keys():
+        for way in ways.values():
+            way(rows[:2])  # first calls choose kernels and fill pages
+    for number, (case, part) in enumerate(cases.items()):
         # Who goes first changes, for a part may find the machine quicker at one of its ends.
-        for name in list(ways) if number % 2 == 0 else list(ways)[::-1]:
-            begin = clock()
-            given[name].append(ways[name](rows[start : start + size]))
-            seconds[name].append(clock() - begin)
-        told = ", ".join(f"{name} {taken[-1]:.2f} s" for name, taken in seconds.items())
-        print(f"rows {start}-{start + size}: {told}", flush=True)
-    return {"seconds": seconds, "given": given, "clock": clock.__name__}
+        results.measure(case, partial(timed, ways, part, list(ways)[:: 1 if number % 2 == 0 else -1]))
 
 
 def spread(numerators: Sequence[float], denominators: Sequence[float]) -> dict[str, float]:
     ratios = [a / b for a, b in zip(numerators, denominators, strict=True)]
     return {"median": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)}
-
-
-def apart(one: list[list[np.ndarray]], other: list[list[np.ndarray]]) -> float:
-    """The largest difference of two ways' losses, in nats."""
-    pairs = zip(itertools.chain(*one), itertools.chain(*other), strict=True)
-    return max(float(np.abs(a - b).max()) for a, b in pairs)
 
 
 def begun_alike(rows: Rows, shared: int, own: int) -> Rows:
@@ -152,7 +160,9 @@ def begun_alike(rows: Rows, shared: int, own: int) -> Rows:
 
 def model_of(args: argparse.Namespace) -> ModelConfig:
     """The model that reads, from its own weights."""
-    return ModelConfig(**({"name": args.model} if args.model else {}), dtype=args.dtype, device="cpu")
+    return ModelConfig(
+        **({"name": str(gemma_folder(GEMMA_ROOT))} if args.gemma else {}), dtype=args.dtype, device="cpu"
+    )
 
 
 def begin(args: argparse.Namespace) -> tuple[Base, Rows]:
@@ -160,7 +170,7 @@ def begin(args: argparse.Namespace) -> tuple[Base, Rows]:
     base = open_base(model_of(args))
     conversations = [
         {"messages": [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": row["answer"]}]}
-        for row in itertools.islice(gsm8k(args.data), args.rows)
+        for row in itertools.islice(gsm8k(), args.rows)
     ]
     rows: Rows = [
         {key: row[key] for key in ("input_ids", "response_mask")}
@@ -169,103 +179,53 @@ def begin(args: argparse.Namespace) -> tuple[Base, Rows]:
     return base, rows
 
 
-def measured(args: argparse.Namespace) -> dict[str, Any]:
+def measure(args: argparse.Namespace, results: Results) -> None:
+    """All ways on all rows, in turns."""
     base, rows = begin(args)
-    source = commit()  # before the work, which may outlast it
     with tempfile.TemporaryDirectory() as scratch:
         folders = random_adapters(base, Path(scratch))
         plain, bare = (open_base(model_of(args)).model for _ in range(2))
         plain = PeftModel.from_pretrained(plain, folders["degraded"]).eval()
         with attached_adapters(base, folders) as both:
             both.set_adapter("degraded")
-            ours = lambda part: tosslm.response_losses(both, part, batch_tokens=args.batch_tokens)  # noqa: E731
-            whole = lambda part: tosslm.response_losses(  # noqa: E731
-                both, part, batch_tokens=args.batch_tokens, share=False
-            )
+            ours = partial(tosslm.response_losses, both, batch_tokens=args.batch_tokens)
             if args.shared:
                 rows = begun_alike(rows, args.shared, args.own)
-                ways: dict[str, Callable[[Rows], Any]] = {"ours": ours, "unshared": whole}
+                ways: dict[str, Callable[[Rows], Any]] = {"ours": ours, "unshared": partial(ours, share=False)}
             else:
                 ways = {
                     "authors": lambda part: plain_losses(plain, part, base.tokenizer.pad_token_id),
                     "ours": ours,
                     "products": lambda part: products(bare, part, args.batch_tokens),
                 }
-            run = timed(ways, rows, args.parts) | {"commit": source}
-    return described(args, rows, run)
+            in_turns(ways, rows, args.parts, results)
 
 
-def described(args: argparse.Namespace, rows: Rows, run: dict[str, Any]) -> dict[str, Any]:
-    seconds, given = run["seconds"], run["given"]
-    found: dict[str, Any] = {
-        "model": Path(args.model).name if args.model else None,
-        "rows": len(rows),
-        "parts": args.parts,
-        "tokens": sum(len(row["input_ids"]) for row in rows),
-        "response_tokens": sum(sum(row["response_mask"]) for row in rows),
-        "shared": args.shared,
-        "own": args.own,
-        "dtype": args.dtype,
-        "threads": torch.get_num_threads(),
-        "clock": run["clock"],
-        "processor": processor(),
-        "commit": run["commit"],
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-        "seconds": seconds,
-    }
-    if args.shared:
-        found["unshared_over_ours"] = spread(seconds["unshared"], seconds["ours"])
-        found["apart_unshared"] = apart(given["unshared"], given["ours"])
-    else:
-        found["authors_over_ours"] = spread(seconds["authors"], seconds["ours"])
-        found["products_over_ours"] = spread(seconds["products"], seconds["ours"])
-        found["apart_authors"] = apart(given["authors"], given["ours"])
-    return found
-
-
-def commit() -> str:
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-
-
-def processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        lines = info.read_text(encoding="utf-8").splitlines()
-        flags = next((line for line in lines if line.startswith("flags")), "").split()
-        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-        fast = [flag for flag in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if flag in flags]
-        return f"{name} ({', '.join(fast[:1])})"
-    return platform.machine()
+def ratios(cases: Mapping[str, Any], over: str) -> dict[str, float]:
+    """Of the parts: the seconds of a way over those of ours."""
+    return spread(*([case["seconds"][name] for case in cases.values()] for name in (over, "ours")))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="JSONL (.gz) with question and answer; default: openai/gsm8k from the hub")
     parser.add_argument("--rows", type=int, default=500)
-    parser.add_argument("--parts", type=int, default=5, help="turns that the ways take")
+    parser.add_argument("--parts", type=int, default=20, help="turns that the ways take")
     parser.add_argument("--batch-tokens", type=int, default=16384)
-    parser.add_argument("--model", help="a model folder; default: the built-in SmolLM2-135M-Instruct")
+    parser.add_argument("--gemma", action="store_true", help="Gemma 3 270M, not the built-in SmolLM2-135M-Instruct")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--threads", type=int, help="of the processor; default: as many as PyTorch takes")
     parser.add_argument("--shared", type=int, default=0, help="tokens that rows begin with in common")
     parser.add_argument("--own", type=int, default=100, help="tokens of each row after those")
-    parser.add_argument("--json", type=Path, help="where to write what was measured")
     parser.add_argument("--check", action="store_true", help="exit 1 below 1.4 times the authors' speed")
     args = parser.parse_args()
     quiet_libraries()
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    found = measured(args)
-    if args.json:
-        args.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    for name in ("authors_over_ours", "products_over_ours", "unshared_over_ours"):
-        if name in found:
-            print(f"{name}: " + ", ".join(f"{key} {value:.2f}" for key, value in found[name].items()))
-    print(
-        ", ".join(f"{name} {found[name]:.1e} nats" for name in ("apart_authors", "apart_unshared") if name in found)
-    )
-    if args.check and found["authors_over_ours"]["median"] < 1.4:
+    name = "-".join(["sharing" if args.shared else "scoring", *(["gemma"] if args.gemma else []), args.dtype])
+    settings = {key: value for key, value in vars(args).items() if key != "check"}
+    results = Results(name, settings, FOLDER)
+    measure(args, results)
+    for over in ("unshared",) if args.shared else ("authors", "products"):
+        print(f"{over} / ours: " + ", ".join(f"{key} {of:.2f}" for key, of in ratios(results.cases, over).items()))
+    print(f"at most {max(case['apart'] for case in results.cases.values()):.1e} nats apart")
+    if args.check and ratios(results.cases, "authors")["median"] < 1.4:
         raise SystemExit(1)
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measuring import RESULTS
+from benchmarks.measuring import RESULTS, provenance_told
+from benchmarks.scoring import ratios
 
 BARS = {
-    ("authors_over_ours", "float32"): 1.8,
-    ("authors_over_ours", "bfloat16"): 3.0,
-    ("products_over_ours", "float32"): 0.8,
-    ("products_over_ours", "bfloat16"): 0.8,
+    ("authors", "float32"): 1.8,
+    ("authors", "bfloat16"): 3.0,
+    ("products", "float32"): 0.8,
+    ("products", "bfloat16"): 0.8,
 }
-"""What is wanted of SmolLM2-135M, by figure and dtype."""
+"""What is wanted of SmolLM2-135M: a way's seconds over ours, by dtype."""
 LARGE_VOCABULARY_BAR = 3.0
 """What is wanted over the authors' way of a model with a vocabulary of 128,000 tokens or more."""
 SHARED_BAR = 2.5
@@ -47,9 +49,10 @@ Scores of one part depend on its rows and on `scoring.batch_tokens`, whoever com
 - Sharing has been measured on a CPU only, and no GPU has been measured at all.
 """  # noqa: E501
 MEANING = {
-    "authors_over_ours": "authors' seconds / ours",
-    "products_over_ours": "products' seconds / ours",
+    "authors": "authors' seconds / ours",
+    "products": "products' seconds / ours",
 }
+GEMMA = "Gemma 3 270M"
 
 
 def section(results: Path = RESULTS) -> str:
@@ -66,53 +69,68 @@ def section(results: Path = RESULTS) -> str:
     return "\n".join([_HEAD, *tables, _TAIL])
 
 
-def told(ratio: dict[str, float], bar: float | None) -> str:
+def told(cases: Mapping[str, Any], over: str, bar: float | None) -> str:
+    """The ratios of a way over ours, and whether they are what is wanted."""
+    ratio = ratios(cases, over)
     verdict = "" if bar is None else f"{bar:g}, {'met' if ratio['median'] >= bar else 'not met'}"
     return f"{ratio['median']:.2f} | {ratio['lowest']:.2f} to {ratio['highest']:.2f} | {verdict}"
 
 
+def title(run: dict[str, Any]) -> str:
+    settings = run["settings"]
+    return f"{GEMMA}, {settings['dtype']}" if settings["gemma"] else str(settings["dtype"])
+
+
 def scoring(run: dict[str, Any]) -> str:
     """A model and dtype, with what the products alone would have made of the authors' seconds."""
-    model = run.get("model")
-    bars = {("authors_over_ours", run["dtype"]): LARGE_VOCABULARY_BAR} if model else BARS
-    title = f"{model}, {run['dtype']}" if model else run["dtype"]
-    lines = [f"### {title}", "", where(run), "", "| | median | spread | wanted |", "|---|---|---|---|"]
+    settings, cases = run["settings"], run["cases"]
+    bars = {("authors", settings["dtype"]): LARGE_VOCABULARY_BAR} if settings["gemma"] else BARS
+    lines = [f"### {title(run)}", "", where(run), "", "| | median | spread | wanted |", "|---|---|---|---|"]
     for name, meaning in MEANING.items():
-        lines.append(f"| {meaning} | {told(run[name], bars.get((name, run['dtype'])))} |")
-    seconds = {name: sum(taken) for name, taken in run["seconds"].items()}
+        lines.append(f"| {meaning} | {told(cases, name, bars.get((name, settings['dtype'])))} |")
+    names = next(iter(cases.values()))["seconds"]
+    seconds = {name: sum(case["seconds"][name] for case in cases.values()) for name in sorted(names)}
     every = ", ".join(f"{name} {taken:.1f} s" for name, taken in seconds.items())
     lines += [
         "",
-        f"In all {every}; ours and the authors' losses at most {run['apart_authors']:.1e} nats apart. The products "
+        f"In all {every}; ours and the authors' losses at most {apart(run):.1e} nats apart. The products "
         f"alone would be {seconds['authors'] / seconds['products']:.2f} times as fast as the authors' way.",
         "",
     ]
     return "\n".join(lines)
 
 
+def apart(run: dict[str, Any]) -> float:
+    """The largest difference of two ways' losses, in nats."""
+    return max(case["apart"] for case in run["cases"].values())
+
+
 def sharing(runs: list[dict[str, Any]]) -> str:
     lines = ["### Shared beginnings", "", "| dtype | rows | speed, shared / whole | spread | wanted | nats apart |"]
     lines.append("|---|---|---|---|---|---|")
     for run in runs:
-        rows = f"{run['rows']} of {run['shared']} + {run['own']} tokens"
-        ratio = told(run["unshared_over_ours"], SHARED_BAR)
-        lines.append(f"| {run['dtype']} | {rows} | {ratio} | {run['apart_unshared']:.1e} |")
+        settings, cases = run["settings"], run["cases"]
+        rows = f"{sum(case['rows'] for case in cases.values())} of {settings['shared']} + {settings['own']} tokens"
+        lines.append(f"| {title(run)} | {rows} | {told(cases, 'unshared', SHARED_BAR)} | {apart(run):.1e} |")
     return "\n".join([*lines, "", *(where(run) for run in runs[:1]), ""])
 
 
 def shares(runs: list[dict[str, Any]]) -> str:
-    kinds = list(runs[0]["shares"])
-    lines = ["### Where the time goes", "", "| | " + " | ".join(run["dtype"] for run in runs) + " |"]
+    kinds = list(runs[0]["cases"]["shares"])
+    lines = ["### Where the time goes", "", "| | " + " | ".join(map(title, runs)) + " |"]
     lines.append("|---|" + "---|" * len(runs))
     for kind in kinds:
-        lines.append(f"| {kind} | " + " | ".join(f"{run['shares'][kind]:.0%}" for run in runs) + " |")
+        lines.append(f"| {kind} | " + " | ".join(f"{run['cases']['shares'][kind]:.0%}" for run in runs) + " |")
     return "\n".join([*lines, ""])
 
 
 def where(run: dict[str, Any]) -> str:
-    clock = "processor seconds" if run["clock"] == "process_time" else "seconds"
+    rows, tokens, responses = (
+        sum(case[key] for case in run["cases"].values()) for key in ("rows", "tokens", "response_tokens")
+    )
+    clock = {case["clock"] for case in run["cases"].values()}
+    told = "processor seconds" if clock == {"process_time"} else "seconds"
     return (
-        f"{run['rows']} rows, {run['tokens']} tokens, {run['response_tokens']} of them responses, in {run['parts']} "
-        f"parts; {clock}, {run['threads']} thread(s) of {run['processor']}, torch {run['versions']['torch']}, "
-        f"transformers {run['versions']['transformers']}, commit {run['commit']}."
+        f"{rows} rows, {tokens} tokens, {responses} of them responses, in {len(run['cases'])} parts; {told}. "
+        f"{provenance_told(run)}"
     )

@@ -1,18 +1,19 @@
 """Where scoring spends its time, by kind of operation, as torch's profiler sees it on a few rows.
 
-python -m benchmarks.scoring_shares --data gsm8k_train.jsonl.gz --dtype bfloat16 --threads 1 --json out.json
+OMP_NUM_THREADS=1 python -m benchmarks.scoring_shares --dtype bfloat16
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.scoring import begin, commit, processor, random_adapters
+from benchmarks.measuring import Results
+from benchmarks.scoring import FOLDER, begin, random_adapters
 
 import tosslm
 from tosslm.model.adapters import attached_adapters
@@ -37,18 +38,8 @@ def shares(events: Any) -> dict[str, float]:
     return {kind: time / total for kind, time in found.items()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data")
-    parser.add_argument("--model")
-    parser.add_argument("--rows", type=int, default=8)
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
-    quiet_libraries()
-    if args.threads:
-        torch.set_num_threads(args.threads)
+def measured(args: argparse.Namespace) -> dict[str, float]:
+    """The shares of one reading of the rows."""
     base, rows = begin(args)
     with tempfile.TemporaryDirectory() as scratch:
         folders = random_adapters(base, Path(scratch))
@@ -56,17 +47,18 @@ def main() -> None:
             tosslm.response_losses(model, rows[:2])
             with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
                 tosslm.response_losses(model, rows)
-    found = {
-        "rows": len(rows),
-        "dtype": args.dtype,
-        "threads": torch.get_num_threads(),
-        "processor": processor(),
-        "commit": commit(),
-        "shares": shares(profile.key_averages()),
-    }
-    print(json.dumps(found, indent=2))
-    if args.json:
-        args.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    return shares(profile.key_averages())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=8)
+    parser.add_argument("--gemma", action="store_true", help="Gemma 3 270M, not the built-in SmolLM2-135M-Instruct")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    args = parser.parse_args()
+    quiet_libraries()
+    name = "-".join(["shares", *(["gemma"] if args.gemma else []), args.dtype])
+    Results(name, vars(args), FOLDER).measure("shares", partial(measured, args))
 
 
 if __name__ == "__main__":

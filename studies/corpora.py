@@ -17,9 +17,14 @@ from typing import Any
 _SENTENCE_END = re.compile(r"[.!?]+[\"')\]]*\s+|\n+")
 
 
+def corpus_file(name: str) -> Path:
+    """Where a file lies, if it is there."""
+    return Path(os.environ.get("TOSSLM_DATA", "../shared/data")) / f"{name}.jsonl.gz"
+
+
 def records(name: str) -> list[dict[str, Any]]:
     """All records of one file, such as ``toxic_spans_test``."""
-    path = Path(os.environ.get("TOSSLM_DATA", "../shared/data")) / f"{name}.jsonl.gz"
+    path = corpus_file(name)
     if not path.is_file():
         raise SystemExit(f"{path}: not there; set TOSSLM_DATA to the folder that holds {path.name}")
     with gzip.open(path, "rt", encoding="utf-8") as file:
