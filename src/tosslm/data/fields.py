@@ -11,6 +11,8 @@ _CALLS = ("functions", "tool_calls", "function_call", "tool_call_id", "tool_resp
 _RENDERING = ("documents", "chat_template", "chat_template_kwargs", "enable_thinking")
 REASONING = ("reasoning_content", "reasoning", "thinking")
 """What chat templates call the reasoning beside an answer."""
+THINK_START, THINK_END = "<think>", "</think>"
+"""What most of them put around it."""
 _MEDIA = ("image", "images", "image_url", "audio", "audios", "input_audio", "video", "videos")
 _DETAILS = ("train_detail", "train_details", "training_detail")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tosslm.data.placing import THINK_END
+from tosslm.data.fields import THINK_END
 from tosslm.data.template import PROBE, ChatTemplate
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.data.tokenized import TokenizedRow

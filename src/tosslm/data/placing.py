@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tosslm.data.fields import THINK_END
 from tosslm.data.template import Turn
 
-THINK_END = "</think>"
 _NO_TEXT = -1
 
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-THINK_START, THINK_END = "<think>", "</think>"
+from tosslm.data.fields import THINK_END, THINK_START
 
 
 def spoken(text: str) -> str:

@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from transformers import GenerationConfig
 
+from tosslm.data.fields import THINK_START
 from tosslm.data.habits import turn_ends
 from tosslm.data.template import ChatTemplate
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.errors import InputError, RowError
-from tosslm.evaluation.answers import THINK_START, Answer
+from tosslm.evaluation.answers import Answer
 from tosslm.evaluation.asking import asked_text
 from tosslm.evaluation.prompts import Prompt
 from tosslm.model.head import contiguous_head
