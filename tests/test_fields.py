@@ -170,6 +170,13 @@ def test_reasoning_of_a_user_is_refused() -> None:
         parse_conversation({"messages": [{**HI, "thinking": "I greet."}, HELLO]})
 
 
+@pytest.mark.parametrize("name", ["prefix", "partial"])
+def test_the_beginning_of_an_answer_is_no_answer(name: str) -> None:
+    with pytest.raises(RowError, match=rf"messages\[1\] \(assistant\): {name} is true, so its text begins an answer"):
+        parse_conversation({"messages": [HI, {**HELLO, name: True}]})
+    assert parse_conversation({"messages": [HI, {**HELLO, name: False}]}).messages == [HI, HELLO]
+
+
 def test_an_id_is_of_roles_and_contents_alone(tmp_path: Path) -> None:
     path = tmp_path / "some.jsonl"
     records = [{"messages": [HI, HELLO]}, {"messages": [HI, {**HELLO, "thinking": "They greet."}], "tools": [SEARCH]}]

@@ -14,6 +14,7 @@ REASONING = ("reasoning_content", "reasoning", "thinking")
 THINK_START, THINK_END = "<think>", "</think>"
 """What most of them put around it."""
 _MEDIA = ("image", "images", "image_url", "audio", "audios", "input_audio", "video", "videos")
+_CONTINUED = ("prefix", "partial")
 _DETAILS = ("train_detail", "train_details", "training_detail")
 
 _TRAINED_WHERE_TRUE = ("weight", "loss_weight", "train", "training", "trainable", "loss", "loss_mask")
@@ -111,6 +112,12 @@ def check_turn(turn: Mapping[str, object], where: str) -> None:
     if is_filled(turn.get("tool_calls")) or is_filled(turn.get("function_call")):
         raise RowError(f"{where} calls a tool", "write the call as text of the turn, or remove the row")
     _check_carried(turn, f"{where}: ", ("tools", *_CALLS))
+    for name in _CONTINUED:
+        if turn.get(name) is True:
+            raise RowError(
+                f"{where}: {name} is true, so its text begins an answer, and would be learnt as the whole of it",
+                "write the whole answer, or remove the row; remove or rename the field where it means nothing here",
+            )
     check_no_details(turn, where)
 
 
