@@ -172,7 +172,7 @@ def test_reasoning_of_a_user_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["prefix", "partial"])
 def test_the_beginning_of_an_answer_is_no_answer(name: str) -> None:
-    with pytest.raises(RowError, match=rf"messages\[1\] \(assistant\): {name} is true, so its text begins an answer"):
+    with pytest.raises(RowError, match=rf"messages\[1\]: {name} is true, so its text begins an answer"):
         parse_conversation({"messages": [HI, {**HELLO, name: True}]})
     assert parse_conversation({"messages": [HI, {**HELLO, name: False}]}).messages == [HI, HELLO]
 
