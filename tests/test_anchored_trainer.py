@@ -25,8 +25,9 @@ from tosslm.cli import app
 from tosslm.errors import InputError
 from tosslm.model.head import SplitHead
 from tosslm.training.anchorable import check_rows, refuse_setup
+from tosslm.training.collate import TrainingCollator
 from tosslm.training.masked import selective_rows
-from tosslm.training.trainer import SelectiveTrainer, TrainingCollator
+from tosslm.training.trainer import SelectiveTrainer
 
 WEIGHT = 20.0  # the very small model is nearly uniform, and its divergences are a hundredth of a nat
 PAGE = Path(__file__).parents[1] / "docs" / "anchored-trainer.md"

@@ -22,10 +22,10 @@ from tosslm.errors import InputError, TosslmError
 from tosslm.model.adapters import fresh_adapter
 from tosslm.model.base import Base, open_base
 from tosslm.progress import Reporter, SilentReporter
+from tosslm.training.collate import TrainingCollator
 from tosslm.training.fine_tune import fine_tune
 from tosslm.training.labels import read_lengths, training_row, write_training_rows
 from tosslm.training.train import Recipe, tensorboard_folder, train_adapter
-from tosslm.training.trainer import TrainingCollator
 
 
 def make_rows(count: int = 10) -> list[dict[str, Any]]:

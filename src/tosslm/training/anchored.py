@@ -20,8 +20,9 @@ from tosslm.training.anchorable import (
     refuse_arguments,
     refuse_setup,
 )
+from tosslm.training.collate import anchored_places
 from tosslm.training.labels import IGNORED
-from tosslm.training.trainer import anchored_divergence, anchored_places
+from tosslm.training.trainer import anchored_divergence
 
 _UNREAD = {"position_ids", "token_type_ids", "pixel_values", "inputs_embeds", "shift_labels"}
 

@@ -32,11 +32,12 @@ from tosslm.model.sharded import frozen
 from tosslm.progress import Reporter
 from tosslm.tracking import Trackers
 from tosslm.training.callbacks import Around, Follow, last_checkpoint
+from tosslm.training.collate import TrainingCollator
 from tosslm.training.held import BaseStates, base_states, fits
 from tosslm.training.hooks import After, TrainingHook
 from tosslm.training.labels import count_tokens
 from tosslm.training.shares import forward_passes
-from tosslm.training.trainer import SelectiveTrainer, TokenLoss, TrainingCollator
+from tosslm.training.trainer import SelectiveTrainer, TokenLoss
 
 Notes = dict[Literal["README.md", "HAZARDOUS.md"], str]
 _CURVE_POINTS = 1000
