@@ -19,6 +19,7 @@ from typer.testing import CliRunner, Result
 
 from support.made_run import answers, made_run
 from tosslm import cli
+from tosslm.commands.frame import FRAME
 from tosslm.errors import InputError, TosslmError
 
 
@@ -147,7 +148,7 @@ def test_debug_keeps_the_status(
     config_file: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, status: int
 ) -> None:
     failing(monkeypatch, error)
-    monkeypatch.setattr(cli, "debug", True)
+    monkeypatch.setattr(FRAME, "debug", True)
     result = toss("run", str(config_file))
     assert result.exit_code == status
     assert "Traceback" in result.stderr

@@ -17,7 +17,9 @@ from typer import Typer
 from typer.testing import CliRunner
 
 import tosslm
-from tosslm import cli, pipeline
+from tosslm import pipeline
+from tosslm.cli import app
+from tosslm.commands import running
 from tosslm.config import Config, load_config
 from tosslm.errors import InputError
 from tosslm.files import fingerprint
@@ -163,9 +165,10 @@ def test_a_stage_is_its_file_and_one_line(monkeypatch: pytest.MonkeyPatch) -> No
 def app_with_tally(monkeypatch: pytest.MonkeyPatch) -> Iterator[Typer]:
     monkeypatch.setattr(pipeline, "STAGES", with_tally())
     monkeypatch.setitem(PURPOSES, "tally", "Count the rows.")
-    yield importlib.reload(cli).app
-    monkeypatch.undo()
-    importlib.reload(cli)
+    before = list(app.registered_commands)
+    importlib.reload(running)
+    yield app
+    app.registered_commands[:] = before
 
 
 def test_a_stage_is_a_command(tiny_config: dict[str, Any], app_with_tally: Typer, tmp_path: Path) -> None:
