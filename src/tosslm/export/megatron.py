@@ -23,6 +23,8 @@ SCHEMA = pa.schema(
 _ROOM = 4096
 _OPEN = 64
 """Packs that wait for a row that fits: memory stays bounded, and few packs stay half empty."""
+_AT_ONCE = 64
+"""Packs that are written together: each is as long as many rows."""
 
 
 def next_is_trained(trained: np.ndarray) -> np.ndarray:
@@ -77,7 +79,7 @@ def _write(rows: Iterator[MaskedRow], folder: Path, job: Job) -> Written:
             yield _record(pack)
 
     file = f"training_{room}.idx.parquet"
-    write_plain_parquet(folder / file, SCHEMA, records())
+    write_plain_parquet(folder / file, SCHEMA, records(), at_once=_AT_ONCE)
     sentence = (
         f"Megatron-Bridge trains nothing behind an end-of-sequence token: {after_end:,} trained tokens stand right "
         "behind one."
