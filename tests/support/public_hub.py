@@ -8,10 +8,11 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlparse
+
+from support.listening import listening
 
 COMMIT = "0123456789" * 4
 _SET = r"/datasets/(?P<repo>[^/]+/[^/]+)"
@@ -109,13 +110,5 @@ class _Handler(BaseHTTPRequestHandler):
 def public_hub(files: Mapping[str, Mapping[str, bytes]]) -> Iterator[PublicHub]:
     """A hub with these data sets, that listens on this machine alone."""
     hub = PublicHub(files)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
-    hub.url = f"http://127.0.0.1:{server.server_port}"
-    thread = Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with listening(type("Handler", (_Handler,), {"hub": hub})) as hub.url:
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
