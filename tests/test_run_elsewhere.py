@@ -40,13 +40,17 @@ FACTS: dict[str, dict[str, Any]] = {
 
 
 class FailingStore(MemoryFileSystem):
-    """Objects in memory; the store is gone after so many more requests, the last one of which may still be heeded."""
+    """Objects in memory; the store is gone after so many more requests, the last one of which may still be heeded.
+
+    A ``careless`` one writes over what is there, whatever it was asked.
+    """
 
     protocol = "failing"
     store: dict[str, Any] = {}  # noqa: RUF012 (as its base has it)
     pseudo_dirs: list[str] = [""]  # noqa: RUF012
     left: int | None = None
     heeded = False
+    careless = False
     asked = 0
 
     @classmethod
@@ -66,6 +70,7 @@ class FailingStore(MemoryFileSystem):
         raise ConnectionError("the store is gone")
 
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **options: Any) -> Any:
+        mode = "overwrite" if self.careless else mode
         return self._count(lambda: super(FailingStore, self).pipe_file(path, value, mode=mode, **options))
 
     def cat_file(self, path: str, start: Any = None, end: Any = None, **options: Any) -> Any:
@@ -258,7 +263,11 @@ def test_a_step_that_could_not_be_pushed_is_kept_and_pushed_later() -> None:
     assert stored() == expected("old")
 
 
-def test_a_second_writer_is_refused_by_the_name_of_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("careless", [False, True])
+def test_a_second_writer_is_refused_by_the_name_of_the_first(
+    careless: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FailingStore, "careless", careless)
     with RunFolder(URL).lock(OUTPUTS):
         on_machine(monkeypatch, tmp_path / "there")
         with pytest.raises(TosslmError, match=rf"process \d+ on .* is writing here.*remove the object {URL}/\.lock"):
