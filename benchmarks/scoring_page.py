@@ -28,7 +28,7 @@ Scoring reads every custom token twice, under two adapters: after the fine-tunin
 """  # noqa: E501
 _TAIL = """### What is not met
 
-The bars marked as not met above stay so. What the products alone would be, beside the authors' way, is the most that this processor allows: in bfloat16 that is hardly more than the bar, and attention and norms would have to cost nothing. Beside the products, in bfloat16 most of the time goes to norms, rotary embeddings, residuals and copies, which are many small passes over arrays, and then to attention; the adapters' own products are counted with the linear layers here but not among *the products*. The bars were set by a processor with AMX, whose products are quicker beside all else; none was at hand, and more than one thread was not measured.
+The bars marked as not met above stay so. What the products alone would be, beside the authors' way, is the most that this processor allows: in bfloat16 that is hardly more than the bar, and attention and norms would have to cost nothing. Beside the products, in bfloat16 most of the time goes to norms, rotary embeddings, residuals and copies, which are many small passes over arrays, and then to attention. With Gemma in float32 the products alone would miss the bar too; in bfloat16 what it misses is in the softmax over 262,144 tokens and, again, in norms and the like. The adapters' own products are counted with the linear layers here but not among *the products*. The bars were set by a processor with AMX, whose products are quicker beside all else; none was at hand, and more than one thread was not measured.
 
 ### What is done
 
