@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,6 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 from benchmarks.measuring import RESULTS, Results
+from benchmarks.scoring_page import ratios
 from peft import LoraConfig, PeftModel, get_peft_model
 from studies.corpora import corpus_file, records
 from studies.proxy.gemma import gemma_folder
@@ -144,11 +144,6 @@ def in_turns(ways: Mapping[str, Callable[[Rows], Any]], rows: Rows, parts: int, 
         results.measure(case, partial(timed, ways, part, list(ways)[:: 1 if number % 2 == 0 else -1]))
 
 
-def spread(numerators: Sequence[float], denominators: Sequence[float]) -> dict[str, float]:
-    ratios = [a / b for a, b in zip(numerators, denominators, strict=True)]
-    return {"median": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)}
-
-
 def begun_alike(rows: Rows, shared: int, own: int) -> Rows:
     """Rows that begin with the same ``shared`` tokens, each with ``own`` of its own, the last half a response."""
     tokens = [token for row in rows for token in row["input_ids"]]
@@ -199,11 +194,6 @@ def measure(args: argparse.Namespace, results: Results) -> None:
                     "products": lambda part: products(bare, part, args.batch_tokens),
                 }
             in_turns(ways, rows, args.parts, results)
-
-
-def ratios(cases: Mapping[str, Any], over: str) -> dict[str, float]:
-    """Of the parts: the seconds of a way over those of ours."""
-    return spread(*([case["seconds"][name] for case in cases.values()] for name in (over, "ours")))
 
 
 def main() -> None:

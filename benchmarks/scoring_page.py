@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measuring import RESULTS, provenance_told
-from benchmarks.scoring import ratios
+from benchmarks.measuring import RESULTS, provenance_told, spread
 
 BARS = {
     ("authors", "float32"): 1.8,
@@ -69,11 +68,16 @@ def section(results: Path = RESULTS) -> str:
     return "\n".join([_HEAD, *tables, _TAIL])
 
 
+def ratios(cases: Mapping[str, Any], over: str) -> dict[str, float]:
+    """Of the parts: the seconds of a way over those of ours."""
+    return spread([case["seconds"][over] / case["seconds"]["ours"] for case in cases.values()])
+
+
 def told(cases: Mapping[str, Any], over: str, bar: float | None) -> str:
     """The ratios of a way over ours, and whether they are what is wanted."""
     ratio = ratios(cases, over)
     verdict = "" if bar is None else f"{bar:g}, {'met' if ratio['median'] >= bar else 'not met'}"
-    return f"{ratio['median']:.2f} | {ratio['lowest']:.2f} to {ratio['highest']:.2f} | {verdict}"
+    return f"{ratio['median']:.2f} | {ratio['low']:.2f} to {ratio['high']:.2f} | {verdict}"
 
 
 def title(run: dict[str, Any]) -> str:

@@ -294,7 +294,7 @@ def toss(config: dict[str, Any], *arguments: str) -> subprocess.CompletedProcess
     return subprocess.run(command(config, *arguments), capture_output=True, text=True, timeout=300, check=False)
 
 
-def gone(name: str, seconds: float = 120) -> bool:
+def gone(name: str, seconds: float = 20) -> bool:
     end = time.monotonic() + seconds
     while bearers(name) and time.monotonic() < end:
         time.sleep(0.2)
