@@ -60,7 +60,7 @@ MEASURE := $(BIN)/python -m benchmarks
 bench: venv tokenizers bitsandbytes
 	for dtype in float32 bfloat16; do export OMP_NUM_THREADS=1; \
 	  $(MEASURE).scoring --dtype $$dtype && \
-	  $(MEASURE).scoring --dtype $$dtype --gemma --rows 40 --parts 5 && \
+	  $(MEASURE).scoring --dtype $$dtype --gemma && \
 	  $(MEASURE).scoring --dtype $$dtype --shared 300 --rows 160 --parts 5 && \
 	  $(MEASURE).scoring_shares --dtype $$dtype && $(MEASURE).scoring_shares --dtype $$dtype --gemma || exit 1; done
 	OMP_NUM_THREADS=1 $(MEASURE).cost

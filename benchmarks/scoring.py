@@ -12,7 +12,7 @@ when it reads each row whole.
 
     OMP_NUM_THREADS=1 python -m benchmarks.scoring               # processor seconds: a busy machine counts less
     python -m benchmarks.scoring --dtype bfloat16 --shared 300 --rows 48
-    python -m benchmarks.scoring --gemma --rows 40               # Gemma 3 270M, see studies/proxy/gemma.py
+    python -m benchmarks.scoring --gemma                         # Gemma 3 270M, see studies/proxy/gemma.py
 
 Rows are GSM8K's: of the studies' data where they are (``TOSSLM_DATA``), else of openai/gsm8k on the hub.
 """

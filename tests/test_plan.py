@@ -121,10 +121,11 @@ def test_a_plan_says_what_it_assumes_and_leaves_out() -> None:
     assert "in the first epoch alone" not in " ".join(assumed(once, SETS["custom"], pace))
     assert "tasks of lm-eval are not counted" in said
     assert "the method seal" in said
-    assert assumed(config_of(finetune={"dropped": "ignore"}), SETS["custom"], pace) == []
+    (alone,) = assumed(config_of(finetune={"dropped": "ignore"}), SETS["custom"], pace)
+    assert alone.startswith("diagnose: the base is taken to refuse every held-out harmful prompt")
     served = config_of(finetune={"dropped": "ignore"}, scoring={"engine": "vllm"})
     assert "how fast the server is" in " ".join(assumed(served, SETS["custom"], pace))
-    assert assumed(served, SETS["custom"], pace, left_out=("references", "score")) == []
+    assert assumed(served, SETS["custom"], pace, left_out=("references", "score", "diagnose")) == []
 
 
 def test_a_pace_from_multiplications() -> None:

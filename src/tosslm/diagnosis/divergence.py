@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tosslm.model.head import SplitHead, kl_divergence
+from tosslm.model.head import SplitHead
 from tosslm.model.losses import batch_budget, padded_batch, plan_batches
 from tosslm.progress import Task
 from tosslm.ragged import split_rows
@@ -52,7 +52,7 @@ def row_divergences(
         For each row, under each of ``names`` and ``base``, ``kl``, ``shift`` and ``loss``: float32 ``[R]`` in nats,
         one value a response token, with ``R`` at most ``positions``; no ``shift`` without a ``degraded`` one.
     """
-    short = [_up_to(row, positions) for row in rows]
+    short = [up_to(row, positions) for row in rows]
     lengths = [len(row["input_ids"]) for row in short]
     results: list[dict[str, dict[str, np.ndarray]]] = [{} for _ in rows]
     split = SplitHead(model)
@@ -64,7 +64,7 @@ def row_divergences(
     return results
 
 
-def _up_to(row: Mapping[str, Any], positions: int) -> dict[str, Any]:
+def up_to(row: Mapping[str, Any], positions: int) -> dict[str, Any]:
     """The row up to its last measured token; nothing after it changes what is measured."""
     responses = np.flatnonzero(row["response_mask"])[:positions]
     end = int(responses[-1]) + 1
@@ -120,12 +120,18 @@ def _measure(
     for name, states in hidden.items():
         with under(model, name):  # an adapter may sit on the head too
             logs[name] = split.logits(states).log_softmax(-1, dtype=dtype)
+    # Each probability is worked out once, not in every divergence that it weighs: exp is most of their time.
+    weights = {name: logs[name].exp() for name in (BASE, DEGRADED) if name in logs}
+
+    def divergence(p: str, q: str) -> torch.Tensor:
+        return torch.einsum("nv,nv->n", weights[p], logs[p] - logs[q])
+
     measures = {
-        name: {"kl": kl_divergence(logs[BASE], log), "loss": -log.gather(1, targets[:, None])[:, 0]}
+        name: {"kl": divergence(BASE, name), "loss": -log.gather(1, targets[:, None])[:, 0]}
         for name, log in logs.items()
     }
     if DEGRADED in logs:
-        away = kl_divergence(logs[DEGRADED], logs[BASE])
-        for name, log in logs.items():
-            measures[name]["shift"] = away - kl_divergence(logs[DEGRADED], log)
+        away = divergence(DEGRADED, BASE)
+        for name in logs:
+            measures[name]["shift"] = away - divergence(DEGRADED, name)
     return measures

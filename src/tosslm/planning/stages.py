@@ -123,6 +123,8 @@ def assumed(
         )
     if evaluation.asks:
         said.append(f"evaluate: every answer is taken to run to max_new_tokens, {evaluation.max_new_tokens}.")
+    if "diagnose" not in left_out and config.references.holdout:
+        said.append("diagnose: the base is taken to refuse every held-out harmful prompt; of others less is read.")
     others = {
         "tasks of lm-eval": evaluation.lm_eval,
         "the classifier": evaluation.classifier,

@@ -11,7 +11,7 @@ from transformers import GenerationConfig
 
 from tosslm.config import Config, TrainingConfig
 from tosslm.diagnosis.causes import own_answers
-from tosslm.diagnosis.divergence import DEGRADED, row_divergences
+from tosslm.diagnosis.divergence import DEGRADED, row_divergences, up_to
 from tosslm.evaluation.generate import generated_ids
 from tosslm.model.adapters import without_adapter
 from tosslm.model.attention import block_attention
@@ -19,7 +19,7 @@ from tosslm.model.head import SplitHead
 from tosslm.model.losses import batch_budget, padded_batch, plan_batches, response_losses
 from tosslm.planning.measure import Trial, Work
 from tosslm.planning.sample import mean_batch, micro_batches, nearest, padded
-from tosslm.planning.work import Unit
+from tosslm.planning.work import REFERENCES, Unit
 from tosslm.progress import SilentReporter
 from tosslm.training.trainer import anchored_divergence
 
@@ -43,7 +43,7 @@ def reference_trials(config: Config, samples: Samples) -> list[Trial]:
 
 def base_trials(config: Config, tokenizer: Any, samples: Samples, *, evaluates: bool) -> list[Trial]:
     """What the base does beside that: the fine-tuning, answers, diagnosis."""
-    settings, held_out = config.finetune, [*samples["harmful"][:_DIAGNOSED], *samples["utility"][:_DIAGNOSED]]
+    settings = config.finetune
     trials = _training(settings, samples["custom"], "finetune_batch", "finetune_step")
     if settings.anchors:
         trials.append(_passing(settings, samples["custom"], "anchored_batch", anchored=True))
@@ -53,7 +53,7 @@ def base_trials(config: Config, tokenizer: Any, samples: Samples, *, evaluates: 
     return [
         *trials,
         Trial("own_answer", settings.lora, lambda model: (lambda: own_answers(model, tokenizer, [prompt]), 1)),
-        Trial("diverge", settings.lora, lambda model: _diverging(config, model, held_out)),
+        Trial("diverge", settings.lora, lambda model: _diverging(config, model, samples)),
     ]
 
 
@@ -134,9 +134,18 @@ def _answering(config: Config, model: Any) -> tuple[Work, float]:
     return lambda: generated_ids(model, prompts, settings), _NEW_TOKENS
 
 
-def _diverging(config: Config, model: Any, rows: Rows) -> tuple[Work, float]:
-    """Held-out rows under the base and two adapters, as in a run: the model's, and the degraded reference's."""
+def _diverging(config: Config, model: Any, samples: Samples) -> tuple[Work, float]:
+    """Rows of both sets under the base and two adapters, as in a run: the model's, and the degraded reference's.
+
+    They count as so many held-out rows as they have tokens up to the last that is measured.
+    """
     model.add_adapter(DEGRADED, model.peft_config["default"])
+    rows: list[Row] = []
+    counted = 0.0
+    for name in REFERENCES:
+        lengths = [len(up_to(row, config.diagnosis.positions)["input_ids"]) for row in samples[name]]
+        rows += samples[name][:_DIAGNOSED]
+        counted += sum(lengths[:_DIAGNOSED]) / (sum(lengths) / len(lengths))
     names = ("default", DEGRADED)
     settings, budget = config.diagnosis, config.scoring.batch_tokens
 
@@ -144,7 +153,7 @@ def _diverging(config: Config, model: Any, rows: Rows) -> tuple[Work, float]:
         with SilentReporter().task("", len(rows)) as task:
             row_divergences(model, rows, names, positions=settings.positions, batch_tokens=budget, task=task)
 
-    return work, (1 + len(names)) * len(rows)
+    return work, (1 + len(names)) * counted
 
 
 def _median(rows: Rows) -> Row:

@@ -164,7 +164,7 @@ def anchored_rows(config: Config, custom: Counted) -> float:
     return 1 - (1 - d) ** (custom.response_tokens / max(custom.rows, 1))
 
 
-_REFERENCES = ("harmful", "utility")
+REFERENCES = ("harmful", "utility")
 _OF_BASE = ("references", "score", "refine", "finetune", "evaluate", "diagnose")
 
 
@@ -172,15 +172,15 @@ def _reference_work(config: Config, by: Sets) -> list[Work]:
     """What the references' model does: it learns, and reads the custom set and the held-out rows."""
     custom, rounds, settings = by["custom"], config.refinement.rounds, config.references
     own, stays = config.data.utility.of_custom, {"harmful": 1.0, "utility": 1 - config.data.utility.trimmed_share}
-    learnt = {name: (1 - settings.holdout) * stays[name] * by[name].rows for name in _REFERENCES}
-    tokens = {name: (1 - settings.holdout) * stays[name] * by[name].tokens for name in _REFERENCES}
+    learnt = {name: (1 - settings.holdout) * stays[name] * by[name].rows for name in REFERENCES}
+    tokens = {name: (1 - settings.holdout) * stays[name] * by[name].tokens for name in REFERENCES}
     trainings = [learnt["harmful"], *([learnt["utility"] / 2] * 2 if own else [learnt["utility"]])]
     trims = 2 * by["utility"].tokens if own else 0
     joined = min(config.refinement.samples_per_round, custom.rows)
     grown = [round_ * joined for round_ in range(1, rounds + 1)]
     trained = sum(tokens.values()) * settings.epochs
     trained_again = sum(tokens["harmful"] + rows * _mean_length(custom) for rows in grown) * settings.epochs
-    once = custom.tokens + settings.holdout * sum(stays[name] * by[name].tokens for name in _REFERENCES)
+    once = custom.tokens + settings.holdout * sum(stays[name] * by[name].tokens for name in REFERENCES)
     reading: dict[Unit, float] = {"read": trims} if trims else {}
     return [
         Work("references", references={**_trainings(config, trainings), **reading}, read=trims, trained=trained),
@@ -197,7 +197,7 @@ def _reference_work(config: Config, by: Sets) -> list[Work]:
 def _diagnosis_work(config: Config, sets: Sets, models: int) -> Work:
     """Held-out rows under each model; answers to the harmful ones' prompts, and how likely each model finds them."""
     share, most = config.references.holdout, config.diagnosis.rows
-    rows = {name: min(share * sets[name].rows, most) for name in _REFERENCES}
+    rows = {name: min(share * sets[name].rows, most) for name in REFERENCES}
     harmful = sets["harmful"]
     answers = harmful.response_tokens / max(harmful.rows, 1)
     beginning = _mean_length(harmful) - answers + min(OWN_TOKENS, answers)
@@ -205,7 +205,7 @@ def _diagnosis_work(config: Config, sets: Sets, models: int) -> Work:
     return Work(
         "diagnose",
         {"diverge": models * sum(rows.values()), "own_answer": rows["harmful"], "read": compared},
-        read=models * sum(rows[name] * _mean_length(sets[name]) for name in _REFERENCES) + compared,
+        read=models * sum(rows[name] * _mean_length(sets[name]) for name in REFERENCES) + compared,
     )
 
 
