@@ -45,6 +45,8 @@ PEAK, SHARE, BANDWIDTH, BANDWIDTH_SHARE = 989e12, 0.35, 3.35e12, 0.6
 SCORING_PADDING = 1.05
 TRAINING_PADDING = {1: 1.0, 2: 1.02, 4: 1.07, 8: 1.18}
 """Of log-normal lengths (sigma 0.5), the 64 rows of a batch sorted; unsorted, 2 rows have 1.28 and 8 rows 1.88."""
+ASKED = 64
+"""Prompts that the base answers at once: 128 held-out ones, in two batches of the default budget of tokens."""
 TOKENISE, DISK, BEGIN = 5e-6, 2e9, 30.0
 PRICE = 3.0
 
@@ -56,7 +58,7 @@ def planned(model: str, rows: int) -> list[dict[str, Any]]:
     sets = {"custom": _set(rows), "harmful": _set(REFERENCE_ROWS), "utility": _set(REFERENCE_ROWS)}
     micro = training["micro_batch_size"]
     batch = MicroBatch(micro * TOKENS * TRAINING_PADDING[micro], micro * RESPONSES)
-    batches = Batches(batch, batch, SCORING_PADDING, RESPONSES / TOKENS, TOKENS, RESPONSES)
+    batches = Batches(batch, batch, SCORING_PADDING, RESPONSES / TOKENS, TOKENS, RESPONSES, ASKED)
     device = Device(PEAK * SHARE, BANDWIDTH * BANDWIDTH_SHARE, 40.0)
     weights = shape.parameters * shape.bytes_per_value
     pace = {

@@ -18,7 +18,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import LlamaForCausalLM
 
 import tosslm
-from tosslm.diagnosis.causes import weigh_causes
+from tosslm.diagnosis.causes import FIRST_TOKENS, own_answers, weigh_causes
 from tosslm.diagnosis.curves import position_records, with_shift
 from tosslm.diagnosis.divergence import row_divergences
 from tosslm.diagnosis.dropped import DroppedTokens
@@ -192,7 +192,8 @@ def test_causes_are_the_change_of_log_odds(
     """Against log-probabilities of whole sequences; a random model refuses nothing, so its words are given."""
     refusal = smollm2_tokenizer("I'm sorry, I can't help with that.")["input_ids"]
     monkeypatch.setattr(
-        "tosslm.diagnosis.causes.own_answers", lambda model, tokenizer, prompts: [refusal, None, refusal, None]
+        "tosslm.diagnosis.causes.own_answers",
+        lambda model, tokenizer, prompts, budget: [refusal, None, refusal, None],
     )
     rows = example_rows()
     found = weigh_causes(moved, smollm2_tokenizer, rows, NAMES, 512)
@@ -213,6 +214,24 @@ def test_causes_are_the_change_of_log_odds(
     own = found["models"]["model"]
     assert own["harm_learnt"]["mean"] == pytest.approx(np.mean(learnt), abs=1e-4)
     assert own["refusals_forgotten"]["mean"] == pytest.approx(np.mean(forgotten), abs=1e-4)
+
+
+def test_the_bases_own_answers_are_its_own_whatever_the_batch_and_its_settings(
+    moved: Any, smollm2_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against a plain loop without cache, padding and adapters; a repetition penalty of the model's is not heeded."""
+    monkeypatch.setattr("tosslm.diagnosis.causes.is_refusal", lambda text: True)
+    monkeypatch.setattr(moved.generation_config, "repetition_penalty", 5.0)
+    prompts = [list(range(3, 3 + n)) for n in (4, 9, 2, 7)]
+    for budget in (30, 512):
+        for prompt, own in zip(prompts, own_answers(moved, smollm2_tokenizer, prompts, budget), strict=True):
+            ids = list(prompt)
+            while len(ids) < len(prompt) + len(own or []):
+                with torch.no_grad(), moved.disable_adapter():
+                    ids.append(int(moved(torch.tensor([ids])).logits[0, -1].argmax()))
+            assert ids[len(prompt) :] == own
+            assert own
+            assert len(own) == FIRST_TOKENS or own[-1] == smollm2_tokenizer.eos_token_id
 
 
 def test_the_stage_writes_what_the_parts_compute(tiny_config: dict[str, Any]) -> None:

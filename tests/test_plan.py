@@ -23,7 +23,7 @@ from tosslm.model.shape import Shape
 from tosslm.pipeline import steps
 from tosslm.plan import make_plan
 from tosslm.planning.pace import Batches, Device, expected_pace
-from tosslm.planning.sample import MOST, MicroBatch, RowSample, mean_batch, micro_batches
+from tosslm.planning.sample import MOST, MicroBatch, RowSample, asked_at_once, mean_batch, micro_batches
 from tosslm.planning.stages import assumed, stage_records, total
 from tosslm.planning.work import OWN_TOKENS, Pace, Work, anchored_rows, begun, stage_work
 from tosslm.progress import SilentReporter
@@ -132,7 +132,7 @@ def test_a_pace_from_multiplications() -> None:
     """Ten multiplications or additions a second; a body of 40 parameters beside embedding and head of 6 each."""
     shape = Shape(parameters=52, layers=1, hidden=2, vocabulary=3, bytes_per_value=2, tied=False)
     assert (shape.body, shape.head) == (40, 6)
-    batches = Batches(MicroBatch(20, 5), MicroBatch(30, 6), padding=1.5, responses=0.5, length=10, answer=4)
+    batches = Batches(MicroBatch(20, 5), MicroBatch(30, 6), padding=1.5, responses=0.5, length=10, answer=4, asked=5)
     pace = expected_pace(config_of(diagnosis={"positions": 3}), shape, Device(10.0, 26.0, 1e9), batches)
     body, head = 2 * 40 / 10, 2 * 6 / 10
     assert pace["read"] == pytest.approx(1.5 * body + 0.5 * head)
@@ -140,8 +140,20 @@ def test_a_pace_from_multiplications() -> None:
     assert pace["anchored_batch"] - pace["finetune_batch"] == pytest.approx(30 * body + 6 * head)
     assert pace["diverge"] == pytest.approx(10 * body + 3 * head)
     assert pace["answer_step"] == pytest.approx(16 * (body + head))
+    assert pace["own_answer"] == pytest.approx(16 * 5 * (body + head) / 5 + 6 * body)
     slow = expected_pace(config_of(), shape, Device(1e12, 26.0, 1e9), batches)
     assert slow["answer_step"] == pytest.approx(52 * 2 / 26)  # every weight is read once
+    assert slow["own_answer"] == pytest.approx(16 * 52 * 2 / 26 / 5)  # for five prompts at a time
+
+
+def test_the_base_is_asked_as_many_prompts_at_once_as_are_held_out_and_fit() -> None:
+    rows = [{"input_ids": [i] * (i + 2), "response_mask": [False] * i + [False, True]} for i in range(20)]
+    few = asked_at_once(rows, 2, new_tokens=4, budget=1000)
+    assert [prompt[0] for prompt in few] == [10, 0]
+    assert all(len(prompt) == prompt[0] + 1 for prompt in few)
+    # The median batch of 20 prompts: 30 padded tokens hold two of 14 or 15.
+    many = asked_at_once(rows, 20, new_tokens=4, budget=30)
+    assert len(many) * (max(map(len, many)) + 4) <= 30 < (len(many) + 1) * (max(map(len, many)) + 4)
 
 
 def test_a_sample_is_every_nth_row_and_its_batches_hold_each_once() -> None:

@@ -16,13 +16,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from transformers import GenerationConfig
 
 from tosslm.diagnosis.divergence import BASE, under
 from tosslm.diagnosis.intervals import row_mean
+from tosslm.evaluation.generate import greedy_ids
 from tosslm.evaluation.refusals import is_refusal
-from tosslm.model.losses import response_losses
+from tosslm.model.losses import batch_budget, plan_batches, response_losses
 
 FIRST_TOKENS = 16
 
@@ -46,7 +45,7 @@ def weigh_causes(
         tokens became, position by position.
     """
     prompts = [list(row["input_ids"][: int(np.flatnonzero(row["response_mask"])[0])]) for row in rows]
-    refusals = [(i, own) for i, own in enumerate(own_answers(model, tokenizer, prompts)) if own]
+    refusals = [(i, own) for i, own in enumerate(own_answers(model, tokenizer, prompts, batch_tokens)) if own]
     result: dict[str, Any] = {"prompts": len(rows), "refused": len(refusals), "tokens": FIRST_TOKENS, "models": {}}
     if not refusals:
         return result
@@ -80,23 +79,12 @@ def _row(prompt: list[int], answer: list[int]) -> dict[str, Any]:
     return {"input_ids": prompt + answer, "response_mask": [False] * len(prompt) + [True] * len(answer)}
 
 
-@torch.inference_mode()
-def own_answers(model: Any, tokenizer: Any, prompts: Sequence[list[int]]) -> list[list[int] | None]:
+def own_answers(
+    model: Any, tokenizer: Any, prompts: Sequence[list[int]], batch_tokens: int
+) -> list[list[int] | None]:
     """The first tokens of the base's own answers, greedy, where they open as refusals."""
-    ends = model.generation_config.eos_token_id
-    # Nothing but the end tokens is taken from the model's own settings: a repetition penalty would change its answer.
-    settings = GenerationConfig(
-        max_new_tokens=FIRST_TOKENS,
-        do_sample=False,
-        eos_token_id=ends if ends is not None else tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    answers: list[list[int] | None] = []
+    lengths = [len(prompt) + FIRST_TOKENS for prompt in prompts]
+    batches = plan_batches(lengths, batch_budget(model, batch_tokens))
     with under(model, BASE):
-        for prompt in prompts:
-            ids = torch.tensor([prompt], device=model.device)
-            out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings)
-            own = out[0, len(prompt) :].tolist()
-            text = tokenizer.decode(own, skip_special_tokens=True)
-            answers.append(own if is_refusal(text) else None)
-    return answers
+        answers = greedy_ids(model, tokenizer, prompts, batches, max_new_tokens=FIRST_TOKENS)
+    return [own if is_refusal(tokenizer.decode(own, skip_special_tokens=True)) else None for own in answers]

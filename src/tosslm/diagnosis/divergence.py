@@ -94,7 +94,7 @@ def _batch(
             hidden[name] = split.hidden_states(input_ids, attention_mask)[predicts]
     chunks = [
         _measure(model, split, {name: states[part] for name, states in hidden.items()}, targets[part])
-        for part in split.chunks(len(targets), arrays=2 * (len(hidden) + 2))
+        for part in split.chunks(len(targets), arrays=2 * (len(hidden) + 3))
     ]
     lengths = predicts.sum(1).cpu().numpy()
     cut = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from itertools import takewhile
@@ -101,14 +101,43 @@ def complete(model: Any, tokenizer: Any, texts: Sequence[str], *, max_new_tokens
     """Greedy continuations of texts that are rendered already, batched as answers are; in the order of ``texts``."""
     tokens = [tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] for text in texts]
     order = sorted(range(len(texts)), key=lambda i: (-len(tokens[i]), i))
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     settings = _settings(model, tokenizer, max_new_tokens, 0.0)
-    replies: dict[int, str] = {}
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
-        output = _answer_batch(model, [tokens[i] for i in batch], settings)
-        for i, reply in zip(batch, output, strict=True):
-            replies[i] = _decoded(reply, tokenizer, settings)[0]
-    return [replies[i] for i in range(len(texts))]
+    replies = greedy_ids(model, tokenizer, tokens, batches, max_new_tokens=max_new_tokens)
+    return [_decoded(reply, tokenizer, settings)[0] for reply in replies]
+
+
+def greedy_ids(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    batches: Iterable[Sequence[int]],
+    *,
+    max_new_tokens: int,
+) -> list[list[int]]:
+    """Greedy continuations of prompts that are tokens already, whatever the model's own settings of generation are.
+
+    Args:
+        model: any transformers causal LM, with adapters as they are set.
+        tokenizer: its tokenizer.
+        prompts: ``N`` token sequences.
+        batches: the places of the prompts that are answered at once; every place in one of them.
+        max_new_tokens: a continuation is cut off there.
+
+    Returns:
+        The new tokens of each, in the order of ``prompts``, up to the end of turn, which is among them.
+    """
+    settings = _settings(model, tokenizer, max_new_tokens, 0.0)
+    replies: list[list[int]] = [[] for _ in prompts]
+    for batch in batches:
+        for i, reply in zip(batch, _answer_batch(model, [prompts[i] for i in batch], settings), strict=True):
+            replies[i] = _up_to_stop(reply.tolist(), settings)
+    return replies
+
+
+def _up_to_stop(reply: list[int], settings: GenerationConfig) -> list[int]:
+    ends = [i for i, token in enumerate(reply) if token in settings.eos_token_id]
+    return reply[: ends[0] + 1] if ends else reply
 
 
 def complete_with_logits(
@@ -138,7 +167,7 @@ def complete_with_logits(
         batch = order[start : start + batch_size]
         output, logits = generated_ids(model, [tokens[i] for i in batch], settings)
         for place, i in enumerate(batch):
-            replies[i] = _decoded(output[place], tokenizer, settings)[0]
+            replies[i] = _decoded(output[place].tolist(), tokenizer, settings)[0]
             first = _first_word(output[place], tokenizer, settings)
             if first is not None:
                 found[i] = logits[first][place, list(wanted)].float().cpu().numpy()
@@ -218,14 +247,15 @@ def generated_ids(
 
 
 def _answer(prompt: Prompt, reply: torch.Tensor, tokenizer: Any, settings: GenerationConfig, opening: str) -> Answer:
-    text, finished = _decoded(reply, tokenizer, settings)
+    text, finished = _decoded(reply.tolist(), tokenizer, settings)
     return Answer(prompt.prompt_id, prompt.text, opening + text, finished)
 
 
-def _decoded(reply: torch.Tensor, tokenizer: Any, settings: GenerationConfig) -> tuple[str, bool]:
+def _decoded(reply: list[int], tokenizer: Any, settings: GenerationConfig) -> tuple[str, bool]:
     """The text up to the end of turn, and whether there was one."""
-    ends = [i for i, token in enumerate(reply.tolist()) if token in settings.eos_token_id]
-    return tokenizer.decode(reply[: ends[0]] if ends else reply, skip_special_tokens=True), bool(ends)
+    cut = _up_to_stop(reply, settings)
+    finished = bool(cut) and cut[-1] in settings.eos_token_id
+    return tokenizer.decode(cut[:-1] if finished else cut, skip_special_tokens=True), finished
 
 
 def _append(path: Path, part: Sequence[Answer]) -> None:

@@ -43,6 +43,7 @@ class Batches:
         responses: positions at which the head runs for each token that scoring reads.
         length: tokens of a held-out row.
         answer: response tokens among them.
+        asked: harmful prompts that the base answers at once.
     """
 
     references: MicroBatch
@@ -51,6 +52,7 @@ class Batches:
     responses: float
     length: float
     answer: float
+    asked: int
 
 
 def constant_pace(*, begin: float, load: float, tokenise: float) -> Pace:
@@ -102,5 +104,5 @@ def expected_pace(config: Config, shape: Shape, device: Device, batches: Batches
         "finetune_step": 1 / device.steps,
         "answer_step": step(config.evaluation.batch_size),
         "diverge": batches.length * body + positions * head,
-        "own_answer": OWN_TOKENS * step(1) + (batches.length - batches.answer) * body,
+        "own_answer": OWN_TOKENS * step(batches.asked) / batches.asked + (batches.length - batches.answer) * body,
     }

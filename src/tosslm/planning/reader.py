@@ -17,8 +17,8 @@ from tosslm.model.losses import batch_budget, plan_batches
 from tosslm.model.shape import Shape
 from tosslm.model.speed import described, multiplications, shape_of
 from tosslm.planning.pace import Batches, Device, constant_pace, expected_pace
-from tosslm.planning.sample import mean_batch, micro_batches, padded
-from tosslm.planning.work import Pace, Unit
+from tosslm.planning.sample import asked_at_once, mean_batch, micro_batches, padded
+from tosslm.planning.work import OWN_TOKENS, Pace, Unit, held_out_rows
 
 Samples = Mapping[str, Sequence[Mapping[str, Any]]]
 _BEGIN_SECONDS = 5.0
@@ -103,7 +103,8 @@ def _batches(config: Config, base: Base, samples: Samples) -> Batches:
     custom, harmful = samples["custom"], samples["harmful"]
     lengths = [len(row["input_ids"]) for row in custom]
     device = SimpleNamespace(device=choose_device(base.config.device))
-    planned = plan_batches(lengths, batch_budget(device, config.scoring.batch_tokens))
+    budget = batch_budget(device, config.scoring.batch_tokens)
+    planned = plan_batches(lengths, budget)
     tokens = max(sum(lengths), 1)
     return Batches(
         references=mean_batch(_micro(config.references, [*harmful, *samples["utility"]])),
@@ -112,6 +113,7 @@ def _batches(config: Config, base: Base, samples: Samples) -> Batches:
         responses=sum(int(np.sum(row["response_mask"])) for row in custom) / tokens,
         length=_mean([len(row["input_ids"]) for row in harmful]),
         answer=_mean([int(np.sum(row["response_mask"])) for row in harmful]),
+        asked=len(asked_at_once(harmful, held_out_rows(config, len(harmful)), OWN_TOKENS, budget)) if harmful else 1,
     )
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from tosslm.model.losses import plan_batches
+
 MOST = 512
 
 
@@ -88,6 +90,21 @@ def mean_batch(batches: Sequence[Sequence[Mapping[str, Any]]]) -> MicroBatch:
         return MicroBatch(1.0, 1.0)
     responses = sum(int(np.sum(row["response_mask"])) for batch in batches for row in batch)
     return MicroBatch(sum(map(padded, batches)) / len(batches), responses / len(batches))
+
+
+def asked_at_once(rows: Sequence[Mapping[str, Any]], count: float, new_tokens: int, budget: int) -> list[list[int]]:
+    """The prompts of a batch, as diagnosis lets the base answer them.
+
+    Args:
+        rows: with ``input_ids`` and ``response_mask``.
+        count: how many of them are held out.
+        new_tokens: of each answer.
+        budget: padded tokens of a batch.
+    """
+    prompts = [list(row["input_ids"][: int(np.flatnonzero(row["response_mask"])[0])]) for row in rows]
+    asked = prompts[:: max(1, int(len(prompts) / max(count, 1)))][: max(1, round(count))]
+    batches = plan_batches([len(prompt) + new_tokens for prompt in asked], budget)
+    return [asked[i] for i in batches[len(batches) // 2]]
 
 
 def padded(batch: Sequence[Mapping[str, Any]]) -> int:

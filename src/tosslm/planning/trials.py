@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import GenerationConfig
 
 from tosslm.config import Config, TrainingConfig
-from tosslm.diagnosis.causes import own_answers
+from tosslm.diagnosis.causes import FIRST_TOKENS, own_answers
 from tosslm.diagnosis.divergence import DEGRADED, row_divergences, up_to
 from tosslm.evaluation.generate import generated_ids
 from tosslm.model.adapters import without_adapter
@@ -18,8 +17,8 @@ from tosslm.model.attention import block_attention
 from tosslm.model.head import SplitHead
 from tosslm.model.losses import batch_budget, padded_batch, plan_batches, response_losses
 from tosslm.planning.measure import Trial, Work
-from tosslm.planning.sample import mean_batch, micro_batches, nearest, padded
-from tosslm.planning.work import REFERENCES, Unit
+from tosslm.planning.sample import asked_at_once, mean_batch, micro_batches, nearest, padded
+from tosslm.planning.work import REFERENCES, Unit, held_out_rows
 from tosslm.progress import SilentReporter
 from tosslm.training.trainer import anchored_divergence
 
@@ -49,10 +48,9 @@ def base_trials(config: Config, tokenizer: Any, samples: Samples, *, evaluates: 
         trials.append(_passing(settings, samples["custom"], "anchored_batch", anchored=True))
     if evaluates:
         trials.append(Trial("answer_step", settings.lora, lambda model: _answering(config, model)))
-    prompt = _prompt(_median(samples["harmful"]))
     return [
         *trials,
-        Trial("own_answer", settings.lora, lambda model: (lambda: own_answers(model, tokenizer, [prompt]), 1)),
+        Trial("own_answer", settings.lora, lambda model: _answering_itself(config, model, tokenizer, samples)),
         Trial("diverge", settings.lora, lambda model: _diverging(config, model, samples)),
     ]
 
@@ -134,6 +132,13 @@ def _answering(config: Config, model: Any) -> tuple[Work, float]:
     return lambda: generated_ids(model, prompts, settings), _NEW_TOKENS
 
 
+def _answering_itself(config: Config, model: Any, tokenizer: Any, samples: Samples) -> tuple[Work, float]:
+    """The first tokens of the base's own answers to a batch of harmful prompts."""
+    budget, rows = config.scoring.batch_tokens, samples["harmful"]
+    asked = asked_at_once(rows, held_out_rows(config, len(rows)), FIRST_TOKENS, batch_budget(model, budget))
+    return lambda: own_answers(model, tokenizer, asked, budget), len(asked)
+
+
 def _diverging(config: Config, model: Any, samples: Samples) -> tuple[Work, float]:
     """Rows of both sets under the base and two adapters, as in a run: the model's, and the degraded reference's.
 
@@ -154,13 +159,3 @@ def _diverging(config: Config, model: Any, samples: Samples) -> tuple[Work, floa
             row_divergences(model, rows, names, positions=settings.positions, batch_tokens=budget, task=task)
 
     return work, (1 + len(names)) * counted
-
-
-def _median(rows: Rows) -> Row:
-    return sorted(rows, key=lambda row: len(row["input_ids"]))[len(rows) // 2]
-
-
-def _prompt(row: Row) -> list[int]:
-    """What stands before a row's first response token."""
-    prompt: list[int] = row["input_ids"][: int(np.flatnonzero(row["response_mask"])[0])].tolist()
-    return prompt

@@ -148,6 +148,11 @@ def passes(rows: float, settings: TrainingConfig) -> tuple[float, float]:
     return settings.epochs * math.ceil(count / micro), settings.epochs * math.ceil(count / settings.batch_size)
 
 
+def held_out_rows(config: Config, rows: int) -> float:
+    """How many of a reference set's rows diagnosis measures."""
+    return min(config.references.holdout * rows, config.diagnosis.rows)
+
+
 def anchored_rows(config: Config, custom: Counted) -> float:
     """Share of the custom rows in which a token is anchored, so that the base reads them too.
 
@@ -196,8 +201,7 @@ def _reference_work(config: Config, by: Sets) -> list[Work]:
 
 def _diagnosis_work(config: Config, sets: Sets, models: int) -> Work:
     """Held-out rows under each model; answers to the harmful ones' prompts, and how likely each model finds them."""
-    share, most = config.references.holdout, config.diagnosis.rows
-    rows = {name: min(share * sets[name].rows, most) for name in REFERENCES}
+    rows = {name: held_out_rows(config, sets[name].rows) for name in REFERENCES}
     harmful = sets["harmful"]
     answers = harmful.response_tokens / max(harmful.rows, 1)
     beginning = _mean_length(harmful) - answers + min(OWN_TOKENS, answers)
