@@ -10,9 +10,10 @@ import pytest
 from studies.frontier.curves import Curves, Values, drawn_curve, gains, interval, read_off
 from studies.frontier.data import spliced_rows, useful_sources
 from studies.frontier.dropped import dropped
+from studies.frontier.entries import DEFAULT, ENTRIES, method_of
 from studies.frontier.ledger import add_result, known
 from studies.frontier.page import write_page
-from studies.frontier.settings import DEFAULT, ENTRIES, SETTINGS, config, folder, method_of
+from studies.frontier.settings import SETTINGS, config, folder
 from studies.frontier.verdict import headline, others, ours, tally, target_of
 from studies.safety.data import HARMFUL, deal, row
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from studies.frontier.settings import ENTRIES, folder
+from studies.frontier.entries import ENTRIES
+from studies.frontier.settings import folder
 
 import tosslm
 from tosslm.characters import unsafe_tokens

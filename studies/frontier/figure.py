@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from studies.frontier.curves import Curves
-from studies.frontier.settings import STANDARD, method_of
+from studies.frontier.entries import STANDARD, method_of
 from studies.frontier.verdict import ours
 
 from tosslm.report.charts import Series, line_chart

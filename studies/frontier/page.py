@@ -10,19 +10,10 @@ import numpy as np
 from studies.frontier.attack import verdicts
 from studies.frontier.curves import Curves, Values, interval
 from studies.frontier.data import useful_sources
+from studies.frontier.entries import DEFAULT, OURS, STANDARD, UNTRAINED, method_of
 from studies.frontier.figure import draw, drawn_entries, key
 from studies.frontier.ledger import RESULTS, known
-from studies.frontier.settings import (
-    DEFAULT,
-    OURS,
-    SCALES,
-    SETTINGS,
-    STANDARD,
-    TARGETS,
-    UNTRAINED,
-    Setting,
-    method_of,
-)
+from studies.frontier.settings import SCALES, SETTINGS, TARGETS, Setting
 from studies.frontier.verdict import headline, ours, target_of
 from studies.safety.wording import nats, percent
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
+from studies.frontier.entries import STANDARD, UNTRAINED
 from studies.frontier.ledger import known
-from studies.frontier.settings import SETTINGS, STANDARD, UNTRAINED
+from studies.frontier.settings import SETTINGS
 from studies.frontier.study import run
 
 from tosslm.quiet import quiet_libraries

@@ -1,4 +1,4 @@
-"""What the frontier study runs: three settings, what is trained in each, and at which scales it is measured."""
+"""The settings of the frontier study, what is trained in each, and at which scales it is measured."""
 
 from __future__ import annotations
 
@@ -7,11 +7,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from studies.frontier.entries import (
+    AGAIN,
+    DEFAULT,
+    ENTRIES,
+    LIGHTER,
+    NO_ANCHOR,
+    OF_MEAN,
+    OURS,
+    STANDARD,
+    WITHOUT_UTILITY,
+    as_default,
+    at_papers_share,
+)
 from studies.safety.data import HARMFUL
 from studies.safety.guard import CLASSIFIER
-
-from tosslm.methods import registry
-from tosslm.methods.method import AS_CONFIGURED, Method
 
 ROOT = Path("runs/frontier")
 COMMON = ROOT / "common"
@@ -26,33 +36,7 @@ SCALES = (0.6, 0.8, 1.0, 1.2)
 """What each trained adapter is multiplied by when it is measured; 0 is the base."""
 TARGETS = (0.7, 0.8, 0.85, 0.9, 0.95)
 """Shares of standard SFT's gain at which methods are compared."""
-UNTRAINED, STANDARD = "base", "sft"
-OURS = "toss-posterior-anchor"
-DEFAULT = "default"
-"""The entry whose settings are the defaults of the tool."""
-WITHOUT_UTILITY = f"{DEFAULT}, no utility set"
-LIGHTER = f"{DEFAULT}, weight 1"
-"""As the default, but for the anchor's weight, a third of it."""
-AGAIN = f"{DEFAULT}, again"
-"""The default once more, with references that a later version trained, whose sums round otherwise."""
-NO_ANCHOR = f"{DEFAULT}, no anchor"
-"""As the default, but for dropped tokens, which are ignored."""
-OF_MEAN = f"{OURS}, weight 0.5, no first tokens"
-"""As the default, but for an anchor of the mean over anchored tokens, however few they are."""
 SAID_TOKENS = {"harmful": 48, "safe": 24, "beginnings": 48}
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One line of a figure: a method, and what else than the setting's config it is given.
-
-    Attributes:
-        method: of ``toss compare``; None is what the config says, with the overrides.
-        overrides: further keys of the config, by dotted key.
-    """
-
-    method: str | None
-    overrides: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,75 +68,6 @@ class Setting:
     model: Mapping[str, str] = field(default_factory=lambda: MODEL)
 
 
-def _weighted(method: str, weight: float, **overrides: Any) -> Entry:
-    return Entry(method, {"finetune.anchor_weight": weight, **overrides})
-
-
-_AUTO = {"selection.discard_fraction": "auto", "selection.evidence": "posterior"}
-_EVEN = {**_AUTO, "selection.false_discard": 0.99}  # so much of useful text may go: even odds alone decide
-_ANCHOR = {"finetune.anchor_normalize": "all", "finetune.anchor_first": 0}
-_PLAIN = {"selection.evidence": "token", "finetune.dropped": "ignore"}
-ENTRIES = {
-    STANDARD: Entry("sft"),
-    "oracle": Entry("oracle"),
-    "oracle-anchor": Entry("oracle-anchor"),
-    "oracle-tokens": Entry("oracle-tokens"),
-    "oracle-tokens-anchor": Entry("oracle-tokens-anchor"),
-    "toss": Entry("toss"),
-    "toss-pro": Entry("toss-pro"),
-    OURS: Entry(OURS),
-    DEFAULT: _weighted(OURS, 3.0, **_ANCHOR, **_AUTO),
-    AGAIN: _weighted(OURS, 3.0, **_ANCHOR, **_AUTO),
-    WITHOUT_UTILITY: _weighted(
-        OURS,
-        3.0,
-        **_ANCHOR,
-        **{"data.utility": "{from: custom}"},
-        **_AUTO,
-    ),
-    LIGHTER: _weighted(OURS, 1.0, **_ANCHOR, **_AUTO),
-    NO_ANCHOR: Entry(None, {**_AUTO, "finetune.dropped": "ignore"}),
-    "toss-anchor": _weighted("toss-anchor", 3.0, **_ANCHOR),
-    OF_MEAN: _weighted(OURS, 0.5, **{"finetune.anchor_first": 0}, **_AUTO),
-    f"{OURS}, even odds": Entry(OURS, _EVEN),
-    **{
-        f"{method}, weight {weight:g}, no first tokens": _weighted(
-            name, weight, **{"finetune.anchor_first": 0}, **overrides
-        )
-        for method, name, overrides in ((f"{OURS}, even odds", OURS, _EVEN), ("rows-anchor", "rows-anchor", {}))
-        for weight in (0.5, 1.0)
-    },
-    "toss-posterior, even odds": Entry("toss-posterior", _EVEN),
-    "toss, degraded loss twice": Entry(None, {**_PLAIN, "selection.beta": 2.0}),
-    "toss, utility loss twice": Entry(None, {**_PLAIN, "selection.alpha": 2.0}),
-    "toss, dropped out of context": Entry(None, {**_PLAIN, "selection.context": "drop"}),
-    "toss, harmful rows by a guard": Entry(None, {**_PLAIN, "references.harmful_tokens": "guard"}),
-    "toss-soft": Entry("toss-soft"),
-    "sft-anchor-first": Entry("sft-anchor-first"),
-    "rows-anchor": Entry("rows-anchor"),
-    "random-anchor": Entry("random-anchor"),
-    **{
-        name: Entry(name)
-        for name in (
-            "sft-kl",
-            "sft-slow",
-            "sft-ema",
-            "star-dss",
-            "dr-sft",
-            "safegrad",
-            "lisa",
-            "bds",
-            "larf",
-            "datashield",
-            "seal",
-            "dsir",
-            "constrained-sft",
-            "safeinstr",
-            "rows",
-            "random",
-        )
-    },
-}
 SETTINGS = {
     "whole": Setting(
         "whole",
@@ -189,6 +104,11 @@ SETTINGS = {
             "sft-slow",
             "oracle-anchor",
             "seal",
+            "star-dss-hard",
+            "bds",
+            "safemerge",
+            "sft-ema",
+            as_default("oracle-anchor"),
             AGAIN,
             NO_ANCHOR,
             LIGHTER,
@@ -236,6 +156,14 @@ SETTINGS = {
             "toss, dropped out of context",
             "toss, harmful rows by a guard",
             "oracle-tokens-anchor",
+            "star-dss-hard",
+            "bds",
+            "safemerge",
+            "sft-ema",
+            at_papers_share("toss-pro"),
+            at_papers_share("datashield"),
+            as_default("oracle-tokens-anchor"),
+            as_default("random-anchor"),
         ),
     ),
     "clean": Setting(
@@ -286,12 +214,6 @@ _TRAINING = {
     "batch_size": 8,
     "micro_batch_size": 1,  # rows are of very unequal length, and a CPU reads padding as slowly as text
 }
-
-
-def method_of(entry: str) -> Method:
-    """The method of an entry."""
-    name = ENTRIES[entry].method
-    return registry()[name] if name else AS_CONFIGURED
 
 
 def folder(setting: str, seed: int, entry: str = "shared") -> Path:

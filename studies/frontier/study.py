@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from studies.frontier.data import write_common, write_sets
+from studies.frontier.entries import ENTRIES, UNTRAINED
 from studies.frontier.ledger import add_result, known
 from studies.frontier.measure import measure
 from studies.frontier.page import write_page
-from studies.frontier.settings import COMMON, ENTRIES, SCALES, SETTINGS, UNTRAINED, config, folder
+from studies.frontier.settings import COMMON, SCALES, SETTINGS, config, folder
 from studies.provenance import code_version
 from studies.safety.data import check_leaks, leak_files
 from studies.safety.guard import make_guard

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from studies.frontier.curves import Curves, interval
-from studies.frontier.settings import DEFAULT, OURS, SCALES, SETTINGS, STANDARD, TARGETS, Setting, method_of
+from studies.frontier.entries import DEFAULT, OURS, STANDARD, method_of
+from studies.frontier.settings import SCALES, SETTINGS, TARGETS, Setting
 
 from tosslm.methods.needs import GUARD
 from tosslm.statistics import Interval
