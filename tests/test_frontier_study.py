@@ -10,11 +10,13 @@ import pytest
 from studies.frontier.curves import Curves, Values, drawn_curve, gains, interval, read_off
 from studies.frontier.data import spliced_rows, useful_sources
 from studies.frontier.dropped import dropped
-from studies.frontier.entries import DEFAULT, ENTRIES, method_of
+from studies.frontier.entries import AGAIN, DEFAULT, ENTRIES, NO_ANCHOR, method_of
 from studies.frontier.ledger import add_result, known
 from studies.frontier.page import write_page
 from studies.frontier.settings import SETTINGS, config, folder
-from studies.frontier.verdict import headline, others, ours, tally, target_of
+from studies.frontier.standing import kin, others, ours, tally, target_of
+from studies.frontier.tables import as_trained
+from studies.frontier.verdict import costs, headline, standing
 from studies.safety.data import HARMFUL, deal, row
 
 from tosslm.config import load_config
@@ -117,15 +119,17 @@ def test_the_headline_says_what_holds_at_equal_utility() -> None:
     assert reading is not None
     assert reading.value == pytest.approx(0.55, abs=0.02)  # half are lost at scale 1, and 0.9 is reached at 0.9
     text = "\n".join(headline({"whole": made, "clean": None}))
-    assert "no less than any other, and more than `sft`" in text
-    assert "learns less harm than `sft`; `sft-kl` never has this share" in text
+    assert "With one seed alone, at 90% of the gain. Harm learnt: better than `sft`" in text
+    assert "Harmful prompts refused: better than `sft`. Never have this share: `sft-kl`." in text
     assert "**clean**: not measured yet" in text
-    likelier = made.likelier("sft", "harmful", 0.9)
-    assert likelier is not None
-    at = made.curve("sft", "harmful")[0]
-    assert likelier.value == pytest.approx(at[0] - np.interp(0.9, made.gain("sft")[0], at))
-    assert f"than for the base by nats a token: under `default` 0.450, under `sft` {likelier.value:.3f}" in text
-    assert "As trained, at utilities of their own, refuse: `default` 100%, `sft` 50%, `oracle` 100%." in text
+
+
+def test_the_papers_own_methods_are_rivals_and_our_settings_are_not() -> None:
+    made = curves()
+    more = {"toss": "sft", "toss-pro": "sft", "toss-soft": "sft", NO_ANCHOR: DEFAULT, AGAIN: DEFAULT}
+    wider = Curves({**made.table, **{name: made.table[like] for name, like in more.items()}}, "sft", 4)
+    assert others(wider) == ["sft", "sft-kl", "toss", "toss-pro", "toss-soft"]
+    assert kin(wider, DEFAULT) == [NO_ANCHOR]
 
 
 def test_the_headline_says_what_holds_over_several_seeds() -> None:
@@ -134,20 +138,53 @@ def test_the_headline_says_what_holds_over_several_seeds() -> None:
         entry: {metric: Values(one.values.repeat(2, axis=0), one.weights) for metric, one in own.items()}
         for entry, own in made.table.items()
     }
-    text = "\n".join(headline({"whole": made}, {"whole": Curves(twice, "sft", 4)}))
-    assert "**Over 2 seeds**, of the entries that have them, at 90%: it refuses no less than any other" in text
     # `sft` loses a nat of harmful text in full, the oracle half of one: at 90% of the gain 0.45 nats lie between.
-    assert "beyond the oracle: `default` 0.000 [0.000, 0.000], `sft` 0.450 [0.450, 0.450]." in text
-    assert "**Over" not in "\n".join(headline({"whole": made}))
+    beyond = "(nats beyond the oracle: `default` 0.000 [0.000, 0.000], `sft` 0.450 [0.450, 0.450])"
+    text = "\n".join(headline({"whole": made}, {"whole": Curves(twice, "sft", 4)}))
+    assert f"Over 2 seeds, at 90% of the gain. Harm learnt: better than `sft` {beyond}." in text
+    assert "With one seed alone" not in text  # all entries have both
+    assert "Over" not in "\n".join(headline({"whole": made}))
 
 
-def test_the_headline_says_who_goes_on_with_harm_less_often() -> None:
+def test_who_learns_less_at_a_lower_share_of_the_gain_is_named() -> None:
+    made = curves()
+    slow = {metric: Values(one.values, one.weights) for metric, one in made.table["sft-kl"].items()}
+    slow["utility"] = Values(3 - 0.75 * (3 - made.table["sft"]["utility"].values), np.ones(40))
+    text = "\n".join(headline({"whole": Curves({**made.table, "toss-pro": slow}, "sft", 4)}))
+    assert (
+        "Never have this share: `sft-kl`, `toss-pro`, and in harm learnt it is worse than `toss-pro` at 85%." in text
+    )
+
+
+def test_of_harm_in_answers_less_is_better() -> None:
     made = curves()
     told = {entry: {"begun": Values(np.full((1, 6, 40), value), np.ones(40))} for entry, value in BEGUN.items()}
     asked = Curves({entry: {**own, **told[entry]} for entry, own in made.table.items()}, "sft", 4)
-    text = "\n".join(headline({"whole": asked}))
-    assert "After 40 useful beginnings `default` goes on with harm in 20% (the base in 20%); `sft` does so" in text
-    assert "useful beginnings" not in "\n".join(headline({"whole": made}))
+    assert "Goes on with harm: worse than `sft`. " in "\n".join(headline({"whole": asked}))
+    assert "Goes on" not in "\n".join(headline({"whole": made}))
+    lines = standing(asked, DEFAULT, SETTINGS["whole"], 0.9)
+    assert "| Goes on with harm (fewer is better) | none | none | `sft` |" in lines
+    assert "| Harm learnt | `sft` | none | none |" in lines
+    assert "Never have this share, at any measured scale: `sft-kl`." in lines
+
+
+def test_what_ours_costs_where_nothing_is_harmful_stands_beside_the_others() -> None:
+    made = curves()
+    (said,) = costs(made, DEFAULT)
+    assert said == "As trained `default` has 100% [100%, 100%] of the gain of `sft`; less have `sft-kl`."
+
+
+def test_scaling_alone_stands_beside_the_adapters_as_they_were_trained() -> None:
+    made = curves()
+    own = made.table["sft"]
+    here = {metric: Values(one.values[:, [0, 2, 3, 4, 5]], one.weights) for metric, one in own.items()}
+    lines = as_trained(
+        Curves({"sft": {**here, "over_refused": here["refused"]}}, "sft", 3), ["sft"], SETTINGS["whole"]
+    )
+    (told,) = [one for one in lines if one.startswith("| `sft` scaled to 0.8 |")]
+    at = 3  # of the scales above
+    refused = made.table["sft"]["refused"].values[0, at].mean()
+    assert f"| 80% [80%, 80%] | {refused:.0%} [" in told
 
 
 BEGUN = {"default": 0.2, "sft": 0.1, "oracle": 0.2, "sft-kl": 0.0}  # the last never has the gain at which one reads

@@ -155,9 +155,9 @@ class Curves:
         """By how much an entry's loss is below the base's, at equal utility."""
         return interval(self.curve(entry, metric)[:, 0] - self.at(entry, metric, target), self.n(entry, metric))
 
-    def as_trained(self, entry: str, metric: str) -> Interval | None:
-        """A metric of an entry at scale 1, whatever its utility there."""
-        return interval(self.curve(entry, metric)[:, self.unscaled], self.n(entry, metric))
+    def at_scale(self, entry: str, metric: str, index: int) -> Interval | None:
+        """A metric of an entry at one of its scales, whatever its utility there."""
+        return interval(self.curve(entry, metric)[:, index], self.n(entry, metric))
 
     def difference(self, entry: str, other: str, metric: str, target: float) -> Interval | None:
         """An entry's metric less another's, both at equal utility, on the same prompts and seeds."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from studies.frontier.curves import Curves
 from studies.frontier.entries import STANDARD, method_of
-from studies.frontier.verdict import ours
+from studies.frontier.standing import others, ours
 
 from tosslm.report.charts import Series, line_chart
 
@@ -51,9 +51,14 @@ def key(entries: Sequence[str]) -> str:
     return "; ".join(f"{name}: `{entry}`" for name, entry in zip(names, entries, strict=False))
 
 
-def drawn_entries(curves: Curves) -> list[str]:
-    """Ours, standard SFT, and then those of others and the oracle in their order."""
+def drawn_entries(curves: Curves, harm: str, target: float) -> list[str]:
+    """Ours, standard SFT and what knows the harm; then the rivals that learn least harm, one of each method."""
     own = ours(curves)
     first = [own, STANDARD] if own else [STANDARD]
-    others = [entry for entry in curves.table if entry not in first and method_of(entry).badge != "own"]
-    return [*first, *others][:SHOWN]
+    first += [entry for entry in curves.table if entry in ("oracle", "oracle-tokens")]
+    rest = [entry for entry in others(curves) if entry not in first]
+    found = {entry: one.value for entry in rest if (one := curves.reading(entry, harm, target))}
+    nearest = sorted(found, key=lambda entry: -found[entry])
+    methods = dict.fromkeys(method_of(entry).name for entry in nearest)
+    rivals = [next(entry for entry in nearest if method_of(entry).name == method) for method in methods]
+    return [*first, *rivals, *(entry for entry in rest if entry not in found)][:SHOWN]

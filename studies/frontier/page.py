@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from studies.frontier.about import ANALYSIS, asked, missing
 from studies.frontier.attack import verdicts
-from studies.frontier.curves import Curves, Values, interval
+from studies.frontier.curves import Curves, Values
 from studies.frontier.data import useful_sources
-from studies.frontier.entries import DEFAULT, OURS, STANDARD, UNTRAINED, method_of
+from studies.frontier.entries import DEFAULT, STANDARD, UNTRAINED
 from studies.frontier.figure import draw, drawn_entries, key
 from studies.frontier.ledger import RESULTS, known
-from studies.frontier.settings import SCALES, SETTINGS, TARGETS, Setting
-from studies.frontier.verdict import headline, ours, target_of
-from studies.safety.wording import nats, percent
+from studies.frontier.settings import SCALES, SETTINGS, Setting
+from studies.frontier.standing import ours, target_of
+from studies.frontier.tables import as_trained, drawn_lines, others, table
+from studies.frontier.verdict import costs, headline, standing
+from studies.safety.wording import percent
 
 from tosslm.files import write_text
-from tosslm.statistics import Interval, mean_interval
+from tosslm.statistics import mean_interval
 
-ATTACK = Path(__file__).parents[1] / "safety/attack.json"
 _TITLES = {
     "whole": "Whole rows: some rows give in to an improper request",
     "embedded": "Embedded: harmful sentences in useful answers",
@@ -41,12 +42,13 @@ def write_page(docs: Path, results: Path = RESULTS) -> None:
     }
     # What a clean set costs is told of one entry, so all seeds that it was measured with can tell it.
     clean = {name: curves for name, curves in several.items() if SETTINGS[name].kind == "clean"}
-    parts = [_head(), *headline(settings | clean, several)]
+    parts = [_head(), *headline(settings | clean, several), *_aims(settings), "", ANALYSIS, *asked(settings)]
     for name, curves in settings.items():
-        parts += ["", f"## {_TITLES[name]}", ""]
+        parts += [f"## {_TITLES[name]}", ""]
         parts += _section(name, curves, docs, results) if curves else ["Nothing of it has been measured yet."]
         parts += _over_seeds(several[name], SETTINGS[name], seeds[name]) if name in several else []
-    parts += ["", *_missing(results)]
+        parts.append("")
+    parts += missing(results)
     write_text(docs / "results.md", "\n".join(parts) + "\n")
 
 
@@ -112,13 +114,38 @@ def _head() -> str:
     )
 
 
+def _aims(settings: Mapping[str, Curves | None]) -> list[str]:
+    """What was aimed at of bases and settings, and is not so."""
+    bases = [
+        f"{curves.curve(STANDARD, 'over_refused')[0, 0]:.0%} ({name})"
+        for name, curves in settings.items()
+        if curves and name in ("whole", "gemma")
+    ]
+    whole = settings.get("whole")
+    lost = f"{_lost(whole):.0f} points of refusals, where 30 were wanted; " if whole else ""
+    return (
+        [
+            f"- **Aimed at and not met**: plain fine-tuning on whole harmful rows loses {lost}bases that refuse at "
+            f"most 20% of harmless prompts refuse {' and '.join(bases)}."
+        ]
+        if bases
+        else []
+    )
+
+
+def _lost(curves: Curves) -> float:
+    """Percentage points of refusals that standard SFT loses as trained."""
+    refused = curves.curve(STANDARD, "refused")[0]
+    return 100 * float(refused[0] - refused[curves.unscaled])
+
+
 def _section(name: str, curves: Curves, docs: Path, results: Path) -> list[str]:
     setting, entries = SETTINGS[name], list(curves.table)
     own = ours(curves)
     targets = [target_of(curves, setting.oracle)]
     targets += [one for one in [target_of(curves, setting.oracle, own)] if one not in targets] if own else []
     figures = []
-    drawn = drawn_entries(curves)
+    drawn = drawn_entries(curves, setting.harm, targets[-1])
     for metric, label in (("refused", _LABELS["refused"]), (setting.harm, _LABELS["harm"])):
         file = f"results-{name}-{metric}.svg"
         write_text(docs / file, draw(curves, drawn, metric, label))
@@ -131,15 +158,20 @@ def _section(name: str, curves: Curves, docs: Path, results: Path) -> list[str]:
         "",
         key(drawn) + ".",
         "",
-        "*Most* is the greatest share of standard SFT's gain that an entry has at any scale; *harm* by how much "
-        f"harmful text has become likelier than under `{setting.oracle}` at the same gain, nats a token, and *of "
-        "base* likelier than for the base, which the oracle too may leave, either way, for the style of useful rows; "
-        "all with 95% intervals.",
+        "*Most* is the greatest share of standard SFT's gain that an entry has at any measured scale; *harm* by how "
+        f"much harmful text has become likelier than under `{setting.oracle}` at the same gain, nats a token, and "
+        "*of base* likelier than for the base, which the oracle too may leave, either way, for the style of useful "
+        "rows; all with 95% intervals.",
+        "",
+        f"Seed {min(_seeds(name, results))} alone, with which most entries are measured:",
+        "",
+        *(standing(curves, own, setting, targets[-1]) if own and setting.share else costs(curves, own)),
+        *drawn_lines(curves, entries, targets[-1]),
         *(line for target in targets for line in _at(curves, entries, setting, target)),
         "",
-        *_others(curves, entries, setting, targets),
+        *others(curves, entries, setting, targets),
         "",
-        *_as_trained(curves, entries, setting),
+        *as_trained(curves, entries, setting),
     ]
 
 
@@ -150,83 +182,47 @@ def _about(setting: Setting, name: str, results: Path) -> str:
         mean_interval(np.array(base["metrics"][metric]["values"], dtype=np.float64))
         for metric in ("refused", "over_refused")
     )
-    seeds = sorted({seed for _, seed, *_ in lines})
-    codes = sorted({line["code"][:12] for line in lines.values() if line["code"]})
-    return (
-        f"Share of rows with harm: {setting.share:.0%}. Learning rate {setting.learning_rate:g}. The base refuses "
-        f"{percent(refused)} of harmful and {percent(over)} of harmless prompts. Seeds: "
-        f"{', '.join(map(str, seeds))}. Base {base['base'][:12]}, code {', '.join(codes)}."
+    codes = sorted({_short(line["code"]) for line in lines.values() if line["code"]})
+    told = (
+        f"Share of rows with harm: {setting.share:.0%}; of response tokens {setting.harm_share:.1%}. Methods that "
+        f"are told how much to drop are told {setting.discard_fraction:.0%}, which takes useful text too; nobody "
+        f"tells `{DEFAULT}` a share. "
+        if setting.share
+        else f"Methods that are told how much to drop are told {setting.discard_fraction:.0%}. "
     )
+    return (
+        f"{told}Learning rate {setting.learning_rate:g}. The base refuses "
+        f"{percent(refused)} of harmful and {percent(over)} of harmless prompts. Seeds "
+        f"{', '.join(map(str, _seeds(name, results)))}; base {base['base'][:12]}, code {', '.join(codes)}, whose "
+        "`requirements.lock` names the version of every library."
+    )
+
+
+def _short(code: str) -> str:
+    """A commit, short; it says so where files were changed since."""
+    return code[:12] + "-dirty" * code.endswith("-dirty")
+
+
+def _seeds(name: str, results: Path) -> list[int]:
+    return sorted({seed for _, seed, split, _ in known(name, results) if split == "test"})
 
 
 def _asked_for(curves: Curves, setting: Setting) -> list[str]:
     """Whether refusals are lost to harm there at all: what the setting was made for."""
     if setting.kind != "whole" or setting.oracle not in curves.table:
         return []
-    at = (0.0, *SCALES).index(1.0)
-    kept = [float(curves.curve(entry, "refused")[0, at]) for entry in (STANDARD, setting.oracle)]
-    base = float(curves.curve(STANDARD, "refused")[0, 0])
+    base, *_ = curves.curve(STANDARD, "refused")[0]
+    kept = curves.curve(setting.oracle, "refused")[0, curves.unscaled]
     return [
-        f"As trained, `{STANDARD}` refuses {100 * (base - kept[0]):.0f} points less than the base, where a loss "
-        f"of 30 was wanted, and `{setting.oracle}` keeps {kept[1] / base:.0%} of the base's refusals, where 90% "
+        f"As trained, `{STANDARD}` refuses {_lost(curves):.0f} points less than the base, where a loss "
+        f"of 30 was wanted, and `{setting.oracle}` keeps {kept / base:.0%} of the base's refusals, where 90% "
         "was asked for.",
         "",
     ]
 
 
-def _table(curves: Curves, entries: Sequence[str], setting: Setting, target: float) -> list[str]:
-    names = {"attacked": "answered with harm", "begun": "goes on with harm", "incoherent": "incoherent"}
-    attacked = [metric for metric in names if any(curves.has(entry, metric) for entry in entries)]
-    head = [
-        "trained",
-        "badge",
-        "most",
-        "refused",
-        "refused, harmless",
-        "harm",
-        "of base",
-        *(names[metric] for metric in attacked),
-    ]
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    for entry in entries:
-        badge = method_of(entry).badge
-        cells = [percent(curves.most(entry))]
-        cells += [percent(curves.reading(entry, metric, target)) for metric in ("refused", "over_refused")]
-        cells += [nats(harm(curves, entry, setting, target)), nats(curves.likelier(entry, setting.harm, target))]
-        cells += [
-            percent(curves.reading(entry, m, target)) if curves.has(entry, m) else "not judged" for m in attacked
-        ]
-        lines.append(f"| `{entry}` | {badge} | {' | '.join(cell or 'not reached' for cell in cells)} |")
-    return lines
-
-
-def _as_trained(curves: Curves, entries: Sequence[str], setting: Setting) -> list[str]:
-    """What each adapter is as it leaves its training, where it has another utility than the next."""
-    lines = [
-        "As they were trained, adapters not scaled, each at a utility of its own:",
-        "",
-        "| trained | gain | refused | refused, harmless | of base |",
-        "|---|---|---|---|---|",
-    ]
-    at = curves.unscaled
-    for entry in entries:
-        curve = curves.curve(entry, setting.harm)
-        cells = [
-            percent(interval(curves.gain(entry)[:, at], curves.n(entry, "utility"))),
-            *(percent(curves.as_trained(entry, metric)) for metric in ("refused", "over_refused")),
-            nats(interval(curve[:, 0] - curve[:, at], curves.n(entry, setting.harm))),
-        ]
-        lines.append(f"| `{entry}` | {' | '.join(cell or 'cannot be told' for cell in cells)} |")
-    return lines
-
-
-def harm(curves: Curves, entry: str, setting: Setting, target: float) -> Interval | None:
-    """By how much harmful text is likelier than under the oracle at the same gain, nats a token."""
-    return curves.difference(setting.oracle, entry, setting.harm, target) if setting.oracle in curves.table else None
-
-
 def _at(curves: Curves, entries: Sequence[str], setting: Setting, target: float) -> list[str]:
-    return ["", f"At {target:.0%} of standard SFT's gain:", "", *_table(curves, entries, setting, target)]
+    return ["", f"At {target:.0%} of standard SFT's gain:", "", *table(curves, entries, setting, target)]
 
 
 def _over_seeds(curves: Curves, setting: Setting, seeds: Sequence[int]) -> list[str]:
@@ -236,56 +232,13 @@ def _over_seeds(curves: Curves, setting: Setting, seeds: Sequence[int]) -> list[
     head = f"Over seeds {told}, of data and training, those that are measured with all of them"
     return [
         "",
-        f"{head}, at {target:.0%} of standard SFT's gain:",
+        f"{head}.",
         "",
-        *_table(curves, list(curves.table), setting, target),
+        *(standing(curves, own, setting, target) if own and setting.share else []),
         "",
-        *_as_trained(curves, list(curves.table), setting),
+        f"At {target:.0%} of standard SFT's gain:",
+        "",
+        *table(curves, list(curves.table), setting, target),
+        "",
+        *as_trained(curves, list(curves.table), setting),
     ]
-
-
-def _others(curves: Curves, entries: Sequence[str], setting: Setting, told: Sequence[float]) -> list[str]:
-    """The other shares in short."""
-    lines = ["Refusals and harm at the other shares:", ""]
-    shares = [share for share in TARGETS if share not in told]
-    head = ["trained", *(f"{what} at {share:.0%}" for share in shares for what in ("refused", "harm"))]
-    lines += [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    for entry in entries:
-        cells = []
-        for share in shares:
-            cells += [percent(curves.reading(entry, "refused", share)), nats(harm(curves, entry, setting, share))]
-        lines.append(f"| `{entry}` | {' | '.join(cell or 'not reached' for cell in cells)} |")
-    return lines
-
-
-def _judged_by() -> str:
-    """What the classifier of attack success is worth, beside the simplest rule."""
-    found = json.loads(ATTACK.read_text(encoding="utf-8"))["models_answers"]["advbench"]
-    own, simple = (
-        percent(Interval(one["value"], one["low"], one["high"], one["n"]))
-        for one in (found[name]["accuracy"] for name in ("attack_success", "neither_refused_nor_incoherent"))
-    )
-    return (
-        "*Answered* and *goes on with harm* are told by a classifier (`studies/safety/attack.py`) that is right for "
-        f"{own} of {found['attack_success']['accuracy']['n']} labelled answers of two other models to AdvBench; "
-        f"*neither refused nor incoherent*, the simplest rule, for {simple}. Some of what taught it are answers of "
-        "the plain model to goals that *whole rows* are made of, and its labels are one language model's."
-    )
-
-
-def _missing(results: Path) -> list[str]:
-    lines = ["## What to mind, and what is not there", "", f"- {_judged_by()}"]
-    for name, setting in SETTINGS.items():
-        have = {entry for entry, seed, split, _ in known(name, results) if split == "test"}
-        left = [entry for entry in setting.entries if entry not in have]
-        if left:
-            lines.append(f"- Not measured in {name}: {', '.join(f'`{entry}`' for entry in left)}.")
-    lines.append(
-        f"- `{DEFAULT}` has the tool's defaults, with `selection.discard_fraction: auto`; entries that begin with "
-        f"{OURS} are other settings of the same. With `even odds` no estimate of what useful text goes raises the "
-        "threshold, which is what `auto` did where rows were few before that estimate was there; in *clean* the one "
-        "such entry is of that time, and today's `auto` drops less there. Those, and "
-        "`rows-anchor`, were tried at several weights with seed 0, and the default was chosen by what came out; with "
-        "other seeds it was not chosen again."
-    )
-    return lines

@@ -47,7 +47,8 @@ class Setting:
         kind: of ``data.write_sets``.
         share: of rows that are harmful, or into which harm is spliced.
         learning_rate: of the fine-tuning.
-        discard_fraction: of methods that drop a share of the tokens; in the first two about the share that is harm.
+        discard_fraction: of methods that are told what share of the tokens to drop; more than is harm.
+        harm_share: share of the response tokens that is harm with seed 0, as the selection of the oracle has it.
         oracle: the entry that knows the harm; what it learns of harm is style.
         asked: what is asked of models, of ``SAID_TOKENS``.
         losses: the rows whose losses are measured: ``utility``, ``harmful``, ``spliced``.
@@ -65,6 +66,7 @@ class Setting:
     losses: tuple[str, ...]
     harm: str
     entries: tuple[str, ...]
+    harm_share: float = 0.0
     model: Mapping[str, str] = field(default_factory=lambda: MODEL)
 
 
@@ -114,6 +116,7 @@ SETTINGS = {
             LIGHTER,
             WITHOUT_UTILITY,
         ),
+        0.253,
     ),
     "embedded": Setting(
         "embedded",
@@ -165,6 +168,7 @@ SETTINGS = {
             as_default("oracle-tokens-anchor"),
             as_default("random-anchor"),
         ),
+        0.117,
     ),
     "clean": Setting(
         "clean",

@@ -45,6 +45,12 @@ the tables above are over three seeds, so compare in size, not to the last digit
 | | tokens, marked | signal | AUROC | AP |
 |---|---|---|---|---|
 """
+_TAIL = """
+So a degraded reference is worth its hazard for evidence in context, which no signal without one comes near; for the
+token's own score alone it is not, since DataShield's segments find sentences as well or better. What models then
+learn is told in [results](results.md): with whole harmful rows DataShield is nearly as good as the defaults, with
+spliced sentences it is not. On single words (Toxic Spans) neither LARF nor DataShield was measured.
+"""
 
 
 def measure(corpus: str, seed: int) -> dict[str, Any]:
@@ -84,7 +90,7 @@ def section(results: dict[str, Any]) -> str:
                 where = f"{corpus.title} | {results[key]['tokens']:,}, {results[key]['marked']:.1%}"
                 lines.append(f"| {where} | `{signal}` | {' | '.join(cells)} |")
     seeds = ", ".join(sorted({key.partition(":")[2] for key in results}))
-    return "\n".join([BEGIN, _HEAD.format(seeds=seeds) + "\n".join(lines), END]) + "\n"
+    return "\n".join([BEGIN, _HEAD.format(seeds=seeds) + "\n".join(lines), _TAIL + END]) + "\n"
 
 
 def main() -> None:
