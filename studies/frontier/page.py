@@ -126,7 +126,8 @@ def _aims(settings: Mapping[str, Curves | None]) -> list[str]:
     return (
         [
             f"- **Aimed at and not met**: plain fine-tuning on whole harmful rows loses {lost}bases that refuse at "
-            f"most 20% of harmless prompts refuse {' and '.join(bases)}."
+            f"most 20% of harmless prompts refuse {' and '.join(bases)}; this study has a safety adapter of its own, "
+            "where it was to share the demo's."
         ]
         if bases
         else []

@@ -46,8 +46,8 @@ not looked at.
 For single words some twenty kinds of evidence were tried (`studies/spans/candidates.py`; the table is in the lab
 book, `studies/LOG.md`): a state of the row above the chain, mixtures of short and long runs, words in the place of
 tokens, powers of the evidence. Freer chains are worse there; evidence of whole words with a quarter of the context's
-was above the token score on all three sets with one seed, and below the posterior by 0.06 and 0.10 where harm comes in
-sentences. It was the best of many on that one seed and was not confirmed on others, so none of them is an option.
+was above the token score on all three sets with one seed, and below the posterior by 0.06 and 0.10 where harm comes
+in sentences. It was the best of many on that one seed and was not confirmed on others, so none of them is an option.
 """
 
 
