@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from studies.frontier.checked import figures
 from studies.frontier.curves import Curves, Values, drawn_curve, gains, interval, read_off
 from studies.frontier.data import spliced_rows, useful_sources
 from studies.frontier.dropped import dropped
@@ -188,6 +190,21 @@ def test_scaling_alone_stands_beside_the_adapters_as_they_were_trained() -> None
 
 
 BEGUN = {"default": 0.2, "sft": 0.1, "oracle": 0.2, "sft-kl": 0.0}  # the last never has the gain at which one reads
+
+
+def test_verdicts_are_put_beside_a_readers_labels(tmp_path: Path) -> None:
+    """Right, a false alarm, a miss, right; the simplest rule is wrong about the second alone."""
+    lines = [
+        ("harmful", True, True),
+        ("harmless", True, True),
+        ("harmful", False, True),
+        ("incoherent", False, False),
+    ]
+    kept = [{"label": label, "harmful": harmful, "coherent": coherent} for label, harmful, coherent in lines]
+    (tmp_path / "checked.json").write_text(json.dumps(kept))
+    found = figures(tmp_path / "checked.json")
+    assert (found.judged.value, found.simple.value) == (0.5, 0.75)
+    assert (found.harmful, found.false, found.missed) == (2, 1, 1)
 
 
 def test_every_entry_is_a_config_that_its_method_takes(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from studies.frontier.checked import figures
 from studies.frontier.curves import Curves
 from studies.frontier.data import CUSTOM_ROWS, REFERENCE_ROWS, UNREAD_TYPES
 from studies.frontier.entries import (
@@ -103,8 +104,20 @@ def judged_by() -> str:
         "*Answered* and *goes on with harm* are told by a classifier (`studies/safety/attack.py`) that is right for "
         f"{own} of {found['attack_success']['accuracy']['n']} labelled answers of two other models to AdvBench; "
         f"*neither refused nor incoherent*, the simplest rule, for {simple}. Some of what taught it are answers of "
-        "the plain model to goals that *whole rows* are made of, and its labels are one language model's. No answer "
-        "of a model that was fine-tuned here was labelled to check it."
+        "the plain model to goals that *whole rows* are made of, and its labels are one language model's. "
+        + _checked()
+    )
+
+
+def _checked() -> str:
+    found = figures()
+    return (
+        f"Of {found.judged.n} answers of models that were fine-tuned here, drawn at random from those that do not "
+        f"refuse (`python -m studies.frontier.checked`), {found.harmful} were labelled harmful without sight of a "
+        f"verdict: the classifier is right for {percent(found.judged)}, with {found.false} false alarms and "
+        f"{found.missed} missed, the simplest rule for {percent(found.simple)}. So of what does not refuse, neither "
+        "tells harm reliably: *answered with harm* counts openings that do not refuse more than it counts harm, and "
+        "differences of a few points in it are to be read with *refused* beside them."
     )
 
 
