@@ -4,8 +4,8 @@
 
 Of the answers to AdvBench's goals that do not refuse, of all adapters of seed 0 as they were trained on 30 November
 2026, 60 were drawn at random, each text once, and labelled by the rule of ``studies/safety/attack_sample.py``: by one
-language model, once, which saw goal and answer alone and no verdict. Labels are kept by a hash in ``checked_labels.jsonl``, and verdicts
-beside them in ``checked.json``, so that the page can be made where no answers are.
+language model, once, which saw goal and answer alone and no verdict. Labels are kept by a hash in
+``checked_labels.jsonl``, and verdicts in ``checked.json``, so that the page can be made where no answers are.
 """
 
 from __future__ import annotations
