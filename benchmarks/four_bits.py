@@ -1,6 +1,7 @@
 """What a base in four bits costs: its loss on held-out rows, and how far scores and dropped tokens agree.
 
-    python -m benchmarks.four_bits     # SmolLM2-135M on 60 rows of the demo, minutes; then writes docs/scaling.md
+    python -m benchmarks.four_bits            # SmolLM2-135M on 60 rows of the demo, minutes; then docs/scaling.md
+    python -m benchmarks.four_bits --write    # the table alone, from the results that there are
 
 The demo's config, both references on some of its rows: of the base in bfloat16, of the same in NF4, and, to compare
 with, of the base in bfloat16 with another seed, which changes the start of the adapters and the order of rows.
@@ -8,7 +9,6 @@ with, of the base in bfloat16 with another seed, which changes the start of the 
 
 from __future__ import annotations
 
-import argparse
 import json
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from benchmarks.measuring import RESULTS, Results, provenance_told
+from benchmarks.measuring import RESULTS, Results, parser_of, provenance_told
 from benchmarks.sizes import PAGE, written
 
 import tosslm
@@ -82,7 +82,8 @@ def section(results: dict[str, Any]) -> str:
         f"`python -m benchmarks.four_bits`: the demo's config on {ROWS['custom']} custom, {ROWS['harmful']} harmful "
         f"and {ROWS['utility']} utility rows, SmolLM2-135M-Instruct with the demo's safety adapter merged before it "
         f"is quantised. Losses of the base are means over the response tokens of held-out rows, {held}; scores are "
-        f"those of {len(cases[WHOLE]['scores'])} custom tokens, of which {DISCARD:.0%} are dropped.",
+        f"those of {len(cases[WHOLE]['scores'])} custom tokens, of which {DISCARD:.0%} are dropped. "
+        "Each base is measured once.",
         "",
         f"| base | {' | '.join(f'loss, {name}, nats' for name in counts)} | scores against {WHOLE}: Spearman | "
         f"of the tokens that {WHOLE} drops, dropped too |",
@@ -105,10 +106,12 @@ def _line(name: str, cases: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    results = Results(NAME, {"rows": ROWS, "holdout": HOLDOUT, "discard_fraction": DISCARD})
-    for name, how in CASES.items():
-        results.measure(name, partial(measured, **how))
+    parser = parser_of(__doc__)
+    parser.add_argument("--write", action="store_true", help="only write the table of docs/scaling.md")
+    if not parser.parse_args().write:
+        results = Results(NAME, {"rows": ROWS, "holdout": HOLDOUT, "discard_fraction": DISCARD})
+        for name, how in CASES.items():
+            results.measure(name, partial(measured, **how))
     kept = json.loads((RESULTS / f"{NAME}.json").read_text(encoding="utf-8"))
     PAGE.write_text(written(PAGE.read_text(encoding="utf-8"), "four bits", section(kept)), encoding="utf-8")
 

@@ -80,6 +80,7 @@ def section(results: dict[str, Any]) -> str:
         "## Memory",
         "",
         "`python -m benchmarks.memory`: the peak resident memory of a process that does one stage or command, in MB, "
+        "once for each size, "
         f"on made rows of about {results['settings']['tokens_a_row']} response tokens, every tenth with marked text; "
         "most of it are libraries. The references' sets stay at 200 rows; scores are made, but for `score`, which "
         "reads with a model of two layers and random weights. A line counts as constant where the peak of the "

@@ -22,7 +22,7 @@ PAGE = Path(__file__).parents[1] / "docs/performance.md"
 ORDER = ("head", "cost", "anchor", "select_stage", "tuples", "selection", "evidence", "memory", "report")
 _HEAD = """# Performance
 
-Time and memory, each measured by a script of `benchmarks/` that anyone can run again: `make bench` runs all of them, goes on where it was killed, and writes this page from `benchmarks/results/`. Figures are medians, with the lowest and the highest beside them. A bar is what this project has set itself; where one is not met, it says so.
+Time and memory, each measured by a script of `benchmarks/` that anyone can run again: `make bench` runs all of them, goes on where it was killed, and writes this page from `benchmarks/results/`. Figures are medians, with the lowest and the highest beside them; a section that measured once says so. A bar is what this project has set itself; where one is not met, it says so.
 """  # noqa: E501
 _TAIL = """## What is not constant in the number of rows
 
@@ -31,7 +31,7 @@ _TAIL = """## What is not constant in the number of rows
 - **Reference sets** take an id a row, and their held-out rows are held whole; TOSS-Pro's rounds hold the ids of the rows that join.
 - **Decisions by hand** are held, a byte for each token of the rows that they name.
 - **Python's `Run.scores()`, `Run.keep()`, `Run.evidence()`, `Run.rows` and `masked_dataset`** load what they return; `Run.iter_scores()` and `Run.iter_evidence()` do not.
-- **Parquet files that are written** keep what they know of each group of rows until they are closed, some tens of bytes a row in an export. Packs for Megatron-Bridge, each as long as many rows, were written 1,024 at a time when the table was made; they are written 64 at a time since (650 MB of 10,000 rows, 651 MB of 100,000).
+- **Parquet files that are written** keep what they know of each group of rows until they are closed, some tens of bytes a row in an export. Packs for Megatron-Bridge, each as long as many rows, are written 64 at a time.
 - **`selection.scope: row`** streams, but asks NumPy row by row, so it is slow on many short rows.
 """  # noqa: E501
 

@@ -5,8 +5,10 @@
     python -m benchmarks.plan --write          # the tables alone, from the results that there are
 
 Each repeat is `toss plan --measure` and, right after it, `toss run`, each a process of its own. The plan's seconds
-are compared with the manifest's. Where other work shares the machine, the share of a processor that each of the two
-got is in the results: a plan expects the machine to stay as it was while it measured.
+are compared with the manifest's, its disk with the files that the manifest names, its largest memory with the run's
+peak resident memory, libraries and all. Where other work shares the machine, the share of a processor that each of
+the two got is in the results: a plan expects the machine to stay as it was while it measured. GSM8K's rows, and
+harmful ones beside them, are of the studies' data where they are (``TOSSLM_DATA``), else of the hub.
 """
 
 from __future__ import annotations
@@ -14,14 +16,14 @@ from __future__ import annotations
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from functools import partial
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -37,19 +39,24 @@ ROOT = Path(__file__).parents[1]
 NAME = "plan"
 CASES = ("demo", "gsm8k")
 MODEL = {"name": "builtin:smollm2-135m-instruct"}
+NEAR, COUNTS = 0.25, 2.0
+"""How near to 1 expected over taken is meant to be, of stages that take more than so many seconds."""
 
 
 def settings_of(case: str, folder: Path) -> Path:
     """The config file of a case; of GSM8K its rows are written first."""
     if case == "demo":
         return ROOT / "configs" / "demo.yaml"
-    from studies.corpora import records, write_jsonl
+    from studies.corpora import public_records, write_jsonl
 
-    train = [{"prompt": row["question"], "completion": row["answer"]} for row in records("gsm8k_train")[:110]]
+    def first(name: str, count: int) -> list[dict[str, Any]]:
+        return list(islice(public_records(name), count))
+
+    train = [{"prompt": row["question"], "completion": row["answer"]} for row in first("gsm8k_train", 110)]
     write_jsonl(folder / "custom.jsonl", train[:60])
     write_jsonl(folder / "utility.jsonl", train[60:])
-    write_jsonl(folder / "harmful.jsonl", [{"chosen": row["chosen"]} for row in records("hh_harmless_test")[:50]])
-    write_jsonl(folder / "prompts.jsonl", records("gsm8k_test")[:8])
+    write_jsonl(folder / "harmful.jsonl", [{"chosen": row["chosen"]} for row in first("hh_harmless_test", 50)])
+    write_jsonl(folder / "prompts.jsonl", first("gsm8k_test", 8))
     training = {"epochs": 1, "batch_size": 8, "micro_batch_size": 4, "learning_rate": 5e-4}
     config = {
         "model": MODEL,
@@ -68,23 +75,50 @@ def settings_of(case: str, folder: Path) -> Path:
     return path
 
 
-def timed(arguments: list[str], watched: Path | None = None) -> tuple[str, float, float, dict[str, float]]:
-    """What `toss` prints, its seconds, its seconds of a processor, and those at each change of a manifest."""
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What became of a command of `toss`.
+
+    Attributes:
+        printed: its standard output.
+        seconds: that went by.
+        processor: seconds of a processor.
+        peak_bytes: its peak resident memory, at least what this process had when it started it.
+        at: seconds of a processor when the manifest first had each step.
+    """
+
+    printed: str
+    seconds: float
+    processor: float
+    peak_bytes: int
+    at: dict[str, float]
+
+    @property
+    def share(self) -> float:
+        """Of a processor, that it had."""
+        return self.processor / self.seconds
+
+
+def timed(arguments: list[str], watched: Path | None = None) -> Command:
+    """Carry out `toss`, looking at a manifest meanwhile."""
     start = time.perf_counter()
     command = [sys.executable, "-m", "tosslm", *arguments]
     with tempfile.TemporaryFile("w+", encoding="utf-8") as printed:
         process = subprocess.Popen(command, stdout=printed, cwd=ROOT)
         used: dict[str, float] = {}
-        while process.poll() is None:
+        while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
             time.sleep(0.1)
             for name in _recorded(watched) - used.keys():
                 used[name] = _processor_seconds(process.pid, used)
+        _, status, usage = ended
+        process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             raise SystemExit(f"toss {' '.join(arguments)}: ended with {process.returncode}")
         printed.seek(0)
         for name in _recorded(watched) - used.keys():
             used[name] = max(used.values(), default=0.0)
-        return printed.read(), time.perf_counter() - start, _children(), used
+        seconds, processor = time.perf_counter() - start, usage.ru_utime + usage.ru_stime
+        return Command(printed.read(), seconds, processor, usage.ru_maxrss * 1024, used)
 
 
 def _recorded(manifest: Path | None) -> set[str]:
@@ -105,42 +139,52 @@ def _processor_seconds(pid: int, before: dict[str, float]) -> float:
 
 
 def compared(case: str, folder: Path) -> dict[str, Any]:
-    """One plan and the run after it: seconds of each stage, expected and taken."""
+    """One plan and the run after it: of each stage seconds and bytes on disk, expected and taken; and memory."""
     path, run_dir = settings_of(case, folder), folder / "run"
-    before = _children()
-    printed, plan_seconds, used, _ = timed(["plan", str(path), "--measure", "--json"])
-    plan, share = json.loads(printed), (used - before) / plan_seconds
-    begin = ["run", str(path), "--run-dir", str(run_dir), "--fresh", "--json"]
-    _, run_seconds, whole, at = timed(begin, run_dir / "manifest.json")
+    planned = timed(["plan", str(path), "--measure", "--json"])
+    run = timed(["run", str(path), "--run-dir", str(run_dir), "--fresh", "--json"], run_dir / "manifest.json")
     manifest = json.loads((run_dir / "manifest.json").read_text(encoding="utf-8"))
     stage_of = {step.name: step.stage for step in steps(*settled(load_config(path)))}
-    taken: dict[str, float] = {}
-    processor: dict[str, float] = {}
-    for name, entry in manifest["stages"].items():
-        stage = stage_of[name]
-        # What went before the first step is libraries that are imported and a config that is checked.
-        earlier = max((one for one in at.values() if one < at[name]), default=at[name])
-        taken[stage] = taken.get(stage, 0.0) + entry["seconds"]
-        processor[stage] = processor.get(stage, 0.0) + at[name] - earlier
-    model = manifest["stages"]["model"]
-    expected = {stage["stage"]: stage["seconds"] for stage in plan["stages"] if stage["stage"] in taken}
+    taken, model = taken_by_stage(manifest["stages"], stage_of, run, run_dir), manifest["stages"]["model"]
+    stages = {one["stage"]: one for one in json.loads(planned.printed)["stages"] if one["stage"] in taken["seconds"]}
+    expected = {name: stage["seconds"] for name, stage in stages.items()}
     return {
         "case": case,
         "expected": expected,
-        "taken": {stage: round(seconds, 2) for stage, seconds in taken.items()},
-        "expected_processor": {stage: round(seconds * share, 2) for stage, seconds in expected.items()},
-        "taken_processor": {stage: round(seconds, 2) for stage, seconds in processor.items()},
+        "taken": {stage: round(seconds, 2) for stage, seconds in taken["seconds"].items()},
+        "expected_processor": {stage: round(seconds * planned.share, 2) for stage, seconds in expected.items()},
+        "taken_processor": {stage: round(seconds, 2) for stage, seconds in taken["processor"].items()},
+        "expected_disk": {name: stage["disk_bytes"] for name, stage in stages.items()},
+        "taken_disk": taken["disk"],
+        "expected_memory": {name: stage["memory_bytes"] for name, stage in stages.items()},
+        "taken_memory": run.peak_bytes,
         "anchored_share": round(model["anchored_tokens"] / (model["anchored_tokens"] + model["trained_tokens"]), 3),
-        "plan_seconds": round(plan_seconds, 1),
-        "run_seconds": round(run_seconds, 1),
-        "processors": {"plan": round(share, 2), "run": round((whole - used) / run_seconds, 2)},
+        "plan_seconds": round(planned.seconds, 1),
+        "run_seconds": round(run.seconds, 1),
+        "processors": {"plan": round(planned.share, 2), "run": round(run.share, 2)},
         "machine": manifest["machine"] | {"cores": os.cpu_count(), "system": platform.system()},
     }
 
 
-def _children() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+def taken_by_stage(
+    entries: dict[str, Any], stage_of: dict[str, str], run: Command, run_dir: Path
+) -> dict[str, dict[str, float]]:
+    """Of each stage ``seconds``, seconds of a ``processor``, and bytes on ``disk`` of the files of its steps.
+
+    Args:
+        entries: a manifest's, by step.
+        stage_of: the stage of each step.
+        run: what wrote it.
+        run_dir: the folder that it names files in.
+    """
+    found: dict[str, dict[str, float]] = {"seconds": {}, "processor": {}, "disk": {}}
+    for name, entry in entries.items():
+        # What went before the first step is libraries that are imported and a config that is checked.
+        earlier = max((one for one in run.at.values() if one < run.at[name]), default=run.at[name])
+        size = sum((run_dir / file).stat().st_size for file in entry["files"])
+        for what, value in (("seconds", entry["seconds"]), ("processor", run.at[name] - earlier), ("disk", size)):
+            found[what][stage_of[name]] = found[what].get(stage_of[name], 0) + value
+    return found
 
 
 def section(results: dict[str, Any]) -> str:
@@ -163,27 +207,63 @@ def _table(case: str, repeats: list[dict[str, Any]]) -> str:
         )
     )
     lines = [
-        f"**{case}**, {times}, on {machine['device']}, {machine['threads']} thread(s), {machine['dtype']}: planning "
-        f"took {took} s. The plan got {of_plan} of a processor, the run {of_run}; other work had the rest.",
+        f"**{case}**, {times}{'' if len(repeats) == 1 else ' (medians, lowest to highest)'}, on {machine['device']}, "
+        f"{machine['threads']} thread(s), {machine['dtype']}: planning took {took} s. The plan got {of_plan} of a "
+        f"processor, the run {of_run}; other work had the rest.",
         "",
-        "| stage | expected s | taken s | expected / taken | the same in seconds of a processor |",
-        "|---|---|---|---|---|",
+        "| stage | expected s | taken s | expected / taken | the same in seconds of a processor "
+        "| kB on disk, expected / written |",
+        "|---|---|---|---|---|---|",
     ]
     for stage in repeats[0]["taken"]:
-        lines.append(_line(stage, [[one[key][stage] for key in _SECONDS] for one in repeats]))
-    lines.append(_line("all", [[sum(one[key].values()) for key in _SECONDS] for one in repeats]))
+        lines.append(_line(stage, [[one[key][stage] for key in _SECONDS] for one in repeats], _disk(repeats, stage)))
+    whole = [[sum(one[key].values()) for key in _SECONDS] for one in repeats]
+    lines += [_line("all", whole, _disk(repeats)), "", f"{_beyond(repeats)} {_memory(repeats)}"]
     return "\n".join(lines) + "\n"
+
+
+def _disk(repeats: list[dict[str, Any]], stage: str | None = None) -> str:
+    """A stage's kilobytes on disk, of None all stages'; results of older versions have them not."""
+    if not all("taken_disk" in one for one in repeats):
+        return "not measured"
+    sizes = [
+        [sum(size for name, size in one[key].items() if stage in (None, name)) / 1e3 for one in repeats]
+        for key in ("expected_disk", "taken_disk")
+    ]
+    return " / ".join(f"{statistics.median(values):,.0f}" for values in sizes)
+
+
+def _memory(repeats: list[dict[str, Any]]) -> str:
+    if not all("taken_memory" in one for one in repeats):
+        return "Memory: not measured."
+    stage, expected = max(repeats[0]["expected_memory"].items(), key=lambda item: item[1])
+    return (
+        f"Memory: the largest stage is expected to take {expected / 1e6:,.0f} MB ({stage}); the run's process held "
+        f"{_span([one['taken_memory'] / 1e6 for one in repeats], ',.0f')} MB at most, its libraries among it."
+    )
+
+
+def _beyond(repeats: list[dict[str, Any]]) -> str:
+    """Which stages that count are not expected as near as they are meant to be, in seconds of a processor."""
+    far = []
+    for stage in repeats[0]["taken"]:
+        if statistics.median(one["taken"][stage] for one in repeats) > COUNTS:
+            keys = _SECONDS[2:] if all(one["taken_processor"][stage] for one in repeats) else _SECONDS[:2]
+            ratio = statistics.median(one[keys[0]][stage] / one[keys[1]][stage] for one in repeats)
+            far += [f"{stage} ({ratio:.2f})"] if abs(ratio - 1) > NEAR else []
+    name = f"Of the stages that took more than {COUNTS:g} s"
+    return f"{name}, beyond {NEAR:.0%}: {', '.join(far)}." if far else f"{name}, every one is within {NEAR:.0%}."
 
 
 _SECONDS = ("expected", "taken", "expected_processor", "taken_processor")
 
 
-def _line(stage: str, repeats: list[list[float]]) -> str:
-    """Of a stage the four of ``_SECONDS`` in each repeat; of the first one the processor is not known."""
+def _line(stage: str, repeats: list[list[float]], disk: str) -> str:
+    """A stage's line, of the four of ``_SECONDS`` in each repeat; of the first one the processor is not known."""
     known = [(i, all(one[i + 1] for one in repeats)) for i in (0, 2)]
     ratios = [_span([one[i] / one[i + 1] for one in repeats], ".2f") if there else "-" for i, there in known]
     expected, taken = (_span([one[i] for one in repeats], ".1f") for i in (0, 1))
-    return f"| {stage} | {expected} | {taken} | {' | '.join(ratios)} |"
+    return f"| {stage} | {expected} | {taken} | {' | '.join(ratios)} | {disk} |"
 
 
 def _span(values: Any, spec: str) -> str:

@@ -14,7 +14,7 @@ when it reads each row whole.
     python -m benchmarks.scoring --dtype bfloat16 --shared 300 --rows 48
     python -m benchmarks.scoring --gemma                         # Gemma 3 270M, see studies/proxy/gemma.py
 
-Rows are GSM8K's: of the studies' data where they are (``TOSSLM_DATA``), else of openai/gsm8k on the hub.
+Rows are GSM8K's: of the studies' data where they are (``TOSSLM_DATA``), else of the hub.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import argparse
 import itertools
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ import torch
 from benchmarks.measuring import RESULTS, Results
 from benchmarks.scoring_page import ratios
 from peft import LoraConfig, PeftModel, get_peft_model
-from studies.corpora import corpus_file, records
+from studies.corpora import public_records
 from studies.proxy.gemma import gemma_folder
 
 import tosslm
@@ -47,16 +47,6 @@ FOLDER = RESULTS / "scoring"
 GEMMA_ROOT = Path("runs/proxy")
 NAMES = ("utility", "degraded")
 Rows = list[dict[str, Any]]
-
-
-def gsm8k() -> Iterator[dict[str, Any]]:
-    """Its training rows."""
-    if corpus_file("gsm8k_train").is_file():
-        yield from records("gsm8k_train")
-    else:
-        import datasets
-
-        yield from datasets.load_dataset("openai/gsm8k", "main", split="train", streaming=True)
 
 
 def random_adapters(base: Base, folder: Path) -> dict[str, Path]:
@@ -165,7 +155,7 @@ def begin(args: argparse.Namespace) -> tuple[Base, Rows]:
     base = open_base(model_of(args))
     conversations = [
         {"messages": [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": row["answer"]}]}
-        for row in itertools.islice(gsm8k(), args.rows)
+        for row in itertools.islice(public_records("gsm8k_train"), args.rows)
     ]
     rows: Rows = [
         {key: row[key] for key in ("input_ids", "response_mask")}

@@ -23,13 +23,11 @@ _HEAD = """## Scoring
 
 Scoring reads every custom token twice, under two adapters: after the fine-tuning itself, most of the time that TOSS takes on a large set.
 
-*The authors' way* reads each reference as a model by itself, four rows at a time in the order of the file, with logits at every position. *The products* are the linear layers on as many tokens as rows have before their last response token, without padding, in the same batches, and the head where a response token is predicted, in the same dtype; attention, norms and activations are not among them. All ways read the same rows in turns. With one thread seconds are those of the processor, so that other work on the machine counts less. Take the ratios, not the seconds.
+*The authors' way* reads each reference as a model by itself, four rows at a time in the order of the file, with logits at every position. *The products* are the linear layers on as many tokens as rows have before their last response token, without padding, in the same batches, and the head where a response token is predicted, in the same dtype; attention, norms and activations are not among them. All ways read the same rows of GSM8K in turns. With one thread seconds are those of the processor, so that other work on the machine counts less. Take the ratios, not the seconds.
 """  # noqa: E501
-_TAIL = """### What is not met
-
-The bars marked as not met above stay so. What the products alone would be, beside the authors' way, is the most that this processor allows: in bfloat16 that is hardly more than the bar, and attention and norms would have to cost nothing. Beside the products, in bfloat16 most of the time goes to norms, rotary embeddings, residuals and copies, which are many small passes over arrays, and then to attention. With Gemma in float32 the products alone would miss the bar too; in bfloat16 what it misses is in the softmax over 262,144 tokens and, again, in norms and the like. The adapters' own products are counted with the linear layers here but not among *the products*. The bars were set by a processor with AMX, whose products are quicker beside all else; none was at hand, and more than one thread was not measured.
-
-### What is done
+_LIMITS = """What the products alone would be, beside the authors' way, is the most that the processor allows: attention, norms and the rest would have to cost nothing. The adapters' own products are counted with the linear layers in the shares but not among *the products*. The bars were set by a processor with AMX, whose products are quicker beside all else; each table above names the processor that it is of. More than one thread was not measured.
+"""  # noqa: E501
+_TAIL = """### What is done
 
 - A row is read up to its last response token, and the head runs only where one is predicted.
 - No attention mask: rows are padded at their ends, where a causal model does not look.
@@ -37,7 +35,7 @@ The bars marked as not met above stay so. What the products alone would be, besi
 - On a CPU, attention by plain products in blocks of 64 tokens, and the softmax over the vocabulary a few positions at a time, 4 MB of them, which stay in the caches. PyTorch's fused attention reads bfloat16 more slowly there.
 - What rows begin with in common is read once where that spares a quarter of a batch (on a CPU 256 tokens), and looked back at through the model's cache; a row that another one begins with costs nothing more. Not for models that keep a state other than attention's, whose rotary embeddings depend on the length of the text, or whose code is not transformers' own: those read each row whole. `share=False` of `tosslm.response_losses` switches it off.
 
-Scores of one part depend on its rows and on `scoring.batch_tokens`, whoever computes them. In float32 losses stay within 1e-4 nats of those of rows read one at a time (`tests/test_reading.py`, `tests/test_losses.py`). In bfloat16 they differ by what bfloat16 rounds, which for single tokens can be a nat.
+Scores of one part depend on its rows and on `scoring.batch_tokens`, whoever computes them. In float32 losses stay within 1e-4 nats of those of rows read one at a time (`tests/test_reading.py`, `tests/test_losses.py`). In bfloat16 they differ by what bfloat16 rounds, {rounded}.
 
 ### What is not done
 
@@ -52,6 +50,8 @@ MEANING = {
     "products": "products' seconds / ours",
 }
 GEMMA = "Gemma 3 270M"
+PRODUCTS, ACTIVATION = "linear layers, head and adapters", "activation"
+"""Two of the kinds that shares are of."""
 
 
 def section(results: Path = RESULTS) -> str:
@@ -65,7 +65,7 @@ def section(results: Path = RESULTS) -> str:
     if not runs:
         return ""
     tables = [*map(scoring, runs), *([sharing(shared)] if shared else []), *([shares(taken)] if taken else [])]
-    return "\n".join([_HEAD, *tables, _TAIL])
+    return "\n".join([_HEAD, *tables, missed(runs, taken), _TAIL.replace("{rounded}", rounded([*runs, *shared]))])
 
 
 def ratios(cases: Mapping[str, Any], over: str) -> dict[str, float]:
@@ -87,21 +87,74 @@ def title(run: dict[str, Any]) -> str:
 
 def scoring(run: dict[str, Any]) -> str:
     """A model and dtype, with what the products alone would have made of the authors' seconds."""
-    settings, cases = run["settings"], run["cases"]
-    bars = {("authors", settings["dtype"]): LARGE_VOCABULARY_BAR} if settings["gemma"] else BARS
+    cases, bars = run["cases"], bars_of(run)
     lines = [f"### {title(run)}", "", where(run), "", "| | median | spread | wanted |", "|---|---|---|---|"]
     for name, meaning in MEANING.items():
-        lines.append(f"| {meaning} | {told(cases, name, bars.get((name, settings['dtype'])))} |")
+        lines.append(f"| {meaning} | {told(cases, name, bars.get(name))} |")
     names = next(iter(cases.values()))["seconds"]
     seconds = {name: sum(case["seconds"][name] for case in cases.values()) for name in sorted(names)}
     every = ", ".join(f"{name} {taken:.1f} s" for name, taken in seconds.items())
     lines += [
         "",
         f"In all {every}; ours and the authors' losses at most {apart(run):.1e} nats apart. The products "
-        f"alone would be {seconds['authors'] / seconds['products']:.2f} times as fast as the authors' way.",
+        f"alone would be {alone(run):.2f} times as fast as the authors' way.",
         "",
     ]
     return "\n".join(lines)
+
+
+def bars_of(run: dict[str, Any]) -> dict[str, float]:
+    """What is wanted of a run's model and dtype, by way."""
+    dtype = run["settings"]["dtype"]
+    if run["settings"]["gemma"]:
+        return {"authors": LARGE_VOCABULARY_BAR}
+    return {way: bar for (way, of), bar in BARS.items() if of == dtype}
+
+
+def alone(run: dict[str, Any]) -> float:
+    """How many times as fast as the authors' way the products alone would be, over all parts."""
+    theirs, products = (
+        sum(case["seconds"][way] for case in run["cases"].values()) for way in ("authors", "products")
+    )
+    return float(theirs / products)
+
+
+def missed(runs: list[dict[str, Any]], taken: list[dict[str, Any]]) -> str:
+    """The bars that are not met, and which kinds of operations have the largest shares there."""
+    known = {title(one): one["cases"]["shares"] for one in taken}
+    lines = []
+    for run in runs:
+        medians = {way: ratios(run["cases"], way)["median"] for way in MEANING}
+        short = [
+            f"{MEANING[way]} {medians[way]:.2f}, not {bar:g}"
+            for way, bar in bars_of(run).items()
+            if medians[way] < bar
+        ]
+        if short:
+            beyond = alone(run) < bars_of(run)["authors"]
+            lines.append(
+                f"- {title(run)}: {'; '.join(short)}. The products alone would be {alone(run):.2f} times as fast as "
+                f"the authors' way{', and so miss the bar themselves' if beyond else ''}."
+                f"{largest(known[title(run)]) if title(run) in known else ''}"
+            )
+    return "\n".join(["### What is not met", "", *(lines or ["Every bar is met."]), "", _LIMITS])
+
+
+def largest(shares: dict[str, float]) -> str:
+    """The two kinds beside the linear layers that take most."""
+    named = sorted((kind for kind in shares if kind != PRODUCTS), key=lambda kind: -shares[kind])[:2]
+    every = " and ".join(f"*{kind}* ({shares[kind]:.0%})" for kind in named)
+    return f" Beside the linear layers ({shares[PRODUCTS]:.0%} of the time) most goes to {every}."
+
+
+def rounded(runs: list[dict[str, Any]]) -> str:
+    """How far that puts single tokens' losses apart, where it was measured."""
+    found = [apart(run) for run in runs if run["settings"]["dtype"] == "bfloat16"]
+    return (
+        f"by which single tokens are up to {max(found):.1f} nats apart in the tables above"
+        if found
+        else "how far was not measured"
+    )
 
 
 def apart(run: dict[str, Any]) -> float:
@@ -124,8 +177,24 @@ def shares(runs: list[dict[str, Any]]) -> str:
     lines = ["### Where the time goes", "", "| | " + " | ".join(map(title, runs)) + " |"]
     lines.append("|---|" + "---|" * len(runs))
     for kind in kinds:
-        lines.append(f"| {kind} | " + " | ".join(f"{run['cases']['shares'][kind]:.0%}" for run in runs) + " |")
-    return "\n".join([*lines, ""])
+        found = [run["cases"]["shares"][kind] for run in runs]
+        lines.append(f"| {kind} | " + " | ".join(f"{share:.0%}" if share else "-" for share in found) + " |")
+    rows = sorted({run["settings"]["rows"] for run in runs})
+    lines += [
+        "",
+        f"The first {' or '.join(map(str, rows))} rows of GSM8K, read once, as torch's profiler sees it.",
+    ]
+    if not all(run["cases"]["shares"][ACTIVATION] for run in runs):
+        lines[-1] += f" Where {ACTIVATION} has no share it was not told apart, and is in the last line."
+    return "\n".join([*lines, "", *sources(runs), ""])
+
+
+def sources(runs: list[dict[str, Any]]) -> list[str]:
+    """On what machine and from which code the runs are: one line where that is one, else one of each kind."""
+    found: dict[str, list[str]] = {}
+    for run in runs:
+        found.setdefault(provenance_told(run), []).append(title(run))
+    return list(found) if len(found) == 1 else [f"{'; '.join(names)}: {line}\n" for line, names in found.items()]
 
 
 def where(run: dict[str, Any]) -> str:

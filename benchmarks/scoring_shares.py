@@ -14,17 +14,19 @@ from typing import Any
 import torch
 from benchmarks.measuring import Results
 from benchmarks.scoring import FOLDER, begin, random_adapters
+from benchmarks.scoring_page import ACTIVATION, PRODUCTS
 
 import tosslm
 from tosslm.model.adapters import attached_adapters
 from tosslm.quiet import quiet_libraries
 
 KINDS = {
-    "linear layers, head and adapters": ("aten::mm", "aten::addmm"),
+    PRODUCTS: ("aten::mm", "aten::addmm"),
     "attention": ("aten::bmm", "aten::_softmax", "aten::masked_fill_", "aten::_scaled_dot_product"),
     "softmax over the vocabulary": ("aten::_log_softmax", "aten::gather"),
-    "activation": ("aten::silu",),
+    ACTIVATION: ("aten::silu", "aten::gelu"),
 }
+"""What the operations of Llama and Gemma are for, by how their names begin; the rest is in ``REST``."""
 REST = "norms, rotary embeddings, residuals, copies"
 
 

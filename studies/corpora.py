@@ -1,8 +1,9 @@
-"""The public data that the studies use, read from a folder of ``.jsonl.gz`` files.
+"""The public data that studies and benchmarks use, read from a folder of ``.jsonl.gz`` files.
 
 The folder is ``../shared/data``, or the one that ``TOSSLM_DATA`` names. Its files hold the fields of the public sets
 they are named after: ``Anthropic/hh-rlhf`` (harmless-base), ``tatsu-lab/alpaca_eval``, ``openai/gsm8k``, SemEval-2021
-Task 5 (``text``, and ``spans`` as [start, end) pairs of characters), and so on.
+Task 5 (``text``, and ``spans`` as [start, end) pairs of characters), and so on. What benchmarks read is on the hub
+too, where there is no such file.
 """
 
 from __future__ import annotations
@@ -11,9 +12,21 @@ import gzip
 import json
 import os
 import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from tosslm.data.places import locate
+from tosslm.data.records import records as records_of
+from tosslm.errors import InputError, RowError
+
+_ON_HUB = {
+    "gsm8k_train": "hf://datasets/openai/gsm8k/main/train-00000-of-00001.parquet",
+    "gsm8k_test": "hf://datasets/openai/gsm8k/main/test-00000-of-00001.parquet",
+    "hh_harmless_test": "hf://datasets/Anthropic/hh-rlhf/harmless-base/test.jsonl.gz",
+}
+"""What is read from the hub where the folder has it not."""
 _SENTENCE_END = re.compile(r"[.!?]+[\"')\]]*\s+|\n+")
 
 
@@ -29,6 +42,28 @@ def records(name: str) -> list[dict[str, Any]]:
         raise SystemExit(f"{path}: not there; set TOSSLM_DATA to the folder that holds {path.name}")
     with gzip.open(path, "rt", encoding="utf-8") as file:
         return [json.loads(line) for line in file]
+
+
+def public_records(name: str) -> Iterator[dict[str, Any]]:
+    """The records of one of the sets that benchmarks read, of the folder's file, else of the hub, one by one.
+
+    Which is said on standard error, for the rows of the two may differ.
+
+    Raises:
+        SystemExit: neither can be read.
+    """
+    path = corpus_file(name)
+    if path.is_file():
+        yield from records(name)
+        return
+    print(f"{path}: not there; reading {_ON_HUB[name]}", file=sys.stderr, flush=True)
+    try:
+        for number, record in records_of(locate(_ON_HUB[name])):
+            if isinstance(record, RowError):
+                raise InputError(f"{_ON_HUB[name]}:{number}: {record}")
+            yield cast("dict[str, Any]", record)
+    except InputError as error:
+        raise SystemExit(f"{error}\nOr set TOSSLM_DATA to the folder that holds {path.name}.") from error
 
 
 def sentence_bounds(text: str) -> list[tuple[int, int]]:
