@@ -144,7 +144,7 @@ ASKING = [
     ["--mixed_precision", "bf16"],
     ["--dynamo_backend", "inductor"],
     ["--use_megatron_lm"],
-    ["--use_parallelism_config", "--parallelism_config_tp_size", "2"],
+    ["--use_parallelism_config", "--parallelism_config_tp_size", "2", "--use_fsdp", "--fsdp_version", "2"],
     ["--fsdp_sharding_strategy", "SHARD_GRAD_OP"],
     ["--fsdp_backward_prefetch", "BACKWARD_POST"],
     ["--fsdp_state_dict_type", "FULL_STATE_DICT"],
