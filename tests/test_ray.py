@@ -121,7 +121,11 @@ def test_what_ray_would_not_heed_is_refused(scoring: dict[str, Any], said: str) 
     ],
 )
 def test_what_workers_reserve_they_compute_on(gpus: int, device: str, said: str) -> None:
-    tree: dict[str, Any] = {"data": SETS, "model": {"device": device}, "scoring": {"engine": "ray", "gpus_per_worker": gpus}}
+    tree: dict[str, Any] = {
+        "data": SETS,
+        "model": {"device": device},
+        "scoring": {"engine": "ray", "gpus_per_worker": gpus},
+    }
     with pytest.raises(tosslm.InputError, match=f"gpus_per_worker: {said}"):
         load_config(tree)
     tree["scoring"] |= {"gpus_per_worker": "auto"}

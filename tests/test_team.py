@@ -23,7 +23,7 @@ from support import team_harness
 from support.benches import SETS
 from support.launched import TORCHRUN, accelerate, assert_close, at_checkpoint, children, end, start, write
 from tosslm.cli import app
-from tosslm.door import check_device
+from tosslm.door import check_several
 from tosslm.errors import InputError
 from tosslm.launcher import refuse_launch
 from tosslm.runs.verify import verify
@@ -195,10 +195,10 @@ def test_several_processes_do_not_share_the_gpu_that_a_config_names(
         tosslm.run(on_one)
     assert not Path(tiny_config["run_dir"]).exists()
     for device in ("cuda", "cpu", "auto", "cpu:0"):
-        check_device(device)
+        check_several("run", device)
     monkeypatch.setenv("WORLD_SIZE", "1")
     monkeypatch.setenv("RANK", "0")
-    check_device("cuda:0")
+    check_several("run", "cuda:0")
 
 
 @pytest.mark.parametrize("command", ["run", "compare"])

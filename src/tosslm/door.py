@@ -81,17 +81,21 @@ def on_cpu(config: Config) -> bool:
     return choose_device(config.model.device).type == "cpu"
 
 
-def check_device(device: str) -> None:
-    """Refuse one accelerator by its number for several processes, of which each takes its own.
+def check_several(run_dir: str, device: str) -> None:
+    """Refuse for several processes a folder that not all of them see, and a device that all would share.
 
     Args:
+        run_dir: as the config has it.
         device: as ``model.device`` names it.
 
     Raises:
         InputError: names the key.
     """
-    kind, _, index = device.partition(":")
-    if index and kind != "cpu" and (count := place().count) > 1:
+    if (count := place().count) == 1:
+        return
+    check_local(run_dir, "one training on several processes", "name a folder that all of them see")
+    kind, _, number = device.partition(":")
+    if number and kind != "cpu":
         raise InputError(
             f"model.device: {device} would put {count} processes on one device; set model.device: {kind}, of which "
             "each process takes its own (CUDA_VISIBLE_DEVICES chooses among them)"

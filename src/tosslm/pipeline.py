@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from tosslm.config import Config, load_config
 from tosslm.config.idle import idle_keys
 from tosslm.door import (
-    check_device,
     check_launcher,
     check_local,
     check_overrides,
     check_places,
     check_processes,
     check_rows,
+    check_several,
     on_cpu,
 )
 from tosslm.errors import InputError
@@ -89,9 +89,7 @@ def run(
     config, method = settled(config if isinstance(config, Config) else load_config(config))
     every = steps(config, method)
     wanted = upto(every, until)
-    if place().count > 1:
-        check_local(config.run_dir, "one training on several processes", "name a folder that all of them see")
-        check_device(config.model.device)
+    check_several(config.run_dir, config.model.device)
     if method.step and any(step.stage == "finetune" for step in wanted):
         check_processes(method.name)
     check_trackers(config.report_to)
