@@ -53,7 +53,7 @@ def refuse_launch(environment: Mapping[str, str], *, cpu: bool = True) -> None:
             raise InputError(f"{key} of accelerate's config: {why}")
     if asks_for_cpu(environment) and not cpu:
         raise InputError(
-            "use_cpu of accelerate's config: trainings would go to the CPU, and model.device is none; set "
+            "use_cpu of accelerate's config: trainings would go to the CPU, and model.device is another device; set "
             "model.device: cpu, or leave out use_cpu and --cpu"
         )
     if _says(environment, "ACCELERATE_USE_FSDP"):
