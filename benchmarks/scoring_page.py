@@ -43,7 +43,7 @@ Scores of one part depend on its rows and on `scoring.batch_tokens`, whoever com
 - Larger batches on a CPU than 1,024 tokens.
 - Cross-entropy without logits for very large vocabularies: the head goes in chunks, so memory is bounded, but each chunk's logits are written and read once. [The loss from hidden states](#the-loss-from-hidden-states) has what other ways take on a CPU: compiled, the head would be up to a tenth quicker, for a C++ compiler on the user's machine. Apple's kernels for GPUs were never run.
 - Fused norms and activations, which would need a compiler on the user's machine.
-- Sharing has been measured on a CPU only, and no GPU has been measured at all.
+- Sharing has been measured on a CPU only, and [no GPU has been measured at all](scaling.md#never-run-anything-on-a-gpu).
 """  # noqa: E501
 MEANING = {
     "authors": "authors' seconds / ours",

@@ -125,7 +125,10 @@ def test_a_plan_says_what_it_assumes_and_leaves_out() -> None:
     assert alone.startswith("diagnose: the base is taken to refuse every held-out harmful prompt")
     served = config_of(finetune={"dropped": "ignore"}, scoring={"engine": "vllm"})
     assert "how fast the server is" in " ".join(assumed(served, SETS["custom"], pace))
-    assert assumed(served, SETS["custom"], pace, left_out=("references", "score", "diagnose")) == []
+    shared = config_of(finetune={"dropped": "ignore"}, scoring={"engine": "ray", "workers": 3})
+    assert "ray shares it among 3 workers, where" in " ".join(assumed(shared, SETS["custom"], pace))
+    for elsewhere in (served, shared):
+        assert assumed(elsewhere, SETS["custom"], pace, left_out=("references", "score", "diagnose")) == []
 
 
 def test_a_pace_from_multiplications() -> None:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,10 @@ import tosslm
 from support.prepared import Prepared, prepare
 from support.ray_cluster import ActingReporter, add_node, bearers, kill, need_ray, raylets, two_nodes, workers
 from tosslm.config import load_config
+from tosslm.methods import settled
 from tosslm.model.base import open_base
 from tosslm.pipeline import score_shard, workbench
+from tosslm.plan import make_plan
 from tosslm.progress import SilentReporter
 from tosslm.runs.layout import Layout
 from tosslm.runs.staged import make_stage
@@ -103,11 +105,46 @@ def test_room_is_counted_machine_by_machine() -> None:
         ({"engine": "ray", "workers": 0}, "workers: choose a number of workers from 1"),
         ({"workers": 2}, "workers is for engine: ray"),
         ({"gpus_per_worker": 0}, "gpus_per_worker is for engine: ray"),
+        ({"engine": "ray", "gpus_per_worker": 2}, "larger than a GPU is scored .* configs/accelerate/fsdp2.yaml"),
     ],
 )
 def test_what_ray_would_not_heed_is_refused(scoring: dict[str, Any], said: str) -> None:
     with pytest.raises(tosslm.InputError, match=said):
         load_config({"data": SETS, "scoring": scoring})
+
+
+@pytest.mark.parametrize(
+    ("gpus", "device", "said"),
+    [
+        (1, "cpu", "1 reserves a GPU for each worker, and with model.device: cpu none"),
+        (0, "cuda:0", "0 shows workers no GPU, and model.device: cuda:0"),
+    ],
+)
+def test_what_workers_reserve_they_compute_on(gpus: int, device: str, said: str) -> None:
+    tree: dict[str, Any] = {
+        "data": SETS,
+        "model": {"device": device},
+        "scoring": {"engine": "ray", "gpus_per_worker": gpus},
+    }
+    with pytest.raises(tosslm.InputError, match=f"gpus_per_worker: {said}"):
+        load_config(tree)
+    tree["scoring"] |= {"gpus_per_worker": "auto"}
+    assert load_config(tree).model.device == device
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [tosslm.run, lambda tree: make_plan(load_config(tree), measure=False, reporter=SilentReporter())],
+    ids=["run", "plan"],
+)
+@pytest.mark.parametrize("url", ["memory://bucket/run", "s3://bucket/run"])
+def test_a_run_folder_that_workers_cannot_see_is_refused_before_references_are_trained(
+    config: dict[str, Any], begin: Callable[[dict[str, Any]], Any], url: str
+) -> None:
+    with pytest.raises(
+        tosslm.InputError, match=rf"run_dir: {url} is no folder on a disk, which scoring\.engine: ray"
+    ):
+        begin(config | {"run_dir": url})
 
 
 def test_who_computes_is_not_covered() -> None:
@@ -121,6 +158,16 @@ def test_without_ray_the_run_does_not_begin(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(tosslm.InputError, match=r'pip install "tosslm\[ray\]"'):
         tosslm.run({"run_dir": str(tmp_path / "run"), "data": SETS, "scoring": {"engine": "ray"}})
     assert not (tmp_path / "run").exists()
+
+
+def test_without_ray_a_plan_says_so_where_the_method_needs_scores(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(tosslm.InputError, match=r'pip install "tosslm\[ray\]"'):
+        make_plan(load_config(config), measure=False, reporter=SilentReporter())
+    plain, _ = settled(load_config(config | {"method": "sft"}))
+    assert make_plan(plain, measure=False, reporter=SilentReporter())["stages"]
 
 
 @pytest.fixture(scope="module")
@@ -270,6 +317,7 @@ def test_a_worker_for_which_no_machine_has_room(
     config: dict[str, Any], address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config["scoring"] |= {"gpus_per_worker": 1}
+    config["model"] = config["model"] | {"device": "auto"}
     with pytest.raises(tosslm.InputError, match=r"1 CPUs .* and 1 GPUs of one machine, .* 1 CPUs and 0 GPUs"):
         tosslm.run(config, until="score")
 
@@ -294,7 +342,8 @@ def toss(config: dict[str, Any], *arguments: str) -> subprocess.CompletedProcess
     return subprocess.run(command(config, *arguments), capture_output=True, text=True, timeout=300, check=False)
 
 
-def gone(name: str, seconds: float = 20) -> bool:
+def gone(name: str, seconds: float = 120) -> bool:
+    """Whether a cluster's processes end by themselves; on a crowded processor that takes its time."""
     end = time.monotonic() + seconds
     while bearers(name) and time.monotonic() < end:
         time.sleep(0.2)

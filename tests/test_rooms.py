@@ -30,6 +30,7 @@ GROUND = {
     "outward",
     "stopping",
     "exits",
+    "launcher",
     "team",
     "remote",
     "quiet",

@@ -27,6 +27,8 @@ from tosslm.findings.served import served_warnings
 from tosslm.model.served import read_losses
 from tosslm.model.server import Serving, running
 from tosslm.pipeline import score_shard
+from tosslm.plan import make_plan
+from tosslm.progress import SilentReporter
 from tosslm.runs.verify import verify
 from tosslm.selection.agreement import Bounds, compare_losses
 from tosslm.stages.reading import sample_rows
@@ -322,6 +324,8 @@ def test_a_command_that_is_not_there_is_said_before_anything_is_done(prepared: P
     with pytest.raises(InputError, match=r"scoring\.server\.command: no-such-server is not found"):
         tosslm.run(config)
     assert not (tmp_path / "new").exists()
+    with pytest.raises(InputError, match=r"scoring\.server\.command: no-such-server is not found"):
+        make_plan(load_config(config), measure=False, reporter=SilentReporter())
 
 
 @pytest.mark.slow

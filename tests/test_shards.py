@@ -114,6 +114,23 @@ def config(prepared: Prepared, tmp_path: Path) -> dict[str, Any]:
     return {**prepared[0], "run_dir": str(tmp_path / "run")}
 
 
+@pytest.mark.parametrize(
+    ("variable", "said", "named"),
+    [
+        ("ACCELERATE_USE_FSDP", "true", "each share holds its model whole, and use_fsdp"),
+        ("ACCELERATE_MIXED_PRECISION", "fp16", "mixed_precision of accelerate's config is fp16"),
+        ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR", "dynamo_backend of accelerate's config is INDUCTOR"),
+    ],
+)
+def test_what_a_launcher_asks_of_a_share_in_vain_is_refused(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch, variable: str, said: str, named: str
+) -> None:
+    monkeypatch.setenv(variable, said)
+    with pytest.raises(tosslm.InputError, match=named):
+        score_shard(config, Shard(0, 2))
+    assert not list(Layout(Path(config["run_dir"])).shards.rglob("*.parquet"))
+
+
 def names(folder: Path) -> set[str]:
     return {file.name for file in folder.rglob("*.parquet") if not file.name.startswith(".")}
 

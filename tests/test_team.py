@@ -23,12 +23,15 @@ from support import team_harness
 from support.benches import SETS
 from support.launched import TORCHRUN, accelerate, assert_close, at_checkpoint, children, end, start, write
 from tosslm.cli import app
+from tosslm.door import check_several
 from tosslm.errors import InputError
+from tosslm.launcher import refuse_launch
 from tosslm.runs.verify import verify
-from tosslm.team import Place, assemble, connect, place, refuse_launch
+from tosslm.team import Place, assemble, connect, place
 from tosslm.training.labels import write_training_rows
 from tosslm.training.shares import FILLER, Shares
 
+ROOT = Path(__file__).parents[1]
 ENDING = """
 import atexit, os, sys
 from tosslm import cli, team
@@ -121,16 +124,81 @@ def test_a_launcher_that_makes_no_sense_is_refused(said: dict[str, str]) -> None
     [
         ({"ACCELERATE_MIXED_PRECISION": "bf16"}, "mixed_precision"),
         ({"ACCELERATE_USE_DEEPSPEED": "true"}, "use_deepspeed"),
+        ({"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, "dynamo_backend of accelerate's config is INDUCTOR"),
+        ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "use_megatron_lm"),
+        ({"ACCELERATE_USE_PARALLELISM_CONFIG": "true", "PARALLELISM_CONFIG_TP_SIZE": "2"}, "parallelism_config"),
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "fsdp_version"),
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params"),
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_AUTO_WRAP_POLICY": "SIZE_BASED_WRAP"}, "fsdp_auto_wrap_policy"),
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_ACTIVATION_CHECKPOINTING": "true"}, "gradient_checkpointing"),
+        ({"ACCELERATE_USE_FSDP": "True", "FSDP_ACTIVATION_CHECKPOINTING_OFFLOAD": "true"}, "checkpointing_offload"),
+        ({"ACCELERATE_USE_FSDP": "1", "FSDP_FORWARD_PREFETCH": "true"}, "fsdp_forward_prefetch"),
     ],
 )
 def test_what_accelerates_config_asks_for_in_vain_is_refused(passed_on: dict[str, str], named: str) -> None:
-    refuse_launch({"ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"})
     with pytest.raises(InputError, match=named):
         refuse_launch(passed_on)
+
+
+ASKING = [
+    ["--mixed_precision", "bf16"],
+    ["--dynamo_backend", "inductor"],
+    ["--use_megatron_lm"],
+    ["--use_parallelism_config", "--parallelism_config_tp_size", "2", "--use_fsdp", "--fsdp_version", "2"],
+    ["--fsdp_sharding_strategy", "SHARD_GRAD_OP"],
+    ["--fsdp_backward_prefetch", "BACKWARD_POST"],
+    ["--fsdp_state_dict_type", "FULL_STATE_DICT"],
+    ["--fsdp_cpu_ram_efficient_loading", "false"],
+]
+
+
+def passed_on(*arguments: str) -> dict[str, str]:
+    """What `accelerate launch` with a config of ours, and more arguments, puts into the environment of a process."""
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+    from accelerate.utils.launch import prepare_multi_gpu_env
+
+    config = ["--config_file", str(ROOT / "configs/accelerate/fsdp2.yaml"), "--main_process_port", "0"]
+    parsed = launch_command_parser().parse_args([*config, *arguments, "-m", "tosslm"])
+    return prepare_multi_gpu_env(_validate_launch_command(parsed)[0])
+
+
+@pytest.mark.parametrize("arguments", ASKING[4:], ids=lambda arguments: arguments[0])
+def test_keys_of_fsdp_that_are_without_effect_are_let_through(arguments: list[str]) -> None:
+    """docs/scaling.md names them; FSDP2 of accelerate does not heed them either, or they are of what it saves."""
+    said = passed_on(*arguments)
+    assert said[arguments[0].removeprefix("--").upper()] == arguments[1]
+    refuse_launch(said)
+
+
+@pytest.mark.parametrize("arguments", ASKING[:4], ids=lambda arguments: arguments[0])
+def test_what_accelerate_launch_itself_passes_on_is_refused(arguments: list[str]) -> None:
+    refuse_launch(passed_on())
+    with pytest.raises(InputError, match=f"{arguments[0].removeprefix('--use_').removeprefix('--')} of accelerate"):
+        refuse_launch(passed_on(*arguments))
+
+
+def test_trainings_do_not_leave_the_device_of_the_config() -> None:
+    """`accelerate launch --cpu` would have the trainer put the base elsewhere than where it scores."""
+    refuse_launch({"ACCELERATE_USE_CPU": "True"}, cpu=True)
+    refuse_launch({"ACCELERATE_USE_CPU": "False"}, cpu=False)
+    with pytest.raises(InputError, match=r"use_cpu of accelerate's config: .* set model\.device: cpu"):
+        refuse_launch({"ACCELERATE_USE_CPU": "True"}, cpu=False)
+
+
+def test_several_processes_do_not_share_the_gpu_that_a_config_names(
+    monkeypatch: pytest.MonkeyPatch, tiny_config: dict[str, Any]
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    on_one = tiny_config | {"model": tiny_config["model"] | {"device": "cuda:0"}}
+    with pytest.raises(InputError, match=r"model\.device: cuda:0 would put 2 processes .* set model\.device: cuda,"):
+        tosslm.run(on_one)
+    assert not Path(tiny_config["run_dir"]).exists()
+    for device in ("cuda", "cpu", "auto", "cpu:0"):
+        check_several("run", device)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setenv("RANK", "0")
+    check_several("run", "cuda:0")
 
 
 @pytest.mark.parametrize("command", ["run", "compare"])

@@ -14,7 +14,7 @@ from typing import Any
 from tosslm.config import Config
 from tosslm.diagnosis.curves import diagnosis_means
 from tosslm.diagnosis.divergence import DEGRADED
-from tosslm.door import check_local, check_overrides, check_places
+from tosslm.door import check_launcher, check_local, check_overrides, check_places
 from tosslm.errors import InputError, TosslmError
 from tosslm.evaluation.asking import check_asked
 from tosslm.evaluation.checks import check_evaluation
@@ -27,7 +27,7 @@ from tosslm.model.base import Base, open_base
 from tosslm.model.folders import folder_checksums
 from tosslm.model.proxy import Proxy, open_proxy
 from tosslm.outward import outward
-from tosslm.pipeline import STAGES, carry_out, check_engine, outputs, steps, upto, workbench
+from tosslm.pipeline import STAGES, carry_out, check_scoring, outputs, steps, upto, workbench
 from tosslm.progress import Reporter, SilentReporter
 from tosslm.runs.folder import RunFolder
 from tosslm.runs.layout import (
@@ -46,7 +46,6 @@ from tosslm.runs.results import RESULTS_FORMAT, read_record
 from tosslm.stages.diagnose import measure, measured_rows, write_measured
 from tosslm.stages.evaluate import BASE, STANDARD
 from tosslm.statistics import Interval
-from tosslm.team import heed_launcher
 from tosslm.tracking import check_trackers
 
 ORACLE = "oracle"
@@ -106,7 +105,7 @@ def compare(
         InputError: config or methods are wrong.
         TosslmError: the work that methods share failed.
     """
-    heed_launcher()
+    check_launcher(config)
     check_local(config.run_dir, "a comparison", "name one with --run-dir; its base run may be copied there")
     config, _ = settled(config)
     chosen = find_methods([*([STANDARD] if config.evaluation.judge else []), *methods])
@@ -211,7 +210,7 @@ def _share(comparison: Comparison, seed: int, methods: Sequence[Method]) -> RunF
     bench = workbench(config, comparison.reporter, base=comparison.base, proxy=comparison.proxy)
     every = steps(config, AS_CONFIGURED)
     wanted = upto(every, needed)
-    check_engine(wanted, bench)
+    check_scoring(wanted, bench)
     carry_out(wanted, bench, every=every)
     return bench.folder
 

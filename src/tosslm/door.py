@@ -8,6 +8,7 @@ from pathlib import Path
 from tosslm.config import Config
 from tosslm.data.rows import BadRow, file_names, raw_files, source_rows
 from tosslm.errors import InputError
+from tosslm.launcher import asks_for_cpu, heed_launcher
 from tosslm.remote import is_url
 from tosslm.runs.decisions import read_decisions
 from tosslm.runs.layout import Layout
@@ -55,6 +56,50 @@ def check_local(run_dir: str, what: str, remedy: str) -> None:
     """
     if is_url(run_dir):
         raise InputError(f"run_dir: {run_dir} is no folder on a disk, which {what} needs; {remedy}")
+
+
+def check_launcher(config: Config) -> bool:
+    """Refuse what this process's launcher asks of the libraries behind the config's back.
+
+    Returns:
+        Whether it asks for sharded models.
+
+    Raises:
+        InputError: names the key of accelerate's config.
+    """
+    return heed_launcher(cpu=not asks_for_cpu() or on_cpu(config))
+
+
+def on_cpu(config: Config) -> bool:
+    """Whether the run's device is the CPU. To find out takes the time to load PyTorch.
+
+    Raises:
+        InputError: there is no such device.
+    """
+    from tosslm.model.device import choose_device
+
+    return choose_device(config.model.device).type == "cpu"
+
+
+def check_several(run_dir: str, device: str) -> None:
+    """Refuse for several processes a folder that not all of them see, and a device that all would share.
+
+    Args:
+        run_dir: as the config has it.
+        device: as ``model.device`` names it.
+
+    Raises:
+        InputError: names the key.
+    """
+    if (count := place().count) == 1:
+        return
+    check_local(run_dir, "one training on several processes", "name a folder that all of them see")
+    kind, _, number = device.partition(":")
+    if number and kind != "cpu":
+        raise InputError(
+            f"model.device: {device} would put {count} processes on one device; set model.device: {kind}, of which "
+            "each process takes its own (CUDA_VISIBLE_DEVICES chooses among them)"
+        )
 
 
 def check_processes(method: str) -> None:

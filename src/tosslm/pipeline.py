@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from tosslm.config import Config, load_config
 from tosslm.config.idle import idle_keys
-from tosslm.door import check_local, check_overrides, check_places, check_processes, check_rows
+from tosslm.door import (
+    check_launcher,
+    check_local,
+    check_overrides,
+    check_places,
+    check_processes,
+    check_rows,
+    check_several,
+    on_cpu,
+)
 from tosslm.errors import InputError
 from tosslm.evaluation.gate import Gate, check_gates
 from tosslm.files import make_private
@@ -23,9 +32,8 @@ from tosslm.progress import Reporter, SilentReporter, logged
 from tosslm.runs.layout import MODEL
 from tosslm.runs.reader import Run
 from tosslm.runs.results import read_results, read_scaled
-from tosslm.stages.cluster import check_ray
+from tosslm.stages.engine import check_engine
 from tosslm.stages.purposes import PURPOSES
-from tosslm.stages.serving import check_server
 from tosslm.stages.shard import Shard
 from tosslm.stages.sharing import score_next
 from tosslm.stages.step import Stage, Step
@@ -81,13 +89,12 @@ def run(
     config, method = settled(config if isinstance(config, Config) else load_config(config))
     every = steps(config, method)
     wanted = upto(every, until)
-    if place().count > 1:
-        check_local(config.run_dir, "one training on several processes", "name a folder that all of them see")
+    check_several(config.run_dir, config.model.device)
     if method.step and any(step.stage == "finetune" for step in wanted):
         check_processes(method.name)
     check_trackers(config.report_to)
     if config.scoring.engine == "ray":
-        check_ray()
+        check_engine(config)
     check_places(config)
     method.find(config)
     check_overrides(config, selects=method.trains)
@@ -104,7 +111,7 @@ def run(
     for told in idle_keys(config):
         reporter.say(told)
     bench = workbench(config, reporter, fresh=fresh)
-    check_engine(wanted, bench)
+    check_scoring(wanted, bench)
     check_questions(wanted, bench)
     if team is not None:
         shared_out(bench, team)
@@ -154,24 +161,24 @@ def score_shard(
         "sharing scores (--shard)",
         "name one that all machines see: the degraded reference, which every share reads, is never uploaded",
     )
+    if check_launcher(config):
+        raise InputError(
+            "--shard: each share holds its model whole, and use_fsdp of accelerate's config asks for a sharded one; "
+            "score a model larger than one GPU without --shard, or leave out use_fsdp (ACCELERATE_USE_FSDP)"
+        )
     check_places(config)
     before_selection = upto(steps(config, method), "refine")
     return score_next(workbench(config, reporter or SilentReporter()), before_selection, shard)
 
 
-def check_engine(wanted: Sequence[Step], bench: Workbench) -> None:
+def check_scoring(wanted: Sequence[Step], bench: Workbench) -> None:
     """Refuse before anything is trained what could not score afterwards; nothing where all scores are there.
 
     Raises:
-        InputError: Ray is missing, or a server cannot be started.
+        InputError: as for ``check_engine``.
     """
-    engine, folder = bench.config.scoring.engine, bench.folder
-    if not any(step.name.startswith("scores/") and not folder.is_current(step.name) for step in wanted):
-        return
-    if engine == "ray":
-        check_ray()
-    if engine == "vllm":
-        check_server(bench.config)
+    if any(step.name.startswith("scores/") and not bench.folder.is_current(step.name) for step in wanted):
+        check_engine(bench.config)
 
 
 def check_questions(wanted: Sequence[Step], bench: Workbench) -> None:
@@ -193,10 +200,9 @@ workbench = open_workbench
 def gather(config: Config) -> Team | None:
     """The other processes of this one's launcher, each with its device; None where there is none."""
     if connect() is None:
-        return assemble(cpu=True)  # only what a launcher says is looked at
-    from tosslm.model.device import choose_device
-
-    return assemble(cpu=choose_device(config.model.device).type == "cpu")
+        check_launcher(config)
+        return None
+    return assemble(cpu=on_cpu(config))
 
 
 def shared_out(bench: Workbench, team: Team) -> Shards | None:

@@ -37,6 +37,7 @@ from tosslm.planning.work import Sets, anchored_rows, begun, stage_work
 from tosslm.progress import Reporter
 from tosslm.runs.layout import SETS
 from tosslm.runs.ranking import check_held_out
+from tosslm.stages.engine import check_engine
 from tosslm.tracking import check_trackers
 
 
@@ -55,14 +56,18 @@ def make_plan(config: Config, *, measure: bool, reporter: Reporter, price: float
         with a price ``cost``), ``price``, ``assumed``, and what ``before_run`` tells.
 
     Raises:
-        InputError: a file or the model cannot be read, a tracker is missing, or the price is no number from 0.
+        InputError: a file or the model cannot be read, a tracker or what is to score is missing, or the price is no
+            number from 0.
     """
     if price is not None and not 0 <= price < float("inf"):
         raise InputError(f"--price: {price:g} is no price of an hour; give a number from 0, such as 2.5")
     check_trackers(config.report_to)
     check_places(config)
-    method_of(config).find(config)
-    check_overrides(config, selects=method_of(config).trains)
+    method = method_of(config)
+    method.find(config)
+    check_overrides(config, selects=method.trains)
+    if method.builds_on != "data":
+        check_engine(config)
     start = time.perf_counter()
     base = open_base(config.model)
     opened = time.perf_counter() - start
@@ -71,7 +76,6 @@ def make_plan(config: Config, *, measure: bool, reporter: Reporter, price: float
     )
     proxy = open_proxy(config, base)
     read = _read(config, tokenizer, proxy)
-    method = method_of(config)
     if method.builds_on != "data":
         check_held_out(config, _mended_rows(config, read))
     asked = evaluation_work(config, tokenizer, read.sets)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 from tosslm.errors import InputError, TosslmError
+from tosslm.launcher import heed_launcher
 
 PATIENCE = timedelta(hours=2)
 """How long a process waits for the others within a training, where the first may be loading weights."""
@@ -191,7 +192,7 @@ def assemble(*, cpu: bool) -> Team | None:
     Raises:
         InputError: the launcher's config asks for what trainings here do not do.
     """
-    sharded, team = heed_launcher(), connect()
+    sharded, team = heed_launcher(cpu=cpu), connect()
     if team is None:
         return None
     team.shards = sharded
@@ -203,70 +204,6 @@ def assemble(*, cpu: bool) -> Team | None:
             f"{team.place}: its device takes no process group; set model.device: cpu, or start one process"
         )
     return team
-
-
-def heed_launcher() -> bool:
-    """Refuse what a launcher of one process or of many asks of the libraries behind the config's back.
-
-    Returns:
-        Whether it asks for sharded models.
-
-    Raises:
-        InputError: names the key of accelerate's config.
-    """
-    refuse_launch(os.environ)
-    return _take_sharding(os.environ)
-
-
-def refuse_launch(environment: Mapping[str, str]) -> None:
-    """Refuse what `accelerate launch` passes on of its config and trainings here would not heed.
-
-    Raises:
-        InputError: names the key of accelerate's config.
-    """
-    if environment.get("ACCELERATE_MIXED_PRECISION", "no") != "no":
-        raise InputError(
-            "mixed_precision of accelerate's config: trainings compute in model.dtype; set mixed_precision to 'no'"
-        )
-    if environment.get("ACCELERATE_USE_DEEPSPEED", "false") == "true":
-        raise InputError("use_deepspeed of accelerate's config: not there; take configs/accelerate/ddp.yaml")
-    if environment.get("ACCELERATE_USE_FSDP", "false") == "true":
-        for (variable, key), (heeded, why) in _FSDP.items():
-            said = environment.get(variable, heeded)
-            if said != heeded:
-                raise InputError(
-                    f"fsdp_config.{key} of accelerate's config is {said}: {why}; take configs/accelerate/fsdp2.yaml"
-                )
-
-
-_FSDP = {
-    ("FSDP_VERSION", "fsdp_version"): ("2", "models are sharded by FSDP2"),
-    ("FSDP_OFFLOAD_PARAMS", "fsdp_offload_params"): ("false", "weights stay on their device"),
-    ("FSDP_RESHARD_AFTER_FORWARD", "fsdp_reshard_after_forward"): (
-        "true",
-        "a layer is let go after its forward pass",
-    ),
-    ("FSDP_AUTO_WRAP_POLICY", "fsdp_auto_wrap_policy"): (
-        "TRANSFORMER_BASED_WRAP",
-        "a model is sharded layer by layer",
-    ),
-    ("FSDP_TRANSFORMER_CLS_TO_WRAP", "fsdp_transformer_layer_cls_to_wrap"): (
-        "",
-        "a model's layers are found without",
-    ),
-    ("FSDP_IGNORED_MODULES", "fsdp_ignored_modules"): ("", "all layers are sharded"),
-    ("FSDP_ACTIVATION_CHECKPOINTING", "fsdp_activation_checkpointing"): (
-        "false",
-        "finetune.gradient_checkpointing and references.gradient_checkpointing of the run's config ask for it",
-    ),
-}
-
-
-def _take_sharding(environment: MutableMapping[str, str]) -> bool:
-    """Whether the launcher asks for sharded models; it does so no longer of the libraries, for it is done here."""
-    asked = environment.get("ACCELERATE_USE_FSDP", "false") == "true"
-    environment["ACCELERATE_USE_FSDP"] = "false"
-    return asked
 
 
 def leave() -> None:

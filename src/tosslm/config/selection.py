@@ -15,7 +15,11 @@ class ScoringConfig(Section):
     """How the response tokens of the custom set are scored."""
 
     batch_tokens: int = Field(
-        16384, ge=1, le=1_000_000_000, description="Padded tokens in one forward pass, at most."
+        16384,
+        ge=1,
+        le=1_000_000_000,
+        description="Padded tokens in one forward pass, at most; on a CPU never more than 1,024, though a change "
+        "above that scores anew there too.",
     )
     rows_per_part: int = Field(1024, ge=1, le=10_000_000, description="Rows in one file of scores.")
     engine: Literal["local", "ray", "vllm"] = Field(
@@ -49,8 +53,9 @@ class ScoringConfig(Section):
     def _one_at_most(cls, value: int | Literal["auto"]) -> int | Literal["auto"]:
         if value != "auto" and not 0 <= value <= 1:
             raise ValueError(
-                "a worker's model has one device: choose 0, 1 or auto. A model that is larger than a GPU is not "
-                "scored here; a smaller one can be, in its place: references.model"
+                "a worker's model has one device: choose 0, 1 or auto. A model that is larger than a GPU is scored "
+                "with engine: local by several processes that accelerate launch starts with "
+                "configs/accelerate/fsdp2.yaml; or a smaller one is in its place: references.model"
             )
         return value
 

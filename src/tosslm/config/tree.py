@@ -114,6 +114,21 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _computes_on_what_it_reserves(self) -> Config:
+        gpus, device = self.scoring.gpus_per_worker, self.model.device.partition(":")[0]
+        if gpus == 1 and device == "cpu":
+            raise ValueError(
+                "scoring.gpus_per_worker: 1 reserves a GPU for each worker, and with model.device: "
+                f"{self.model.device} none of them would use it; set gpus_per_worker: 0, or model.device: auto"
+            )
+        if gpus == 0 and device == "cuda":
+            raise ValueError(
+                "scoring.gpus_per_worker: 0 shows workers no GPU, and model.device: "
+                f"{self.model.device} has them use one; set gpus_per_worker: 1, or model.device: auto"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _has_a_guard(self) -> Config:
         if self.references.harmful_tokens == "guard" and self.compare.guard is None:
             raise ValueError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from tosslm.config import Config
+from tosslm.config import Config, ScoringConfig
 from tosslm.model.shape import Shape
 from tosslm.planning.sizes import weight_bytes
 from tosslm.planning.work import UNKNOWN_ANCHORED_ROWS, Counted, Pace, Work, passes
@@ -121,6 +121,11 @@ def assumed(
             "score: how fast the server is that scoring.engine: vllm starts is not known; the time is this program's "
             "own, and does not count the server's start and its check."
         )
+    if config.scoring.engine == "ray" and "score" not in left_out:
+        said.append(
+            "score: the time is of this process alone; scoring.engine: ray shares it among "
+            f"{_workers(config.scoring)}. Their start, each with a model of its own to load, is not counted."
+        )
     if evaluation.asks:
         said.append(f"evaluate: every answer is taken to run to max_new_tokens, {evaluation.max_new_tokens}.")
     if "diagnose" not in left_out and config.references.holdout:
@@ -135,3 +140,10 @@ def assumed(
     if own_work:
         said.append(f"What the method {own_work} does beside the pipeline's own work is not counted.")
     return said
+
+
+def _workers(scoring: ScoringConfig) -> str:
+    """Who of Ray's shares the scoring."""
+    if scoring.workers == "auto":
+        return "as many workers as the cluster turns out to have room for"
+    return f"{scoring.workers} worker{'s' if scoring.workers > 1 else ''}, where the cluster has room for them"

@@ -84,7 +84,9 @@ def _needs(bench: Workbench, threads: int) -> Needs:
     scoring, found = bench.config.scoring, machines()
     gpus = scoring.gpus_per_worker
     if gpus == "auto":
-        gpus = int(bench.config.model.device != "cpu" and any(machine.get("GPU", 0) >= 1 for machine in found))
+        gpus = int(
+            not bench.config.model.device.startswith("cpu") and any(machine.get("GPU", 0) >= 1 for machine in found)
+        )
     needs = Needs(1 if gpus else threads, gpus)
     if not needs.places(found):
         has = ", ".join(f"{m.get('CPU', 0):g} CPUs and {m.get('GPU', 0):g} GPUs" for m in found) or "nothing"
