@@ -16,8 +16,9 @@ from tosslm.model.adapters import without_adapter
 from tosslm.model.attention import block_attention
 from tosslm.model.head import SplitHead
 from tosslm.model.losses import batch_budget, padded_batch, plan_batches, response_losses
-from tosslm.planning.measure import Trial, Work
+from tosslm.planning.measure import Trial
 from tosslm.planning.sample import asked_at_once, mean_batch, micro_batches, nearest, padded
+from tosslm.planning.turns import Work
 from tosslm.planning.work import REFERENCES, Unit, held_out_rows
 from tosslm.progress import SilentReporter
 from tosslm.training.trainer import anchored_divergence
