@@ -47,9 +47,27 @@ def test_dear_work_is_done_once_and_timed_once_whatever_is_left() -> None:
     assert rounds_of(18, [(16, 32), (8,)]) == ([2, 2], 2 * (16 + 32 + 8))
 
 
+def test_of_a_single_turn_what_disturbed_it_or_the_first_round_is_left_out() -> None:
+    clock = Clock()
+    seconds = iter([4, 8, 6, 7])
+    assert Turns(1, 1, clock).of([lambda: clock.work(next(seconds))()] * 2) == [[4, 7]]
+
+
+def test_of_several_turns_the_first_round_does_not_count() -> None:
+    clock = Clock()
+    seconds = iter([1, 4, 4, 3])
+    assert Turns(12, 1, clock).of([lambda: clock.work(next(seconds))()]) == [[4], [4]]
+
+
 def test_a_turn_that_would_not_fit_is_not_begun() -> None:
     # Half of 16 each: of 2.5 s three rounds, then 8.5 are left for the second.
     assert rounds_of(16, [(1, 1.5), (1,)]) == ([3, 8], 7.5 + 8)
+
+
+def test_the_weightier_has_the_larger_share() -> None:
+    clock = Clock()
+    turns = Turns(16, 4, clock)
+    assert [len(turns.of([clock.work(2)], weight)) for weight in (3, 1)] == [5, 1]  # 12 s, and 4
 
 
 def test_what_one_leaves_those_after_it_have() -> None:

@@ -51,8 +51,8 @@ def make_plan(config: Config, *, measure: bool, reporter: Reporter, price: float
 
     Returns:
         ``sets`` (counts), ``bad_rows``, ``utility_told`` where the custom set stands in for a utility set, ``model``,
-        ``speed`` (tokens a second, and the seconds that measuring them took), ``proxy`` where there is one, ``stages``
-        and their ``total`` (seconds, bytes, and with a price ``cost``), ``price``, ``assumed``, and what
+        ``speed`` (tokens a second, and the seconds that measuring them took), ``proxy`` where there is one,
+        ``stages`` and their ``total`` (seconds, bytes, with a price ``cost``), ``price``, ``assumed``, and what
         ``before_run`` tells.
 
     Raises:

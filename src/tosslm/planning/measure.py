@@ -41,12 +41,14 @@ class Trial:
         lora: the adapter that the model bears.
         prepare: makes the work, of the model, and says how many units it is.
         checkpointed: whether activations are computed anew in the backward pass.
+        weight: its part of the seconds that all trials share, beside theirs: about as dear as it is.
     """
 
     unit: Unit
     lora: LoraConfig
     prepare: Callable[[Any], tuple[Work, float]]
     checkpointed: bool = False
+    weight: float = 1.0
 
 
 def measured_pace(
@@ -63,7 +65,7 @@ def measured_pace(
     """
     depths = _depths(shape, choose_device(base.config.device))
     models = [base.with_weights(_few_layers(base, model_config, layers)) for layers in depths]
-    turns = Turns(seconds, len(trials))
+    turns = Turns(seconds, sum(trial.weight for trial in trials))
     found: dict[Unit, float] = {}
     for lora in _distinct([trial.lora for trial in trials]):
         with ExitStack() as stack:
@@ -71,7 +73,7 @@ def measured_pace(
             for trial in trials:
                 if trial.lora == lora:
                     with _prepared(adapted, trial) as (works, units):
-                        timed = turns.of([_finished(work, adapted[0].device) for work in works])
+                        timed = turns.of([_finished(work, adapted[0].device) for work in works], trial.weight)
                     shallow, each = _layers_apart(timed, depths)
                     found[trial.unit] = (shallow + (shape.layers - depths[0]) * each) / units
     return found
@@ -119,10 +121,20 @@ def _prepared(models: Sequence[Any], trial: Trial) -> Iterator[tuple[list[Work],
         yield [work for work, _ in works], works[0][1]
     finally:
         for model in models:
+            _own_adapter_alone(model)
             model.zero_grad(set_to_none=True)
             model.eval()
             if trial.checkpointed:
                 model.gradient_checkpointing_disable()
+
+
+def _own_adapter_alone(model: Any) -> None:
+    """Only the adapter that a model came with is on it, and trains, as before a trial that compares several."""
+    first, *others = model.peft_config
+    if others:
+        model.set_adapter(first)
+        for name in others:
+            model.delete_adapter(name)
 
 
 def _layers_apart(turns: Sequence[Sequence[float]], depths: Sequence[int]) -> tuple[float, float]:

@@ -87,9 +87,8 @@ class Looking:
             from tosslm.planning.trials import base_trials, reading_trial, reference_trials
 
             begin = time.perf_counter() - start
-            trials = reference_trials(config, samples) if refers else [reading_trial(config, samples["custom"])]
-            if trains:
-                trials += base_trials(config, base.tokenizer, samples, evaluates=self.evaluates)
+            trials = base_trials(config, base.tokenizer, samples, evaluates=self.evaluates) if trains else []
+            trials += reference_trials(config, samples) if refers else [reading_trial(config, samples["custom"])]
             start = time.perf_counter()
             pace = measured_pace(base, model_config, shape, trials, SECONDS if trains and refers else SECONDS / 2)
             took = round(time.perf_counter() - start, 1)
