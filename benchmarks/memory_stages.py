@@ -85,7 +85,7 @@ def _select(**selection: Any) -> Work:
 def _method(name: str) -> Work:
     def work(folder: Path) -> None:
         from tosslm.methods import registry
-        from tosslm.stages.select import choose
+        from tosslm.stages.choose import choose
 
         bench = bench_of(folder / "run")
         write_json(folder / FACTS, dict(choose(bench, mark_of(folder / "run", "selection"), registry()[name])))
@@ -177,8 +177,10 @@ MEASURED = (
     Measured("data", _stages("data", run="read")),
     Measured("plan", _plan, SOME),
     Measured("score", _stages("score")),
-    Measured("method random", _method("random"), SOME, "it is handed the whole set, its texts too"),
-    Measured("method dsir", _method("dsir"), SOME, "it is handed the whole set, its texts too"),
+    Measured("method random", _method("random"), SOME, "a permutation of all tokens, and a few numbers a row"),
+    Measured("method dsir", _method("dsir"), SOME, "a few numbers a row and a byte a token, while texts stream"),
+    Measured("method first-k", _method("first-k"), SOME),
+    Measured("method rows", _method("rows"), SOME, "a few numbers a row and a byte a token"),
     Measured("select, in rows", _select(scope="row"), SOME),
     Measured(
         "select, posterior",

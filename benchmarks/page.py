@@ -27,7 +27,16 @@ Time and memory, each measured by a script of `benchmarks/` that anyone can run 
 _TAIL = """## What is not constant in the number of rows
 
 - **The report, and the page of `toss review`,** hold some tens of bytes for each row while they are made, to choose the rows that they show among all, and no token; the table has how many. Tokens lie in files without a name in the run folder meanwhile, 13 bytes each and 4 for each further ranking. The file itself stays below 25 MB. Of more than 200,000 marked tokens, the curve against marks rests on the upper 18 bits of each score.
-- **Methods that choose tokens by themselves** (`random`, `first-k`, `rows`, `degraded-only` and the others that `toss compare` knows) are handed the whole set in one piece, its texts too; the benchmark measures two of them. TOSS, TOSS-Pro and evidence in context are not.
+- **Methods that choose tokens by themselves** are read part by part where the choice allows it. Not at all with the rows grow those that keep every token (`sft` and what trains otherwise on all of it, `sft-kl` with its even weights) and those that rank tokens by a value of their own (`first-k`, `degraded-only`, `utility-only`, whose cut is counted as TOSS's is). The others are handed the whole set as flat arrays, about 25 bytes a row, with scores another 8 a token, and give back a mask of a byte a token; texts are read from the disk as they are needed and not held. What more they hold, and why:
+    - `random`: a permutation of all tokens, 8 bytes each, for a draw of exactly as many as the others drop.
+    - `rows`: a mean score a row, to rank them; its scores stream.
+    - `dsir`: the n-grams of all rows are counted before any row can be weighed, so the texts are read twice; a weight a row is held.
+    - `oracle`: each row's source, so that it can say that none of them is a harmful one; `oracle-tokens`: a mark a token, for the same reason.
+    - `larf`: a number a row to rank, from the base's hidden states, which stream; `datashield`: 8 bytes a token of the same.
+    - `toss-soft`: its threshold is a ranking of all scores, and its weights are made of them in float64, some 40 bytes a token; `dr-sft`: the base's losses and the weights beside both references' losses, which stream from the disk no second time.
+    - `seal`: the token ids of all rows, 4 bytes each, since its batches are drawn from anywhere in the set, and a weight a row.
+    - `star-dss`, `star-dss-hard`: every answer up to the end of each of its segments, as text, for the guard to read in batches of like length: the square of an answer's length.
+    - Methods of other packages: what they hold themselves, unless they say by `EachRow`, `Ranked` or `RankedRows` that their choice can be made part by part ([Writing a method](api/methods.md)).
 - **Reference sets** take an id a row, and their held-out rows are held whole; TOSS-Pro's rounds hold the ids of the rows that join.
 - **Decisions by hand** are held, a byte for each token of the rows that they name.
 - **Python's `Run.scores()`, `Run.keep()`, `Run.evidence()`, `Run.rows` and `masked_dataset`** load what they return; `Run.iter_scores()` and `Run.iter_evidence()` do not.

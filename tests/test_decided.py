@@ -27,7 +27,8 @@ from tosslm.report.tokens import load_tokens
 from tosslm.runs.decisions import parse_decisions, written
 from tosslm.runs.tables import read_weights
 from tosslm.selection.decided import Decision, decide, overrule, placed
-from tosslm.stages.select import choose, select
+from tosslm.stages.choose import choose
+from tosslm.stages.select import select
 
 
 @settings(deadline=None)

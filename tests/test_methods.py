@@ -41,8 +41,8 @@ def material(**changes: Any) -> Material:
     """Three rows of 4, 2 and 4 response tokens; the last one is two answers of 2."""
     fields: dict[str, Any] = {
         "lengths": np.array([4, 2, 4]),
-        "positions": np.array([0, 1, 2, 3, 0, 1, 0, 1, 0, 1]),
-        "sources": ["good", "bad", "good"],
+        "answers": np.array([4, 2, 2, 2]),
+        "sources": np.array(["good", "bad", "good"], dtype=object),
         "texts": ["a b", "c d", "a c"],
         "target_texts": ["a b a b"],
         "loss_degraded": np.array([1, 2, 3, 4, 5, 6, 7, 8, 9, 0], dtype=np.float32),

@@ -208,6 +208,8 @@ def test_a_plan_has_every_stage_that_the_run_then_has(tiny_config: dict[str, Any
     run = tosslm.run(config)
     stage_of = {step.name: step.stage for step in steps(config, method)}
     done = {stage_of[name] for name in run.manifest["stages"]}
+    assert plans[0]["speed"]["seconds"] is None
+    assert plans[1]["speed"]["seconds"] > 0
     for plan in plans:
         seconds = {stage["stage"]: stage["seconds"] for stage in plan["stages"]}
         assert {stage for stage, length in seconds.items() if length > 0} == done

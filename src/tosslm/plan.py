@@ -52,8 +52,9 @@ def make_plan(config: Config, *, measure: bool, reporter: Reporter, price: float
 
     Returns:
         ``sets`` (counts), ``bad_rows``, ``utility_told`` where the custom set stands in for a utility set, ``model``,
-        ``speed`` (tokens a second), ``proxy`` where there is one, ``stages`` and their ``total`` (seconds, bytes, and
-        with a price ``cost``), ``price``, ``assumed``, and what ``before_run`` tells.
+        ``speed`` (tokens a second, and the seconds that measuring them took), ``proxy`` where there is one,
+        ``stages`` and their ``total`` (seconds, bytes, with a price ``cost``), ``price``, ``assumed``, and what
+        ``before_run`` tells.
 
     Raises:
         InputError: a file or the model cannot be read, a tracker or what is to score is missing, or the price is no

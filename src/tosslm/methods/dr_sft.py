@@ -56,7 +56,8 @@ def base_losses(bench: Workbench) -> np.ndarray:
     losses: list[np.ndarray] = []
     with bench.reporter.task("scoring under the base", len(row_ids(path))) as task:
         for rows in read_batches(path, ("row_id", "input_ids", "response_mask"), scoring.rows_per_part):
-            losses += response_losses(bench.base.model, rows, batch_tokens=scoring.batch_tokens, advance=task.advance)
+            of_rows = response_losses(bench.base.model, rows, batch_tokens=scoring.batch_tokens, advance=task.advance)
+            losses.append(np.concatenate(of_rows))  # not an array a row: most rows are short
     return np.concatenate(losses)
 
 

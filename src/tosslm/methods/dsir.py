@@ -1,19 +1,20 @@
 """DSIR: rows are resampled by how much likelier their n-grams are in the target set. Pure NumPy.
 
-The authors' package `data-selection` works on files through a cache folder and wants nltk and joblib; for sets that
-fit in memory the method is the few lines below.
+The authors' package `data-selection` works on files through a cache folder and wants nltk and joblib; the method is
+the few lines below.
 """
 
 from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Iterable
 from itertools import pairwise
 
 import numpy as np
 
 from tosslm.methods.material import Material
-from tosslm.methods.method import Method, drop_rows_in_order, keep_rows
+from tosslm.methods.method import Method, keep_best_rows
 from tosslm.methods.needs import UTILITY_SET
 
 BUCKETS = 10_000
@@ -28,15 +29,21 @@ def ngram_counts(text: str, buckets: int = BUCKETS) -> np.ndarray:
     return np.bincount(hashes, minlength=buckets)
 
 
-def log_importance(texts: list[str], target_texts: list[str], buckets: int = BUCKETS) -> np.ndarray:
-    """``log p_target(x) - log p_raw(x)`` of each text under bags of hashed n-grams, float64 ``[R]``."""
+def log_importance(texts: Iterable[str], target_texts: Iterable[str], buckets: int = BUCKETS) -> np.ndarray:
+    """``log p_target(x) - log p_raw(x)`` of each text under bags of hashed n-grams, float64 ``[R]``.
+
+    Args:
+        texts: gone through twice.
+        target_texts: gone through once.
+        buckets: of the hash.
+    """
     raw, target = _summed(texts, buckets), _summed(target_texts, buckets)
     log_ratio = np.log(target / target.sum() + 1e-8) - np.log(raw / raw.sum() + 1e-8)
     # Counted anew: the counts of a text are far larger than the text.
-    return np.array([ngram_counts(text, buckets) @ log_ratio for text in texts])
+    return np.fromiter((ngram_counts(text, buckets) @ log_ratio for text in texts), dtype=np.float64)
 
 
-def _summed(texts: list[str], buckets: int) -> np.ndarray:
+def _summed(texts: Iterable[str], buckets: int) -> np.ndarray:
     total = np.zeros(buckets)
     for text in texts:
         total += ngram_counts(text, buckets)
@@ -48,9 +55,9 @@ def resampled(material: Material) -> np.ndarray:
 
     Adding Gumbel noise to log weights and taking the highest is sampling without replacement.
     """
-    noise = np.random.default_rng(material.seed).gumbel(size=len(material.texts))
+    noise = np.random.default_rng(material.seed).gumbel(size=len(material.lengths))
     keys = log_importance(material.texts, material.target_texts) + noise
-    return keep_rows(material, drop_rows_in_order(material, np.argsort(keys, kind="stable")))
+    return keep_best_rows(material, -keys)
 
 
 DSIR = Method(

@@ -3,13 +3,15 @@
 import numpy as np
 
 from tosslm.methods.material import Material
-from tosslm.methods.method import Method
-from tosslm.selection.cut import select_tokens
+from tosslm.methods.method import Method, Ranked
 
 
-def drop_first(material: Material) -> np.ndarray:
-    """All first tokens of answers are dropped, then all second ones, to ``floor(d * N)``; bool ``[N]``."""
-    return select_tokens(-material.positions.astype(np.float64), material.discard_fraction)
+def earliness(material: Material) -> np.ndarray:
+    """The earlier in its answer the higher, so that first tokens go before any second one: float32 ``[N]``.
+
+    Exact in answers of up to 2**24 tokens.
+    """
+    return -material.positions.astype(np.float32)
 
 
 FIRST_K = Method(
@@ -19,6 +21,6 @@ FIRST_K = Method(
     badge="control",
     differs="they constrain the first tokens (see constrained-sft); dropping them is the plain form of the idea",
     builds_on="data",
-    choose=drop_first,
+    choose=Ranked(earliness),
     drops_share=True,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +20,7 @@ Reading = Callable[[Any, Any, Sequence[Answer], ClassifierConfig], Sequence[bool
 """How a guard is read: its model, its tokenizer, the answers, and its settings."""
 
 
-def guarded(bench: Workbench, rows: Sequence[Mapping[str, Any]], reading: Reading) -> np.ndarray:
+def guarded(bench: Workbench, rows: Iterable[Mapping[str, Any]], reading: Reading) -> np.ndarray:
     """What the guard of ``compare.guard`` says of every response token of some rows.
 
     Args:
@@ -49,7 +49,7 @@ def guarded(bench: Workbench, rows: Sequence[Mapping[str, Any]], reading: Readin
     return values
 
 
-def segment_values(rows: Sequence[Mapping[str, Any]], segment: int, guard: Guard) -> np.ndarray:
+def segment_values(rows: Iterable[Mapping[str, Any]], segment: int, guard: Guard) -> np.ndarray:
     """Ask a guard of every answer up to the end of each of its segments.
 
     Args:

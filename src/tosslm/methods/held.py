@@ -3,12 +3,13 @@
 import numpy as np
 
 from tosslm.methods.material import Material
-from tosslm.methods.method import Method, keep_all
+from tosslm.methods.method import EachRow, Method, keep_all
 
 LEARNT = 0.5
 """Share of cross-entropy in the loss; the rest is KL(base || model)."""
 
 
+@EachRow
 def even_weights(material: Material) -> np.ndarray:
     """Every token counts ``LEARNT``, and what that lacks to 1 holds it to the base; float32 ``[N]``."""
     return np.full(int(material.lengths.sum()), LEARNT, dtype=np.float32)

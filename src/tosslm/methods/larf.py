@@ -8,7 +8,7 @@ import numpy as np
 
 from tosslm.methods.likeness import likeness_parts, span_likeness
 from tosslm.methods.material import Material
-from tosslm.methods.method import Method, drop_rows_in_order, keep_rows
+from tosslm.methods.method import Method, keep_best_rows
 from tosslm.methods.needs import SAFETY, UNQUANTIZED
 
 if TYPE_CHECKING:
@@ -19,8 +19,7 @@ ROW_RISKS = "row risks"
 
 def drop_unsafe_looking_rows(material: Material) -> np.ndarray:
     """Rows most like unsafe examples are dropped, within ``floor(d * N)`` tokens; bool ``[N]``."""
-    order = np.argsort(-material.signals[ROW_RISKS], kind="stable")
-    return keep_rows(material, drop_rows_in_order(material, order))
+    return keep_best_rows(material, material.signals[ROW_RISKS])
 
 
 def last_response_token(response_mask: np.ndarray) -> np.ndarray:
@@ -38,7 +37,7 @@ def row_risks(bench: Workbench) -> np.ndarray:
     Raises:
         InputError: there is no safe example.
     """
-    return np.array([values[0] for _, values in span_likeness(bench, last_response_token)])
+    return np.fromiter((values[0] for _, values in span_likeness(bench, last_response_token)), dtype=np.float64)
 
 
 LARF = Method(

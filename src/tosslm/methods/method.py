@@ -16,6 +16,7 @@ from tosslm.config import Config
 from tosslm.errors import InputError
 from tosslm.methods.material import Material
 from tosslm.methods.needs import Need
+from tosslm.selection.cut import select_tokens
 
 if TYPE_CHECKING:
     from tosslm.training.hooks import After, TrainingHook
@@ -71,8 +72,9 @@ class Method:
         builds_on: the last stage that it needs the results of: ``data``, ``score`` (references and scores), or
             ``refine`` (with TOSS-Pro's rounds).
         overrides: what it sets in the config, by dotted key.
-        choose: chooses tokens: a mask, bool ``[N]``, True where kept. None leaves the choice to the pipeline's own
-            selection.
+        choose: chooses tokens: a mask, bool ``[N]``, True where kept. A plain function is handed the whole set; one
+            in ``EachRow``, ``Ranked`` or ``RankedRows`` a part of it at a time, so that memory does not grow. None
+            leaves the choice to the pipeline's own selection.
         token_weights: what each token counts, float32 ``[N]``, not below 0; beside ``choose``, which still says what
             is trained at all. None counts all alike.
         hold: whether what a token's weight lacks to 1 goes to ``KL(base || model)`` there.
@@ -153,9 +155,66 @@ AS_CONFIGURED = Method(
 """Of a config that names no method."""
 
 
+@dataclass(frozen=True, slots=True)
+class EachRow:
+    """Around a choice, or weights, that for each row rest on that row alone: a part of the rows is handed at a time.
+
+    A method with ``signals`` is handed the whole set all the same, and so is one that weighs tokens otherwise.
+
+    Attributes:
+        of: the choice, bool ``[N]``, or the weights, float32 ``[N]``, of some rows.
+    """
+
+    of: Callable[[Material], np.ndarray]
+
+    def __call__(self, material: Material) -> np.ndarray:
+        """What ``of`` says of rows in memory."""
+        return self.of(material)
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """Drops the tokens of the highest values, ``floor(d * N)`` of them, of equal ones the earlier first.
+
+    The values of a row rest on that row alone: a part of the rows is handed at a time, as to ``EachRow``.
+
+    Attributes:
+        values: of the tokens of some rows, float32 ``[N]``.
+    """
+
+    values: Callable[[Material], np.ndarray]
+
+    def __call__(self, material: Material) -> np.ndarray:
+        """Which tokens of rows in memory are kept, bool ``[N]``."""
+        return select_tokens(self.values(material), material.discard_fraction)
+
+
+@dataclass(frozen=True, slots=True)
+class RankedRows:
+    """Drops whole rows from the highest value down, within the budget of tokens, of equal ones the earlier first.
+
+    The value of a row rests on that row alone: a part of the rows is handed at a time, as to ``EachRow``.
+
+    Attributes:
+        values: of some rows, float64 ``[R]``.
+    """
+
+    values: Callable[[Material], np.ndarray]
+
+    def __call__(self, material: Material) -> np.ndarray:
+        """Which tokens of rows in memory are kept, bool ``[N]``."""
+        return keep_best_rows(material, self.values(material))
+
+
+@EachRow
 def keep_all(material: Material) -> np.ndarray:
     """Every token, bool ``[N]``."""
     return np.ones(int(material.lengths.sum()), dtype=bool)
+
+
+def keep_best_rows(material: Material, values: np.ndarray) -> np.ndarray:
+    """A token mask, bool ``[N]``, that drops rows of the highest values, float ``[R]``, within the budget."""
+    return keep_rows(material, drop_rows_in_order(material, np.argsort(-values, kind="stable")))
 
 
 def keep_rows(material: Material, kept: np.ndarray) -> np.ndarray:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tosslm.characters import unsafe_tokens
 from tosslm.errors import InputError
+from tosslm.files import read_batches
 from tosslm.methods.material import Material
 from tosslm.methods.method import Method, keep_rows
 from tosslm.methods.needs import HARMFUL_SOURCES
-from tosslm.runs.tables import stored_rows
 
 if TYPE_CHECKING:
     from tosslm.workbench import Workbench
@@ -25,7 +26,8 @@ def drop_harmful_sources(material: Material) -> np.ndarray:
     Raises:
         InputError: no row has such a source.
     """
-    kept = np.array([source not in material.harmful_sources for source in material.sources], dtype=bool)
+    harmful = material.harmful_sources
+    kept = np.fromiter((source not in harmful for source in material.sources), dtype=bool)
     if kept.all():
         names = ", ".join(sorted(set(material.sources)))
         raise InputError(f"compare.harmful_sources: no custom row has such a source; there are: {names}")
@@ -50,13 +52,17 @@ def marked_tokens(bench: Workbench) -> np.ndarray:
     Raises:
         InputError: no token is marked.
     """
-    rows = stored_rows(bench.layout.rows("custom"), ["offsets", "unsafe_spans"])
-    marked = np.concatenate([unsafe_tokens(row["offsets"], row["unsafe_spans"] or []) for row in rows])
+    columns = ["offsets", "unsafe_spans"]
+    marked = np.concatenate([_marked(rows) for rows in read_batches(bench.layout.rows("custom"), columns)])
     if not marked.any():
         raise InputError(
             "oracle-tokens: no token of the custom set is marked; give its rows unsafe_spans, or take oracle"
         )
     return marked
+
+
+def _marked(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    return np.concatenate([unsafe_tokens(row["offsets"], row["unsafe_spans"] or []) for row in rows])
 
 
 def drop_marked_tokens(material: Material) -> np.ndarray:

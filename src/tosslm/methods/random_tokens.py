@@ -4,13 +4,14 @@ import numpy as np
 
 from tosslm.methods.material import Material
 from tosslm.methods.method import Method
-from tosslm.selection.cut import select_tokens
+from tosslm.selection.cut import discard_count
 
 
 def keep_random(material: Material) -> np.ndarray:
     """All but ``floor(d * N)`` tokens drawn without replacement, bool ``[N]``."""
-    drawn = np.random.default_rng(material.seed).permutation(int(material.lengths.sum()))
-    return select_tokens(drawn.astype(np.float64), material.discard_fraction)
+    tokens = int(material.lengths.sum())
+    drawn = np.random.default_rng(material.seed).permutation(tokens)
+    return np.asarray(drawn < tokens - discard_count(tokens, material.discard_fraction))
 
 
 RANDOM = Method(

@@ -3,15 +3,14 @@
 import numpy as np
 
 from tosslm.methods.material import Material
-from tosslm.methods.method import Method, drop_rows_in_order, keep_rows
+from tosslm.methods.method import Method, RankedRows
+from tosslm.ragged import row_numbers
 
 
-def drop_riskiest_rows(material: Material) -> np.ndarray:
-    """Rows of the highest mean score are dropped, within ``floor(d * N)`` tokens; bool ``[N]``."""
-    row_of = np.repeat(np.arange(len(material.lengths)), material.lengths)
-    sums = np.bincount(row_of, weights=material.scores, minlength=len(material.lengths))
-    means = np.where(material.lengths > 0, sums / np.maximum(material.lengths, 1), -np.inf)
-    return keep_rows(material, drop_rows_in_order(material, np.argsort(-means, kind="stable")))
+def mean_scores(material: Material) -> np.ndarray:
+    """Each row's mean score, float64 ``[R]``; a row without a token comes last."""
+    sums = np.bincount(row_numbers(material.lengths), weights=material.scores, minlength=len(material.lengths))
+    return np.where(material.lengths > 0, sums / np.maximum(material.lengths, 1), -np.inf)
 
 
 ROWS = Method(
@@ -20,6 +19,6 @@ ROWS = Method(
     source="ablation of Li et al. 2026, arXiv 2603.01185",
     badge="variant",
     differs="dropped rows stay in the batches without labels, so that steps and order are those of every method",
-    choose=drop_riskiest_rows,
+    choose=RankedRows(mean_scores),
     drops_share=True,
 )

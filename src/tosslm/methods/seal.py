@@ -16,14 +16,15 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
 from tosslm.config import TrainingConfig, covered
+from tosslm.files import read_tables
 from tosslm.methods.alignment import add_gradients, shuffled, tokenized_safety, trainable
 from tosslm.methods.material import Material
-from tosslm.methods.method import Method, drop_rows_in_order, keep_rows
+from tosslm.methods.method import Method, keep_best_rows
 from tosslm.methods.needs import SAFETY, safety_parts
 from tosslm.progress import Reporter
-from tosslm.runs.tables import stored_rows
 
 if TYPE_CHECKING:
     import torch
@@ -71,8 +72,7 @@ def selector_loss(logits: torch.Tensor, batch: np.ndarray, losses: torch.Tensor)
 
 def drop_lightest_rows(material: Material) -> np.ndarray:
     """Rows of the lowest weight are dropped, within ``floor(d * N)`` tokens; bool ``[N]``."""
-    order = np.argsort(material.signals[ROW_WEIGHTS], kind="stable")
-    return keep_rows(material, drop_rows_in_order(material, order))
+    return keep_best_rows(material, -material.signals[ROW_WEIGHTS])
 
 
 def selector_weights(bench: Workbench) -> np.ndarray:
@@ -84,7 +84,11 @@ def selector_weights(bench: Workbench) -> np.ndarray:
         InputError: there is no demonstration.
         TosslmError: a loss is no number.
     """
-    custom = list(stored_rows(bench.layout.rows("custom"), ["input_ids", "response_mask"]))
+    from datasets import Dataset
+
+    # In Arrow, 4 bytes a token: batches are drawn from anywhere in the set.
+    columns = ("input_ids", "response_mask")
+    custom: Any = Dataset(pa.concat_tables(read_tables(bench.layout.rows("custom"), columns)))
     safe, config = tokenized_safety(bench), bench.config
     return train_selector(bench.base, custom, safe, config.references, seed=config.seed, reporter=bench.reporter)
 
@@ -136,7 +140,7 @@ def train_selector(
         for step, read, shown in zip(range(steps), custom_batches, safe_batches, strict=False):
             upper = upper_weight(step // epoch_steps)
             weights = relative_weights(logits.detach())[read]
-            rows, demonstrations = [custom[i] for i in read], [safe[i] for i in shown]
+            rows, demonstrations = [custom[int(i)] for i in read], [safe[i] for i in shown]
             add_gradients(split, demonstrations, torch.full((len(shown),), upper / len(shown)), micro)
             losses = add_gradients(split, rows, (1 - upper) / len(read) * weights, micro)
             torch.nn.utils.clip_grad_norm_(learnt, settings.max_grad_norm)

@@ -3,18 +3,17 @@
 import numpy as np
 
 from tosslm.methods.material import Material
-from tosslm.methods.method import Method
-from tosslm.selection.cut import select_tokens
+from tosslm.methods.method import Method, Ranked
 
 
 def by_degraded(material: Material) -> np.ndarray:
-    """Tokens that the degraded reference finds likeliest are dropped; bool ``[N]``."""
-    return select_tokens(-material.loss_degraded, material.discard_fraction)
+    """High where the degraded reference finds a token likely: float32 ``[N]``."""
+    return -material.loss_degraded
 
 
 def by_utility(material: Material) -> np.ndarray:
-    """Tokens that the utility reference finds unlikeliest are dropped; bool ``[N]``."""
-    return select_tokens(material.loss_utility, material.discard_fraction)
+    """High where the utility reference finds a token unlikely: float32 ``[N]``."""
+    return material.loss_utility
 
 
 _SOURCE = "ablation of Li et al. 2026, arXiv 2603.01185"
@@ -23,7 +22,7 @@ DEGRADED_ONLY = Method(
     summary="ranks tokens by low loss under the degraded reference",
     source=_SOURCE,
     badge="faithful",
-    choose=by_degraded,
+    choose=Ranked(by_degraded),
     drops_share=True,
 )
 UTILITY_ONLY = Method(
@@ -31,6 +30,6 @@ UTILITY_ONLY = Method(
     summary="ranks tokens by high loss under the utility reference",
     source=_SOURCE,
     badge="faithful",
-    choose=by_utility,
+    choose=Ranked(by_utility),
     drops_share=True,
 )

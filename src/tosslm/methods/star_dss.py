@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,8 +45,8 @@ def guard_marks(bench: Workbench) -> np.ndarray:
     return guarded(bench, _custom_rows(bench), classify_attacks) == 1
 
 
-def _custom_rows(bench: Workbench) -> list[dict[str, Any]]:
-    return list(stored_rows(bench.layout.rows("custom"), ["messages", "offsets"]))
+def _custom_rows(bench: Workbench) -> Iterator[dict[str, Any]]:
+    return stored_rows(bench.layout.rows("custom"), ["messages", "offsets"])
 
 
 def _settings(config: Config) -> dict[str, Any]:

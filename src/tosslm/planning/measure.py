@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -24,12 +23,9 @@ from tosslm.model.base import Base
 from tosslm.model.device import choose_device, choose_dtype
 from tosslm.model.quantize import quantized, settle
 from tosslm.model.shape import Shape
+from tosslm.planning.turns import SECONDS, Turns, Work
 from tosslm.planning.work import Pace, Unit
 
-Work = Callable[[], Any]
-UNIT_SECONDS = 1.5
-"""A unit is timed again until so much time has gone by."""
-_MOST_TURNS, _FEWEST_TURNS = 9, 2
 _SHALLOW = 2
 _DEEPER = 6
 _CPU_PARAMETERS = 30e6
@@ -45,15 +41,19 @@ class Trial:
         lora: the adapter that the model bears.
         prepare: makes the work, of the model, and says how many units it is.
         checkpointed: whether activations are computed anew in the backward pass.
+        weight: its part of the seconds that all trials share, beside theirs: about as dear as it is.
     """
 
     unit: Unit
     lora: LoraConfig
     prepare: Callable[[Any], tuple[Work, float]]
     checkpointed: bool = False
+    weight: float = 1.0
 
 
-def measured_pace(base: Base, model_config: Any, shape: Shape, trials: Sequence[Trial]) -> Pace:
+def measured_pace(
+    base: Base, model_config: Any, shape: Shape, trials: Sequence[Trial], seconds: float = SECONDS
+) -> Pace:
     """Seconds of each trial's unit, as the whole model would take.
 
     Args:
@@ -61,9 +61,11 @@ def measured_pace(base: Base, model_config: Any, shape: Shape, trials: Sequence[
         model_config: of that model.
         shape: its shape.
         trials: what is timed.
+        seconds: for all of them, beyond making the small models; each is done twice at least, whatever it takes.
     """
     depths = _depths(shape, choose_device(base.config.device))
     models = [base.with_weights(_few_layers(base, model_config, layers)) for layers in depths]
+    turns = Turns(seconds, sum(trial.weight for trial in trials))
     found: dict[Unit, float] = {}
     for lora in _distinct([trial.lora for trial in trials]):
         with ExitStack() as stack:
@@ -71,7 +73,8 @@ def measured_pace(base: Base, model_config: Any, shape: Shape, trials: Sequence[
             for trial in trials:
                 if trial.lora == lora:
                     with _prepared(adapted, trial) as (works, units):
-                        shallow, each = _turns(works, depths, adapted[0].device)
+                        timed = turns.of([_finished(work, adapted[0].device) for work in works], trial.weight)
+                    shallow, each = _layers_apart(timed, depths)
                     found[trial.unit] = (shallow + (shape.layers - depths[0]) * each) / units
     return found
 
@@ -118,33 +121,40 @@ def _prepared(models: Sequence[Any], trial: Trial) -> Iterator[tuple[list[Work],
         yield [work for work, _ in works], works[0][1]
     finally:
         for model in models:
+            _own_adapter_alone(model)
             model.zero_grad(set_to_none=True)
             model.eval()
             if trial.checkpointed:
                 model.gradient_checkpointing_disable()
 
 
-def _turns(works: Sequence[Work], depths: Sequence[int], device: torch.device) -> tuple[float, float]:
-    """Median seconds at the least depth, and of each further layer; the first turn is not counted."""
-    begin = time.perf_counter()
-    for work in works:
-        _seconds(work, device)
-    turns: list[list[float]] = []
-    while len(turns) < _FEWEST_TURNS or (len(turns) < _MOST_TURNS and time.perf_counter() - begin < UNIT_SECONDS):
-        turns.append([_seconds(work, device) for work in works])
+def _own_adapter_alone(model: Any) -> None:
+    """Only the adapter that a model came with is on it, and trains, as before a trial that compares several."""
+    first, *others = model.peft_config
+    if others:
+        model.set_adapter(first)
+        for name in others:
+            model.delete_adapter(name)
+
+
+def _layers_apart(turns: Sequence[Sequence[float]], depths: Sequence[int]) -> tuple[float, float]:
+    """Median seconds at the least depth, and of each further layer."""
     shallow = statistics.median(turn[0] for turn in turns)
-    if len(works) == 1:
+    if len(depths) == 1:
         return shallow, 0.0
     apart = statistics.median(turn[1] - turn[0] for turn in turns)
     return shallow, max(apart, 0.0) / (depths[1] - depths[0])
 
 
-def _seconds(work: Work, device: torch.device) -> float:
-    start = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+def _finished(work: Work, device: torch.device) -> Work:
+    """The work to its end, where a device goes on by itself."""
+
+    def whole() -> None:
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    return whole
 
 
 def _distinct(loras: Sequence[LoraConfig]) -> list[LoraConfig]:

@@ -18,6 +18,7 @@ from tosslm.model.shape import Shape
 from tosslm.model.speed import described, multiplications, shape_of
 from tosslm.planning.pace import Batches, Device, constant_pace, expected_pace
 from tosslm.planning.sample import asked_at_once, mean_batch, micro_batches, padded
+from tosslm.planning.turns import SECONDS
 from tosslm.planning.work import OWN_TOKENS, Pace, Unit, held_out_rows
 
 Samples = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -35,13 +36,14 @@ class Reader:
         model: its modules, on the meta device.
         shape: what decides time and memory.
         pace: seconds of each unit of work.
-        speed: tokens a second, ``reading`` and ``training``.
+        speed: tokens a second, ``reading`` and ``training``; and ``seconds`` that measuring them took, None where
+            they are worked out.
     """
 
     model: Any
     shape: Shape
     pace: Pace
-    speed: dict[str, float]
+    speed: dict[str, float | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +72,13 @@ class Looking:
             samples: rows of ``custom``, ``harmful`` and ``utility``.
             load: seconds that its files took to read.
             trains: whether it is fine-tuned and evaluated.
-            refers: whether references are trained on it.
+            refers: whether references are trained on it. Where another model does one of the two, each is measured
+                for half as long.
         """
         config = self.config
         model_config, model = described(base)
         shape = shape_of(base, model_config, model)
-        begin = _BEGIN_SECONDS
+        begin, took = _BEGIN_SECONDS, None
         if self.measure:
             self.say("timing a few layers of the model's shape with random weights")
             from tosslm.planning.measure import measured_pace
@@ -84,14 +87,15 @@ class Looking:
             from tosslm.planning.trials import base_trials, reading_trial, reference_trials
 
             begin = time.perf_counter() - start
-            trials = reference_trials(config, samples) if refers else [reading_trial(config, samples["custom"])]
-            if trains:
-                trials += base_trials(config, base.tokenizer, samples, evaluates=self.evaluates)
-            pace = measured_pace(base, model_config, shape, trials)
+            trials = base_trials(config, base.tokenizer, samples, evaluates=self.evaluates) if trains else []
+            trials += reference_trials(config, samples) if refers else [reading_trial(config, samples["custom"])]
+            start = time.perf_counter()
+            pace = measured_pace(base, model_config, shape, trials, SECONDS if trains and refers else SECONDS / 2)
+            took = round(time.perf_counter() - start, 1)
         else:
             pace = expected_pace(config, shape, _device(base), _batches(config, base, samples))
         pace = {**pace, **constant_pace(begin=begin, load=load, tokenise=self.tokenise)}
-        return Reader(model, shape, pace, _speed(config, samples, pace, trains=trains))
+        return Reader(model, shape, pace, _speed(config, samples, pace, trains=trains) | {"seconds": took})
 
 
 def _device(base: Base) -> Device:
@@ -117,7 +121,7 @@ def _batches(config: Config, base: Base, samples: Samples) -> Batches:
     )
 
 
-def _speed(config: Config, samples: Samples, pace: Pace, *, trains: bool) -> dict[str, float]:
+def _speed(config: Config, samples: Samples, pace: Pace, *, trains: bool) -> dict[str, float | None]:
     settings: TrainingConfig = config.finetune if trains else config.references
     unit: Unit = "finetune_batch" if trains else "reference_batch"
     rows = samples["custom"] if trains else [*samples["harmful"], *samples["utility"]]

@@ -16,8 +16,9 @@ from tosslm.model.adapters import without_adapter
 from tosslm.model.attention import block_attention
 from tosslm.model.head import SplitHead
 from tosslm.model.losses import batch_budget, padded_batch, plan_batches, response_losses
-from tosslm.planning.measure import Trial, Work
+from tosslm.planning.measure import Trial
 from tosslm.planning.sample import asked_at_once, mean_batch, micro_batches, nearest, padded
+from tosslm.planning.turns import Work
 from tosslm.planning.work import REFERENCES, Unit, held_out_rows
 from tosslm.progress import SilentReporter
 from tosslm.training.trainer import anchored_divergence
@@ -28,31 +29,32 @@ Samples = Mapping[str, Rows]
 _NEW_TOKENS = 8
 _READ_BATCHES = 2
 _DIAGNOSED = 2
+_DEAR = {"diverge": 3.0, "anchored_batch": 2.0, "batch": 1.5, "read": 1.5, "step": 0.1}
+"""About how long one turn of each takes beside an answer's."""
 
 
 def reference_trials(config: Config, samples: Samples) -> list[Trial]:
-    """What the references' model does: its training, and scoring."""
+    """What the references' model does: its training, and scoring; the dear ones first (see ``base_trials``)."""
     settings = config.references
-    learnt = [*samples["harmful"], *samples["utility"]]
-    return [
-        reading_trial(config, samples["custom"]),
-        *_training(settings, learnt, "reference_batch", "reference_step"),
-    ]
+    batch, step = _training(settings, [*samples["harmful"], *samples["utility"]], "reference_batch", "reference_step")
+    return [batch, reading_trial(config, samples["custom"]), step]
 
 
 def base_trials(config: Config, tokenizer: Any, samples: Samples, *, evaluates: bool) -> list[Trial]:
-    """What the base does beside that: the fine-tuning, answers, diagnosis."""
+    """What the base does beside that: the fine-tuning, answers, diagnosis.
+
+    The dear ones come first, so that they are timed before cheap ones use up what all of them share.
+    """
     settings = config.finetune
-    trials = _training(settings, samples["custom"], "finetune_batch", "finetune_step")
+    trials = [
+        Trial("diverge", settings.lora, lambda model: _diverging(config, model, samples), weight=_DEAR["diverge"])
+    ]
     if settings.anchors:
         trials.append(_passing(settings, samples["custom"], "anchored_batch", anchored=True))
-    if evaluates:
-        trials.append(Trial("answer_step", settings.lora, lambda model: _answering(config, model)))
-    return [
-        *trials,
-        Trial("own_answer", settings.lora, lambda model: _answering_itself(config, model, tokenizer, samples)),
-        Trial("diverge", settings.lora, lambda model: _diverging(config, model, samples)),
-    ]
+    batch, step = _training(settings, samples["custom"], "finetune_batch", "finetune_step")
+    own = Trial("own_answer", settings.lora, lambda model: _answering_itself(config, model, tokenizer, samples))
+    answer = Trial("answer_step", settings.lora, lambda model: _answering(config, model))
+    return [*trials, batch, own, *([answer] if evaluates else []), step]
 
 
 def reading_trial(config: Config, rows: Rows) -> Trial:
@@ -68,11 +70,13 @@ def reading_trial(config: Config, rows: Rows) -> Trial:
         tokens = sum(len(row["input_ids"]) for batch in read for row in batch)
         return lambda: [response_losses(model, batch, batch_tokens=budget) for batch in read], tokens
 
-    return Trial("read", config.references.lora, prepare)
+    return Trial("read", config.references.lora, prepare, weight=_DEAR["read"])
 
 
-def _training(settings: TrainingConfig, rows: Rows, batch: Unit, step: Unit) -> list[Trial]:
-    return [_passing(settings, rows, batch, anchored=False), Trial(step, settings.lora, _stepping)]
+def _training(settings: TrainingConfig, rows: Rows, batch: Unit, step: Unit) -> tuple[Trial, Trial]:
+    return _passing(settings, rows, batch, anchored=False), Trial(
+        step, settings.lora, _stepping, weight=_DEAR["step"]
+    )
 
 
 def _passing(settings: TrainingConfig, rows: Rows, unit: Unit, *, anchored: bool) -> Trial:
@@ -85,7 +89,8 @@ def _passing(settings: TrainingConfig, rows: Rows, unit: Unit, *, anchored: bool
         model.train()
         return _pass(model, batch, anchored=anchored), padded(batch) / mean
 
-    return Trial(unit, settings.lora, prepare, checkpointed=settings.gradient_checkpointing)
+    dear = _DEAR["anchored_batch" if anchored else "batch"]
+    return Trial(unit, settings.lora, prepare, checkpointed=settings.gradient_checkpointing, weight=dear)
 
 
 def _pass(model: Any, batch: Rows, *, anchored: bool) -> Work:

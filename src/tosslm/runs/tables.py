@@ -6,7 +6,7 @@ Everything goes through ``files.read_tables``, which checks the checksum of ever
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,17 +132,30 @@ def weighted_scores(folder: Path, alpha: float, beta: float) -> Parts:
         TosslmError: as ``finite_scores``.
     """
     for ids, lengths, utility, degraded in read_losses(folder):
-        part = np.float32(alpha) * utility - np.float32(beta) * degraded
-        finite = np.isfinite(part)
-        if not finite.all():
-            token = int(np.argmin(finite))
-            row = int(np.searchsorted(np.cumsum(lengths), token, side="right"))
-            place = token - int(lengths[:row].sum())
-            raise TosslmError(
-                f"row {ids[row]}, response token {place}: the score is {part[token]}; a reference computes no "
-                "number there: train it with a lower learning_rate, or use model.dtype float32"
-            )
-        yield ids, lengths, part
+        yield ids, lengths, finite_part(ids, lengths, np.float32(alpha) * utility - np.float32(beta) * degraded)
+
+
+def finite_part(ids: Sequence[str], lengths: np.ndarray, part: np.ndarray) -> np.ndarray:
+    """The scores of some rows, ``[N]``, as they are.
+
+    Args:
+        ids: of the rows.
+        lengths: int ``[R]``, scores of each.
+        part: the scores.
+
+    Raises:
+        TosslmError: as ``finite_scores``.
+    """
+    finite = np.isfinite(part)
+    if not finite.all():
+        token = int(np.argmin(finite))
+        row = int(np.searchsorted(np.cumsum(lengths), token, side="right"))
+        place = token - int(lengths[:row].sum())
+        raise TosslmError(
+            f"row {ids[row]}, response token {place}: the score is {part[token]}; a reference computes no "
+            "number there: train it with a lower learning_rate, or use model.dtype float32"
+        )
+    return part
 
 
 def held_out_scores(path: Path, of: Callable[[str], bool] = lambda _: True) -> dict[str, list[np.ndarray]]:

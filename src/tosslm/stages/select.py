@@ -1,4 +1,4 @@
-"""The selection stage: from scores, or a method's own choice, to the keep mask, one part in memory at a time."""
+"""The selection stage: from scores to the keep mask, one part in memory at a time; or a method's own choice."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from tosslm.config import Config, SelectionConfig
-from tosslm.errors import TosslmError
-from tosslm.files import parquet_writer, write_json, write_parquet
-from tosslm.methods.material import load_material
+from tosslm.files import parquet_writer, write_json
 from tosslm.methods.method import Method
 from tosslm.ragged import split_rows
 from tosslm.runs.decisions import ByHand
@@ -24,18 +22,17 @@ from tosslm.runs.recorded import Mark
 from tosslm.runs.spool import spooled
 from tosslm.runs.tables import (
     EVIDENCE_SCHEMA,
-    WEIGHTS_SCHEMA,
     Parts,
     finite_scores,
     list_column,
-    row_ids,
     weighted_scores,
 )
 from tosslm.selection.control import EVEN_ODDS, Control, cut_above
 from tosslm.selection.cut import Cut, apply_cut, find_cut, select_in_rows, share_of
-from tosslm.selection.decided import KEPT, OPEN, overrule, placed
+from tosslm.selection.decided import OPEN, overrule, placed
 from tosslm.selection.kinds import KINDS
 from tosslm.stages.auto import found_threshold, learnt_apart, threshold_facts
+from tosslm.stages.choose import choose, forget_evidence
 from tosslm.stages.decided import decided_facts, decisions_cover, people_decided
 from tosslm.stages.mask import MaskCounts, write_mask
 from tosslm.stages.purposes import PURPOSES
@@ -137,37 +134,6 @@ def _cut_and_masked(
     return facts, counts
 
 
-def choose(bench: Workbench, mark: Mark, method: Method) -> Facts:
-    """A method's own choice of tokens, overruled where people decided; what it drops in all is not made up for.
-
-    A token that people keep has a weight of 1 where the method weighs tokens.
-
-    Returns:
-        Facts for the manifest, as of ``select``.
-    """
-    assert method.choose is not None
-    layout, by_hand = bench.layout, people_decided(bench, mark)
-    _forget_evidence(layout)
-    layout.weights.unlink(missing_ok=True)
-    signals = {name: signal(bench) for name, signal in method.signals.items()}
-    material = load_material(bench, with_scores=method.builds_on != "data", signals=signals)
-    ids = row_ids(layout.rows("custom"))
-    decided = by_hand.of(ids, material.lengths)
-    keep = overrule(method.choose(material), decided)
-    counts = write_mask(layout, iter([(ids, material.lengths, keep)]), mark, by_hand)
-    if method.token_weights:
-        _write_weights(layout, method.token_weights(material), material.lengths, mark, decided)
-    facts = {
-        "method": method.name,
-        "discard_fraction": material.discard_fraction,
-        "threshold": None,
-        **counts.facts(),
-        **decided_facts(by_hand, counts.facts(), emptied=counts.emptied, budget=None),
-    }
-    write_json(layout.selection_facts, facts)
-    return facts | counts.changes()
-
-
 def _cut(config: SelectionConfig, values: Callable[[], Parts], control: Control | None) -> Cut | None:
     """Where the dropped tokens end; None where each row has an end of its own."""
     if config.discard_fraction == "auto":
@@ -199,7 +165,7 @@ def _ranked(bench: Workbench, mark: Mark) -> Iterator[Ranked]:
     config, layout = bench.config.selection, bench.layout
     folder = layout.of(scores(bench.config.refinement.rounds))
     kind = KINDS[config.kind]
-    _forget_evidence(layout)
+    forget_evidence(layout)
     if kind.from_losses:
         facts = {"evidence": kind.key, "alpha": config.alpha, "beta": config.beta}
         with spooled(layout.root, weighted_scores(folder, config.alpha, config.beta)) as weighted:
@@ -234,11 +200,6 @@ def _unsafe_found(bench: Workbench, ranked: Ranked) -> dict[str, float] | None:
     return find_unsafe(folder, seed=bench.config.seed, parts=ranked.scores)
 
 
-def _forget_evidence(layout: Layout) -> None:
-    for file in (layout.evidence, layout.evidence_facts):
-        file.unlink(missing_ok=True)
-
-
 def _masked_parts(
     config: SelectionConfig, parts: Parts, cut: Cut | None
 ) -> Iterator[tuple[list[str], np.ndarray, np.ndarray, np.ndarray]]:
@@ -249,13 +210,3 @@ def _masked_parts(
         else:
             keep = np.concatenate(select_in_rows(split_rows(part, lengths), config.share))
         yield ids, lengths, part, keep
-
-
-def _write_weights(layout: Layout, weights: np.ndarray, lengths: np.ndarray, mark: Mark, decided: np.ndarray) -> None:
-    if weights.shape != (lengths.sum(),) or not (np.isfinite(weights) & (weights >= 0)).all():
-        raise TosslmError("the method's token weights are not one number from 0 for each response token")
-    columns = {
-        "row_id": row_ids(layout.rows("custom")),
-        "weight": split_rows(np.where(decided == KEPT, np.float32(1), weights.astype(np.float32)), lengths),
-    }
-    write_parquet(layout.weights, columns, WEIGHTS_SCHEMA, mark.fingerprint)
