@@ -1,7 +1,7 @@
 """A shard of the data stage: what the tokenizer says of a share of the rows, for the run's writer to take.
 
-Each shard reads all rows, as the writer does: only that tells which row is the how-manieth, and reading is quick beside
-tokenising (``benchmarks/data_shards.py``).
+Each shard reads all rows, as the writer does: only that tells which block a row is of, and reading is quick beside
+tokenising (``benchmarks/data_shards.py`` times both).
 """
 
 from __future__ import annotations
