@@ -14,11 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, LlamaConfig
-
 from benchmarks.made import conversations, write_jsonl
 from benchmarks.measuring import RESULTS, Results, measured, parser_of, provenance_told, spread
 from benchmarks.sizes import PAGE, written
+from transformers import AutoTokenizer, LlamaConfig
+
 from tosslm.config import Config, load_config
 from tosslm.data.rows import source_rows
 from tosslm.files import sha256
@@ -97,16 +97,17 @@ def section(results: dict[str, Any]) -> str:
     told = [f"{count}: {hours(middle['read'] + middle['share'] / count)} h" for count in (4, 16, 64)]
     return "\n".join(
         [
-            "| milliseconds a row | by one process | read by every shard | tokenised by its shard | taken by the run |",
+            "| milliseconds a row | by one process | read by each shard | tokenised by one shard | taken by the run |",
             "|---|---|---|---|---|",
             f"| {len(cases)} times | {' | '.join(cells)} |",
             "",
             f"So {MILLIONS} million such rows are {hours(middle['alone'])} h for one process. Shared, each shard is "
-            f"done after reading all rows and tokenising its own ({', '.join(told)}, by the number of shards), and the "
-            f"run takes them in {hours(middle['take'])} h, which no number of shards makes less.",
+            f"done after reading all rows and tokenising its own ({', '.join(told)}, by the number of shards), and "
+            f"the run takes them in {hours(middle['take'])} h, which no number of shards makes less.",
             "",
             f"{ROWS:,} made rows of {cases[0]['tokens']:.0f} tokens on average, {SHARDS} shards one after the other, "
             f"processor seconds; hours are by multiplication. {provenance_told(results)}",
+            "",
         ]
     )
 

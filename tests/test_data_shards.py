@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -14,6 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from benchmarks.data_shards import NAME, section
+from benchmarks.measuring import RESULTS
+from benchmarks.sizes import PAGE, written
+from rich.console import Console
 from transformers import LlamaConfig
 from typer.testing import CliRunner, Result
 
@@ -26,7 +31,7 @@ from tosslm.files import write_parquet
 from tosslm.methods import settled
 from tosslm.model.base import Base, open_base
 from tosslm.pipeline import carry_out, data_shard, steps, workbench
-from tosslm.progress import SilentReporter
+from tosslm.progress import ConsoleReporter, SilentReporter
 from tosslm.runs.layout import Layout
 from tosslm.runs.staged import at_work
 from tosslm.runs.tables import BLOCK_SCHEMA
@@ -269,6 +274,21 @@ def test_a_url_is_refused(plain: dict[str, Any]) -> None:
     refused = toss(plain, "--shard", "0/2", "--run-dir", "memory://bucket/run")
     assert refused.exit_code == 2
     assert "one that all machines see" in " ".join(refused.stderr.split())
+
+
+def test_progress_to_an_unknown_end_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tosslm.progress.LINE_SECONDS", 0)
+    shown = io.StringIO()
+    with ConsoleReporter(Console(file=shown, width=200)).task("tokenising, shard 0/8", 0) as task:
+        task.advance(1024, 0)
+        task.advance(1000, 0)
+    assert shown.getvalue().splitlines() == ["tokenising, shard 0/8: 1024", "tokenising, shard 0/8: 2024"]
+
+
+def test_the_page_says_what_the_benchmark_measured() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    results = json.loads((RESULTS / f"{NAME}.json").read_text(encoding="utf-8"))
+    assert written(page, "data shards", section(results)) == page
 
 
 def test_starting_over_removes_what_shards_left(plain: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ Everything goes through ``files.read_tables``, which checks the checksum of ever
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -63,16 +64,26 @@ def stored_rows(path: Path, columns: Iterable[str] | None = None) -> Iterator[di
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Schema, step_fingerprint: str) -> None:
     """Write tokenised rows as they come, of which no more than a row group's are held."""
-    with parquet_writer(path, schema, step_fingerprint) as writer:
-        pending: list[Mapping[str, Any]] = []
-        pending_tokens = 0
-        for row in rows:
-            pending.append(row)
-            pending_tokens += len(row["input_ids"])
-            if len(pending) == ROWS_PER_WRITE or pending_tokens > TOKENS_PER_WRITE:
-                writer.write_table(pa.Table.from_pylist(pending, schema=writer.schema))
-                pending, pending_tokens = [], 0
-        writer.write_table(pa.Table.from_pylist(pending, schema=writer.schema))
+    # Rows are many small lists, and Python looks for garbage the more often: not among all libraries each time.
+    gc.freeze()
+    try:
+        with parquet_writer(path, schema, step_fingerprint) as writer:
+            for group in _groups(rows):
+                writer.write_table(pa.Table.from_pylist(group, schema=writer.schema))
+    finally:
+        gc.unfreeze()
+
+
+def _groups(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
+    pending: list[Mapping[str, Any]] = []
+    pending_tokens = 0
+    for row in rows:
+        pending.append(row)
+        pending_tokens += len(row["input_ids"])
+        if len(pending) == ROWS_PER_WRITE or pending_tokens > TOKENS_PER_WRITE:
+            yield pending
+            pending, pending_tokens = [], 0
+    yield pending
 
 
 def row_ids(path: Path) -> list[str]:
