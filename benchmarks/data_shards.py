@@ -97,7 +97,7 @@ def section(results: dict[str, Any]) -> str:
     told = [f"{count}: {hours(middle['read'] + middle['share'] / count)} h" for count in (4, 16, 64)]
     return "\n".join(
         [
-            "| milliseconds a row | by one process | read by each shard | tokenised by one shard | taken by the run |",
+            "| ms a row | by one process | read by each shard | tokenised by one shard | taken by the run |",
             "|---|---|---|---|---|",
             f"| {len(cases)} times | {' | '.join(cells)} |",
             "",

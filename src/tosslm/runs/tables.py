@@ -70,6 +70,7 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Schema,
         with parquet_writer(path, schema, step_fingerprint) as writer:
             for group in _groups(rows):
                 writer.write_table(pa.Table.from_pylist(group, schema=writer.schema))
+                del group  # before the next one is made
     finally:
         gc.unfreeze()
 
