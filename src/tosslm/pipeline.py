@@ -32,10 +32,11 @@ from tosslm.progress import Reporter, SilentReporter, logged
 from tosslm.runs.layout import MODEL
 from tosslm.runs.reader import Run
 from tosslm.runs.results import read_results, read_scaled
+from tosslm.runs.staged import clear_stage
 from tosslm.stages.engine import check_engine
 from tosslm.stages.purposes import PURPOSES
 from tosslm.stages.shard import Shard
-from tosslm.stages.sharing import score_next
+from tosslm.stages.sharing import data_next, score_next
 from tosslm.stages.step import Stage, Step
 from tosslm.team import Team, assemble, connect, place
 from tosslm.tracking import check_trackers
@@ -135,6 +136,21 @@ def upto(all_steps: Sequence[Step], last: str) -> list[Step]:
             f"stage {last!r} is unknown; choose one of {', '.join(order)}, or a step of this run: {', '.join(names)}"
         )
     return list(all_steps[: names.index(last) + 1])
+
+
+def data_shard(
+    config: Config | Mapping[str, Any] | str | Path, shard: Shard, *, reporter: Reporter | None = None
+) -> dict[str, Any]:
+    """One process's share of the tokenising, beside others; the next ``run`` takes it. Otherwise as ``score_shard``.
+
+    ``files`` are blocks of rows, ``tokens`` those in the blocks that it wrote; the run folder need not be there.
+    """
+    config, method = settled(config if isinstance(config, Config) else load_config(config))
+    check_local(config.run_dir, "sharing the tokenising (--shard)", "name one that all machines see")
+    check_places(config)
+    bench = workbench(config, reporter or SilentReporter())
+    bench.folder.check_ours(outputs())
+    return data_next(bench, upto(steps(config, method), "data")[-1], shard)
 
 
 def score_shard(
@@ -274,6 +290,7 @@ def all_done(wanted: Sequence[Step], bench: Workbench) -> bool:
                 return False
         if not folder.do(mark, partial(step.work, bench, mark), say=bench.reporter.say):
             bench.reporter.say(f"{step.name}: done before")
+        clear_stage(bench.layout, step.name)
     return True
 
 

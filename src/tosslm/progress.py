@@ -38,7 +38,7 @@ class Reporter(Protocol):
     """Where progress and remarks go."""
 
     def task(self, name: str, total: int) -> AbstractContextManager[Task]:
-        """Announce a stage of ``total`` steps."""
+        """Announce a stage of ``total`` steps; 0 where nobody knows how many there will be."""
 
     def say(self, text: str) -> None:
         """Print a remark."""
@@ -47,7 +47,7 @@ class Reporter(Protocol):
 class _BarTask:
     def __init__(self, bar: Progress, name: str, total: int) -> None:
         self._bar, self._tokens, self._start = bar, 0, time.monotonic()
-        self._id = bar.add_task(escape(outward(name)), total=total, speed="", note="")
+        self._id = bar.add_task(escape(outward(name)), total=total or None, speed="", note="")
 
     def advance(self, steps: int, tokens: int, note: str = "") -> None:
         self._tokens += tokens
@@ -65,11 +65,13 @@ class _LineTask:
         self._done += steps
         self._tokens += tokens
         now = time.monotonic()
-        if now < self._next and self._done < self._total:
+        if now < self._next and (self._done < self._total or not self._total):
             return
         self._next = now + LINE_SECONDS
-        left = (now - self._start) / max(self._done, 1) * (self._total - self._done)
-        parts = [f"{self._done}/{self._total}", _speed(self._tokens, self._start), note, f"{left:.0f} s left"]
+        parts = [f"{self._done}", _speed(self._tokens, self._start), note]
+        if self._total:
+            left = (now - self._start) / max(self._done, 1) * (self._total - self._done)
+            parts = [f"{self._done}/{self._total}", *parts[1:], f"{left:.0f} s left"]
         line = f"{self._name}: " + ", ".join(part for part in parts if part)
         self._console.print(outward(line), highlight=False, markup=False)
 

@@ -129,19 +129,54 @@ def _stage(name: str, help_text: str) -> None:
 
 
 for _name, _purpose in PURPOSES.items():
-    if _name not in ("data", "score", "evaluate"):  # the first is no command; the others have options of their own
+    if _name not in ("data", "score", "evaluate"):  # which have options of their own
         _stage(_name, _purpose)
+
+
+Share = Annotated[
+    str | None,
+    typer.Option(
+        "--shard", help="Only share I/N, beside other processes; auto: as torchrun or Slurm say.", metavar="I/N"
+    ),
+]
+
+
+def _share(
+    name: str, source: str, shard: str, overrides: list[str] | None, run_dir: str | None, as_json: bool
+) -> None:
+    with reported_errors(alone=False):
+        from tosslm.stages.shard import parse_shard
+
+        share = parse_shard(shard, os.environ)
+        config = config_of(source, overrides, run_dir)
+        quiet_libraries()
+        from tosslm import pipeline
+
+        work = {"data": pipeline.data_shard, "score": pipeline.score_shard}[name]
+        facts = work(config, share, reporter=progress_here())
+        if as_json:
+            print(json.dumps(facts))
+
+
+@app.command(help=PURPOSES["data"])
+def data(
+    source: RunOrConfig,
+    shard: Share = None,
+    overrides: Overrides = None,
+    run_dir: RunDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tokenise everything, or one share of it."""
+    if shard is None:
+        _run(source, overrides, run_dir, "data", False, as_json)
+    else:
+        _share("data", source, shard, overrides, run_dir, as_json)
 
 
 @app.command(help=f"{PURPOSES['score']} Does first what earlier stages still miss.")
 def score(
     source: RunOrConfig,
-    shard: Annotated[
-        str | None,
-        typer.Option(
-            "--shard", help="Only share I/N, beside other processes; auto: as torchrun or Slurm say.", metavar="I/N"
-        ),
-    ] = None,
+    shard: Share = None,
     overrides: Overrides = None,
     run_dir: RunDir = None,
     as_json: AsJson = False,
@@ -149,15 +184,5 @@ def score(
     """Score everything, or one share of it."""
     if shard is None:
         _run(source, overrides, run_dir, "score", False, as_json)
-        return
-    with reported_errors(alone=False):
-        from tosslm.stages.shard import parse_shard
-
-        share = parse_shard(shard, os.environ)
-        config = config_of(source, overrides, run_dir)
-        quiet_libraries()
-        from tosslm.pipeline import score_shard
-
-        facts = score_shard(config, share, reporter=progress_here())
-        if as_json:
-            print(json.dumps(facts))
+    else:
+        _share("score", source, shard, overrides, run_dir, as_json)

@@ -10,10 +10,17 @@ from typing import TYPE_CHECKING, Any
 from tosslm.config import SourceConfig
 from tosslm.data.records import MAX_ROW_BYTES
 from tosslm.data.rows import BadRow, Row, base_id, file_checksums, source_rows
+from tosslm.data.tokenized import TokenizedRow
 from tosslm.errors import RowError
 
 if TYPE_CHECKING:
     from tosslm.data.tokenize import RowTokenizer
+
+Known = Callable[[int, Row], TokenizedRow | None]
+"""The tokens of a good row, of this number among a set's good rows from 0, where they are known already.
+
+Asked in order, of rows that are taken. Raises ``RowError`` where the row is known to be refused.
+"""
 
 
 @dataclass(slots=True)
@@ -54,6 +61,7 @@ def prepared_rows(
     *,
     max_row_bytes: int = MAX_ROW_BYTES,
     takes: Callable[[str], bool] = lambda _: True,
+    known: Known = lambda _, row: None,
     key: str = "",
 ) -> Iterator[dict[str, Any] | BadRow]:
     """Read and tokenise one set, row by row, counting as it goes.
@@ -64,21 +72,23 @@ def prepared_rows(
         counts: what is counted.
         max_row_bytes: a row of more is a bad one.
         takes: which rows are taken, by the id of their content; the others are passed over.
+        known: tokens that need not be made again.
         key: of the set in the config, for messages.
 
     Yields:
         A record of ``DATA_SCHEMA``, or the reason why a row cannot be used.
     """
+    number = -1
     for row in source_rows(source, max_row_bytes, key=key):
         if isinstance(row, BadRow):
             counts.bad += 1
             yield row
             continue
+        number += 1
         if not takes(base_id(row.row_id)):
             continue
         try:
-            tokens = tokenizer(row.messages, context=row.context)
-            tokens.check_marked(row.unsafe_spans)
+            tokens = known(number, row) or tokenized(row, tokenizer)
         except RowError as error:
             counts.bad += 1
             yield BadRow(row.origin, error.reason, error.remedy)
@@ -97,7 +107,18 @@ def prepared_rows(
         yield _record(row, tokens)
 
 
-def _record(row: Row, tokens: Any) -> dict[str, Any]:
+def tokenized(row: Row, tokenizer: RowTokenizer) -> TokenizedRow:
+    """The tokens of a good row.
+
+    Raises:
+        RowError: it has none that can be trained, or its marks stand on text that the model never sees.
+    """
+    tokens = tokenizer(row.messages, context=row.context)
+    tokens.check_marked(row.unsafe_spans)
+    return tokens
+
+
+def _record(row: Row, tokens: TokenizedRow) -> dict[str, Any]:
     return {
         "row_id": row.row_id,
         "origin": row.origin,

@@ -81,9 +81,7 @@ class RunFolder(Recorded):
             InputError: one of these names stands there, and the folder is no run's; or it is a working copy.
             TosslmError: another process writes here.
         """
-        if self._mirror is None and (url := url_of(self.path)):
-            raise InputError(f"{self.path}: is the working copy of {url}; name that instead")
-        self._refuse_what_is_not_ours(outputs)
+        self.check_ours(outputs)
         self._outputs = outputs
         # Where the folder is new it is its owner's alone; one that is there may be open on purpose.
         make_folder(self.path, mode=0o700)
@@ -117,12 +115,19 @@ class RunFolder(Recorded):
         self.manifest |= {"config": dict(config), "seed": seed, "versions": versions, "machine": dict(machine)}
         self._write()
 
-    def _refuse_what_is_not_ours(self, outputs: Sequence[str]) -> None:
-        """A folder without our manifest that holds a name that steps write belongs to somebody else.
+    def check_ours(self, outputs: Sequence[str]) -> None:
+        """Refuse to write here where it is no run's folder.
+
+        Without our manifest, one that holds a name that steps write belongs to somebody else.
+
+        Args:
+            outputs: as for ``lock``.
 
         Raises:
-            InputError: names what stands there.
+            InputError: names what stands there; or it is a working copy.
         """
+        if self._mirror is None and (url := url_of(self.path)):
+            raise InputError(f"{self.path}: is the working copy of {url}; name that instead")
         if self.layout.manifest.exists():
             read_manifest(self.layout.manifest)  # which refuses what is no manifest of ours
             return

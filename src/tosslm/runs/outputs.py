@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tosslm.files import make_private
-from tosslm.runs.layout import Layout
+from tosslm.runs.layout import DATA, Layout
 from tosslm.runs.manifest import read_manifest
 from tosslm.runs.staged import clear_stage
 
@@ -36,6 +36,7 @@ def clear_run(layout: Layout) -> None:
     """Remove what the manifest says that steps wrote, and nothing that the user put beside it."""
     manifest = read_manifest(layout.manifest)
     if manifest is None:
+        clear_stage(layout, DATA)  # the one step that shards work for before there is a manifest
         return
     for entry in manifest["stages"].values():
         _remove_files(layout.root, entry)

@@ -5,8 +5,9 @@ Everything goes through ``files.read_tables``, which checks the checksum of ever
 
 from __future__ import annotations
 
+import gc
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pyarrow.compute as pc
 
 from tosslm.data.rows import base_id, held_out
 from tosslm.errors import TosslmError
-from tosslm.files import read_batches, read_tables
+from tosslm.files import parquet_writer, read_batches, read_tables
 from tosslm.ragged import row_starts, split_rows
 
 _TEXT, _INT, _FLOAT = pa.string(), pa.int64(), pa.float64()
@@ -26,6 +27,11 @@ DATA_SCHEMA = pa.schema(
     {"row_id": _TEXT, "origin": _TEXT, "source": _TEXT, "messages": _TEXT}
     | {"input_ids": _INTS, "response_mask": _BOOLS, "offsets": _SPANS, "unsafe_spans": _SPANS}
 )
+BLOCK_SCHEMA = pa.schema(
+    {"asked": _TEXT, "input_ids": _INTS, "response_mask": _BOOLS, "offsets": _SPANS, "truncated": pa.bool_()}
+    | {"lost": _SPANS, "reason": _TEXT, "remedy": _TEXT}
+)
+"""Of rows that a shard has tokenised; ``stages/blocks.py`` says what they are."""
 PROXY_SCHEMA = pa.schema({"row_id": _TEXT, "input_ids": _INTS, "response_mask": _BOOLS, "offsets": _SPANS})
 SCORE_SCHEMA = pa.schema({"row_id": _TEXT, "position": _INTS, "loss_degraded": _FLOATS, "loss_utility": _FLOATS})
 HELDOUT_SCHEMA = SCORE_SCHEMA.append(pa.field("set", _TEXT))
@@ -45,6 +51,8 @@ DROPPED_SCHEMA = pa.schema({"by": _TEXT, "key": _TEXT, "tokens": _INT, "dropped"
 
 Parts = Iterator[tuple[list[str], np.ndarray, np.ndarray]]
 """Row ids; the response tokens of each row, int64 ``[R]``; and a value for each token, ``[N]``, rows in turn."""
+ROWS_PER_WRITE = 1024
+TOKENS_PER_WRITE = 500_000
 _TRAINED_COLUMNS = ("row_id", "input_ids", "response_mask")
 
 
@@ -52,6 +60,31 @@ def stored_rows(path: Path, columns: Iterable[str] | None = None) -> Iterator[di
     """The records of a set, of a part, or of the diagnosis, one by one."""
     for batch in read_batches(path, columns):
         yield from batch
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Schema, step_fingerprint: str) -> None:
+    """Write tokenised rows as they come, of which no more than a row group's are held."""
+    # Rows are many small lists, and Python looks for garbage the more often: not among all libraries each time.
+    gc.freeze()
+    try:
+        with parquet_writer(path, schema, step_fingerprint) as writer:
+            for group in _groups(rows):
+                writer.write_table(pa.Table.from_pylist(group, schema=writer.schema))
+                del group  # before the next one is made
+    finally:
+        gc.unfreeze()
+
+
+def _groups(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
+    pending: list[Mapping[str, Any]] = []
+    pending_tokens = 0
+    for row in rows:
+        pending.append(row)
+        pending_tokens += len(row["input_ids"])
+        if len(pending) == ROWS_PER_WRITE or pending_tokens > TOKENS_PER_WRITE:
+            yield pending
+            pending, pending_tokens = [], 0
+    yield pending
 
 
 def row_ids(path: Path) -> list[str]:

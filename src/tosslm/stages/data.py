@@ -1,4 +1,7 @@
-"""The data stage: rows in any format become one Parquet file of tokenised rows for each set."""
+"""The data stage: rows in any format become one Parquet file of tokenised rows for each set.
+
+What takes the time is the tokenizer, so shards may ask it beforehand (``stages/data_share.py``).
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any, TextIO
-
-import pyarrow as pa
 
 from tosslm.config import Config, DataConfig, covered
 from tosslm.data.own_utility import rows_dealt
@@ -17,24 +17,27 @@ from tosslm.data.rows import BadRow, file_names, held_out, source_rows
 from tosslm.data.sets import SetCounts, prepared_rows, source_checksums
 from tosslm.data.shared import REFERENCES, Shared
 from tosslm.errors import InputError, TosslmError
-from tosslm.files import atomic_path, parquet_writer
+from tosslm.files import atomic_path
 from tosslm.methods.method import Method
 from tosslm.runs.layout import DATA, SETS
 from tosslm.runs.recorded import Mark
-from tosslm.runs.tables import DATA_SCHEMA, row_ids, stored_rows
+from tosslm.runs.tables import DATA_SCHEMA, row_ids, stored_rows, write_rows
+from tosslm.stages.blocks import ROWS_PER_BLOCK, Blocks
 from tosslm.stages.purposes import PURPOSES
 from tosslm.stages.step import Facts, Stage, Step
 from tosslm.workbench import Workbench
 
-ROWS_PER_WRITE = 1024
-TOKENS_PER_WRITE = 500_000
-
 
 def _steps(config: Config, method: Method, before: Sequence[Step]) -> list[Step]:
-    return [Step(DATA, "data", 1, (), _prepare, _covers)]
+    return [data_step()]
 
 
 STAGE = Stage("data", PURPOSES["data"], (DATA,), _steps)
+
+
+def data_step(rows_per_block: int = ROWS_PER_BLOCK) -> Step:
+    """The three sets in the base's tokens, some of which shards may have made, in blocks of so many rows."""
+    return Step(DATA, "data", 1, (), lambda bench, mark: _prepare(bench, mark, rows_per_block), _covers)
 
 
 def _covers(bench: Workbench) -> list[Any]:
@@ -47,7 +50,7 @@ def _checksums(config: DataConfig) -> dict[str, list[str]]:
     return {name: source_checksums(source) for name, source in config.sources.items()}
 
 
-def _prepare(bench: Workbench, mark: Mark) -> Facts:
+def _prepare(bench: Workbench, mark: Mark, rows_per_block: int) -> Facts:
     """Write ``{custom,harmful,utility}.parquet``, and ``bad_rows.jsonl`` where rows were skipped.
 
     Where rows of the custom set stand in for a utility set, those are written into both files, but for the held-out
@@ -63,12 +66,14 @@ def _prepare(bench: Workbench, mark: Mark) -> Facts:
     habits = template_habits(bench.tokenizer)
     for told in habits:
         bench.reporter.say(told)
+    _tell_of_others(bench, mark)
+    blocks = Blocks(layout, mark, rows_per_block)
     with atomic_path(layout.bad_rows) as listing, listing.open("w", encoding="utf-8") as bad_rows:
-        takes = _dealt(bench, counts, mark) if config.utility.of_custom else {}
+        takes = _dealt(bench, counts, mark, blocks) if config.utility.of_custom else {}
         for name, source in config.sources.items():
             counts[name] = SetCounts()
-            rows = _good_rows(bench, name, counts[name], bad_rows, takes.get(name))
-            _write(layout.rows(name), rows, mark.fingerprint)
+            rows = _good_rows(bench, name, counts[name], bad_rows, blocks, takes.get(name))
+            write_rows(layout.rows(name), rows, DATA_SCHEMA, mark.fingerprint)
             if not counts[name].rows:
                 raise InputError(f"data.{name}: {source.path} has no usable row; name a file with rows in it")
             bench.reporter.say(f"{name}: {counts[name].rows} rows, {counts[name].response_tokens:,} response tokens")
@@ -77,21 +82,31 @@ def _prepare(bench: Workbench, mark: Mark) -> Facts:
     checksums: dict[str, list[str]] = mark.covered[1]
     if checksums != _checksums(config):  # the fingerprint is of the bytes that were read
         raise TosslmError("data: a file changed while it was read; run again when nobody writes to it")
-    shared = Shared()
-    for name in (*REFERENCES, "custom"):
-        if name in config.sources:
-            for row in stored_rows(layout.rows(name), ["row_id"]):
-                shared.add(name, row["row_id"])
+    if blocks.taken:
+        bench.reporter.say(f"data: shards had tokenised {blocks.taken} of the rows")
     files = {name: file_names(source.path) for name, source in config.sources.items()}
     return {
         "sets": {name: asdict(counts[name]) for name in SETS},
         "sources": {name: dict(zip(names, checksums[name], strict=True)) for name, names in files.items()},
         **({"template_told": habits} if habits else {}),
-        **({"shared": found} if (found := shared.counts()) else {}),
+        **({"shared": found} if (found := _shared(bench)) else {}),
+        **({"rows_from_shards": blocks.taken} if blocks.taken else {}),
     }
 
 
-def _dealt(bench: Workbench, counts: dict[str, SetCounts], mark: Mark) -> dict[str, Callable[[str], bool]]:
+def _shared(bench: Workbench) -> dict[str, Any]:
+    """Contents that several sets have."""
+    shared = Shared()
+    for name in (*REFERENCES, "custom"):
+        if name in bench.config.data.sources:
+            for row in stored_rows(bench.layout.rows(name), ["row_id"]):
+                shared.add(name, row["row_id"])
+    return shared.counts()
+
+
+def _dealt(
+    bench: Workbench, counts: dict[str, SetCounts], mark: Mark, blocks: Blocks
+) -> dict[str, Callable[[str], bool]]:
     """Write ``utility.parquet`` of rows of the custom set; which rows of that are left to fine-tune on, by content.
 
     Bad rows are told of when the custom set itself is read.
@@ -102,8 +117,9 @@ def _dealt(bench: Workbench, counts: dict[str, SetCounts], mark: Mark) -> dict[s
     everything = source_rows(config.custom, most, key=key)
     dealt = rows_dealt((row.row_id for row in everything if not isinstance(row, BadRow)), config.utility.rows)
     found = SetCounts()
-    rows = (row for row in read(found, takes=dealt.__contains__) if not isinstance(row, BadRow))
-    _write(layout.rows("utility"), rows, mark.fingerprint)
+    chosen = read(found, takes=dealt.__contains__, known=blocks.of("custom"))
+    rows = (row for row in chosen if not isinstance(row, BadRow))
+    write_rows(layout.rows("utility"), rows, DATA_SCHEMA, mark.fingerprint)
     found.bad = 0
     counts["utility"] = found
     if not found.rows:
@@ -117,7 +133,12 @@ def _dealt(bench: Workbench, counts: dict[str, SetCounts], mark: Mark) -> dict[s
 
 
 def _good_rows(
-    bench: Workbench, name: str, counts: SetCounts, bad_rows: TextIO, takes: Callable[[str], bool] | None = None
+    bench: Workbench,
+    name: str,
+    counts: SetCounts,
+    bad_rows: TextIO,
+    blocks: Blocks,
+    takes: Callable[[str], bool] | None,
 ) -> Iterator[dict[str, Any]]:
     config = bench.config.data
     for row in prepared_rows(
@@ -126,27 +147,34 @@ def _good_rows(
         counts,
         max_row_bytes=config.max_row_bytes,
         takes=takes or (lambda _: True),
+        known=blocks.of(name),
         key=f"data.{name}",
     ):
         if not isinstance(row, BadRow):
             yield row
-        elif config.on_bad_row == "error":
-            raise InputError(
-                f"data.{name}: {row.origin}: {row.reason}; {row.remedy}. `toss plan` lists all such "
-                "rows; data.on_bad_row: skip leaves them out"
-            )
         else:
+            leave_out(bench, name, row)
             bad_rows.write(json.dumps({"set": name, **asdict(row)}, ensure_ascii=False) + "\n")
 
 
-def _write(path: Path, rows: Iterator[dict[str, Any]], fingerprint: str) -> None:
-    with parquet_writer(path, DATA_SCHEMA, fingerprint) as writer:
-        pending: list[dict[str, Any]] = []
-        pending_tokens = 0
-        for row in rows:
-            pending.append(row)
-            pending_tokens += len(row["input_ids"])
-            if len(pending) == ROWS_PER_WRITE or pending_tokens > TOKENS_PER_WRITE:
-                writer.write_table(pa.Table.from_pylist(pending, schema=writer.schema))
-                pending, pending_tokens = [], 0
-        writer.write_table(pa.Table.from_pylist(pending, schema=writer.schema))
+def leave_out(bench: Workbench, name: str, row: BadRow) -> None:
+    """Do without a bad row.
+
+    Raises:
+        InputError: ``data.on_bad_row`` wants none.
+    """
+    if bench.config.data.on_bad_row == "error":
+        raise InputError(
+            f"data.{name}: {row.origin}: {row.reason}; {row.remedy}. `toss plan` lists all such "
+            "rows; data.on_bad_row: skip leaves them out"
+        )
+
+
+def _tell_of_others(bench: Workbench, mark: Mark) -> None:
+    """Say so where shards worked for nothing."""
+    folders = {file.parent.name for file in bench.layout.staged(DATA).glob("*/[!.]*.parquet")}
+    if folders - {mark.fingerprint}:
+        bench.reporter.say(
+            "data: shards tokenised rows for another config, other data, or another base or dtype than this process "
+            "has (model.dtype: auto may choose differently on another machine); those are not taken"
+        )

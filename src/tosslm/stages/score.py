@@ -16,7 +16,7 @@ from tosslm.methods.method import Method
 from tosslm.progress import Task
 from tosslm.runs.layout import HELDOUT, TRUSTED, Layout, degraded, scores, utility_fold
 from tosslm.runs.recorded import Mark
-from tosslm.runs.staged import clear_stage, make_stage, take
+from tosslm.runs.staged import make_stage, take
 from tosslm.runs.tables import (
     HELDOUT_SCHEMA,
     PROXY_SCHEMA,
@@ -109,7 +109,6 @@ def score_rows(bench: Workbench, round_: int, mark: Mark) -> Facts:
             _score_heldout(bench, losses, path, known / HELDOUT if known else None, mark)
     if bench.proxy and round_ == config.refinement.rounds:
         bench.proxy.base.release()  # the base is to have the memory from here on
-    clear_stage(layout, mark.name)
     return facts | shared | {"tokens": losses.tokens + shared.get("tokens", 0)} | losses.facts
 
 

@@ -1,25 +1,57 @@
-"""Scoring by several processes at once: what one of them does, and when it may."""
+"""Tokenising and scoring by several processes at once: what one of them does, and when it may."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from tosslm.errors import InputError
+from tosslm.files import make_folder
 from tosslm.progress import logged
 from tosslm.runs.folder import RunFolder
 from tosslm.runs.layout import Layout, scores
 from tosslm.runs.reader import Run
 from tosslm.runs.recorded import Mark
 from tosslm.runs.staged import at_work, clear_stage, make_stage
+from tosslm.stages.blocks import ROWS_PER_BLOCK
+from tosslm.stages.data_share import data_share
 from tosslm.stages.score import score_share
 from tosslm.stages.shard import Shard
 from tosslm.stages.step import Facts, Step
 from tosslm.workbench import Workbench
+
+
+def data_next(bench: Workbench, step: Step, shard: Shard, rows_per_block: int = ROWS_PER_BLOCK) -> dict[str, Any]:
+    """Do a shard's share of the data, where they are not done, without being the run's writer.
+
+    Args:
+        bench: of the run, whose folder need not be there.
+        step: the data's.
+        shard: which share.
+        rows_per_block: as ``step`` has it.
+
+    Returns:
+        As ``pipeline.data_shard``.
+
+    Raises:
+        InputError: data are wrong.
+    """
+    layout, mark = bench.layout, step.mark(bench)
+    if bench.folder.is_done(mark):
+        bench.reporter.say(f"{mark.name}: done before; shard {shard} has nothing to do")
+        clear_stage(layout, mark.name)
+        return _nothing(shard)
+    if mark.name in bench.folder.stages:
+        bench.reporter.say(f"{mark.name}: made anew, as {bench.folder.what_changed(mark)}")
+    with _at_work(bench, mark, layout.shard_log(shard.index, shard.count)) as bench:
+        facts = data_share(bench, mark, shard, rows_per_block)
+        bench.reporter.say(_told(mark, shard, facts, "`toss run` or `toss data`"))
+    return {"step": mark.name, "shard": str(shard), **facts}
 
 
 def score_next(bench: Workbench, steps: Sequence[Step], shard: Shard) -> dict[str, Any]:
@@ -49,7 +81,7 @@ def score_next(bench: Workbench, steps: Sequence[Step], shard: Shard) -> dict[st
         raise InputError("--shard: the config's method needs no scores, so there is nothing to share")
     step = _next(bench, steps, rounds, shard)
     if step is None:
-        return {"step": None, "shard": str(shard), "files": 0, "written": 0, "tokens": 0}
+        return _nothing(shard)
     mark = step.mark(bench)
     _check_config(bench, step, mark)
     _check_device(os.environ, str(bench.config.model.device))
@@ -70,17 +102,33 @@ def do_share(bench: Workbench, round_: int, mark: Mark, shard: Shard, log: Path)
     Returns:
         As ``score_share``.
     """
+    with _at_work(bench, mark, log) as bench:
+        facts = score_share(bench, round_, mark, shard)
+        bench.reporter.say(_told(mark, shard, facts, "`toss run` or `toss score`"))
+    return facts
+
+
+@contextmanager
+def _at_work(bench: Workbench, mark: Mark, log: Path) -> Iterator[Workbench]:
+    """Write files of a step beside the run, and what is said meanwhile into a log."""
     layout = bench.layout
+    make_folder(layout.root, mode=0o700)
     make_stage(layout, mark)
     log.parent.mkdir(mode=0o700, exist_ok=True)
     with at_work(layout), logged(bench.reporter, log) as reporter:
-        facts = score_share(replace(bench, reporter=reporter), round_, mark, shard)
-        reporter.say(
-            f"{mark.name}, shard {shard}: {facts['written']} of {facts['files']} files written, the others were "
-            "there; `toss run` or `toss score` without --shard takes them"
-        )
+        yield replace(bench, reporter=reporter)
     _leave(layout, mark)
-    return facts
+
+
+def _told(mark: Mark, shard: Shard, facts: Facts, takers: str) -> str:
+    return (
+        f"{mark.name}, shard {shard}: {facts['written']} of {facts['files']} files written, the others were there; "
+        f"{takers} without --shard takes them"
+    )
+
+
+def _nothing(shard: Shard) -> dict[str, Any]:
+    return {"step": None, "shard": str(shard), "files": 0, "written": 0, "tokens": 0}
 
 
 def _next(bench: Workbench, steps: Sequence[Step], rounds: Mapping[str, int], shard: Shard) -> Step | None:
