@@ -66,6 +66,7 @@ bench: venv tokenizers bitsandbytes
 	OMP_NUM_THREADS=1 $(MEASURE).cost
 	OMP_NUM_THREADS=1 $(MEASURE).anchor
 	OMP_NUM_THREADS=1 $(MEASURE).head
+	OMP_NUM_THREADS=1 $(MEASURE).data_shards
 	OMP_NUM_THREADS=1 $(MEASURE).plan
 	OMP_NUM_THREADS=1 $(MEASURE).four_bits
 	for part in tuples select_stage selection evidence report memory; do \
