@@ -67,6 +67,7 @@ bench: venv browser tokenizers bitsandbytes
 	OMP_NUM_THREADS=1 $(MEASURE).cost
 	OMP_NUM_THREADS=1 $(MEASURE).anchor
 	OMP_NUM_THREADS=1 $(MEASURE).head
+	OMP_NUM_THREADS=1 $(MEASURE).data_shards
 	OMP_NUM_THREADS=1 $(MEASURE).plan
 	OMP_NUM_THREADS=1 $(MEASURE).four_bits
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(MEASURE).select_stage --million 1 10 100 1000 --repeats 5 5 5 1
