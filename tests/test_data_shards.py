@@ -30,12 +30,13 @@ from tosslm.config import load_config
 from tosslm.files import write_parquet
 from tosslm.methods import settled
 from tosslm.model.base import Base, open_base
-from tosslm.pipeline import carry_out, data_shard, steps, workbench
+from tosslm.pipeline import carry_out, steps, workbench
 from tosslm.progress import ConsoleReporter, SilentReporter
 from tosslm.runs.layout import Layout
 from tosslm.runs.staged import at_work
 from tosslm.runs.tables import BLOCK_SCHEMA
 from tosslm.runs.verify import verify
+from tosslm.shares import data_shard
 from tosslm.stages.data import data_step
 from tosslm.stages.shard import Shard
 from tosslm.stages.sharing import data_next

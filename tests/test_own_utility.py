@@ -216,7 +216,7 @@ def test_shards_and_a_proxy_make_the_same_scores(own_config: dict[str, Any], tmp
     }
     tosslm.run(other, until="references")
     for number in (1, 0):
-        tosslm.pipeline.score_shard(other, Shard(number, 2))
+        tosslm.shares.score_shard(other, Shard(number, 2))
     gathered = tosslm.run(other, until="score")
     entry = gathered.stages["scores/round-0"]
     assert (entry["parts_reused"], entry["tokens"]) == (entry["parts"], 0)

@@ -24,10 +24,10 @@ from tosslm.data.tokenize import RowTokenizer
 from tosslm.data.tokenized import Limits
 from tosslm.errors import RowError
 from tosslm.merge import merge
-from tosslm.pipeline import score_shard
 from tosslm.plan import make_plan
 from tosslm.progress import SilentReporter
 from tosslm.runs.tables import stored_rows
+from tosslm.shares import score_shard
 from tosslm.stages.shard import Shard
 
 TEMPLATE = (

@@ -25,12 +25,13 @@ from support.ray_cluster import ActingReporter, add_node, bearers, kill, need_ra
 from tosslm.config import load_config
 from tosslm.methods import settled
 from tosslm.model.base import open_base
-from tosslm.pipeline import score_shard, workbench
+from tosslm.pipeline import workbench
 from tosslm.plan import make_plan
 from tosslm.progress import SilentReporter
 from tosslm.runs.layout import Layout
 from tosslm.runs.staged import make_stage
 from tosslm.runs.verify import verify
+from tosslm.shares import score_shard
 from tosslm.stages.cluster import Needs
 from tosslm.stages.dealing import TRIES, Deal, cut_shares
 from tosslm.stages.score import score_step

@@ -156,7 +156,7 @@ def test_what_the_command_line_asks_loads_no_training_library(name: str) -> None
 
 def test_who_knows_the_workbench_and_who_the_pipeline() -> None:
     assert importers("workbench") <= {"stages", "methods", "pipeline"}
-    assert importers("pipeline") <= {"__init__", "commands", "compare"}
+    assert importers("pipeline") <= {"__init__", "commands", "compare", "shares"}
     assert importers("cli") == {"__main__"}
     assert importers("commands") == {"cli"}
 

@@ -26,11 +26,11 @@ from tosslm.errors import InputError, TosslmError
 from tosslm.findings.served import served_warnings
 from tosslm.model.served import read_losses
 from tosslm.model.server import Serving, running
-from tosslm.pipeline import score_shard
 from tosslm.plan import make_plan
 from tosslm.progress import SilentReporter
 from tosslm.runs.verify import verify
 from tosslm.selection.agreement import Bounds, compare_losses
+from tosslm.shares import score_shard
 from tosslm.stages.reading import sample_rows
 from tosslm.stages.shard import Shard
 

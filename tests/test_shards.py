@@ -18,11 +18,11 @@ import tosslm
 from support.prepared import Prepared, prepare
 from tosslm.cli import app
 from tosslm.files import read_batches, write_parquet
-from tosslm.pipeline import score_shard
 from tosslm.runs.layout import Layout
 from tosslm.runs.staged import at_work
 from tosslm.runs.tables import SCORE_SCHEMA
 from tosslm.runs.verify import verify
+from tosslm.shares import score_shard
 from tosslm.stages.shard import Shard, parse_shard
 
 ROOT = Path(__file__).parents[1]

@@ -13,7 +13,6 @@ from tosslm.config import Config, load_config
 from tosslm.config.idle import idle_keys
 from tosslm.door import (
     check_launcher,
-    check_local,
     check_overrides,
     check_places,
     check_processes,
@@ -35,8 +34,6 @@ from tosslm.runs.results import read_results, read_scaled
 from tosslm.runs.staged import clear_stage
 from tosslm.stages.engine import check_engine
 from tosslm.stages.purposes import PURPOSES
-from tosslm.stages.shard import Shard
-from tosslm.stages.sharing import data_next, score_next
 from tosslm.stages.step import Stage, Step
 from tosslm.team import Team, assemble, connect, place
 from tosslm.tracking import check_trackers
@@ -136,55 +133,6 @@ def upto(all_steps: Sequence[Step], last: str) -> list[Step]:
             f"stage {last!r} is unknown; choose one of {', '.join(order)}, or a step of this run: {', '.join(names)}"
         )
     return list(all_steps[: names.index(last) + 1])
-
-
-def data_shard(
-    config: Config | Mapping[str, Any] | str | Path, shard: Shard, *, reporter: Reporter | None = None
-) -> dict[str, Any]:
-    """One process's share of the tokenising, beside others; the next ``run`` takes it. Otherwise as ``score_shard``.
-
-    ``files`` are blocks of rows, ``tokens`` those in the blocks that it wrote; the run folder need not be there.
-    """
-    config, method = settled(config if isinstance(config, Config) else load_config(config))
-    check_local(config.run_dir, "sharing the tokenising (--shard)", "name one that all machines see")
-    check_places(config)
-    bench = workbench(config, reporter or SilentReporter())
-    bench.folder.check_ours(outputs())
-    return data_next(bench, upto(steps(config, method), "data")[-1], shard)
-
-
-def score_shard(
-    config: Config | Mapping[str, Any] | str | Path, shard: Shard, *, reporter: Reporter | None = None
-) -> dict[str, Any]:
-    """One process's share of the scoring, beside others; what it writes the next ``run`` takes into the run.
-
-    Args:
-        config: as for ``run``, the same for all shards.
-        shard: which share.
-        reporter: where progress goes.
-
-    Returns:
-        ``step``, the scores it worked on, None where none wait for work; ``shard``, as ``I/N``; ``files``, its share;
-        ``written``, how many it wrote now; ``tokens``, that it read.
-
-    Raises:
-        InputError: config or data are wrong, or are not those that the run was prepared with.
-        TosslmError: the work failed.
-    """
-    config, method = settled(config if isinstance(config, Config) else load_config(config))
-    check_local(
-        config.run_dir,
-        "sharing scores (--shard)",
-        "name one that all machines see: the degraded reference, which every share reads, is never uploaded",
-    )
-    if check_launcher(config):
-        raise InputError(
-            "--shard: each share holds its model whole, and use_fsdp of accelerate's config asks for a sharded one; "
-            "score a model larger than one GPU without --shard, or leave out use_fsdp (ACCELERATE_USE_FSDP)"
-        )
-    check_places(config)
-    before_selection = upto(steps(config, method), "refine")
-    return score_next(workbench(config, reporter or SilentReporter()), before_selection, shard)
 
 
 def check_scoring(wanted: Sequence[Step], bench: Workbench) -> None:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 import tosslm.model.base
 import tosslm.model.losses
-import tosslm.pipeline
+import tosslm.shares
 from support.dying import DyingReporter, KilledError
 from tosslm.progress import Reporter, SilentReporter
 from tosslm.stages.shard import Shard
@@ -68,7 +68,7 @@ def shard(config: dict[str, Any], index: int, death: str) -> None:
         reporter = DyingReporter(3)
     elif death == "writing":
         die_while_writing(2)
-    tosslm.pipeline.score_shard(config, Shard(index, SHARDS), reporter=reporter)
+    tosslm.shares.score_shard(config, Shard(index, SHARDS), reporter=reporter)
 
 
 def main() -> None:

@@ -150,9 +150,9 @@ def _share(
         share = parse_shard(shard, os.environ)
         config = config_of(source, overrides, run_dir)
         quiet_libraries()
-        from tosslm import pipeline
+        from tosslm import shares
 
-        work = {"data": pipeline.data_shard, "score": pipeline.score_shard}[name]
+        work = {"data": shares.data_shard, "score": shares.score_shard}[name]
         facts = work(config, share, reporter=progress_here())
         if as_json:
             print(json.dumps(facts))

@@ -36,7 +36,7 @@ def data_next(bench: Workbench, step: Step, shard: Shard, rows_per_block: int = 
         rows_per_block: as ``step`` has it.
 
     Returns:
-        As ``pipeline.data_shard``.
+        As ``shares.data_shard``.
 
     Raises:
         InputError: data are wrong.
@@ -66,7 +66,7 @@ def score_next(bench: Workbench, steps: Sequence[Step], shard: Shard) -> dict[st
         shard: which share.
 
     Returns:
-        As ``pipeline.score_shard``.
+        As ``shares.score_shard``.
 
     Raises:
         InputError: what is to be scored is not prepared, or was prepared with another config, data, base or dtype.
