@@ -15,6 +15,7 @@ from studies.frontier.entries import (
     LIGHTER,
     NO_ANCHOR,
     OF_MEAN,
+    ONE_ROUND,
     OURS,
     STANDARD,
     UNTRAINED,
@@ -78,6 +79,7 @@ def asked(settings: Mapping[str, Curves | None]) -> list[str]:
         f"| `{AGAIN}` | the same, with references that a later version trained |",
         f"| `{NO_ANCHOR}`, `{LIGHTER}` | its dropped tokens ignored, or held to the base with a third of the "
         "weight |",
+        f"| `{ONE_ROUND}` | its degraded reference refined once, as TOSS-Pro's |",
         f"| `{WITHOUT_UTILITY}` | rows of the custom set stand in for a utility set |",
         f"| `{OF_MEAN}` and its like | an anchor of the mean over anchored tokens, however few they are |",
         f"| `even odds` | no estimate of what useful text goes raises the threshold of `auto`. In *clean* the one "

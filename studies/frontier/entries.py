@@ -19,6 +19,8 @@ AGAIN = f"{DEFAULT}, again"
 """The default once more, with references that a later version trained, whose sums round otherwise."""
 NO_ANCHOR = f"{DEFAULT}, no anchor"
 """As the default, but for dropped tokens, which are ignored."""
+ONE_ROUND = f"{DEFAULT}, one round"
+"""As the default, but for a degraded reference that is refined once, as TOSS-Pro's."""
 OF_MEAN = f"{OURS}, weight 0.5, no first tokens"
 """As the default, but for an anchor of the mean over anchored tokens, however few they are."""
 
@@ -76,6 +78,7 @@ ENTRIES = {
         **_AUTO,
     ),
     LIGHTER: _weighted(OURS, 1.0, **_ANCHOR, **_AUTO),
+    ONE_ROUND: _weighted("toss-pro-posterior-anchor", 3.0, **_ANCHOR, **_AUTO),
     NO_ANCHOR: Entry(None, {**_AUTO, "finetune.dropped": "ignore"}),
     "toss-anchor": _weighted("toss-anchor", 3.0, **_ANCHOR),
     OF_MEAN: _weighted(OURS, 0.5, **{"finetune.anchor_first": 0}, **_AUTO),
