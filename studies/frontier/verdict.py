@@ -128,7 +128,8 @@ def _harmless(curves: Curves, own: str, found: Tally, target: float) -> str:
     over = tally(curves, own, found.worse, "over_refused", target).better
     if not over:
         return ""
-    which = "which refuse" if over == found.worse else f"of which {listed(over)} refuse"
+    do = "refuse" if len(over) > 1 else "refuses"
+    which = f"which {do}" if over == found.worse else f"of which {listed(over)} {do}"
     return f" ({which} more of harmless prompts too)"
 
 
