@@ -108,7 +108,7 @@ def test_sizes_with_few_repeats_are_named() -> None:
     told = select_stage.section(ABOUT | {"settings": {"million": list(repeats)}, "cases": cases})
     assert "| 1,000M | posterior | 1 | 1.0 (1.0 to 1.0) | 1.0 | 1.0 | 100 |" in told
     assert "fewer than 5, too few for a spread: 1 of 1,000 million tokens." in told
-    assert "token, constant memory: **met** (100 MB for 1 million tokens, 100 MB for 1,000 million)." in told
+    assert "token, constant memory: **met** (100 MB for 1, 100 MB for 1,000 million tokens; 10% more" in told
 
 
 def planned(**more: Any) -> dict[str, Any]:
