@@ -89,7 +89,7 @@ def asked(settings: Mapping[str, Curves | None]) -> list[str]:
         "`rows-anchor`, `oracle-anchor` and `oracle-tokens-anchor` hold dropped tokens and the first three of each "
         "answer with 4 times the mean, which costs much of the gain whatever is chosen |",
         f"| `{at_papers_share('METHOD')}` | told to drop 10%, as in the paper, in the place of the setting's share |",
-        "| `sft-kl` | KL to the base on all tokens, at one weight; `sft-slow` a fifth of the learning rate |",
+        "| `sft-kl` | KL to the base on all tokens, at one weight; `sft-slow` half the learning rate |",
         "| `lisa` | its authors train for longer than our 30 steps, so no verdict on it |",
         "",
     ]
