@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from benchmarks.measuring import Results, parser_of, provenance_told, spread
+from benchmarks.measuring import Results, left_out, parser_of, provenance_told, spread
 from torch.nn.functional import cross_entropy, linear, linear_cross_entropy
 from transformers import PretrainedConfig
 
@@ -102,8 +102,9 @@ def _over(one: list[float], other: list[float]) -> str:
 def main() -> None:
     parser_of(__doc__).parse_args()
     results = Results(NAME, {"positions": POSITIONS, "turns": TURNS, "threads": torch.get_num_threads()})
+    dtypes = {name: dtype for name, dtype in DTYPES.items() if not left_out(name)}
     for model, (vocabulary, width) in SHAPES.items():
-        for name, dtype in DTYPES.items():
+        for name, dtype in dtypes.items():
             results.measure(f"{model}, {name}", partial(compared, vocabulary, width, dtype))
 
 

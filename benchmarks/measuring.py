@@ -25,6 +25,8 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 MADE = HERE.parent / "runs/benchmarks"
 """Where made sets lie while they are needed."""
+VECTORS = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "avx512f": "AVX512", "avx2": "AVX2"}
+"""What decides how fast a processor multiplies matrices, the fastest first, by the name that Linux gives it."""
 
 
 class Results:
@@ -90,18 +92,36 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 def machine() -> dict[str, Any]:
     """What kind of machine this is; nothing that names it."""
-    text = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
+    text = _cpuinfo()
     model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    vectors = next((name for name in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if name in text), "")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     return {
         "processor": model[1] if model else platform.machine(),
-        "vectors": vectors,
+        "vectors": vectors(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": os.environ.get("OMP_NUM_THREADS", "all"),
         "memory_gb": round(memory),
         "system": platform.system(),
     }
+
+
+def vectors() -> str:
+    """The widest vectors that this processor has, of ``VECTORS``; nothing where it has none of them."""
+    return next((name for name in VECTORS if name in _cpuinfo()), "")
+
+
+def _cpuinfo() -> str:
+    return Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
+
+
+def left_out(dtype: str) -> bool:
+    """Whether a dtype is not to be measured on this processor, which is said: hours of what nobody would wait for."""
+    from tosslm.model.device import multiplies_bfloat16_fast
+
+    out = dtype == "bfloat16" and not multiplies_bfloat16_fast()
+    if out:
+        print("bfloat16: not measured, since this processor multiplies it over 100 times slower than float32")
+    return out
 
 
 def versions() -> dict[str, str]:

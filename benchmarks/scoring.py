@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmarks.measuring import RESULTS, Results
+from benchmarks.measuring import RESULTS, Results, left_out, vectors
 from benchmarks.scoring_page import ratios
 from peft import LoraConfig, PeftModel, get_peft_model
 from studies.corpora import public_records
@@ -150,6 +150,11 @@ def model_of(args: argparse.Namespace) -> ModelConfig:
     )
 
 
+def file_name(what: str, args: argparse.Namespace) -> str:
+    """Of the results: those of other models, dtypes and kinds of processors stay beside them."""
+    return "-".join([what, *(["gemma"] if args.gemma else []), args.dtype, *([own] if (own := vectors()) else [])])
+
+
 def begin(args: argparse.Namespace) -> tuple[Base, Rows]:
     """The base and the rows."""
     base = open_base(model_of(args))
@@ -197,8 +202,10 @@ def main() -> None:
     parser.add_argument("--own", type=int, default=100, help="tokens of each row after those")
     parser.add_argument("--check", action="store_true", help="exit 1 below 1.4 times the authors' speed")
     args = parser.parse_args()
+    if left_out(args.dtype):
+        return
     quiet_libraries()
-    name = "-".join(["sharing" if args.shared else "scoring", *(["gemma"] if args.gemma else []), args.dtype])
+    name = file_name("sharing" if args.shared else "scoring", args)
     settings = {key: value for key, value in vars(args).items() if key != "check"}
     results = Results(name, settings, FOLDER)
     measure(args, results)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measuring import RESULTS, provenance_told, spread
+from benchmarks.measuring import RESULTS, VECTORS, provenance_told, spread
 
 BARS = {
     ("authors", "float32"): 1.8,
@@ -81,8 +81,10 @@ def told(cases: Mapping[str, Any], over: str, bar: float | None) -> str:
 
 
 def title(run: dict[str, Any]) -> str:
-    settings = run["settings"]
-    return f"{GEMMA}, {settings['dtype']}" if settings["gemma"] else str(settings["dtype"])
+    """Model, dtype and kind of processor."""
+    settings, vectors = run["settings"], run["machine"]["vectors"]
+    model, processor = GEMMA if settings["gemma"] else None, VECTORS.get(vectors)
+    return ", ".join(filter(None, (model, settings["dtype"], processor)))
 
 
 def scoring(run: dict[str, Any]) -> str:
@@ -169,7 +171,7 @@ def sharing(runs: list[dict[str, Any]]) -> str:
         settings, cases = run["settings"], run["cases"]
         rows = f"{sum(case['rows'] for case in cases.values())} of {settings['shared']} + {settings['own']} tokens"
         lines.append(f"| {title(run)} | {rows} | {told(cases, 'unshared', SHARED_BAR)} | {apart(run):.1e} |")
-    return "\n".join([*lines, "", *(where(run) for run in runs[:1]), ""])
+    return "\n".join([*lines, "", *dict.fromkeys(map(where, runs)), ""])
 
 
 def shares(runs: list[dict[str, Any]]) -> str:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.measuring import Results
-from benchmarks.scoring import FOLDER, begin, random_adapters
+from benchmarks.measuring import Results, left_out
+from benchmarks.scoring import FOLDER, begin, file_name, random_adapters
 from benchmarks.scoring_page import ACTIVATION, PRODUCTS
 
 import tosslm
@@ -58,9 +58,10 @@ def main() -> None:
     parser.add_argument("--gemma", action="store_true", help="Gemma 3 270M, not the built-in SmolLM2-135M-Instruct")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     args = parser.parse_args()
+    if left_out(args.dtype):
+        return
     quiet_libraries()
-    name = "-".join(["shares", *(["gemma"] if args.gemma else []), args.dtype])
-    Results(name, vars(args), FOLDER).measure("shares", partial(measured, args))
+    Results(file_name("shares", args), vars(args), FOLDER).measure("shares", partial(measured, args))
 
 
 if __name__ == "__main__":

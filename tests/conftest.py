@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from support.browser import NEEDED, find_chromium, headless
+from support.known_tokenizers import KnownTokenizers
 from tosslm.model.builtin import SMOLLM2, builtin_folder
 
 SLOW = {"tiny_model_folder", "tiny_adapter_folder", "tiny_config", "installed"}
@@ -43,6 +46,29 @@ def interrupts_as_on_a_terminal() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(autouse=True)
+def libraries_out_of_the_collectors_way() -> None:
+    """Every training collects garbage, and would look through all that the libraries hold each time."""
+    if "trl.trainer.sft_trainer" in sys.modules and not gc.get_freeze_count():
+        gc.collect()
+        gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tokenizers_that_are_read_once() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tosslm.model.base.AutoTokenizer", KnownTokenizers())
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def plans_that_measure_briefly() -> Iterator[None]:
+    """No test asks how long something takes, so each kind of work is timed once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tosslm.planning.reader.SECONDS", 0.0)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -120,6 +120,26 @@ def test_toss_is_what_a_run_does(compared: tuple[Config, dict[str, Any], Path], 
         assert all(np.array_equal(one[name], two[name]) for name in one)
 
 
+def test_a_method_that_does_as_the_run_did_takes_its_mask_and_model_over(
+    compared: tuple[Config, dict[str, Any], Path], tmp_path: Path
+) -> None:
+    config = compared[0].model_copy(update={"run_dir": str(tmp_path / "run")})
+    run = tosslm.run(config, until="finetune").path
+
+    def taken(method: str) -> list[bool]:
+        folder = run / f"compare/{method}/seed-0"
+        files = ("selection/keep.parquet", "model/adapter_model.safetensors")
+        return [(folder / file).samefile(run / file) for file in files]
+
+    results = compare(config, ["toss", "random", "oracle"])
+    assert [record["method"] for record in results["records"]] == ["toss", "random", "oracle"]
+    assert taken("toss") == [True, True]
+    assert taken("random") == taken("oracle") == [False, False]
+    slower = load_config(config.model_dump(exclude_unset=True), ["finetune.learning_rate=0.01"])
+    compare(slower, ["toss"])
+    assert taken("toss") == [True, False]
+
+
 def test_masks_on_disk_have_the_methods_properties(compared: tuple[Config, dict[str, Any], Path]) -> None:
     _, _, root = compared
     keep = {name: tosslm.load_run(root / name / "seed-0").keep() for name in METHODS if name != "base"}

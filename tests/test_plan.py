@@ -62,8 +62,9 @@ def test_the_work_of_each_stage_is_what_one_counts_by_hand() -> None:
     assert work["finetune"].base["anchored_batch"] == pytest.approx(0.2 * 75)
     assert work["finetune"].base["finetune_step"] == 3 * 13
     assert work["evaluate"].base == {"read": 2 * 1000, "answer_step": 2 * 24}
-    # Three models on 15 held-out rows; 10 harmful prompts of 20 tokens, with an answer and with the row's own, of 10.
-    assert work["diagnose"].base == {"diverge": 45, "own_answer": 10, "read": 2 * 3 * 10 * (20 + min(10, OWN_TOKENS))}
+    # Three models on 15 held-out rows; half of 10 harmful prompts, of 20 tokens, are taken to be refused: those are
+    # read with an answer and with the row's own, of 10.
+    assert work["diagnose"].base == {"diverge": 45, "own_answer": 10, "read": 2 * 3 * 5 * (20 + min(10, OWN_TOKENS))}
 
 
 def test_rounds_train_on_what_joined_and_read_again() -> None:
@@ -122,7 +123,7 @@ def test_a_plan_says_what_it_assumes_and_leaves_out() -> None:
     assert "tasks of lm-eval are not counted" in said
     assert "the method seal" in said
     (alone,) = assumed(config_of(finetune={"dropped": "ignore"}), SETS["custom"], pace)
-    assert alone.startswith("diagnose: the base is taken to refuse every held-out harmful prompt")
+    assert alone.startswith("diagnose: the base is taken to refuse 50% of the held-out harmful prompts")
     served = config_of(finetune={"dropped": "ignore"}, scoring={"engine": "vllm"})
     assert "how fast the server is" in " ".join(assumed(served, SETS["custom"], pace))
     shared = config_of(finetune={"dropped": "ignore"}, scoring={"engine": "ray", "workers": 3})

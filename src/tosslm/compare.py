@@ -1,7 +1,8 @@
 """Several methods on the same data, with the same budget and the same seeds: one table.
 
 Data, references and scores of a seed are made once, in a run that all methods of that seed take over; each method
-then has a run folder of its own, whose config names it, and which resumes as any other.
+then has a run folder of its own, whose config names it, and which resumes as any other. A method that drops and
+trains exactly as the run itself did takes its mask and model over too.
 """
 
 from __future__ import annotations
@@ -45,8 +46,10 @@ from tosslm.runs.layout import (
 from tosslm.runs.results import RESULTS_FORMAT, read_record
 from tosslm.stages.diagnose import measure, measured_rows, write_measured
 from tosslm.stages.evaluate import BASE, STANDARD
+from tosslm.stages.step import Step
 from tosslm.statistics import Interval
 from tosslm.tracking import check_trackers
+from tosslm.workbench import Workbench
 
 ORACLE = "oracle"
 _REFUSALS = "refusal_rate"
@@ -189,8 +192,10 @@ def _carry_out_seed(
         bench = workbench(own, comparison.reporter, base=comparison.base, proxy=comparison.proxy)
         bench.folder.adopt(refined if method.builds_on == "refine" else shared, outputs(), skip=_OWN_STEPS)
         every = steps(own, method)
+        wanted = upto(every, "evaluate")
         try:
-            carry_out(upto(every, "evaluate"), bench, every=every)
+            _take_same(wanted, bench, shared)
+            carry_out(wanted, bench, every=every)
         except TosslmError as error:
             failed.append({"method": method.name, "seed": seed, "reason": outward(error)})
             comparison.reporter.say(f"{named}: {error}")
@@ -198,6 +203,16 @@ def _carry_out_seed(
         if method.builds_on == "refine":
             refined = bench.folder  # the next method with TOSS-Pro's rounds takes them over
         yield method, bench.folder
+
+
+def _take_same(wanted: Sequence[Step], bench: Workbench, run: RunFolder) -> None:
+    """Take over the run's own mask and model where a method makes the very same."""
+    for step in wanted:
+        if step.name in (SELECTION, MODEL) and not (
+            all(source in bench.folder.stages for source in step.reads)
+            and bench.folder.adopt_same(run, step.mark(bench), outputs())
+        ):
+            return
 
 
 def _share(comparison: Comparison, seed: int, methods: Sequence[Method]) -> RunFolder:

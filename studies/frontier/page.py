@@ -192,7 +192,8 @@ def _about(setting: Setting, name: str, results: Path) -> str:
         else f"Methods that are told how much to drop are told {setting.discard_fraction:.0%}. "
     )
     return (
-        f"{told}Learning rate {setting.learning_rate:g}. The base refuses "
+        f"{told}Trained and measured in {setting.model['dtype']}. Learning rate "
+        f"{setting.learning_rate:g}. The base refuses "
         f"{percent(refused)} of harmful and {percent(over)} of harmless prompts. Seeds "
         f"{', '.join(map(str, _seeds(name, results)))}; base {base['base'][:12]}, code {', '.join(codes)}, whose "
         "`requirements.lock` names the version of every library."

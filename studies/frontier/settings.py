@@ -28,11 +28,12 @@ ROOT = Path("runs/frontier")
 COMMON = ROOT / "common"
 COMPLIED = ROOT / "complied.jsonl"
 ADAPTER = Path("studies/frontier/safety-adapter")
-MODEL = {"name": "builtin:smollm2-135m-instruct", "adapter": str(ADAPTER)}
+MODEL = {"name": "builtin:smollm2-135m-instruct", "adapter": str(ADAPTER), "dtype": "bfloat16"}
+"""Whatever the processor: results of another dtype are of another base, and could not stand beside these."""
 GEMMA_ROOT = Path("runs/gemma")
 GEMMA_ADAPTER = ROOT / "gemma-adapter"
 """Under Gemma's terms, as its weights: made anew on each machine, and kept out of the repository."""
-GEMMA = {"name": str(GEMMA_ROOT / "gemma-3-270m"), "adapter": str(GEMMA_ADAPTER)}
+GEMMA = {"name": str(GEMMA_ROOT / "gemma-3-270m"), "adapter": str(GEMMA_ADAPTER), "dtype": "bfloat16"}
 SCALES = (0.6, 0.8, 1.0, 1.2)
 """What each trained adapter is multiplied by when it is measured; 0 is the base."""
 TARGETS = (0.7, 0.8, 0.85, 0.9, 0.95)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -34,6 +35,13 @@ def named_path(value: str | list[str]) -> str | list[str]:
     return value
 
 
+@cache
+def _of_numbers(section: type[BaseModel], name: str) -> bool:
+    """Whether a field takes numbers and no switch."""
+    wanted = set(_types(section.model_fields[name].annotation))
+    return bool(wanted & {int, float}) and bool not in wanted
+
+
 def _types(annotation: Any) -> Iterator[Any]:
     yield annotation
     for part in get_args(annotation):
@@ -49,9 +57,8 @@ class Section(BaseModel):
     @classmethod
     def _no_switch_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
         """Python takes true for 1 and false for 0, so that what was to be switched off would be a rate of 0."""
-        wanted = set(_types(cls.model_fields[info.field_name or ""].annotation))
         given = value if isinstance(value, list) else [value]
-        if wanted & {int, float} and bool not in wanted and any(isinstance(one, bool) for one in given):
+        if any(isinstance(one, bool) for one in given) and _of_numbers(cls, info.field_name or ""):
             raise ValueError("true and false are no numbers; give a number")
         return value
 

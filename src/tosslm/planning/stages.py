@@ -8,7 +8,7 @@ from typing import Any
 from tosslm.config import Config, ScoringConfig
 from tosslm.model.shape import Shape
 from tosslm.planning.sizes import weight_bytes
-from tosslm.planning.work import UNKNOWN_ANCHORED_ROWS, Counted, Pace, Work, passes
+from tosslm.planning.work import UNKNOWN_ANCHORED_ROWS, UNKNOWN_REFUSED, Counted, Pace, Work, passes
 from tosslm.text import duration, memory_size
 from tosslm.training.held import MOST_BYTES
 
@@ -129,7 +129,10 @@ def assumed(
     if evaluation.asks:
         said.append(f"evaluate: every answer is taken to run to max_new_tokens, {evaluation.max_new_tokens}.")
     if "diagnose" not in left_out and config.references.holdout:
-        said.append("diagnose: the base is taken to refuse every held-out harmful prompt; of others less is read.")
+        said.append(
+            f"diagnose: the base is taken to refuse {UNKNOWN_REFUSED:.0%} of the held-out harmful prompts; of others "
+            "less is read."
+        )
     others = {
         "tasks of lm-eval": evaluation.lm_eval,
         "the classifier": evaluation.classifier,

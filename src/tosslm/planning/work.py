@@ -37,6 +37,10 @@ UNKNOWN_ANCHORED_ROWS = 0.5
 """Where only scores will tell in which rows tokens are dropped: the share that is wrong by least, whatever it is."""
 
 
+UNKNOWN_REFUSED = 0.5
+"""Where only the base's own answers will tell how many of the held-out harmful prompts it refuses: likewise."""
+
+
 class Counted(Protocol):
     """What is known of a set once its rows were counted."""
 
@@ -200,12 +204,12 @@ def _reference_work(config: Config, by: Sets) -> list[Work]:
 
 
 def _diagnosis_work(config: Config, sets: Sets, models: int) -> Work:
-    """Held-out rows under each model; answers to the harmful ones' prompts, and how likely each model finds them."""
+    """Held-out rows under each model; answers to the harmful ones' prompts, and, of refused ones, both read."""
     rows = {name: held_out_rows(config, sets[name].rows) for name in REFERENCES}
     harmful = sets["harmful"]
     answers = harmful.response_tokens / max(harmful.rows, 1)
     beginning = _mean_length(harmful) - answers + min(OWN_TOKENS, answers)
-    compared = 2 * models * rows["harmful"] * beginning
+    compared = 2 * models * UNKNOWN_REFUSED * rows["harmful"] * beginning
     return Work(
         "diagnose",
         {"diverge": models * sum(rows.values()), "own_answer": rows["harmful"], "read": compared},

@@ -151,16 +151,38 @@ class RunFolder(Recorded):
         with self.lock(outputs):
             self._write()
             for name, entry in other.stages.items():
-                if name.startswith(skip) or not other.is_current(name) or self.stages.get(name) == entry:
-                    continue
-                for file in self.stages.get(name, {}).get("files", {}):
-                    (self.path / file).unlink(missing_ok=True)
-                for file in entry["files"]:
-                    with atomic_path(self.path / file) as beside:
-                        link_or_copy(other.path / file, beside)
-                make_outputs_private(self.path, list(entry["files"]))
-                self.stages[name] = entry
-                self._write()
+                if not name.startswith(skip) and other.is_current(name) and self.stages.get(name) != entry:
+                    self._take(other, name)
+
+    def adopt_same(self, other: RunFolder, mark: Mark, outputs: Sequence[str]) -> bool:
+        """Take over one step of another run where it is the very same there, inputs, settings and all.
+
+        Args:
+            other: the run it is taken from.
+            mark: what the step is known by here.
+            outputs: as for ``lock``.
+
+        Returns:
+            Whether it was the same.
+        """
+        entry = other.stages.get(mark.name)
+        if not (entry and entry["fingerprint"] == mark.fingerprint and other.is_current(mark.name)):
+            return False
+        if not self.is_done(mark):
+            with self.lock(outputs):
+                self._take(other, mark.name)
+        return True
+
+    def _take(self, other: RunFolder, name: str) -> None:
+        entry = other.stages[name]
+        for file in self.stages.get(name, {}).get("files", {}):
+            (self.path / file).unlink(missing_ok=True)
+        for file in entry["files"]:
+            with atomic_path(self.path / file) as beside:
+                link_or_copy(other.path / file, beside)
+        make_outputs_private(self.path, list(entry["files"]))
+        self.stages[name] = entry
+        self._write()
 
     def mark(
         self, name: str, version: int, covered: list[Any], reads: Sequence[str], writes: tuple[str, ...]

@@ -62,6 +62,7 @@ class Run:
         if not self.layout.manifest.is_file():
             raise InputError(f"{self.path}: no run there (no manifest.json); `toss run CONFIG` makes one")
         self.folder = RunFolder(self.path)
+        self._read: tuple[Any, Config] | None = None
 
     @property
     def name(self) -> str:
@@ -84,10 +85,13 @@ class Run:
 
         It trusts a model's code only where this reader does, and names no judge at an address of the folder's own.
         """
-        tree, said = _apart(self.manifest.get("config", {}))
-        if any(key.startswith(_JUDGE) for key in said):
-            tree["evaluation"] = {key: value for key, value in tree["evaluation"].items() if key != "judge"}
-        return load_config(tree, self._trusted(said))
+        stored = self.manifest.get("config", {})
+        if self._read is None or self._read[0] != stored:
+            tree, said = _apart(stored)
+            if any(key.startswith(_JUDGE) for key in said):
+                tree["evaluation"] = {key: value for key, value in tree["evaluation"].items() if key != "judge"}
+            self._read = copy.deepcopy(stored), load_config(tree, self._trusted(said))
+        return self._read[1]
 
     def config_to_go_on(self, overrides: Sequence[str] = (), *, run_dir: str | None = None) -> Config:
         """The config for work on this run's model: as ``load_config``, but trust is never taken from the folder.
