@@ -48,12 +48,16 @@ def interrupts_as_on_a_terminal() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+_OUT_OF_THE_WAY: list[bool] = []
+
+
 @pytest.fixture(autouse=True)
 def libraries_out_of_the_collectors_way() -> None:
     """Every training collects garbage, and would look through all that the libraries hold each time."""
-    if "trl.trainer.sft_trainer" in sys.modules and not gc.get_freeze_count():
+    if "trl.trainer.sft_trainer" in sys.modules and not _OUT_OF_THE_WAY:
         gc.collect()
         gc.freeze()
+        _OUT_OF_THE_WAY.append(True)
 
 
 @pytest.fixture(scope="session", autouse=True)

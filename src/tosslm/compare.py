@@ -28,7 +28,7 @@ from tosslm.model.base import Base, open_base
 from tosslm.model.folders import folder_checksums
 from tosslm.model.proxy import Proxy, open_proxy
 from tosslm.outward import outward
-from tosslm.pipeline import STAGES, carry_out, check_scoring, outputs, steps, upto, workbench
+from tosslm.pipeline import STAGES, carry_out, check_scoring, outputs, steps, take_over_same, upto, workbench
 from tosslm.progress import Reporter, SilentReporter
 from tosslm.runs.folder import RunFolder
 from tosslm.runs.layout import (
@@ -46,10 +46,8 @@ from tosslm.runs.layout import (
 from tosslm.runs.results import RESULTS_FORMAT, read_record
 from tosslm.stages.diagnose import measure, measured_rows, write_measured
 from tosslm.stages.evaluate import BASE, STANDARD
-from tosslm.stages.step import Step
 from tosslm.statistics import Interval
 from tosslm.tracking import check_trackers
-from tosslm.workbench import Workbench
 
 ORACLE = "oracle"
 _REFUSALS = "refusal_rate"
@@ -194,7 +192,7 @@ def _carry_out_seed(
         every = steps(own, method)
         wanted = upto(every, "evaluate")
         try:
-            _take_same(wanted, bench, shared)
+            take_over_same([step for step in wanted if step.name in (SELECTION, MODEL)], bench, shared)
             carry_out(wanted, bench, every=every)
         except TosslmError as error:
             failed.append({"method": method.name, "seed": seed, "reason": outward(error)})
@@ -203,16 +201,6 @@ def _carry_out_seed(
         if method.builds_on == "refine":
             refined = bench.folder  # the next method with TOSS-Pro's rounds takes them over
         yield method, bench.folder
-
-
-def _take_same(wanted: Sequence[Step], bench: Workbench, run: RunFolder) -> None:
-    """Take over the run's own mask and model where a method makes the very same."""
-    for step in wanted:
-        if step.name in (SELECTION, MODEL) and not (
-            all(source in bench.folder.stages for source in step.reads)
-            and bench.folder.adopt_same(run, step.mark(bench), outputs())
-        ):
-            return
 
 
 def _share(comparison: Comparison, seed: int, methods: Sequence[Method]) -> RunFolder:

@@ -28,6 +28,7 @@ from tosslm.findings.warnings import run_warnings
 from tosslm.methods import settled
 from tosslm.methods.method import Method
 from tosslm.progress import Reporter, SilentReporter, logged
+from tosslm.runs.folder import RunFolder
 from tosslm.runs.layout import MODEL
 from tosslm.runs.reader import Run
 from tosslm.runs.results import read_results, read_scaled
@@ -212,6 +213,14 @@ def carry_out(wanted: Sequence[Step], bench: Workbench, *, every: Sequence[Step]
             reporter.say("a degraded reference has other weights now than elsewhere; what was made from it is redone")
         folder.warn(run_warnings(Run(bench.layout.root)))
         make_private(bench.layout.tracker_logs)
+
+
+def take_over_same(wanted: Sequence[Step], bench: Workbench, run: RunFolder) -> None:
+    """Take over steps of another run, in their order, up to the first that is not the very same there."""
+    for step in wanted:
+        ready = all(source in bench.folder.stages for source in step.reads)
+        if not (ready and bench.folder.adopt_same(run, step.mark(bench), outputs())):
+            return
 
 
 def all_done(wanted: Sequence[Step], bench: Workbench) -> bool:
