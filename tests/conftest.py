@@ -20,6 +20,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from support.browser import NEEDED, find_chromium, headless
 from support.known_tokenizers import KnownTokenizers
 from tosslm.model.builtin import SMOLLM2, builtin_folder
+from tosslm.model.device import multiplies_bfloat16_fast
 
 SLOW = {"tiny_model_folder", "tiny_adapter_folder", "tiny_config", "installed"}
 """Who asks for one of these loads a model, and most often trains one, or starts processes."""
@@ -30,10 +31,24 @@ settings.register_profile("tosslm", deadline=None)
 settings.load_profile("tosslm")
 
 
+LEFT_OUT = "long, and this machine is slow: TOSSLM_LONG=1 has it run"
+
+
+def too_slow_for_long_tests() -> bool:
+    """All tests take a quarter of an hour of two cores with AVX512-BF16, and more than twice that with AVX2 alone."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return not os.environ.get("TOSSLM_LONG") and cores <= 2 and not multiplies_bfloat16_fast()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
     """What `make quick` leaves out is told by what a test asks for; others that are slow bear the mark themselves."""
+    left_out = too_slow_for_long_tests()
     for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker("slow")
+            if left_out:
+                item.add_marker(pytest.mark.skip(reason=LEFT_OUT))
         if SLOW & set(item.fixturenames):
             item.add_marker("slow")
         if "browser" in item.fixturenames:

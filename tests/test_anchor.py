@@ -118,6 +118,7 @@ def test_more_first_tokens_than_a_row_has_anchor_all_of_it() -> None:
     assert anchored_tokens(np.array([True, False]), np.arange(2), first=0).tolist() == [False, True]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("divisor", ["all", "anchored"])
 def test_the_loss_is_exact_after_steps_that_moved_the_model(
     divisor: Literal["all", "anchored"], tiny_model_folder: Path, tmp_path: Path
@@ -212,6 +213,7 @@ def test_a_killed_anchored_training_ends_with_the_same_bytes(tiny_model_folder: 
     assert (resumed / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
 
 
+@pytest.mark.long
 def test_a_weight_of_zero_is_plain_selective_training_to_the_bit(tiny_config: dict[str, Any]) -> None:
     adapter = Path(tiny_config["run_dir"]) / "model" / WEIGHTS
     made = {}
@@ -261,6 +263,7 @@ def of_an_earlier_version(folder: Path) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_folder_of_an_earlier_version_keeps_its_anchor(tiny_config: dict[str, Any]) -> None:
     """Going on from the folder changes nothing; a config file of then means another anchor, and that is said."""

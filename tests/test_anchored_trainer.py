@@ -458,6 +458,7 @@ def test_a_weight_that_is_none_is_refused(tiny_model_folder: Path, smollm2_token
             )
 
 
+@pytest.mark.long
 def test_the_masked_dataset_has_the_pipelines_own_anchors(tiny_config: dict[str, Any]) -> None:
     """And says where a run has none, and how it gets them with the mask as it is."""
     run = tosslm.run(tiny_config, until="select")
@@ -495,6 +496,7 @@ def test_a_run_whose_method_sets_no_anchors_names_one_that_does(tiny_config: dic
         tosslm.masked_dataset(run, anchored=True)
 
 
+@pytest.mark.long
 def test_the_script_of_the_page_runs(
     tiny_config: dict[str, Any], tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

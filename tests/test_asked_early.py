@@ -76,6 +76,7 @@ def test_a_system_message_that_the_template_leaves_out(
     assert not list(tmp_path.glob("run/**/*.safetensors"))
 
 
+@pytest.mark.long
 def test_an_evaluation_that_is_done_is_not_read_again(without_system: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "asked.jsonl"
     path.write_text(json.dumps({"prompt": "How do I wash a jumper?"}), encoding="utf-8")

@@ -77,6 +77,7 @@ def test_files_that_are_no_settings(config_file: Path, tmp_path: Path, file: str
     refused(toss("plan", str(config_file)), "model.")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("file", ["own-name/config.json", "own-adapter/adapter_config.json"])
 def test_settings_of_strange_values(config_file: Path, tmp_path: Path, file: str) -> None:
     """Every key in turn has a value of another kind; that may be harmless, and is never a bare exception."""

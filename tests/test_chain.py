@@ -93,6 +93,7 @@ def test_more_evidence_at_one_token_lowers_no_other_where_neighbours_are_alike(
     assert (after >= before - 1e-9).all()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_nothing_overflows_in_rows_of_a_hundred_thousand_tokens() -> None:
     rng = np.random.default_rng(2)

@@ -160,6 +160,7 @@ def test_plan_counts_what_an_evaluation_reads_and_writes(tiny_config: dict[str, 
     assert tokens["evaluate"] == pytest.approx(2 * (sum(asked) + 2 * 7 + 2 * row + 2 * row * 3), abs=20)
 
 
+@pytest.mark.long
 def test_plan_measures_when_asked(config_file: Path) -> None:
     result = toss("plan", str(config_file), "--measure")
     assert result.exit_code == 0, result.stderr
@@ -204,6 +205,7 @@ def test_exit_statuses(config_file: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert "ZeroDivisionError: oops (--debug shows where)" in result.stderr
 
 
+@pytest.mark.long
 def test_a_stage_does_what_earlier_stages_still_miss(config_file: Path, tmp_path: Path) -> None:
     result = toss("select", str(config_file), "--json")
     assert result.exit_code == 0, result.stderr
@@ -232,6 +234,7 @@ def test_verify_says_what_is_damaged(run_dir: Path, tmp_path: Path) -> None:
     assert "keep.parquet: altered (selection)" in result.stdout
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("file", ["data/custom", "selection/keep", "scores/round-0/part-00000"])
 def test_one_flipped_bit_is_damage_or_changes_nothing(run_dir: Path, tmp_path: Path, file: str) -> None:
     """Nowhere in a table does a bit that flipped make another row of it."""
@@ -410,6 +413,7 @@ def test_numbers_of_a_sentence_are_bold_in_the_terminal() -> None:
     ]
 
 
+@pytest.mark.long
 def test_warnings_are_the_same_everywhere(config_file: Path, tmp_path: Path) -> None:
     """In the manifest, for machines, in the terminal and on the page: here two rows that are one, cut short."""
     custom = tmp_path / "custom.jsonl"

@@ -163,6 +163,7 @@ def test_what_is_missing_cut_or_of_other_rows_is_tokenised_by_the_writer(
     assert 0 < run.stages["data"]["rows_from_shards"] < 20
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_killed_shards_against_one_process(config: dict[str, Any], tmp_path: Path) -> None:
     """SIGKILL between two blocks and in the midst of a file; every share once more or not at all."""

@@ -288,6 +288,7 @@ def times_written(run: tosslm.Run, name: str) -> dict[str, int]:
     return {file: (run.path / file).stat().st_mtime_ns for file in run.stages[name]["files"]}
 
 
+@pytest.mark.long
 def test_a_whole_run_heeds_a_file_and_does_only_what_follows_anew(tiny_config: dict[str, Any]) -> None:
     run = tosslm.run(tiny_config, until="select")
     before, ids = run.keep(), run.rows["row_id"]

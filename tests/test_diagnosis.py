@@ -235,6 +235,7 @@ def test_the_bases_own_answers_are_its_own_whatever_the_batch_and_its_settings(
             assert len(own) == FIRST_TOKENS or own[-1] == smollm2_tokenizer.eos_token_id
 
 
+@pytest.mark.long
 def test_the_stage_writes_what_the_parts_compute(tiny_config: dict[str, Any]) -> None:
     tiny_config["diagnosis"] = {"positions": 9, "rows": 2}
     run = tosslm.run(tiny_config, until="diagnose")
@@ -265,6 +266,7 @@ def test_the_stage_writes_what_the_parts_compute(tiny_config: dict[str, Any]) ->
         )
 
 
+@pytest.mark.long
 def test_without_held_out_rows_the_rest_is_still_told(tiny_config: dict[str, Any]) -> None:
     tiny_config["references"]["holdout"] = 0
     run = tosslm.run(tiny_config, until="diagnose")

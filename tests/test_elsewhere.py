@@ -162,6 +162,7 @@ def on_disk(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
+@pytest.mark.long
 def test_a_run_goes_on_on_another_machine_and_ends_with_the_bytes_of_one_on_a_disk(
     place: str, tiny_config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

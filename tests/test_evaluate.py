@@ -149,6 +149,7 @@ def test_scales_that_make_no_sense_are_refused(config: dict[str, Any], scales: l
         load_config(config)
 
 
+@pytest.mark.long
 def test_a_second_run_does_nothing_and_changed_prompts_measure_again(
     config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,6 +167,7 @@ def test_a_second_run_does_nothing_and_changed_prompts_measure_again(
     assert (run.path / "evaluation/results.json").read_bytes() == first
 
 
+@pytest.mark.long
 def test_a_killed_evaluation_goes_on_and_ends_the_same(
     config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,6 +193,7 @@ def test_a_killed_evaluation_goes_on_and_ends_the_same(
     assert not list((run.path / ".work").iterdir())
 
 
+@pytest.mark.long
 def test_a_run_without_prompts_measures_nothing(tiny_config: dict[str, Any]) -> None:
     run = tosslm.run(tiny_config | {"refinement": {"rounds": 0}})
     assert not (run.path / "evaluation").exists()
@@ -261,6 +264,7 @@ def test_every_metric_that_is_measured_may_be_a_gate(config: dict[str, Any]) -> 
                 check_gates(gate, settings, held_out=True, compared=True)
 
 
+@pytest.mark.long
 def test_a_model_and_an_adapter_that_were_not_made_here(config: dict[str, Any], tmp_path: Path) -> None:
     """Measured from outside, base and adapter give what the run itself measured."""
     run = tosslm.run(config)
@@ -342,6 +346,7 @@ def test_answers_of_a_killed_evaluation_are_not_lost_to_another_model(
     assert not (out / ".work/evaluation").exists()
 
 
+@pytest.mark.long
 def test_losses_on_rows_of_the_users_own(config: dict[str, Any], tmp_path: Path) -> None:
     rows = demo_rows("utility", 9)[6:]
     write_rows(tmp_path / "own.jsonl", rows)
@@ -500,6 +505,7 @@ def test_only_prompts_to_the_letter_count_as_seen() -> None:
     assert seen_prompts(asked, map(json.dumps, rows)) == {"safe": 1}
 
 
+@pytest.mark.long
 def test_a_real_classifier_model_judges_in_the_stage(config: dict[str, Any], tiny_model_folder: Path) -> None:
     """The very small model says neither word, which is counted and not guessed."""
     config["evaluation"] |= {"classifier": {"model": str(tiny_model_folder)}, "losses": False}

@@ -229,6 +229,7 @@ def test_a_stranger_s_namespace_and_a_bad_card(run: tosslm.Run, hub: LocalHub, t
     assert set(hub.files["me/rows"]) == {".gitattributes"}
 
 
+@pytest.mark.long
 def test_the_command_uploads_large_files_too(run: tosslm.Run, hub: LocalHub, tmp_path: Path) -> None:
     shutil.copytree(run.path, tmp_path / "run")
     command = [

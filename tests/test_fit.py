@@ -82,6 +82,7 @@ BROKEN_ADAPTERS: list[tuple[Callable[[Tensors], Tensors], str]] = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("change", "said"), BROKEN_ADAPTERS)
 def test_an_adapter_that_does_not_fit_is_refused_wherever_it_is_named(
     tiny_config: dict[str, Any], tmp_path: Path, change: Callable[[Tensors], Tensors], said: str

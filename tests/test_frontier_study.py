@@ -254,6 +254,7 @@ def test_results_are_kept_once_and_of_one_base(tmp_path: Path) -> None:
     assert sorted(scale for *_, scale in known("whole", tmp_path)) == [0.4, 0.6, 0.8]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_results_that_are_kept_make_the_page_that_is_kept(tmp_path: Path) -> None:
     write_page(tmp_path)

@@ -42,6 +42,7 @@ def few_permutations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tosslm.selection.gate.PERMUTATIONS", 39)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_rows_that_tell_nothing_pass_about_as_often_as_the_level_says(few_permutations: None) -> None:
     rng = np.random.default_rng(0)

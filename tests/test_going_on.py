@@ -16,6 +16,7 @@ from tosslm.compare import compare
 from tosslm.config import load_config
 from tosslm.methods import registry
 
+pytestmark = pytest.mark.long
 TRAINED = [name for name, method in registry().items() if method.trains]
 
 

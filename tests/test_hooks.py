@@ -189,6 +189,7 @@ def toss(installed: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.long
 def test_a_package_of_ones_own_adds_a_method(installed: Path, tmp_path: Path, tiny_model_folder: Path) -> None:
     for name, count in (("custom", 8), ("harmful", 4), ("utility", 4)):
         write_rows(tmp_path / f"{name}.jsonl", demo_rows(name, count))

@@ -50,6 +50,7 @@ def adapter(folder: Path, model_folder: Path, seed: int) -> Path:
     return folder
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_losses_of_the_real_model_under_both_adapters(
     smollm2_folder: Path, smollm2_tokenizer: Any, tmp_path: Path

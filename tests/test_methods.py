@@ -330,6 +330,7 @@ def test_seals_weights_tell_the_losses_where_the_model_stays_as_it_is(
     np.testing.assert_allclose(np.log(weights) / -2e-6, np.array(losses) - np.mean(losses), atol=2e-3)
 
 
+@pytest.mark.long
 def test_seals_selector_keeps_what_a_safe_model_finds_likely(
     tiny_base: Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -113,6 +113,7 @@ def test_a_mutated_file_is_read_or_refused(tmp_path: Path, name: str, edits: Edi
     read_or_refused(tmp_path / name, packed(mutated(whole, edits)))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @settings(calmly, max_examples=3000)
 @files

@@ -65,6 +65,7 @@ def test_a_mutated_config_is_read_or_refused(tmp_path: Path, base: str, edits: E
     read_or_refused(mutated(base, edits), tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @settings(calmly, max_examples=3000)
 @configs

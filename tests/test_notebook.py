@@ -25,6 +25,7 @@ def test_it_is_kept_without_results() -> None:
     assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_it_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, smollm2_folder: Path) -> None:
     monkeypatch.chdir(NOTEBOOK.parent)

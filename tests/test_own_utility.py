@@ -161,6 +161,7 @@ def loaded(run: tosslm.Run, adapter: str, rows: list[dict[str, Any]]) -> list[np
     return losses
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_run_without_a_utility_set(own_config: dict[str, Any]) -> None:
     """Every row served as the page says, by plain computations; resumed, it is the same to the byte."""
@@ -205,6 +206,7 @@ def test_a_run_without_a_utility_set(own_config: dict[str, Any]) -> None:
     assert verify(again)[1] == []
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_shards_and_a_proxy_make_the_same_scores(own_config: dict[str, Any], tmp_path: Path) -> None:
     """Two shards, and the base as its own proxy at once, against one process."""
@@ -224,6 +226,7 @@ def test_shards_and_a_proxy_make_the_same_scores(own_config: dict[str, Any], tmp
         assert list(stored_rows(file)) == list(stored_rows(gathered.scores_folder(0) / file.name)), file.name
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_an_export_says_that_its_own_rows_taught_the_references(own_config: dict[str, Any], tmp_path: Path) -> None:
     """The whole run, report included; its exports hold what it fine-tuned on, and no held-out row."""

@@ -97,6 +97,7 @@ def planned(code: str, here: Path, hub: PublicHub) -> str:
     return bash(code, here, HF_ENDPOINT=hub.url, HF_HOME=str(here / "cache"), HF_HUB_OFFLINE="0", HF_TOKEN="")
 
 
+@pytest.mark.long
 def test_a_recipe_is_planned_on_sets_of_the_hub(hub: PublicHub, here: Path) -> None:
     """Of each attempt that is rated 4 there is one that is rated 0, which the recipe leaves out."""
     said = planned(PLAN.code, here, hub)
@@ -105,6 +106,7 @@ def test_a_recipe_is_planned_on_sets_of_the_hub(hub: PublicHub, here: Path) -> N
     assert hub.read == {RED_TEAM.removeprefix("hf://datasets/"), *(f"{DOLLY}/{name}" for name in hub.files[DOLLY])}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("recipe", "harmful", "utility"), [("beavertails", BEAVERS, ORCA), ("pku-saferlhf", SAFER, GSM8K)]
 )
@@ -116,6 +118,7 @@ def test_the_split_is_read_that_a_recipe_means(
     assert rows == {"custom": ENOUGH, "harmful": len(HUB[harmful][1]), "utility": len(HUB[utility][1])}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("asked", "says"),
     [

@@ -77,6 +77,7 @@ def loaded_pair(folder: Path) -> dict[str, Any]:
     return {"model": model, "tokenizer": AutoTokenizer.from_pretrained(base), "messages": messages}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "page", [page for page in pages() if {"bash", "python"} & {block.language for block in blocks(page)}]
 )

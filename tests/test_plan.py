@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from benchmarks.measuring import RESULTS
 from benchmarks.plan import NAME, section
 from benchmarks.sizes import PAGE, SHAPES, planned, table, written
+from transformers import LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner, Result
 
 import tosslm
 from tosslm.cli import app
-from tosslm.config import Config, load_config
+from tosslm.config import Config, TrainingConfig, load_config
 from tosslm.data.sets import SetCounts
 from tosslm.errors import InputError
 from tosslm.evaluation.workload import Asked
 from tosslm.methods import settled
+from tosslm.model.adapters import fresh_adapter
+from tosslm.model.attention import block_attention
+from tosslm.model.head import SplitHead
 from tosslm.model.shape import Shape
 from tosslm.pipeline import steps
 from tosslm.plan import make_plan
 from tosslm.planning.pace import Batches, Device, expected_pace
 from tosslm.planning.sample import MOST, MicroBatch, RowSample, asked_at_once, mean_batch, micro_batches
+from tosslm.planning.sizes import activation_bytes
 from tosslm.planning.stages import assumed, stage_records, total
 from tosslm.planning.work import OWN_TOKENS, Pace, Work, anchored_rows, begun, stage_work
 from tosslm.progress import SilentReporter
@@ -199,6 +206,7 @@ def test_a_price_is_a_number_from_0(tiny_config: dict[str, Any]) -> None:
             make_plan(load_config(tiny_config), measure=False, reporter=SilentReporter(), price=price)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("changes", [{}, {"refinement": {"rounds": 0}}, {"evaluation": True}])
 def test_a_plan_has_every_stage_that_the_run_then_has(tiny_config: dict[str, Any], changes: dict[str, Any]) -> None:
     if "evaluation" in changes:
@@ -215,6 +223,38 @@ def test_a_plan_has_every_stage_that_the_run_then_has(tiny_config: dict[str, Any
         seconds = {stage["stage"]: stage["seconds"] for stage in plan["stages"]}
         assert {stage for stage, length in seconds.items() if length > 0} == done
         assert plan["total"]["seconds"] == pytest.approx(sum(seconds.values()), rel=1e-4)
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "v_proj"], "all-linear"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_a_layer_keeps_of_a_token_is_counted_within_a_quarter(dtype: torch.dtype, targets: Any) -> None:
+    """Storages that are kept for the backward pass of two blocks less those of one, parameters left out."""
+    rows, length, hidden = 2, 64, 96
+    settings = TrainingConfig.model_validate({"lora": {"target_modules": targets}})
+
+    def kept(layers: int) -> int:
+        sizes = {"hidden_size": hidden, "intermediate_size": 256, "num_hidden_layers": layers, "vocab_size": 16}
+        model = LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=3, num_key_value_heads=1))
+        base: Any = SimpleNamespace(model=model.to(dtype).requires_grad_(False))
+        with fresh_adapter(base, settings.lora, 0) as adapted:
+            weights = {weight.untyped_storage().data_ptr() for weight in adapted.parameters()}
+            seen: dict[int, int] = {}
+
+            def pack(tensor: torch.Tensor) -> torch.Tensor:
+                storage = tensor.untyped_storage()
+                seen.update({} if storage.data_ptr() in weights else {storage.data_ptr(): storage.nbytes()})
+                return tensor
+
+            ids = torch.zeros(rows, length, dtype=torch.long)
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), block_attention(adapted):
+                loss = SplitHead(adapted).hidden_states(ids, None).sum()
+                counted = sum(seen.values())
+                loss.backward()
+            return counted
+
+    each = (kept(2) - kept(1)) / (rows * length)
+    shape = Shape(parameters=0, layers=1, hidden=hidden, vocabulary=16, bytes_per_value=dtype.itemsize)
+    assert activation_bytes(settings, shape) == pytest.approx(each, rel=0.25)
 
 
 def test_larger_models_are_worked_out_by_the_same_arithmetic() -> None:

@@ -34,6 +34,7 @@ def open_to_others(folder: Path) -> dict[str, str]:
     return {str(path): oct(mode(path)) for path in [folder, *folder.rglob("*")] if mode(path) & 0o077}
 
 
+@pytest.mark.long
 def test_a_run_and_its_comparison_are_private(tiny_config: dict[str, Any], tmp_path: Path) -> None:
     prompts = {"path": str(DEMO / "data/prompts.jsonl"), "limit": 2}
     tiny_config |= {"evaluation": {"safe": prompts, "max_new_tokens": 2}, "report_to": ["tensorboard"]}

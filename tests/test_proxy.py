@@ -97,6 +97,7 @@ def test_a_proxys_references_are_those_it_would_have_as_the_base_and_its_losses_
     assert [len(row) for row in proxied.scores()] == [sum(mask) for mask in proxied.rows["response_mask"]]
 
 
+@pytest.mark.long
 def test_a_proxy_of_the_same_tokenizer_scores_to_the_bit_as_if_nothing_were_carried(
     tiny_config: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -114,6 +115,7 @@ def test_a_proxy_of_the_same_tokenizer_scores_to_the_bit_as_if_nothing_were_carr
     assert all((a == b).all() for a, b in zip(plain.keep(), proxied.keep(), strict=True))
 
 
+@pytest.mark.long
 def test_a_run_with_a_proxy_says_so_wherever_it_is_read(
     tiny_config: dict[str, Any], proxy_folder: Path, tmp_path: Path
 ) -> None:
@@ -192,6 +194,7 @@ def test_a_proxy_without_room_for_a_row_is_refused_by_the_plan_already(
         make_plan(config, measure=False, reporter=SilentReporter())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("measure", [False, True])
 def test_the_plan_counts_the_proxys_size_and_tokens(
     tiny_config: dict[str, Any], proxy_folder: Path, measure: bool
@@ -257,6 +260,7 @@ def test_scores_of_later_rounds_take_the_utility_losses_of_the_first(
     assert run.stages["refinement/round-1"]["joined"] == 3
 
 
+@pytest.mark.long
 def test_methods_of_a_comparison_share_the_proxys_scores(tiny_config: dict[str, Any], proxy_folder: Path) -> None:
     asked = {"harmful_rows": tiny_config["data"]["harmful"]}
     config = load_config(

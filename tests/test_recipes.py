@@ -116,6 +116,7 @@ def as_on_the_hub(folder: Path, path: str) -> Path:
     return write_rows(file.with_suffix(".jsonl"), records)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_recipe_plans(recipe: Path, tmp_path: Path, tiny_model_folder: Path) -> None:
     config = load_config(recipe)

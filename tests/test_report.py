@@ -367,6 +367,7 @@ def compared(run: Run, method: str, loss: float, **changes: str) -> dict[str, An
     return record(method, 0.5, loss)
 
 
+@pytest.mark.long
 def test_only_what_was_trained_as_the_run_was_is_the_run(tiny_config: dict[str, Any]) -> None:
     """The first method is the run to the fingerprint; after another selection it is no more."""
     run = tosslm.run({**tiny_config, "selection": {"discard_fraction": 0.1, "evidence": "token"}}, until="finetune")
@@ -386,6 +387,7 @@ def test_only_what_was_trained_as_the_run_was_is_the_run(tiny_config: dict[str, 
     assert read_measured(run) == Measured(records)
 
 
+@pytest.mark.long
 def test_beside_an_evaluation_stands_only_what_was_asked_the_same(tiny_config: dict[str, Any]) -> None:
     run = tosslm.run(tiny_config, until="finetune")
     records = [record("base", 0.8, 3.6), *(compared(run, name, 3.0, model=name) for name in ("sft", "random"))]
@@ -462,6 +464,7 @@ def test_which_cause_weighs_more() -> None:
     assert story.causes(None) is None
 
 
+@pytest.mark.long
 def test_a_changed_comparison_makes_the_report_anew(tiny_config: dict[str, Any]) -> None:
     run = tosslm.run(tiny_config)
     first = (run.path / "report.html").read_bytes()

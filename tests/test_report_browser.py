@@ -328,6 +328,7 @@ def test_a_script_that_is_not_the_reports_own_does_not_run(browser: Any, run: to
     watched.close()
 
 
+@pytest.mark.long
 def test_a_whole_run_ends_with_a_report_that_opens(browser: Any, tiny_config: dict[str, Any]) -> None:
     run = tosslm.run(tiny_config)
     watched = Watched(browser, (run.path / "report.html").resolve().as_uri())

@@ -25,6 +25,7 @@ def contents(run_dir: str) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
+@pytest.mark.long
 def test_killed_in_every_step(tiny_config: dict[str, Any], tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     config.write_text(json.dumps(tiny_config))

@@ -365,6 +365,7 @@ def test_bds_weighs_down_what_a_model_that_learns_refusals_finds_unlikely(
 # All of them, in training
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("maker", [BiState, GradientSurgery, Scheduling])
 def test_recomputed_activations_are_the_same_activations(tiny_base: Base, tmp_path: Path, maker: Any) -> None:
     safe, made = tokenized(tiny_base, demo_rows("align_refusals", 5)), []
@@ -377,6 +378,7 @@ def test_recomputed_activations_are_the_same_activations(tiny_base: Base, tmp_pa
         np.testing.assert_allclose(made[1][name], value, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_each_trains_on_every_custom_token_and_by_demonstrations(tiny_config: dict[str, Any], tmp_path: Path) -> None:
     made = {}

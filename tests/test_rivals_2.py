@@ -274,6 +274,7 @@ def independent_likeness(base: Any, layer: int, examples: Any, rows: list[Any], 
     ]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_larf_end_to_end_against_plain_transformers(example_config: dict[str, Any]) -> None:
     run = tosslm.run(example_config | {"method": "larf"})
@@ -300,6 +301,7 @@ def test_larf_end_to_end_against_plain_transformers(example_config: dict[str, An
     assert "safety-sensitive layer: " in (run.path / "run.log").read_text()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_datashield_end_to_end_against_plain_transformers(example_config: dict[str, Any]) -> None:
     run = tosslm.run(example_config | {"method": "datashield"}, until="finetune")
@@ -327,6 +329,7 @@ def test_datashield_end_to_end_against_plain_transformers(example_config: dict[s
     assert covers(bench_of(example_config, "datashield")) != covers(longer)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_dr_sft_end_to_end_against_plain_transformers(tiny_config: dict[str, Any]) -> None:
     config = tiny_config | {"refinement": {}, "method": "dr-sft"}

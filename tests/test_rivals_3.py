@@ -301,6 +301,7 @@ def adapter_of(run: Any) -> dict[str, np.ndarray]:
     return load_file(run.path / "model/adapter_model.safetensors")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("aligned", [True, False])
 def test_safemerge_runs_with_and_without_a_known_alignment(
@@ -321,6 +322,7 @@ def test_safemerge_runs_with_and_without_a_known_alignment(
         assert all(not np.allclose(made[name], plain[name]) for name in values)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_safemerge_is_the_plain_training_and_a_safe_one_put_together(
     tiny_config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -358,6 +360,7 @@ def test_star_dss_trains_with_the_guards_weights(
     assert run.manifest["stages"]["model"]["anchored_tokens"] == 0
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_controls_train_and_are_measured(tiny_config: dict[str, Any], tmp_path: Path) -> None:
     rows = demo_rows("custom", 16)

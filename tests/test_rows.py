@@ -588,6 +588,7 @@ def peak_bytes_of_reading(path: Path, count: int) -> int:
         tracemalloc.stop()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["big.jsonl", "big.json", "wrapped/big.json", "big.jsonl.zst", "big.parquet"])
 def test_long_rows_are_read_one_by_one(tmp_path: Path, name: str) -> None:
     path, count = tmp_path / name, 2000
@@ -599,6 +600,7 @@ def test_long_rows_are_read_one_by_one(tmp_path: Path, name: str) -> None:
     assert peak_bytes_of_reading(path, count) < 9e6
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_of_short_rows_only_a_number_each_is_kept(tmp_path: Path) -> None:
     path, count = tmp_path / "big.jsonl", 20_000

@@ -238,6 +238,7 @@ def alone(prepared: Prepared) -> tosslm.Run:
     return tosslm.load_run(Path(prepared[0]["run_dir"]).with_name("alone"))
 
 
+@pytest.mark.long
 def test_a_server_that_is_right_gives_the_scores_of_one_process(
     prepared: Prepared, tmp_path: Path, marked: str
 ) -> None:
@@ -263,6 +264,7 @@ def test_a_server_that_is_right_gives_the_scores_of_one_process(
     assert tosslm.run(config, until="select").stages == run.stages
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
@@ -288,6 +290,7 @@ def test_a_server_that_is_not_is_refused(
     assert bool(list(run.layout.of(ROUND).glob("part-*"))) == (fault == "dies")  # what it gave before it died
 
 
+@pytest.mark.long
 def test_a_proxy_rounds_a_merged_adapter_and_shards(
     prepared: Prepared, tmp_path: Path, tiny_adapter_folder: Path, marked: str
 ) -> None:
@@ -328,6 +331,7 @@ def test_a_command_that_is_not_there_is_said_before_anything_is_done(prepared: P
         make_plan(load_config(config), measure=False, reporter=SilentReporter())
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_launcher_of_several_is_refused_before_references_are_trained(
     prepared: Prepared, tmp_path: Path, marked: str

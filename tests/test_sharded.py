@@ -96,6 +96,7 @@ def test_what_a_part_of_a_layer_cannot_do_is_refused(leading: tuple[Base, list[d
         pass
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_two_processes_with_parts_of_a_model_train_what_one_does(tiny_model_folder: Path, tmp_path: Path) -> None:
     """20 steps on uneven rows with dropped and anchored tokens; each holds about half of the layers."""
@@ -116,6 +117,7 @@ def test_two_processes_with_parts_of_a_model_train_what_one_does(tiny_model_fold
     assert max(held) < 0.6 * weights
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_run_with_a_sharded_model_and_one_that_was_killed(
     tiny_config: dict[str, Any], tiny_model_folder: Path, tmp_path: Path

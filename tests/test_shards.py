@@ -141,6 +141,7 @@ def toss(config: dict[str, Any], *arguments: str) -> Result:
     return CliRunner().invoke(app, ["score", str(path), *arguments])
 
 
+@pytest.mark.long
 def test_eight_shards_killed_and_doubled_against_one_process(prepared: Prepared, config: dict[str, Any]) -> None:
     command = [sys.executable, str(ROOT / "tests/support/shard_harness.py"), json.dumps(config), "1"]
     environment = os.environ | {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
@@ -158,6 +159,7 @@ def test_eight_shards_killed_and_doubled_against_one_process(prepared: Prepared,
     assert [left.name for left in run.layout.shards.iterdir()] == [".lock"]
 
 
+@pytest.mark.long
 def test_processes_that_torchrun_starts(prepared: Prepared, config: dict[str, Any]) -> None:
     path = Path(config["run_dir"]).with_name("toss.json")
     path.write_text(json.dumps(config))
@@ -264,6 +266,7 @@ def test_a_method_without_scores_has_nothing_to_share(config: dict[str, Any]) ->
         score_shard({**config, "method": "sft"}, Shard(0, 8))
 
 
+@pytest.mark.long
 def test_rounds_are_shared_each_when_its_reference_is_there(config: dict[str, Any], tmp_path: Path) -> None:
     config |= {"refinement": {"rounds": 1, "samples_per_round": 3}}
     alone = {**config, "run_dir": str(tmp_path / "alone")}

@@ -67,6 +67,7 @@ def stop(process: subprocess.Popen[str], number: int) -> str:
     return error
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "delay"), [(signal.SIGINT, 0.0), (signal.SIGINT, 0.3), (signal.SIGTERM, 0.1)])
 def test_a_run_stops_and_goes_on(tiny_config: dict[str, Any], tmp_path: Path, number: int, delay: float) -> None:
@@ -110,6 +111,7 @@ def silent_endpoint() -> Iterator[tuple[str, threading.Event]]:
     server.server_close()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_judge_that_is_silent_keeps_nobody(
     tiny_config: dict[str, Any], tmp_path: Path, silent_endpoint: tuple[str, threading.Event], number: int

@@ -261,7 +261,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.long)])
 def test_several_processes_train_what_one_does(
     count: int, alone: Path, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
@@ -276,6 +276,7 @@ def test_several_processes_train_what_one_does(
         np.testing.assert_allclose(np.loadtxt(tmp_path / f"{name}.txt"), np.loadtxt(alone / f"{name}.txt"), atol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_run_that_accelerate_launches_and_one_that_was_stopped_and_killed(tiny_config: dict[str, Any]) -> None:
     """A whole run of two processes is that of one; interrupted and then killed it goes on, to the same bytes."""
@@ -318,6 +319,7 @@ def test_a_run_that_accelerate_launches_and_one_that_was_stopped_and_killed(tiny
         assert resumed.stages[name]["files"] == stage["files"], name
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_an_error_of_all_or_of_one_process_ends_all_and_is_told_once(tiny_config: dict[str, Any]) -> None:
     references = tiny_config["references"] | {"learning_rate": 1e20}

@@ -181,6 +181,7 @@ def test_the_base_is_untouched_and_a_second_training_is_the_same(tiny_model_fold
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.long
 def test_a_training_killed_after_any_step_ends_with_the_same_bytes(tiny_model_folder: Path, tmp_path: Path) -> None:
     base, rows = base_of(tiny_model_folder), make_rows(12)
     train(base, rows, tmp_path / "whole", epochs=2)
@@ -209,6 +210,7 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "damage",
     [
@@ -289,6 +291,7 @@ def test_tensorboard_files_go_where_they_outlive_the_training(
         assert os.environ["TENSORBOARD_LOGGING_DIR"] == "mine"
 
 
+@pytest.mark.long
 def test_fine_tuning_on_rows_by_themselves_goes_on_after_a_kill(tiny_model_folder: Path, tmp_path: Path) -> None:
     base, rows = base_of(tiny_model_folder), make_rows(12)
     settings = {"learning_rate": 0.01, "epochs": 2, "batch_size": 4, "micro_batch_size": 2, "checkpoint_steps": 2}

@@ -176,6 +176,7 @@ def test_an_export_says_that_it_leaves_dropped_tokens_in(folder: Path) -> None:
         assert sum("takes the 2 dropped tokens out of the run's input" in one for one in said) == told
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_without_context_another_model_is_trained_by_the_same_mask(
     tiny_config: dict[str, Any], tmp_path: Path
@@ -200,6 +201,7 @@ def test_a_guard_has_to_be_named() -> None:
         load_config(CONFIG, ["references.harmful_tokens=guard"])
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_degraded_reference_learns_what_the_guard_calls_unsafe(
     tiny_config: dict[str, Any], tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch

@@ -108,6 +108,7 @@ def test_a_token_counts_by_its_weight_among_all_kept_ones(tiny_model_folder: Pat
     assert abs(loss - losses.mean()) > 0.1
 
 
+@pytest.mark.long
 def test_what_a_weight_lacks_holds_to_the_base(tiny_model_folder: Path, tmp_path: Path) -> None:
     _, after_two = train(tmp_path / "two", tiny_model_folder, 2, hold=True)
     loss, _ = train(tmp_path / "three", tiny_model_folder, 3, hold=True)
@@ -148,6 +149,7 @@ def weighed_config(tiny_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch)
     return with_method
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_weights_of_a_method_reach_the_training_and_change_it(weighed_config: Any, tmp_path: Path) -> None:
     run = tosslm.run(weighed_config(), until="finetune")

@@ -10,7 +10,12 @@ from tosslm.planning.work import Counted, Sets
 
 _ACTIVATIONS_PER_LAYER = 34
 """Bytes a token and hidden unit that a layer keeps for its backward pass, 16 bit (arXiv 2205.05198, eq. 1)."""
+_COPY_BYTES = 4
+"""Of each value that goes into an adapted layer: PEFT copies it to float32 where the model is not."""
+_ALL_LINEAR = 8.7
+"""Inputs of all linear layers of a block, in hidden states: six and a gated feed-forward's inner one."""
 _LIBRARIES = 0.5e9
+"""What the libraries take on a CPU; on a GPU about as much goes to its own context."""
 _REPORT_ROW = 40
 """Bytes a row that the report holds while it is made: ``docs/performance.md`` has it measured."""
 
@@ -38,20 +43,21 @@ def stage_bytes(
     refining = max(scoring, weight_bytes(references) + training_bytes(config.references, by["custom"], references))
     scores, adapter = 12 * custom.response_tokens, adapter_bytes(config.references, references)
     proxy_rows = 8 * sum(counts.tokens for counts in by.values()) if proxied else 0
-    return {
-        "data": (_LIBRARIES, 8 * sum(counts.tokens for counts in sets.values())),
+    found = {
+        "data": (0, 8 * sum(counts.tokens for counts in sets.values())),
         "references": (learning, (3 if config.data.utility.of_custom else 2) * adapter + proxy_rows),
         "score": (scoring, scores),
         "refine": (max(learning, refining), rounds * (scores + adapter)),
-        "select": (_LIBRARIES, custom.response_tokens // 8 + in_context),
+        "select": (0, custom.response_tokens // 8 + in_context),
         "finetune": (
             weight_bytes(own) + training_bytes(config.finetune, custom, own),
             adapter_bytes(config.finetune, own),
         ),
         "evaluate": (reading, 1e6 if evaluates else 0),
         "diagnose": (reading, 1e6),
-        "report": (_LIBRARIES + _REPORT_ROW * custom.rows, min(16 * custom.response_tokens, 25e6)),
+        "report": (_REPORT_ROW * custom.rows, min(16 * custom.response_tokens, 25e6)),
     }
+    return {stage: (_LIBRARIES + memory, disk) for stage, (memory, disk) in found.items()}
 
 
 def weight_bytes(shape: Shape) -> float:
@@ -63,8 +69,15 @@ def training_bytes(settings: TrainingConfig, custom: Counted, shape: Shape) -> f
     """What a training of a LoRA holds beside the weights: activations, adapter with its optimizer, logits."""
     tokens = settings.micro_batch_size * custom.longest
     layers = 1 + math.sqrt(shape.layers) if settings.gradient_checkpointing else shape.layers
-    activations = tokens * shape.hidden * layers * _ACTIVATIONS_PER_LAYER * shape.bytes_per_value / 2
-    return activations + 4 * adapter_bytes(settings, shape) + 3 * LOGITS_BYTES
+    return tokens * layers * activation_bytes(settings, shape) + 4 * adapter_bytes(settings, shape) + 3 * LOGITS_BYTES
+
+
+def activation_bytes(settings: TrainingConfig, shape: Shape) -> float:
+    """What a layer keeps of a token for the backward pass of a LoRA."""
+    adapted = settings.lora.target_modules
+    inputs = _ALL_LINEAR if adapted == "all-linear" else len(adapted)
+    copied = _COPY_BYTES * inputs if shape.bytes_per_value < _COPY_BYTES else 0
+    return shape.hidden * (_ACTIVATIONS_PER_LAYER * shape.bytes_per_value / 2 + copied)
 
 
 def scoring_bytes(config: Config, custom: Counted, shape: Shape) -> float:
