@@ -110,6 +110,11 @@ def vectors() -> str:
     return next((name for name in VECTORS if name in _cpuinfo()), "")
 
 
+def here(name: str) -> str:
+    """A name of results that stay beside those of other kinds of processors."""
+    return "-".join(filter(None, (name, vectors())))
+
+
 def _cpuinfo() -> str:
     return Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
 

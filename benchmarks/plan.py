@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from benchmarks.measuring import RESULTS, Results, parser_of, provenance_told
+from benchmarks.measuring import RESULTS, Results, here, parser_of, provenance_told
 from benchmarks.sizes import PAGE, written
 
 from tosslm.config import load_config
@@ -187,6 +187,12 @@ def taken_by_stage(
     return found
 
 
+def sections(results: Path = RESULTS) -> str:
+    """The tables of all kinds of processors that there are results of."""
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(results.glob(f"{NAME}*.json"))]
+    return "\n".join(map(section, found))
+
+
 def section(results: dict[str, Any]) -> str:
     """The results as a page tells them: of each case the stages, expected and taken, in all repeats."""
     parts = []
@@ -279,12 +285,11 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="only write the tables of docs/scaling.md")
     args = parser.parse_args()
     if not args.write:
-        results = Results(NAME, {})
+        results = Results(here(NAME), {})
         for case, number in product(args.case, range(1, args.repeats + 1)):
             with tempfile.TemporaryDirectory() as scratch:
                 results.measure(f"{case} {number}", partial(compared, case, Path(scratch)))
-    kept = json.loads((RESULTS / f"{NAME}.json").read_text(encoding="utf-8"))
-    PAGE.write_text(written(PAGE.read_text(encoding="utf-8"), "plan", section(kept)), encoding="utf-8")
+    PAGE.write_text(written(PAGE.read_text(encoding="utf-8"), "plan", sections()), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmarks.measuring import RESULTS, Results, left_out, vectors
+from benchmarks.measuring import RESULTS, Results, here, left_out
 from benchmarks.scoring_page import ratios
 from peft import LoraConfig, PeftModel, get_peft_model
 from studies.corpora import public_records
@@ -152,7 +152,7 @@ def model_of(args: argparse.Namespace) -> ModelConfig:
 
 def file_name(what: str, args: argparse.Namespace) -> str:
     """Of the results: those of other models, dtypes and kinds of processors stay beside them."""
-    return "-".join([what, *(["gemma"] if args.gemma else []), args.dtype, *([own] if (own := vectors()) else [])])
+    return here("-".join([what, *(["gemma"] if args.gemma else []), args.dtype]))
 
 
 def begin(args: argparse.Namespace) -> tuple[Base, Rows]:
