@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from benchmarks import plan, scoring_page, scoring_shares, select_stage
+from benchmarks.measuring import left_out
 from benchmarks.plan import Command, taken_by_stage, timed
 from studies.corpora import public_records
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM
@@ -23,6 +24,7 @@ from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, Llama
 import tosslm
 from support.pages import ROOT
 from support.public_hub import public_hub
+from tosslm.files import write_json
 
 MACHINE = {"processor": "p", "vectors": "", "cores": 1, "threads": "1", "memory_gb": 1, "system": "Linux"}
 ABOUT = {"machine": MACHINE, "versions": {"torch": "2"}, "commit": "a" * 40}
@@ -99,6 +101,25 @@ def test_activations_of_both_models_are_told_apart(of: str) -> None:
     found = scoring_shares.shares(profile.key_averages())
     assert sum(found.values()) == pytest.approx(1)
     assert all(share > 0 for share in found.values()), found
+
+
+def test_what_a_processor_is_slow_at_is_left_out_and_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for fast, left in ((True, []), (False, ["bfloat16"])):
+        monkeypatch.setattr("tosslm.model.device.multiplies_bfloat16_fast", lambda fast=fast: fast)
+        assert [dtype for dtype in ("float32", "bfloat16") if left_out(dtype)] == left
+        assert ("bfloat16: not measured" in capsys.readouterr().out) is bool(left)
+
+
+def test_figures_of_two_kinds_of_processors_stand_beside_each_other(tmp_path: Path) -> None:
+    for vectors in ("avx2", "avx512_bf16"):
+        run = scored("float32", authors=19, products=9) | {"machine": MACHINE | {"vectors": vectors}}
+        write_json(tmp_path / f"scoring/scoring-float32-{vectors}.json", run)
+        write_json(tmp_path / f"plan-{vectors}.json", run | {"cases": {"demo 1": planned()}})
+    told = scoring_page.section(tmp_path)
+    assert told.index("### float32, AVX2\n") < told.index("### float32, AVX512-BF16\n")
+    assert plan.sections(tmp_path).count("**demo**") == 2
 
 
 def test_sizes_with_few_repeats_are_named() -> None:

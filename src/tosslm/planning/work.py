@@ -35,8 +35,6 @@ OWN_TOKENS = 16
 """New tokens of the base's own answer, by which diagnosis tells harm learnt from refusals forgotten."""
 UNKNOWN_ANCHORED_ROWS = 0.5
 """Where only scores will tell in which rows tokens are dropped: the share that is wrong by least, whatever it is."""
-
-
 UNKNOWN_REFUSED = 0.5
 """Where only the base's own answers will tell how many of the held-out harmful prompts it refuses: likewise."""
 
