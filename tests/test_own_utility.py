@@ -32,6 +32,7 @@ from tosslm.runs.ranking import check_held_out
 from tosslm.runs.tables import stored_rows
 from tosslm.runs.verify import verify
 from tosslm.selection.joining import trusted_rows
+from tosslm.shares import score_shard
 from tosslm.stages.shard import Shard
 from tosslm.starter import starter_config
 
@@ -218,7 +219,7 @@ def test_shards_and_a_proxy_make_the_same_scores(own_config: dict[str, Any], tmp
     }
     tosslm.run(other, until="references")
     for number in (1, 0):
-        tosslm.shares.score_shard(other, Shard(number, 2))
+        score_shard(other, Shard(number, 2))
     gathered = tosslm.run(other, until="score")
     entry = gathered.stages["scores/round-0"]
     assert (entry["parts_reused"], entry["tokens"]) == (entry["parts"], 0)
