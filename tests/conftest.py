@@ -35,7 +35,7 @@ LEFT_OUT = "long, and this machine is slow: TOSSLM_LONG=1 has it run"
 
 
 def too_slow_for_long_tests() -> bool:
-    """All tests take a quarter of an hour of two cores with AVX512-BF16, and more than twice that with AVX2 alone."""
+    """All tests take a quarter of an hour of two cores with AVX512-BF16; with AVX2 alone 19 minutes were too few."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return not os.environ.get("TOSSLM_LONG") and cores <= 2 and not multiplies_bfloat16_fast()
 
