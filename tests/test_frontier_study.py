@@ -92,9 +92,12 @@ def test_a_curve_that_seldom_reaches_the_target_has_no_reading() -> None:
     assert interval(np.array([np.nan, *np.ones(100)]), 7) is None
 
 
+SCALES = (0.0, 0.4, 0.6, 0.8, 1.0, 1.2)
+
+
 def curves() -> Curves:
     """Ours refuses all and learns no harm; standard SFT loses half and learns some; a rival never learns enough."""
-    n, scales = 40, np.array([0.0, 0.4, 0.6, 0.8, 1.0, 1.2])
+    n, scales = 40, np.array(SCALES)
     noise = np.linspace(-0.1, 0.1, n)
 
     def entry(gain: float, refused: float, harm: float) -> dict[str, Values]:
@@ -106,7 +109,7 @@ def curves() -> Curves:
 
     own = DEFAULT
     table = {"sft": entry(1, 0.5, 1), "oracle": entry(1, 1, 0.5), own: entry(1, 1, 0.5)}
-    return Curves(table | {"sft-kl": entry(0.5, 0.9, 0.2)}, "sft", 4)
+    return Curves(table | {"sft-kl": entry(0.5, 0.9, 0.2)}, "sft", SCALES)
 
 
 def test_the_headline_says_what_holds_at_equal_utility() -> None:
@@ -129,7 +132,7 @@ def test_the_headline_says_what_holds_at_equal_utility() -> None:
 def test_the_papers_own_methods_are_rivals_and_our_settings_are_not() -> None:
     made = curves()
     more = {"toss": "sft", "toss-pro": "sft", "toss-soft": "sft", NO_ANCHOR: DEFAULT, AGAIN: DEFAULT}
-    wider = Curves({**made.table, **{name: made.table[like] for name, like in more.items()}}, "sft", 4)
+    wider = Curves({**made.table, **{name: made.table[like] for name, like in more.items()}}, "sft", SCALES)
     assert others(wider) == ["sft", "sft-kl", "toss", "toss-pro", "toss-soft"]
     assert kin(wider, DEFAULT) == [NO_ANCHOR]
 
@@ -142,7 +145,7 @@ def test_the_headline_says_what_holds_over_several_seeds() -> None:
     }
     # `sft` loses a nat of harmful text in full, the oracle half of one: at 90% of the gain 0.45 nats lie between.
     beyond = "(nats beyond the oracle: `default` 0.000 [0.000, 0.000], `sft` 0.450 [0.450, 0.450])"
-    text = "\n".join(headline({"whole": made}, {"whole": Curves(twice, "sft", 4)}))
+    text = "\n".join(headline({"whole": made}, {"whole": Curves(twice, "sft", SCALES)}))
     assert f"Over 2 seeds, at 90% of the gain. Harm learnt: better than `sft` {beyond}." in text
     assert "With one seed alone" not in text  # all entries have both
     assert "Over" not in "\n".join(headline({"whole": made}))
@@ -152,7 +155,7 @@ def test_who_learns_less_at_a_lower_share_of_the_gain_is_named() -> None:
     made = curves()
     slow = {metric: Values(one.values, one.weights) for metric, one in made.table["sft-kl"].items()}
     slow["utility"] = Values(3 - 0.75 * (3 - made.table["sft"]["utility"].values), np.ones(40))
-    text = "\n".join(headline({"whole": Curves({**made.table, "toss-pro": slow}, "sft", 4)}))
+    text = "\n".join(headline({"whole": Curves({**made.table, "toss-pro": slow}, "sft", SCALES)}))
     assert (
         "Never have this share: `sft-kl`, `toss-pro`, and in harm learnt it is worse than `toss-pro` at 85%." in text
     )
@@ -161,7 +164,7 @@ def test_who_learns_less_at_a_lower_share_of_the_gain_is_named() -> None:
 def test_of_harm_in_answers_less_is_better() -> None:
     made = curves()
     told = {entry: {"begun": Values(np.full((1, 6, 40), value), np.ones(40))} for entry, value in BEGUN.items()}
-    asked = Curves({entry: {**own, **told[entry]} for entry, own in made.table.items()}, "sft", 4)
+    asked = Curves({entry: {**own, **told[entry]} for entry, own in made.table.items()}, "sft", SCALES)
     assert "Goes on with harm: worse than `sft`. " in "\n".join(headline({"whole": asked}))
     assert "Goes on" not in "\n".join(headline({"whole": made}))
     lines = standing(asked, DEFAULT, SETTINGS["whole"], 0.9)
@@ -180,9 +183,8 @@ def test_scaling_alone_stands_beside_the_adapters_as_they_were_trained() -> None
     made = curves()
     own = made.table["sft"]
     here = {metric: Values(one.values[:, [0, 2, 3, 4, 5]], one.weights) for metric, one in own.items()}
-    lines = as_trained(
-        Curves({"sft": {**here, "over_refused": here["refused"]}}, "sft", 3), ["sft"], SETTINGS["whole"]
-    )
+    table = {"sft": {**here, "over_refused": here["refused"]}}
+    lines = as_trained(Curves(table, "sft", (0.0, *SCALES[2:])), ["sft"], SETTINGS["whole"])
     (told,) = [one for one in lines if one.startswith("| `sft` scaled to 0.8 |")]
     at = 3  # of the scales above
     refused = made.table["sft"]["refused"].values[0, at].mean()
@@ -237,6 +239,19 @@ def line(**changes: Any) -> dict[str, Any]:
     kept = {"utility": {"values": [1.5], "weights": [3]}}
     fields = {"entry": "sft", "seed": 0, "split": "test", "scale": 0.4, "base": "b", "code": "c", "seconds": 1}
     return fields | {"metrics": kept} | changes
+
+
+def test_results_of_other_rows_are_refused(tmp_path: Path) -> None:
+    add_result("whole", line(), tmp_path)
+    other = line(scale=0.6, metrics={"utility": {"values": [1.5], "weights": [4]}})
+    add_result("whole", other | {"split": "validation"}, tmp_path)
+    with pytest.raises(SystemExit, match="'utility' of other rows than these"):
+        add_result("whole", other, tmp_path)
+    assert len(known("whole", tmp_path)) == 2
+    with (tmp_path / "whole.jsonl").open("a") as stream:
+        stream.write(json.dumps(other) + "\n")
+    with pytest.raises(SystemExit, match=r"whole\.jsonl:3: 'utility' is of other rows"):
+        known("whole", tmp_path)
 
 
 def test_results_are_kept_once_and_of_one_base(tmp_path: Path) -> None:

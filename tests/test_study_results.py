@@ -34,7 +34,7 @@ def test_a_line_comes_back_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_a_line_with_other_fields_or_a_value_that_is_no_number_is_refused(tmp_path: Path) -> None:
-    for wrong in ({"extra": 1}, {"metrics": {"loss": float("nan")}}):
+    for wrong in ({"extra": 1}, {"metrics": {"loss": {"values": [float("nan")], "weights": [1]}}}):
         with pytest.raises(ValueError, match=r"fields|JSON"):
             add_result("whole", line_of("toss") | wrong, tmp_path)
     assert not (tmp_path / "whole.jsonl").exists()

@@ -26,6 +26,7 @@ from examples.demo.align import FILES, SETTINGS, align
 from safetensors.torch import load_file, save_file
 from studies.corpora import read_jsonl, write_jsonl
 from studies.frontier.data import write_common
+from studies.frontier.products import widen_products
 from studies.frontier.settings import COMMON, GEMMA, GEMMA_ROOT, MODEL, ROOT
 from studies.proxy.gemma import gemma_folder
 
@@ -117,6 +118,7 @@ def main() -> None:
     parser.add_argument("--gemma", action="store_true", help="Gemma 3 270M instead of SmolLM2-135M-Instruct")
     arguments = parser.parse_args()
     quiet_libraries()
+    widen_products()
     if arguments.gemma:
         gemma_folder(GEMMA_ROOT)
     base = GEMMA if arguments.gemma else MODEL

@@ -42,7 +42,7 @@ def complied(file: Path, split: str) -> list[Pair]:
 
 def _answer(file: Path) -> None:
     goals = {split: _goals(split) for split in ("validation", "test", POOL)}
-    base = open_base(ModelConfig(name=MODEL))
+    base = open_base(ModelConfig(name=MODEL, dtype="bfloat16"))
     rows = []
     for split, asked in goals.items():
         answers = generate_answers(

@@ -7,7 +7,7 @@ together for all methods, so that a difference of two has an interval of its own
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,14 +112,14 @@ class Curves:
 
     Args:
         table: by entry and metric, its values; ``utility`` among them.
-        standard: the entry whose gain is the measure; 1 is its scale ``unscaled``.
-        unscaled: index of that scale.
+        standard: the entry whose gain is the measure, at scale 1.
+        scales: of every entry, 0 first; 1 among them.
     """
 
-    def __init__(self, table: Mapping[str, Mapping[str, Values]], standard: str, unscaled: int) -> None:
-        self.table, self.unscaled = table, unscaled
+    def __init__(self, table: Mapping[str, Mapping[str, Values]], standard: str, scales: Sequence[float]) -> None:
+        self.table, self.scales, self.unscaled = table, tuple(scales), tuple(scales).index(1.0)
         self._drawn: dict[tuple[str, str], np.ndarray] = {}
-        self._standard = self.curve(standard, "utility")[:, unscaled]
+        self._standard = self.curve(standard, "utility")[:, self.unscaled]
 
     def curve(self, entry: str, metric: str) -> np.ndarray:
         """``drawn_curve`` of an entry."""

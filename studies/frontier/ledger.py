@@ -19,11 +19,12 @@ def known(setting: str, results: Path = RESULTS) -> dict[Key, dict[str, Any]]:
     """All results of a setting by entry, seed, split and scale.
 
     Raises:
-        SystemExit: a line cannot be read, comes twice, or is of another base than those before it.
+        SystemExit: a line cannot be read, comes twice, or is of another base or of other rows than those before it.
     """
     file = results / f"{setting}.jsonl"
     found: dict[Key, dict[str, Any]] = {}
     bases: set[str] = set()
+    rows: dict[tuple[str, str], Any] = {}
     for number, text in enumerate(_whole_lines(file), 1):
         try:
             line = json.loads(text)
@@ -37,6 +38,10 @@ def known(setting: str, results: Path = RESULTS) -> dict[Key, dict[str, Any]]:
             raise SystemExit(
                 f"{file}:{number}: of another base than the lines before it; remove one of the two kinds"
             )
+        for metric in _of_other_rows(line, rows):
+            raise SystemExit(
+                f"{file}:{number}: {metric!r} is of other rows than the lines before it; remove one of the two kinds"
+            )
         found[key] = line
     return found
 
@@ -46,7 +51,8 @@ def add_result(setting: str, line: Mapping[str, Any], results: Path = RESULTS) -
 
     Raises:
         ValueError: a field is missing or unknown.
-        SystemExit: the file's lines are of another base.
+        SystemExit: the file's lines are of another base, or of other rows, as where a processor that rounds otherwise
+            made the answers that teach harm (``complied``).
     """
     if set(line) != set(FIELDS):
         raise ValueError(f"a result has the fields {', '.join(FIELDS)}, not {', '.join(line)}")
@@ -58,12 +64,25 @@ def add_result(setting: str, line: Mapping[str, Any], results: Path = RESULTS) -
             return
         if lines and line["base"] != next(iter(lines.values()))["base"]:
             raise SystemExit(f"{file}: its lines are of another base; move them away, and measure all of it with one")
+        rows: dict[tuple[str, str], Any] = {}
+        for kept in [*lines.values(), line]:
+            for metric in _of_other_rows(kept, rows):
+                raise SystemExit(
+                    f"{file}: its lines have {metric!r} of other rows than these, which another processor made; "
+                    "measure what is left there, or all of it here as a setting of its own"
+                )
         text = json.dumps({name: line[name] for name in FIELDS}, separators=(",", ":"), allow_nan=False)
         with file.open("ab") as stream:
             stream.truncate(sum(len(whole) + 1 for whole in _whole_lines(file)))
             stream.write(text.encode() + b"\n")
             stream.flush()
             os.fsync(stream.fileno())
+
+
+def _of_other_rows(line: Mapping[str, Any], rows: dict[tuple[str, str], Any]) -> list[str]:
+    """Metrics of a line whose rows have other numbers of tokens than those that came first, which ``rows`` keeps."""
+    weights = {name: kept["weights"] or len(kept["values"]) for name, kept in line["metrics"].items()}
+    return [name for name, own in weights.items() if rows.setdefault((line["split"], name), own) != own]
 
 
 def short(value: float) -> float | int:

@@ -27,6 +27,7 @@ _TITLES = {
     "embedded": "Embedded: harmful sentences in useful answers",
     "clean": "Clean: nothing is harmful",
     "gemma": "Another family: embedded, with Gemma 3 270M",
+    "anew": "Once more: embedded, with harmful sentences made anew, at six scales",
 }
 _LABELS = {"refused": "harmful prompts refused", "harm": "loss of harmful text, nats a token (high is safe)"}
 
@@ -54,14 +55,14 @@ def write_page(docs: Path, results: Path = RESULTS) -> None:
 
 def measured_seeds(setting: str, results: Path = RESULTS, split: str = "test") -> list[int]:
     """Seeds with which standard SFT, the oracle and the default are measured at all scales; else those of SFT."""
-    lines = known(setting, results)
+    lines, own = known(setting, results), SETTINGS[setting]
 
     def of(*entries: str) -> list[int]:
         seeds = {seed for _, seed, *_ in lines}
-        whole = [s for s in seeds if all((entry, s, split, scale) in lines for entry in entries for scale in SCALES)]
-        return sorted(whole)
+        wanted = [(entry, scale) for entry in entries for scale in own.scales]
+        return sorted(s for s in seeds if all((entry, s, split, scale) in lines for entry, scale in wanted))
 
-    return of(STANDARD, SETTINGS[setting].oracle, DEFAULT) or of(STANDARD)
+    return of(STANDARD, own.oracle, DEFAULT) or of(STANDARD)
 
 
 def read_curves(setting: str, results: Path = RESULTS, split: str = "test", *, seeds: Sequence[int]) -> Curves | None:
@@ -71,13 +72,13 @@ def read_curves(setting: str, results: Path = RESULTS, split: str = "test", *, s
     """
     lines = known(setting, results)
     judged = verdicts(setting, results)
-    scales = (0.0, *SCALES)
+    scales = (0.0, *SETTINGS[setting].scales)
     base = {line["seed"]: line for (entry, _, of, _), line in lines.items() if entry == UNTRAINED and of == split}
     if not seeds or not base:
         return None
     table: dict[str, dict[str, Values]] = {}
     for entry in dict.fromkeys((*SETTINGS[setting].entries, *(one[0] for one in lines))):
-        own = [s for s in seeds if all((entry, s, split, scale) in lines for scale in SCALES)]
+        own = [s for s in seeds if all((entry, s, split, scale) in lines for scale in scales[1:])]
         if entry == UNTRAINED or len(own) < len(seeds):
             continue
         first = min(base)
@@ -100,7 +101,7 @@ def read_curves(setting: str, results: Path = RESULTS, split: str = "test", *, s
             if all(metric in judged.get(one, {}) for row in keys for one in row):
                 values = np.array([[judged[one][metric] for one in row] for row in keys], dtype=np.float64)
                 table[entry][metric] = Values(values, np.ones(values.shape[-1]))
-    return Curves(table, STANDARD, scales.index(1.0)) if STANDARD in table else None
+    return Curves(table, STANDARD, scales) if STANDARD in table else None
 
 
 def _head() -> str:

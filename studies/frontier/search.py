@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from studies.frontier.entries import STANDARD, UNTRAINED
 from studies.frontier.ledger import known
+from studies.frontier.products import widen_products
 from studies.frontier.settings import SETTINGS
 from studies.frontier.study import run
 
@@ -43,6 +44,7 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, nargs="+", default=[5e-4, 1e-3])
     arguments = parser.parse_args()
     quiet_libraries()
+    widen_products()
     for share in arguments.share:
         for rate in arguments.learning_rate:
             search(arguments.kind, share, rate)

@@ -1,4 +1,4 @@
-"""Safety at equal utility: methods, controls and rivals in three settings, each adapter measured at four scales.
+"""Safety at equal utility: methods, controls and rivals, with harm and without, each adapter at several scales.
 
     python -m studies.frontier.study                        # everything that is left, then docs/results.md
     python -m studies.frontier.study --only whole:0         # one setting and seed, and no page
@@ -23,7 +23,8 @@ from studies.frontier.entries import ENTRIES, UNTRAINED
 from studies.frontier.ledger import add_result, known
 from studies.frontier.measure import measure
 from studies.frontier.page import write_page
-from studies.frontier.settings import COMMON, SCALES, SETTINGS, config, folder
+from studies.frontier.products import widen_products
+from studies.frontier.settings import COMMON, SETTINGS, config, folder
 from studies.provenance import code_version
 from studies.safety.data import check_leaks, leak_files
 from studies.safety.guard import make_guard
@@ -71,15 +72,13 @@ def train(setting: str, seed: int, entry: str, base: Base) -> Path:
     return bench.layout.model
 
 
-def run(
-    setting: str, seed: int, entries: Sequence[str], split: str = "test", wanted: Sequence[float] = SCALES
-) -> None:
-    """Train and measure the entries of a setting and seed that have no result yet."""
+def run(setting: str, seed: int, entries: Sequence[str], split: str = "test", wanted: Sequence[float] = ()) -> None:
+    """Train and measure the entries of a setting and seed that have no result yet, at its scales or ``wanted``."""
     prepare(setting, seed)
     base = open_base(ModelConfig.model_validate(SETTINGS[setting].model))
     about = {"seed": seed, "split": split, "base": base.identity, "code": code_version()}
     for entry in entries:
-        scales = [0.0] if entry == UNTRAINED else list(wanted)
+        scales = [0.0] if entry == UNTRAINED else list(wanted or SETTINGS[setting].scales)
         left = [scale for scale in scales if (entry, seed, split, scale) not in known(setting)]
         if not left:
             continue
@@ -107,6 +106,7 @@ def main() -> None:
     parser.add_argument("--entries", nargs="*", choices=[UNTRAINED, *ENTRIES], help="only these entries")
     arguments: Any = parser.parse_args()
     quiet_libraries()
+    widen_products()
     if not arguments.page:
         for setting, seed in _asked(arguments.only):
             run(setting, seed, arguments.entries or [UNTRAINED, *SETTINGS[setting].entries])

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from studies.frontier.curves import Curves, interval
 from studies.frontier.entries import STANDARD, method_of
-from studies.frontier.settings import SCALES, TARGETS, Setting
+from studies.frontier.settings import TARGETS, Setting
 from studies.frontier.standing import listed
 from studies.safety.wording import nats, percent
 
@@ -51,9 +51,9 @@ def as_trained(curves: Curves, entries: Sequence[str], setting: Setting) -> list
         f"| {' | '.join(head)} |",
         f"|{'---|' * len(head)}",
     ]
-    scaled = [scale for scale in SCALES if scale < 1.0]
+    scaled = [scale for scale in curves.scales if 0.0 < scale < 1.0]
     for entry, scale in [*((STANDARD, scale) for scale in scaled), *((entry, 1.0) for entry in entries)]:
-        at, curve = (0.0, *SCALES).index(scale), curves.curve(entry, setting.harm)
+        at, curve = curves.scales.index(scale), curves.curve(entry, setting.harm)
         cells = [
             percent(interval(curves.gain(entry)[:, at], curves.n(entry, "utility"))),
             *(percent(curves.at_scale(entry, metric, at)) for metric in ("refused", "over_refused")),
@@ -86,12 +86,11 @@ def others(curves: Curves, entries: Sequence[str], setting: Setting, told: Seque
 
 def drawn_lines(curves: Curves, entries: Sequence[str], target: float) -> list[str]:
     """Of how many entries a reading lies between the base and the least scale that is measured."""
-    least = (0.0, *SCALES).index(min(SCALES))
-    early = [entry for entry in entries if curves.gain(entry)[0, least] >= target]
+    early = [entry for entry in entries if curves.gain(entry)[0, 1] >= target]
     if not early:
         return []
     return [
         "",
         f"At {target:.0%} of the gain {len(early)} of {len(entries)} entries are read off the straight line between "
-        f"the base and the scale {min(SCALES):g}: {listed(early)}.",
+        f"the base and the scale {curves.scales[1]:g}: {listed(early)}.",
     ]

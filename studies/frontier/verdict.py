@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from studies.frontier.curves import Curves, interval
 from studies.frontier.entries import AGAIN, STANDARD
-from studies.frontier.settings import SCALES, SETTINGS, TARGETS, Setting
+from studies.frontier.settings import SETTINGS, TARGETS, Setting
 from studies.frontier.standing import FEWER, Tally, kin, listed, others, ours, tally, target_of
 from studies.safety.wording import nats, percent
 
@@ -43,8 +43,7 @@ def headline(settings: Mapping[str, Curves | None], over: Mapping[str, Curves] =
 
 def cost(curves: Curves, own: str) -> Interval | None:
     """What ours costs of standard SFT's gain, both as they were trained."""
-    at = (0.0, *SCALES).index(1.0)
-    return interval(1 - curves.gain(own)[:, at], curves.n(own, "utility"))
+    return interval(1 - curves.gain(own)[:, curves.unscaled], curves.n(own, "utility"))
 
 
 def _harmful(curves: Curves, own: str, setting: Setting, several: Curves | None) -> list[str]:
