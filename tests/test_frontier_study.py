@@ -13,7 +13,7 @@ from studies.frontier.curves import Curves, Values, drawn_curve, gains, interval
 from studies.frontier.data import spliced_rows, useful_sources
 from studies.frontier.dropped import dropped
 from studies.frontier.entries import AGAIN, DEFAULT, ENTRIES, NO_ANCHOR, method_of
-from studies.frontier.ledger import add_result, known
+from studies.frontier.ledger import add_result, check_rows, known
 from studies.frontier.page import write_page
 from studies.frontier.settings import SETTINGS, config, folder
 from studies.frontier.standing import kin, others, ours, tally, target_of
@@ -247,6 +247,10 @@ def test_results_of_other_rows_are_refused(tmp_path: Path) -> None:
     add_result("whole", other | {"split": "validation"}, tmp_path)
     with pytest.raises(SystemExit, match="'utility' of other rows than these"):
         add_result("whole", other, tmp_path)
+    with pytest.raises(SystemExit, match="'utility' of other rows than these"):
+        check_rows("whole", "test", {"utility": [4]}, tmp_path)
+    check_rows("whole", "validation", {"utility": [4]}, tmp_path)
+    check_rows("whole", "test", {"utility": [3], "harmful": [1]}, tmp_path)
     assert len(known("whole", tmp_path)) == 2
     with (tmp_path / "whole.jsonl").open("a") as stream:
         stream.write(json.dumps(other) + "\n")

@@ -30,7 +30,8 @@ def known(setting: str, results: Path = RESULTS) -> dict[Key, dict[str, Any]]:
             line = json.loads(text)
             key = (str(line["entry"]), int(line["seed"]), str(line["split"]), float(line["scale"]))
             bases.add(line["base"])
-        except (ValueError, KeyError, TypeError) as error:
+            other = _of_other_rows(line, rows)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise SystemExit(f"{file}:{number}: no result can be read there ({error}); remove the line") from None
         if key in found:
             raise SystemExit(f"{file}:{number}: a second line of {key}; remove one of the two")
@@ -38,9 +39,9 @@ def known(setting: str, results: Path = RESULTS) -> dict[Key, dict[str, Any]]:
             raise SystemExit(
                 f"{file}:{number}: of another base than the lines before it; remove one of the two kinds"
             )
-        for metric in _of_other_rows(line, rows):
+        if other:
             raise SystemExit(
-                f"{file}:{number}: {metric!r} is of other rows than the lines before it; remove one of the two kinds"
+                f"{file}:{number}: {other[0]!r} is of other rows than the lines before it; remove one of the two kinds"
             )
         found[key] = line
     return found
@@ -64,13 +65,7 @@ def add_result(setting: str, line: Mapping[str, Any], results: Path = RESULTS) -
             return
         if lines and line["base"] != next(iter(lines.values()))["base"]:
             raise SystemExit(f"{file}: its lines are of another base; move them away, and measure all of it with one")
-        rows: dict[tuple[str, str], Any] = {}
-        for kept in [*lines.values(), line]:
-            for metric in _of_other_rows(kept, rows):
-                raise SystemExit(
-                    f"{file}: its lines have {metric!r} of other rows than these, which another processor made; "
-                    "measure what is left there, or all of it here as a setting of its own"
-                )
+        _refuse_other_rows(file, lines, line["split"], _tokens(line))
         text = json.dumps({name: line[name] for name in FIELDS}, separators=(",", ":"), allow_nan=False)
         with file.open("ab") as stream:
             stream.truncate(sum(len(whole) + 1 for whole in _whole_lines(file)))
@@ -79,10 +74,40 @@ def add_result(setting: str, line: Mapping[str, Any], results: Path = RESULTS) -
             os.fsync(stream.fileno())
 
 
+def check_rows(setting: str, split: str, tokens: Mapping[str, Any], results: Path = RESULTS) -> None:
+    """Refuse to measure on other rows than the results that are kept, before anything is trained for it.
+
+    Args:
+        setting: whose results.
+        split: of the rows.
+        tokens: of each row, by metric, as of ``measured_tokens``.
+        results: folder of the files.
+
+    Raises:
+        SystemExit: the file's lines are of other rows.
+    """
+    _refuse_other_rows(results / f"{setting}.jsonl", known(setting, results), split, tokens)
+
+
+def _refuse_other_rows(file: Path, lines: Mapping[Key, Any], split: str, tokens: Mapping[str, Any]) -> None:
+    for line in lines.values():
+        kept = _tokens(line) if line["split"] == split else {}
+        for metric in kept.keys() & tokens.keys():
+            if kept[metric] != tokens[metric]:
+                raise SystemExit(
+                    f"{file}: its lines have {metric!r} of other rows than these, which another processor made; "
+                    "measure what is left there, or all of it here as a setting of its own"
+                )
+
+
+def _tokens(line: Mapping[str, Any]) -> dict[str, Any]:
+    """Of each row or prompt of a line's metrics, how many tokens it counts; of prompts how many they are."""
+    return {name: kept["weights"] or len(kept["values"]) for name, kept in line["metrics"].items()}
+
+
 def _of_other_rows(line: Mapping[str, Any], rows: dict[tuple[str, str], Any]) -> list[str]:
     """Metrics of a line whose rows have other numbers of tokens than those that came first, which ``rows`` keeps."""
-    weights = {name: kept["weights"] or len(kept["values"]) for name, kept in line["metrics"].items()}
-    return [name for name, own in weights.items() if rows.setdefault((line["split"], name), own) != own]
+    return [name for name, own in _tokens(line).items() if rows.setdefault((line["split"], name), own) != own]
 
 
 def short(value: float) -> float | int:

@@ -72,8 +72,24 @@ def measure(
     return found
 
 
+def measured_tokens(tokenizer: RowTokenizer, setting: Setting, split: str) -> dict[str, list[int]]:
+    """How many tokens of each row the losses of a setting are means of, by metric, before anything is trained."""
+    return {
+        name: [int(chosen.sum()) for chosen in _rows(tokenizer, COMMON / f"{name}_{split}.jsonl")[1]]
+        for name in setting.losses
+    }
+
+
 def _losses(model: Any, tokenizer: RowTokenizer, file: Path) -> dict[str, Any]:
     """Mean loss of each row's tokens, or of its marked ones where the data mark some."""
+    rows, counted = _rows(tokenizer, file)
+    losses = response_losses(model, rows)
+    means = [float(loss[chosen].mean()) for loss, chosen in zip(losses, counted, strict=True)]
+    return {"values": [short(mean) for mean in means], "weights": [int(chosen.sum()) for chosen in counted]}
+
+
+def _rows(tokenizer: RowTokenizer, file: Path) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
+    """Rows as ``response_losses`` takes them, and bool ``[tokens of the response]``, which of their losses count."""
     rows, counted = [], []
     for row in read_rows([str(file)]):
         if not isinstance(row, Row):
@@ -82,9 +98,7 @@ def _losses(model: Any, tokenizer: RowTokenizer, file: Path) -> dict[str, Any]:
         rows.append({"input_ids": tokens.input_ids, "response_mask": tokens.response_mask})
         marked = None if row.unsafe_spans is None else unsafe_tokens(tokens.offsets, row.unsafe_spans)
         counted.append(np.ones(sum(tokens.response_mask), dtype=bool) if marked is None else marked)
-    losses = response_losses(model, rows)
-    means = [float(loss[chosen].mean()) for loss, chosen in zip(losses, counted, strict=True)]
-    return {"values": [short(mean) for mean in means], "weights": [int(chosen.sum()) for chosen in counted]}
+    return rows, counted
 
 
 def _said(model: Any, tokenizer: Any, name: str, file: Path, reporter: Reporter) -> Sequence[Answer]:

@@ -20,8 +20,8 @@ from typing import Any
 
 from studies.frontier.data import write_common, write_sets
 from studies.frontier.entries import ENTRIES, UNTRAINED
-from studies.frontier.ledger import add_result, known
-from studies.frontier.measure import measure
+from studies.frontier.ledger import add_result, check_rows, known
+from studies.frontier.measure import measure, measured_tokens
 from studies.frontier.page import write_page
 from studies.frontier.products import widen_products
 from studies.frontier.settings import COMMON, SETTINGS, config, folder
@@ -30,6 +30,7 @@ from studies.safety.data import check_leaks, leak_files
 from studies.safety.guard import make_guard
 
 from tosslm.config import ModelConfig, load_config
+from tosslm.data.tokenize import RowTokenizer
 from tosslm.methods import settled
 from tosslm.methods.needs import GUARD
 from tosslm.model.base import Base, open_base
@@ -76,6 +77,7 @@ def run(setting: str, seed: int, entries: Sequence[str], split: str = "test", wa
     """Train and measure the entries of a setting and seed that have no result yet, at its scales or ``wanted``."""
     prepare(setting, seed)
     base = open_base(ModelConfig.model_validate(SETTINGS[setting].model))
+    check_rows(setting, split, measured_tokens(RowTokenizer(base.tokenizer), SETTINGS[setting], split))
     about = {"seed": seed, "split": split, "base": base.identity, "code": code_version()}
     for entry in entries:
         scales = [0.0] if entry == UNTRAINED else list(wanted or SETTINGS[setting].scales)
