@@ -102,7 +102,7 @@ def measure(model: str, adapter: Path) -> None:
         for name in ("advbench", "xstest")
     }
     asked["delicate rows of kinds that were not trained on"] = prompts_from(delicate)
-    base = open_base(ModelConfig(name=model, adapter=str(adapter)))
+    base = open_base(ModelConfig(name=model, adapter=str(adapter), dtype="bfloat16"))
     found = {}
     for name, prompts in asked.items():
         answers = generate_answers(base.model, base.tokenizer, prompts, max_new_tokens=24, batch_size=40)

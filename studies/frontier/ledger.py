@@ -41,7 +41,7 @@ def known(setting: str, results: Path = RESULTS) -> dict[Key, dict[str, Any]]:
             )
         if other:
             raise SystemExit(
-                f"{file}:{number}: {other[0]!r} is of other rows than the lines before it; remove one of the two kinds"
+                f"{file}:{number}: {other[0]!r} is of other rows than the lines before it; remove one of the two"
             )
         found[key] = line
     return found
