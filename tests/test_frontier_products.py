@@ -56,6 +56,16 @@ def test_a_frozen_weight_that_changes_is_read_again() -> None:
     assert torch.equal(wide_linear(inputs, weight), before * 2)
 
 
+def test_a_model_that_has_answered_can_be_trained() -> None:
+    weight = torch.nn.Parameter(_random(5, 8), requires_grad=False)
+    with torch.inference_mode():
+        wide_linear(_random(3, 8), weight)
+    inputs = _random(3, 8).requires_grad_()
+    wide_linear(inputs, weight).sum().backward()
+    assert inputs.grad is not None
+    assert_alike(inputs.grad, _exact(torch.ones(3, 5), weight))
+
+
 def test_float32_is_left_alone() -> None:
     inputs, weight = _random(3, 8).float(), _random(5, 8).float()
     assert torch.equal(wide_linear(inputs, weight), torch.nn.functional.linear(inputs, weight))

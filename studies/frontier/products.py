@@ -47,5 +47,6 @@ def _in_float32(weight: torch.Tensor) -> torch.Tensor:
         return weight.float()
     kept = _wide.get(weight)
     if kept is None or kept[0] != weight._version:
-        kept = _wide[weight] = (weight._version, weight.detach().float())
+        with torch.inference_mode(False):  # a copy that was made while a model answered may be trained through later
+            kept = _wide[weight] = (weight._version, weight.detach().float())
     return kept[1]
