@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from studies.frontier import products
-from studies.frontier.products import wide_linear, widen_products
+from studies.frontier.products import wide_attention, wide_linear, widen_products
 
 
 def _random(*shape: int) -> torch.Tensor:
@@ -66,14 +66,28 @@ def test_a_model_that_has_answered_can_be_trained() -> None:
     assert_alike(inputs.grad, _exact(torch.ones(3, 5), weight))
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_is_that_of_float64_rounded_once(masked: bool) -> None:
+    query, key, value = (_random(2, length, 16) for length in (5, 7, 7))
+    mask = torch.where(torch.arange(7) < 4, 0.0, -torch.inf).bfloat16().expand(2, 5, 7) if masked else None
+    weights = query.double() @ key.double().transpose(1, 2) / 4
+    weights = weights if mask is None else weights + mask.double()
+    wanted = (weights.softmax(-1) @ value.double()).bfloat16()
+    assert_alike(wide_attention(query, key, value, attn_mask=mask), wanted)
+
+
 def test_float32_is_left_alone() -> None:
     inputs, weight = _random(3, 8).float(), _random(5, 8).float()
     assert torch.equal(wide_linear(inputs, weight), torch.nn.functional.linear(inputs, weight))
+    same = [_random(1, 3, 8).float()] * 3
+    assert torch.equal(wide_attention(*same), torch.nn.functional.scaled_dot_product_attention(*same))
 
 
 @pytest.mark.parametrize("fast", [False, True])
 def test_layers_are_changed_where_the_processor_is_slow_alone(monkeypatch: pytest.MonkeyPatch, fast: bool) -> None:
-    monkeypatch.setattr(torch.nn.functional, "linear", torch.nn.functional.linear)
+    for name in ("linear", "scaled_dot_product_attention"):
+        monkeypatch.setattr(torch.nn.functional, name, getattr(torch.nn.functional, name))
     monkeypatch.setattr(products, "multiplies_bfloat16_fast", lambda: fast)
     widen_products()
     assert (torch.nn.functional.linear is wide_linear) is not fast
+    assert (torch.nn.functional.scaled_dot_product_attention is wide_attention) is not fast
