@@ -111,7 +111,7 @@ def section(results: dict[str, Any]) -> str:
     for name, case in results["cases"].items():
         facts = case["facts"]
         lines.append(
-            f"- {name}: {facts['rows_shown']:,} of {facts['rows']:,} rows in the file, {facts['bytes'] / 2**20:.1f} "
+            f"- {name}: {facts['rows_shown']:,} of {facts['rows']:,} rows in the file, {facts['bytes'] / 1e6:.1f} "
             f"MB; made in {case['made_seconds']:.1f} s, ready {case['opened_seconds']:.1f} s after it was opened."
         )
     lines += ["", "| step | median ms | slowest ms |", "|---|---|---|"]

@@ -278,7 +278,7 @@ def test_what_the_door_refuses(compared: tuple[Config, dict[str, Any], Path], tm
     bad = CliRunner().invoke(app, ["compare", str(path), "--methods", "sft,other"])
     assert bad.exit_code == 2
     assert "no method other; known: base, sft" in bad.stderr
-    listed = CliRunner().invoke(app, ["compare", str(path), "--methods", "help"])
+    listed = CliRunner().invoke(app, ["compare", "--methods", "help"])
     assert "constrained-sft: " in listed.stdout
     machines = CliRunner().invoke(app, ["compare", str(path), "--methods", "help", "--json"])
     assert {"name": "base", "badge": "control"}.items() <= json.loads(machines.stdout)[0].items()

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from tosslm.config import load_config
+from tosslm.config.evaluation import ClassifierConfig, JudgeConfig, PromptsConfig
 from tosslm.config.idle import idle_keys
 from tosslm.errors import InputError
 from tosslm.methods import settled
@@ -174,6 +175,17 @@ def test_the_starter_config_is_complete_and_equals_the_defaults() -> None:
     }
     comments = [line for line in starter_config(full=True).splitlines() if line.strip().startswith("#")]
     assert len(comments) > 50
+
+
+def test_the_starter_config_tells_the_keys_of_what_is_null_and_its_comments_can_be_taken_as_they_stand() -> None:
+    text = starter_config(full=True)
+    begin = text.index("  # judge:\n")
+    block = text[begin : text.index("\n\n", begin)].splitlines()
+    given = yaml.safe_load("\n".join(line.replace("# ", "", 1) for line in block))
+    assert given["judge"].keys() == JudgeConfig.model_fields.keys()
+    assert load_config(SETS | {"evaluation": given}).evaluation.judge == JudgeConfig(model="...")
+    for section in (PromptsConfig, ClassifierConfig):
+        assert all(f"#   {key}: " in text for key in section.model_fields)
 
 
 def test_the_starter_config_has_the_keys_that_people_change_and_their_comments() -> None:

@@ -91,7 +91,10 @@ def evaluate(
 
 @app.command("compare")
 def compare_command(
-    config_file: RunOrConfig,
+    config_file: Annotated[
+        str | None,
+        typer.Argument(help="Run folder, or its URL, or config file.", metavar="SOURCE", show_default=False),
+    ] = None,
     methods: Annotated[
         str, typer.Option("--methods", help="Names, with commas between; --methods help lists them.")
     ] = "base,sft,random,toss",
@@ -117,6 +120,8 @@ def compare_command(
                     f"Differs: {method.differs}."
                 )
             return
+        if config_file is None:
+            raise InputError("SOURCE is missing: a run folder or a config file; --methods help alone needs none")
         config = config_of(config_file, overrides, run_dir)
         quiet_libraries()
         from tosslm.compare import compare, parse_seeds

@@ -90,6 +90,7 @@ def _given(settings: EvaluationConfig, held_out: bool, compared: bool) -> list[t
     harmful_rows = held_out or bool(settings.harmful_rows)
     attacks = bool(settings.classifier or (judge and judge.attack_prompt))
     pairs = compared and judge is not None
+    told = "evaluation.classifier, or evaluation.judge with its attack_prompt"
     attack_measures = ["attack_success", "attack_unreadable"]
     rows = "evaluation.losses, and references.holdout or evaluation."
     wins = "evaluation.judge, the model of a run, and evaluation."
@@ -99,7 +100,7 @@ def _given(settings: EvaluationConfig, held_out: bool, compared: bool) -> list[t
 
     return [
         (harmful, "evaluation.harmful", of("harmful")),
-        (harmful and attacks, "evaluation.harmful and evaluation.classifier", attack_measures),
+        (harmful and attacks, f"evaluation.harmful and {told}", attack_measures),
         (safe, "evaluation.safe", of("safe")),
         (settings.utility_prompts > 0 and utility_rows, "evaluation.utility_prompts", of("utility")),
         (settings.losses and utility_rows, f"{rows}utility_rows", ["utility_loss", "utility_perplexity"]),

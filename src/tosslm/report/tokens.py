@@ -1,7 +1,7 @@
 """All response tokens of the custom set, a stretch at a time, and by what they would be dropped.
 
-Tokens lie in files without a name, at 13 bytes each and 4 for each further ranking, as long as the report is made;
-rows are in memory, at 6 bytes each, and while those to show are chosen at some 40.
+Tokens lie in files without a name, at 16 bytes each, 4 more for each further ranking and 1 where people decided, as
+long as the report is made; rows are in memory, at 6 bytes each, and while those to show are chosen at some 40.
 """
 
 from __future__ import annotations

@@ -128,12 +128,13 @@ def _anchor_first(run: Run) -> int:
     """How many tokens at each answer's beginning the run's config anchors."""
     settings = run.config.finetune
     if not settings.anchors:
+        weight = "" if settings.anchor_weight else " --set finetune.anchor_weight=3"
         said = f"finetune.dropped: {settings.dropped}, finetune.anchor_weight: {settings.anchor_weight:g}"
         change = (
             f"method {run.config.method} says so; choose one that anchors, such as toss-anchor"
             if run.config.method
-            else f"`toss select {run.name} --set finetune.dropped=anchor --set finetune.anchor_weight=1` makes it "
-            "one that does, with the same mask"
+            else f"`toss select {run.name} --set finetune.dropped=anchor{weight}` makes it one that does, with the "
+            "same mask"
         )
         raise InputError(
             f"{run.name}: its config anchors no token ({said}). {change}; or leave out anchored=True and take the "
