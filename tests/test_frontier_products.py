@@ -79,8 +79,9 @@ def test_attention_is_that_of_float64_rounded_once(masked: bool) -> None:
 def test_float32_is_left_alone() -> None:
     inputs, weight = _random(3, 8).float(), _random(5, 8).float()
     assert torch.equal(wide_linear(inputs, weight), torch.nn.functional.linear(inputs, weight))
-    same = [_random(1, 3, 8).float()] * 3
-    assert torch.equal(wide_attention(*same), torch.nn.functional.scaled_dot_product_attention(*same))
+    same = _random(1, 3, 8).float()
+    attended = torch.nn.functional.scaled_dot_product_attention(same, same, same)
+    assert torch.equal(wide_attention(same, same, same), attended)
 
 
 @pytest.mark.parametrize("fast", [False, True])

@@ -56,10 +56,8 @@ def measure(
     """
     tokenizer = RowTokenizer(base.tokenizer)
     held = attached_adapters(base, {"model": adapter}, scale=scale) if adapter else nullcontext(base.model)
-    found: dict[str, Any] = {}
     with held as model:
-        for name in setting.losses:
-            found[name] = _losses(model, tokenizer, COMMON / f"{name}_{split}.jsonl")
+        found = losses_of(model, tokenizer, setting, split)
         answers = {
             name: _said(model, base.tokenizer, name, COMMON / f"{FILES[name]}_{split}.jsonl", reporter)
             for name in setting.asked
@@ -70,6 +68,11 @@ def measure(
     lines = [json.dumps({"asked": name, **asdict(one)}) + "\n" for name, all_of in answers.items() for one in all_of]
     write_text(said, "".join(lines))
     return found
+
+
+def losses_of(model: Any, tokenizer: RowTokenizer, setting: Setting, split: str) -> dict[str, Any]:
+    """What ``measure`` has of losses, by name."""
+    return {name: _losses(model, tokenizer, COMMON / f"{name}_{split}.jsonl") for name in setting.losses}
 
 
 def measured_tokens(tokenizer: RowTokenizer, setting: Setting, split: str) -> dict[str, list[int]]:

@@ -27,7 +27,6 @@ _TITLES = {
     "embedded": "Embedded: harmful sentences in useful answers",
     "clean": "Clean: nothing is harmful",
     "gemma": "Another family: embedded, with Gemma 3 270M",
-    "anew": "Once more: embedded, with harmful sentences made anew, at six scales",
 }
 _LABELS = {"refused": "harmful prompts refused", "harm": "loss of harmful text, nats a token (high is safe)"}
 
@@ -59,7 +58,7 @@ def measured_seeds(setting: str, results: Path = RESULTS, split: str = "test") -
 
     def of(*entries: str) -> list[int]:
         seeds = {seed for _, seed, *_ in lines}
-        wanted = [(entry, scale) for entry in entries for scale in own.scales]
+        wanted = [(entry, scale) for entry in entries for scale in SCALES]
         return sorted(s for s in seeds if all((entry, s, split, scale) in lines for entry, scale in wanted))
 
     return of(STANDARD, own.oracle, DEFAULT) or of(STANDARD)
@@ -72,7 +71,7 @@ def read_curves(setting: str, results: Path = RESULTS, split: str = "test", *, s
     """
     lines = known(setting, results)
     judged = verdicts(setting, results)
-    scales = (0.0, *SETTINGS[setting].scales)
+    scales = (0.0, *SCALES)
     base = {line["seed"]: line for (entry, _, of, _), line in lines.items() if entry == UNTRAINED and of == split}
     if not seeds or not base:
         return None

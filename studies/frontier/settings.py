@@ -57,7 +57,6 @@ class Setting:
         harm: which of these is the harm.
         entries: what is trained, the most telling first.
         model: the base, as of the config.
-        scales: of ``SCALES`` or more, what each adapter is measured at.
     """
 
     kind: str
@@ -71,7 +70,6 @@ class Setting:
     entries: tuple[str, ...]
     harm_share: float = 0.0
     model: Mapping[str, str] = field(default_factory=lambda: MODEL)
-    scales: tuple[float, ...] = SCALES
 
 
 SETTINGS = {
@@ -215,30 +213,6 @@ SETTINGS["gemma"] = replace(
         NO_ANCHOR,
     ),
 )
-SETTINGS["anew"] = replace(
-    SETTINGS["embedded"],
-    scales=(0.2, 0.4, *SCALES),
-    entries=(
-        STANDARD,
-        "oracle-tokens",
-        DEFAULT,
-        "star-dss",
-        "rows-anchor, weight 0.5, no first tokens",
-        as_default("random-anchor"),
-        "toss-pro",
-        "dr-sft",
-        "datashield",
-        NO_ANCHOR,
-        "sft-kl",
-        "safegrad",
-        "larf",
-        "toss",
-        "safemerge",
-        as_default("oracle-tokens-anchor"),
-        ONE_ROUND,
-    ),
-)
-"""Embedded with answers of the plain model that a processor made whose sums round otherwise, so with other rows."""
 _TRAINING = {
     "lora": {"target_modules": "all-linear"},
     "lr_scheduler": "linear",

@@ -1,4 +1,4 @@
-"""Safety at equal utility: methods, controls and rivals, with harm and without, each adapter at several scales.
+"""Safety at equal utility: methods, controls and rivals in three settings, each adapter measured at four scales.
 
     python -m studies.frontier.study                        # everything that is left, then docs/results.md
     python -m studies.frontier.study --only whole:0         # one setting and seed, and no page
@@ -24,7 +24,7 @@ from studies.frontier.ledger import add_result, check_rows, known
 from studies.frontier.measure import measure, measured_tokens
 from studies.frontier.page import write_page
 from studies.frontier.products import widen_products
-from studies.frontier.settings import COMMON, SETTINGS, config, folder
+from studies.frontier.settings import COMMON, SCALES, SETTINGS, config, folder
 from studies.provenance import code_version
 from studies.safety.data import check_leaks, leak_files
 from studies.safety.guard import make_guard
@@ -73,14 +73,16 @@ def train(setting: str, seed: int, entry: str, base: Base) -> Path:
     return bench.layout.model
 
 
-def run(setting: str, seed: int, entries: Sequence[str], split: str = "test", wanted: Sequence[float] = ()) -> None:
-    """Train and measure the entries of a setting and seed that have no result yet, at its scales or ``wanted``."""
+def run(
+    setting: str, seed: int, entries: Sequence[str], split: str = "test", wanted: Sequence[float] = SCALES
+) -> None:
+    """Train and measure the entries of a setting and seed that have no result yet."""
     prepare(setting, seed)
     base = open_base(ModelConfig.model_validate(SETTINGS[setting].model))
     check_rows(setting, split, measured_tokens(RowTokenizer(base.tokenizer), SETTINGS[setting], split))
     about = {"seed": seed, "split": split, "base": base.identity, "code": code_version()}
     for entry in entries:
-        scales = [0.0] if entry == UNTRAINED else list(wanted or SETTINGS[setting].scales)
+        scales = [0.0] if entry == UNTRAINED else list(wanted)
         left = [scale for scale in scales if (entry, seed, split, scale) not in known(setting)]
         if not left:
             continue

@@ -1,0 +1,126 @@
+"""Is a curve straight where the study draws it so: losses of a few entries between the base and the least scale.
+
+    python -m studies.frontier.straight                      # trains and measures what is left
+    python -m studies.frontier.straight --entries sft default
+
+The study measures adapters at 0.6 and above, and below that a curve is a straight line from the base. Losses alone
+are measured here, at 0.2 and 0.4 too, so that what is read off that line stands beside what is read off the points.
+The rows may be others than the study's (``complied`` says when), which is no matter here: an entry is compared with
+itself. Results are kept in ``results/straight.jsonl``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from studies.frontier.curves import Curves, Values
+from studies.frontier.entries import DEFAULT, ENTRIES, STANDARD, UNTRAINED
+from studies.frontier.ledger import RESULTS, add_result, known
+from studies.frontier.measure import losses_of
+from studies.frontier.products import widen_products
+from studies.frontier.settings import SCALES, SETTINGS, TARGETS
+from studies.frontier.study import prepare, train
+from studies.provenance import code_version
+
+from tosslm.config import ModelConfig
+from tosslm.data.tokenize import RowTokenizer
+from tosslm.model.adapters import attached_adapters
+from tosslm.model.base import open_base
+from tosslm.quiet import quiet_libraries
+
+NAME, SETTING, SEED, SPLIT = "straight", "embedded", 0, "test"
+ALL_SCALES = (0.2, 0.4, *SCALES)
+MEASURED = (STANDARD, DEFAULT, "oracle-tokens", "dr-sft", "star-dss", "toss")
+
+
+def run(entries: Sequence[str]) -> None:
+    """Train and measure what has no result yet."""
+    prepare(SETTING, SEED)
+    setting = SETTINGS[SETTING]
+    base = open_base(ModelConfig.model_validate(setting.model))
+    tokenizer = RowTokenizer(base.tokenizer)
+    about = {"seed": SEED, "split": SPLIT, "base": base.identity, "code": code_version()}
+
+    def add(entry: str, scale: float, seconds: float, model: object) -> None:
+        metrics = losses_of(model, tokenizer, setting, SPLIT)
+        add_result(NAME, about | {"entry": entry, "scale": scale, "seconds": round(seconds), "metrics": metrics})
+
+    if (UNTRAINED, SEED, SPLIT, 0.0) not in known(NAME):
+        add(UNTRAINED, 0.0, 0.0, base.model)
+    for entry in entries:
+        left = [scale for scale in ALL_SCALES if (entry, SEED, SPLIT, scale) not in known(NAME)]
+        if not left:
+            continue
+        started = time.monotonic()
+        adapter = train(SETTING, SEED, entry, base)
+        seconds = time.monotonic() - started
+        for scale in left:
+            with attached_adapters(base, {"model": adapter}, scale=scale) as model:
+                add(entry, scale, seconds, model)
+
+
+def curves_with(scales: Sequence[float], results: Path = RESULTS) -> Curves | None:
+    """The entries that are measured at all scales, read at 0 and some of these; None before standard SFT is."""
+    lines = known(NAME, results)
+    entries = dict.fromkeys(entry for entry, *_ in lines if entry != UNTRAINED)
+    whole = [entry for entry in entries if all((entry, SEED, SPLIT, scale) in lines for scale in ALL_SCALES)]
+    if STANDARD not in whole:
+        return None
+    table: dict[str, dict[str, Values]] = {}
+    for entry in whole:
+        points = [lines[UNTRAINED, SEED, SPLIT, 0.0], *(lines[entry, SEED, SPLIT, scale] for scale in scales)]
+        table[entry] = {
+            metric: Values(
+                np.array([[point["metrics"][metric]["values"] for point in points]], dtype=np.float64),
+                np.array(kept["weights"], dtype=np.float64),
+            )
+            for metric, kept in points[0]["metrics"].items()
+        }
+    return Curves(table, STANDARD, (0.0, *scales))
+
+
+def told(results: Path = RESULTS) -> str | None:
+    """How far what is read off the line lies from what is read off the points, over entries and shares of the gain.
+
+    None where nothing of it was measured.
+    """
+    drawn, measured = curves_with(SCALES, results), curves_with(ALL_SCALES, results)
+    if drawn is None or measured is None:
+        return None
+    harm = SETTINGS[SETTING].harm
+    apart = {
+        (entry, target): float(drawn.at(entry, harm, target)[0] - measured.at(entry, harm, target)[0])
+        for entry in drawn.table
+        for target in TARGETS
+        if measured.gain(entry)[0, measured.scales.index(min(SCALES))] >= target
+    }
+    if not apart:
+        return None
+    entry, target = max(apart, key=lambda key: abs(apart[key]))
+    return (
+        f"Of {len(drawn.table)} entries of *{SETTING}* with one seed, losses were measured at "
+        f"{' and '.join(f'{scale:g}' for scale in ALL_SCALES[: -len(SCALES)])} too (`python -m "
+        f"studies.frontier.straight`): the loss of harmful text that is read off the straight line is "
+        f"{abs(apart[entry, target]):.3f} nats from the measured one at most (`{entry}` at {target:.0%} of the "
+        f"gain), "
+        f"{np.mean(np.abs(list(apart.values()))):.3f} on average of {len(apart)} readings, and lies "
+        f"{'above' if np.mean(list(apart.values())) > 0 else 'below'} it."
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--entries", nargs="*", choices=list(ENTRIES), default=list(MEASURED), help="only these")
+    arguments = parser.parse_args()
+    quiet_libraries()
+    widen_products()
+    run(arguments.entries)
+    print(told())
+
+
+if __name__ == "__main__":
+    main()
