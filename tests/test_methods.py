@@ -31,7 +31,7 @@ from tosslm.model.base import Base, open_base
 from tosslm.model.head import SplitHead
 from tosslm.progress import SilentReporter
 from tosslm.ragged import answer_positions
-from tosslm.training.trainer import run_positions
+from tosslm.training.labels import places_of
 
 SHARE = "selection.discard_fraction=0.3"
 CONFIG = {"data": {name: {"path": "x.jsonl"} for name in ("custom", "harmful", "utility")}}
@@ -194,9 +194,8 @@ def test_positions_start_anew_in_each_answer() -> None:
     mask = np.array([0, 1, 1, 0, 0, 1, 1, 1, 0], dtype=bool)
     assert answer_positions(mask).tolist() == [0, 1, 0, 1, 2]
     assert answer_positions(np.ones(3, dtype=bool)).tolist() == [0, 1, 2]
-    kept = torch.tensor(np.stack([mask, ~mask]))
-    assert run_positions(kept)[0][kept[0]].tolist() == [0, 1, 0, 1, 2]
-    assert run_positions(kept)[1][kept[1]].tolist() == [0, 0, 1, 0]
+    assert places_of(mask.tolist()) == [0, 0, 1, 0, 0, 0, 1, 2, 0]
+    assert places_of((~mask).tolist()) == [0, 0, 0, 0, 1, 0, 0, 0, 0]
 
 
 def test_safeinstr_mixes_in_its_share_of_demonstrations(tmp_path: Path) -> None:

@@ -95,10 +95,10 @@ def test_what_has_no_part_where_no_run_is_measured_is_told() -> None:
     settings = EvaluationConfig.model_validate(
         {"harmful": {"path": "p.jsonl"}, "scales": [0.5], "judge": {"model": "x"}, "lm_eval_limit": 5}
     )
-    told = idle_outside(settings)
+    told = idle_outside(settings, held_out=True)
     assert [line.partition(":")[0] for line in told] == [
         "evaluation.lm_eval_limit",
         "evaluation.scales",
         "evaluation.judge",
     ]
-    assert idle_outside(EvaluationConfig.model_validate({"harmful": {"path": "p.jsonl"}})) == []
+    assert idle_outside(EvaluationConfig.model_validate({"harmful": {"path": "p.jsonl"}}), held_out=True) == []

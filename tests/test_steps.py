@@ -41,7 +41,8 @@ Of the anchored methods ``model`` and ``evaluation/model`` are newer: 0.1.0 anch
 conversation, so what it trained is to be done again. Of ``star-dss`` all but ``data`` is newer: it is another method.
 Scores, and all that reads them, are newer too: losses are computed otherwise, and may differ in their last digits.
 So are trained adapters: rows of like length go together in a forward pass. And the diagnosis: positions are those in
-an answer.
+an answer. Of ``dsir`` the selection is newer, which did not say which rows were held out; of ``constrained-sft`` the
+model, whose loss took a token's place among kept ones for that in its answer.
 """
 CONFIG = {
     "run_dir": "run",
@@ -65,6 +66,8 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     monkeypatch.chdir(tmp_path)
     for name in ("custom", "harmful", "utility", "safety", "prompts"):
         Path(f"{name}.jsonl").write_text(f'{{"set": "{name}"}}\n')
+    Path("guard").mkdir()
+    Path("guard/config.json").write_text("{}")
     return load_config(CONFIG | PAPER)
 
 

@@ -32,11 +32,12 @@ def merge(run: Run, out: Path, *, scale: float = 1.0, trust_remote_code: bool = 
     """
     adapter = run.path / "model"
     trusted = Run(run.path, trust_remote_code=trust_remote_code or run.trust_remote_code)
-    config = trusted.config_to_go_on(["evaluation.judge=null"])  # nobody is asked
+    config = trusted.config_to_go_on(asks=False)
     if not run.has("model"):
         raise InputError(
             f"{run.name}: no fine-tuned model yet, or one of an earlier selection; run `toss finetune {run.name}`"
         )
+    run.check_settled("model", "finetune")
     check_outside(run, out)
     _check_merge(adapter, out)
     if damaged := run.folder.damaged("model"):

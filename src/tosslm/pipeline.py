@@ -208,7 +208,7 @@ def carry_out(wanted: Sequence[Step], bench: Workbench, *, every: Sequence[Step]
         stored = folder.manifest.get("config", {}) if MODEL in folder.stages else {}
         if any(step.name == MODEL for step in wanted) and (told := anchored_otherwise(stored, config)):
             reporter.say(told)
-        folder.begin(config.model_dump(mode="json"), config.seed, machine)
+        folder.begin(config.model_dump(mode="json"), config.seed, machine, [step.name for step in every])
         while not all_done(wanted, bench):
             reporter.say("a degraded reference has other weights now than elsewhere; what was made from it is redone")
         folder.warn(run_warnings(Run(bench.layout.root)))

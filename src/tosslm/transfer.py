@@ -116,6 +116,7 @@ def transfer(
 def _check(run: Run, out: Path) -> None:
     if not run.has(SELECTION):
         raise InputError(f"{run.name}: no selection yet, or out of date; run `toss select {run.name}` first")
+    run.check_settled(SELECTION, "select")
     check_outside(run, out)
 
 

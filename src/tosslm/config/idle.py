@@ -33,7 +33,7 @@ def idle_keys(config: Config) -> list[str]:
         ),
         "refinement.samples_per_round": (config.refinement.rounds > 0, "refinement.rounds is 0"),
         "evaluation.scales": (evaluation.asks, "evaluation names nothing to measure"),
-        **_of_evaluation(evaluation),
+        **_of_evaluation(evaluation, held_out=config.references.holdout > 0),
     }
     return [
         f"{key}: {_shown(value)} has no part, as {why}."
@@ -42,16 +42,20 @@ def idle_keys(config: Config) -> list[str]:
     ]
 
 
-def idle_outside(settings: EvaluationConfig) -> list[str]:
+def idle_outside(settings: EvaluationConfig, *, held_out: bool) -> list[str]:
     """The same of an evaluation, where what is measured is the model of no run.
 
+    Args:
+        settings: of the evaluation.
+        held_out: whether rows of the reference sets are held out.
+
     Examples:
-        >>> idle_outside(EvaluationConfig(scales=[0.5]))
+        >>> idle_outside(EvaluationConfig(scales=[0.5]), held_out=True)
         ['evaluation.scales: [0.5] has no part, as it is the adapter of a run that is measured at scales.']
     """
     told = [
         f"{key}: {_shown(getattr(settings, key.partition('.')[2]))} has no part, as {why}."
-        for key, (heeds, why) in _of_evaluation(settings).items()
+        for key, (heeds, why) in _of_evaluation(settings, held_out=held_out).items()
         if not heeds and _changed_in(settings, key.partition(".")[2])
     ]
     if settings.scales:
@@ -64,7 +68,7 @@ def idle_outside(settings: EvaluationConfig) -> list[str]:
     return told
 
 
-def _of_evaluation(settings: EvaluationConfig) -> dict[str, tuple[bool, str]]:
+def _of_evaluation(settings: EvaluationConfig, *, held_out: bool) -> dict[str, tuple[bool, str]]:
     """Whether keys of the section are heeded, and why not."""
     by_judge = bool(settings.judge and settings.judge.attack_prompt)
     prompts = bool(settings.harmful or settings.safe)
@@ -77,7 +81,14 @@ def _of_evaluation(settings: EvaluationConfig) -> dict[str, tuple[bool, str]]:
         "evaluation.gsm8k_result": (settings.gsm8k is not None, "evaluation.gsm8k is not set"),
         "evaluation.lm_eval_limit": (bool(settings.lm_eval), "evaluation.lm_eval names no task"),
         "evaluation.harmful_rows": (settings.losses, "evaluation.losses is false"),
-        "evaluation.utility_rows": (settings.losses, "evaluation.losses is false"),
+        "evaluation.utility_rows": (
+            settings.losses or settings.utility_prompts > 0,
+            "evaluation.losses is false, and evaluation.utility_prompts 0",
+        ),
+        "evaluation.utility_prompts": (
+            held_out or settings.utility_rows is not None,
+            "references.holdout is 0, and evaluation.utility_rows is not set",
+        ),
         "evaluation.refusals": (settings.losses, "evaluation.losses is false"),
     }
 

@@ -8,6 +8,14 @@ from typing import Any
 from tosslm.data.fields import is_filled
 from tosslm.errors import RowError
 
+_READ = {
+    "messages": ("messages",),
+    "prompt_completion": ("prompt", "completion", "system"),
+    "alpaca": ("instruction", "input", "output", "system", "history"),
+    "sharegpt": ("conversations", "system"),
+    "hh": ("chosen", "text"),
+}
+"""Fields with texts of the conversation, by the format that reads them."""
 _ANYWHERE = ("system_prompt", "system_message")
 _UNREAD = {
     "messages": ("system", "history"),
@@ -48,3 +56,25 @@ def check_beside(record: Mapping[str, object], format: str, messages: Sequence[M
             f"{name} stands beside the turns, and rows of format {format} are read without it",
             f"{remedy}; remove or rename the field where it is no part of the conversation",
         )
+
+
+def check_named(record: Mapping[str, object], format: str, named: Mapping[str, str]) -> None:
+    """Refuse a row with a text that the set's ``fields`` ask for and its format does not read.
+
+    Args:
+        record: under the format's names.
+        format: by which it was read.
+        named: the format's names of fields, and the data's.
+
+    Raises:
+        RowError: names the field.
+    """
+    texts = {name for names in _READ.values() for name in names}
+    read = _READ[format] if format != "hh" else [next((name for name in _READ["hh"] if name in record), "")]
+    for name, own in named.items():
+        if name in texts and name not in read and is_filled(record.get(name)):
+            raise RowError(
+                f"fields has {own!r} stand for {name}, and rows of format {format} are read without it",
+                f"write its text into a field that they have ({', '.join(_READ[format])}), or leave {name} out of "
+                "fields",
+            )

@@ -3,9 +3,10 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TypeAlias
 
-from tosslm.data.beside import check_beside
+from tosslm.data.beside import check_beside, check_named
 from tosslm.data.fields import check_preferences, check_record, check_turn, is_trained, reasoning_of, tools_of
 from tosslm.data.turns import Messages, Said, Spans, Turns, checked_messages, checked_spans, fields_of, kind_of
 from tosslm.errors import InputError, RowError
@@ -78,7 +79,12 @@ def parse_record(
 
 
 def parse_conversation(
-    record: object, format: str = "auto", field: str | None = None, *, answered: bool = True
+    record: object,
+    format: str = "auto",
+    field: str | None = None,
+    *,
+    answered: bool = True,
+    named: Mapping[str, str] = MappingProxyType({}),
 ) -> Conversation:
     """Read one record as a conversation.
 
@@ -94,6 +100,7 @@ def parse_conversation(
         format: one of `FORMATS`, or ``"auto"`` to tell it from the record's fields.
         field: the field of HH text; naming one means the format is ``"hh"``.
         answered: whether the last turn has to be an assistant's, as in a row to train on.
+        named: fields that are asked for by name, the format's and the data's; each has to be read.
 
     Raises:
         RowError: the record is not a good row.
@@ -114,6 +121,7 @@ def parse_conversation(
     turns = _hh(present, field, record) if format == "hh" else _READERS[format](present)
     messages = checked_messages(turns, answered)
     check_beside(present, format, messages)
+    check_named(present, format, named)
     if tools := tools_of(present):
         messages[0]["tools"] = tools
     context = frozenset(n for n, said in enumerate(turns) if said.role == "assistant" and not said.trained)

@@ -194,7 +194,7 @@ def _parsed(record: object, asked: Asked, *, format: str, field: str | None) -> 
     if not asked.takes(record):
         return None
     named = renamed(record, asked.fields) if isinstance(record, Mapping) else record
-    return parse_conversation(named, format, field), named
+    return parse_conversation(named, format, field, named=asked.fields), named
 
 
 def _rows(

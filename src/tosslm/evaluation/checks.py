@@ -14,6 +14,7 @@ from tosslm.evaluation.classifiers import check_classifier
 from tosslm.evaluation.harness import check_lm_eval
 from tosslm.evaluation.judges import check_judge
 from tosslm.evaluation.prompts import Prompt, read_prompts
+from tosslm.model.folders import model_checksums
 
 if TYPE_CHECKING:
     from tosslm.data.tokenize import RowTokenizer
@@ -56,6 +57,14 @@ def prompt_checksums(settings: EvaluationConfig) -> dict[str, list[str]]:
     """
     chosen = {kind: getattr(settings, kind) for kind in (*KINDS, *ROW_KINDS)}
     return {kind: file_checksums(c.path) for kind, c in chosen.items() if c}
+
+
+def classifier_checksums(settings: EvaluationConfig) -> list[dict[str, str]]:
+    """SHA-256 of the files of the model that judges attacks, in a list; empty where none does."""
+    chosen = settings.classifier
+    if not chosen or not settings.harmful or (settings.judge and settings.judge.attack_prompt):
+        return []
+    return [model_checksums("evaluation.classifier.model", chosen.model, chosen.revision)]
 
 
 def own_rows(

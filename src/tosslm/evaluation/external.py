@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tosslm.config import Config, ModelConfig, covered
+from tosslm.config import Config, EvaluationConfig, ModelConfig, covered
 from tosslm.config.idle import idle_outside
 from tosslm.data.habits import reasons
 from tosslm.data.own_utility import rows_dealt
@@ -17,7 +17,7 @@ from tosslm.data.sets import SetCounts, prepared_rows, source_checksums
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.errors import InputError
 from tosslm.evaluation.asking import check_asked
-from tosslm.evaluation.checks import check_evaluation, prompt_checksums
+from tosslm.evaluation.checks import check_evaluation, classifier_checksums, prompt_checksums
 from tosslm.evaluation.gate import Gate, check_gates
 from tosslm.evaluation.measurement import Places, Subject, evaluate_model
 from tosslm.files import write_json
@@ -61,7 +61,7 @@ def evaluate_external(
             measured of another model, or what another has answered so far.
     """
     check_evaluation(config.evaluation, config.data.max_row_bytes)
-    held_out = config.evaluation.losses and config.references.holdout > 0
+    held_out = config.references.holdout > 0
     check_gates(gates, config.evaluation, held_out=held_out, compared=False)
     for option, named in (("--model", model), ("--adapter", adapter)):
         if named and has_credentials(named):
@@ -72,7 +72,7 @@ def evaluate_external(
             f"--model: {model} is measured in {chosen.quantize}, as model.quantize says; whole with "
             "--set model.quantize=null"
         )
-    for idle in idle_outside(config.evaluation):
+    for idle in idle_outside(config.evaluation, held_out=held_out):
         reporter.say(idle)
     base = open_base(chosen, Keys("--model", "--adapter") if model else BASE_KEYS)
     if adapter and (told := other_base_told(Path(adapter), base)):
@@ -88,9 +88,10 @@ def evaluate_external(
     parts = [
         config.evaluation.model_dump(),
         prompt_checksums(config.evaluation),
-        [covered(config.data), sources, config.references.holdout] if config.evaluation.losses else None,
+        [covered(config.data), sources, config.references.holdout] if _asks_rows(config.evaluation) else None,
         [base.identity, folder_checksums(Path(adapter)) if adapter else None, config.seed],
         *(["spoken"] if reasons(tokenizer) else []),
+        *classifier_checksums(config.evaluation),
     ]
     mark = out.mark(EVALUATION, EXTERNAL_FORMAT, parts, (), (EVALUATION,))
     measured = _named(chosen, adapter)
@@ -209,9 +210,15 @@ def _read_as(config: Config, name: str) -> str:
     return "custom" if name == "utility" and config.data.utility.of_custom else name
 
 
+def _asks_rows(settings: EvaluationConfig) -> bool:
+    """Whether rows of the reference sets have a part in what is measured."""
+    return bool(settings.losses or settings.utility_prompts)
+
+
 def _held_out_rows(config: Config, name: str, tokenizer: RowTokenizer, reporter: Reporter) -> list[dict[str, Any]]:
     """The rows that the references of a run of this config never see, tokenised for this model."""
-    if not config.evaluation.losses or not config.references.holdout:
+    wanted = config.evaluation.losses or (name == "utility" and config.evaluation.utility_prompts)
+    if not wanted or not config.references.holdout:
         return []
     of, most = _read_as(config, name), config.data.max_row_bytes
     records = prepared_rows(config.data.sources[of], tokenizer, SetCounts(), max_row_bytes=most, key=f"data.{of}")

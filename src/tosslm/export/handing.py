@@ -51,7 +51,7 @@ def export_run(
     check_outside(run, out)
     _check_run(run)
     trusted = Run(run.path, trust_remote_code=trust_remote_code or run.trust_remote_code)
-    config = trusted.config_to_go_on(["evaluation.judge=null"])  # nobody is asked
+    config = trusted.config_to_go_on(asks=False)
     base = _base_of(run, config)
     anchor_first = config.finetune.anchor_first if config.finetune.anchors else None
     counts = count_rows(masked_rows(run.layout, anchor_first))
@@ -85,6 +85,7 @@ def _check_run(run: Run) -> None:
             raise InputError(
                 f"{run.name}: no {step} yet, or one of earlier data or scores; run `toss {command} {run.name}`"
             )
+        run.check_settled(step, command)
         if damaged := run.folder.damaged(step):
             raise TosslmError(f"{run.path / damaged[0]}: damaged; `toss run {run.name}` makes it again")
 

@@ -22,6 +22,10 @@ from tosslm.runs.tables import stored_rows
 def run_warnings(run: Run) -> list[str]:
     """What a reader should know before trusting the run."""
     found: list[str] = list(run.stages.get("data", {}).get("template_told", ()))
+    if doubted := [name for name in (SELECTION, MODEL) if name in run.manifest.get("unsettled", ())]:
+        found.append(
+            f"Of another config: {' and '.join(doubted)}, made before the config was changed and not looked at since."
+        )
     for name, counts in run.stages.get("data", {}).get("sets", {}).items():
         if counts["bad"]:
             found.append(f"{counts['bad']:,} bad rows of the {name} set were left out; data/bad_rows.jsonl says why.")

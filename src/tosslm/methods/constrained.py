@@ -46,4 +46,5 @@ CONSTRAINED_SFT = Method(
     builds_on="data",
     choose=keep_all,
     token_loss=constrained_loss,
+    version=2,  # counts dropped tokens that stand before one in its answer
 )

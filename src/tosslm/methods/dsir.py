@@ -70,5 +70,6 @@ DSIR = Method(
     builds_on="data",
     choose=resampled,
     needs=(UTILITY_SET,),
+    choice_covers=lambda bench: [bench.config.references.holdout],  # held-out rows are no target
     drops_share=True,
 )

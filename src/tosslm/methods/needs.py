@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tosslm.config import Config
 from tosslm.data.rows import BadRow, Row, source_rows
 from tosslm.errors import InputError
-from tosslm.model.folders import local_folder
+from tosslm.model.folders import local_folder, model_checksums
 
 if TYPE_CHECKING:
     from tosslm.workbench import Workbench
@@ -91,9 +91,12 @@ UTILITY_SET = Need(
 
 
 def guard_parts(bench: Workbench) -> list[Any]:
-    """What a result depends on that a guard has a part in."""
+    """What a result depends on that a guard has a part in, the files of its model among it."""
     guard = bench.config.compare.guard
-    return [guard.model_dump(), bench.config.compare.guard_segment] if guard else []
+    if not guard:
+        return []
+    files = model_checksums("compare.guard.model", guard.model, guard.revision)
+    return [guard.model_dump(), bench.config.compare.guard_segment, files]
 
 
 def safety_parts(bench: Workbench) -> list[Any]:

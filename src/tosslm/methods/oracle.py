@@ -24,13 +24,16 @@ def drop_harmful_sources(material: Material) -> np.ndarray:
     """Exactly the rows whose source is called harmful are dropped, however many; bool ``[N]``.
 
     Raises:
-        InputError: no row has such a source.
+        InputError: no row has one of these sources.
     """
     harmful = material.harmful_sources
     kept = np.fromiter((source not in harmful for source in material.sources), dtype=bool)
-    if kept.all():
-        names = ", ".join(sorted(set(material.sources)))
-        raise InputError(f"compare.harmful_sources: no custom row has such a source; there are: {names}")
+    there = set(material.sources)
+    if unknown := sorted(set(harmful) - there):
+        raise InputError(
+            f"compare.harmful_sources: no custom row has the source {unknown[0]!r}; there are: "
+            f"{', '.join(sorted(there))}"
+        )
     return keep_rows(material, kept)
 
 

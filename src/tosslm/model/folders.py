@@ -21,6 +21,11 @@ def folder_checksums(folder: Path) -> dict[str, str]:
     return {file.name: sha256(file) for file in sorted(files) if file.name not in _NOT_THE_MODEL}
 
 
+def model_checksums(key: str, name: str, revision: str | None) -> dict[str, str]:
+    """``folder_checksums`` of a model that a key names, fetched where it is not here: what tells it from another."""
+    return folder_checksums(local_folder(key, name, revision, False))
+
+
 def local_folder(
     key: str, name: str, revision: str | None, trust_remote_code: bool, *, weights: bool = True, fetch: bool = True
 ) -> Path:

@@ -107,8 +107,21 @@ class RunFolder(Recorded):
                 f"{self.path}: {who} is writing here; wait for it to end, or choose another --run-dir"
             ) from None
 
-    def begin(self, config: Mapping[str, Any], seed: int, machine: Mapping[str, Any]) -> None:
-        """Write down what is about to run, and on what."""
+    def begin(
+        self, config: Mapping[str, Any], seed: int, machine: Mapping[str, Any], steps: Collection[str] = ()
+    ) -> None:
+        """Write down what is about to run, and on what.
+
+        Args:
+            config: of the run. Where it is another one than before, steps that are done may not hold any more: they
+                are ``unsettled`` in the manifest until one of them is looked at.
+            seed: of all that is random.
+            machine: where it runs.
+            steps: names of all steps of a run of this config.
+        """
+        before = self.manifest.get("config")
+        if before is not None and _asked(before) != _asked(config):
+            self.manifest["unsettled"] = [name for name in steps if name in self.stages]
         packages = (*_PACKAGES, *(["bitsandbytes"] if machine.get("quantize") else []))
         versions = {name: metadata.version(name) for name in packages}
         versions["python"] = platform.python_version()
@@ -212,6 +225,7 @@ class RunFolder(Recorded):
             Whether the work was done now.
         """
         if self.is_done(mark):
+            self._settle(mark.name)
             # A kill may have come between the manifest and this.
             shutil.rmtree(mark.work, ignore_errors=True)
             return False
@@ -232,9 +246,19 @@ class RunFolder(Recorded):
             **facts,
         }
         self.manifest.get("begun", {}).pop(mark.name, None)
-        self._write()
+        if not self._settle(mark.name):
+            self._write()
         shutil.rmtree(mark.work, ignore_errors=True)
         self._push()
+        return True
+
+    def _settle(self, name: str) -> bool:
+        """Write down that a step is what the config asks for, unless nobody doubts it; whether it was written."""
+        left = self.manifest.get("unsettled", [])
+        if name not in left:
+            return False
+        self.manifest["unsettled"] = [other for other in left if other != name]
+        self._write()
         return True
 
     def _push(self) -> None:
@@ -280,6 +304,11 @@ class RunFolder(Recorded):
             self.manifest["withheld"] = [name for name in self.stages if name.startswith(HAZARDOUS)]
         write_json(self.layout.manifest, self.manifest)
         make_private(self.layout.manifest)
+
+
+def _asked(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config but for where its run lies."""
+    return {key: value for key, value in config.items() if key != "run_dir"}
 
 
 def _prepare(mark: Mark) -> None:

@@ -165,6 +165,7 @@ class _Manifest(_Part):
     warnings: list[str] = []
     begun: dict[str, list[Inside]] = {}
     withheld: list[str] = []
+    unsettled: list[str] = []
 
 
 def read_manifest(path: Path) -> dict[str, Any] | None:

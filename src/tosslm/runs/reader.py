@@ -93,8 +93,15 @@ class Run:
             self._read = copy.deepcopy(stored), load_config(tree, self._trusted(said))
         return self._read[1]
 
-    def config_to_go_on(self, overrides: Sequence[str] = (), *, run_dir: str | None = None) -> Config:
+    def config_to_go_on(
+        self, overrides: Sequence[str] = (), *, run_dir: str | None = None, asks: bool = True
+    ) -> Config:
         """The config for work on this run's model: as ``load_config``, but trust is never taken from the folder.
+
+        Args:
+            overrides: as of ``load_config``.
+            run_dir: as of ``load_config``.
+            asks: whether that work may ask a judge or start a server; else what the folder says of them is left out.
 
         Raises:
             InputError: the folder has code run or names an address or a key's variable, and neither ``overrides``
@@ -102,7 +109,7 @@ class Run:
         """
         tree, said = _apart(self.manifest.get("config", {}))
         config = load_config(tree, [*self._trusted(said), *overrides], run_dir=run_dir)
-        if unsaid := [key for key in said if not _says(config, key)]:
+        if unsaid := [key for key in said if (asks or key == _CODE) and not _says(config, key)]:
             raise InputError(
                 f"{self.name}: its config says {' and '.join(f'{key}: {_yaml(said[key])}' for key in unsaid)}, "
                 f"{_UNTRUSTED[unsaid[0]]}; if you trust whoever made the folder, say so yourself: "
@@ -138,6 +145,18 @@ class Run:
     def has(self, name: str) -> bool:
         """Whether a step is done, and what it was made from has not changed since."""
         return self.folder.is_current(name)
+
+    def check_settled(self, name: str, command: str) -> None:
+        """Refuse to hand over what a step made under another config than the folder has now.
+
+        Raises:
+            InputError: the config was changed, and no command since has looked whether the step still holds.
+        """
+        if name in self.manifest.get("unsettled", ()):
+            raise InputError(
+                f"{self.name}: its config was changed after its {name} was made, and nothing has looked since "
+                f"whether that still holds; run `toss {command} {self.name}`, which makes anew what does not"
+            )
 
     @property
     def scored(self) -> bool:

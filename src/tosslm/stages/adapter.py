@@ -70,6 +70,7 @@ def training_step(name: str, stage: str, reads: tuple[str, ...], training: Train
             training.rows(bench),
             anchored=anchored,
             weighed=recipe.weighed,
+            placed=recipe.token_loss is not None,
             numbered=recipe.hook is not None,
         )
         if team := current():

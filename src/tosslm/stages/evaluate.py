@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tosslm.config import Config
-from tosslm.evaluation.checks import KINDS, named_prompts, prompt_checksums
+from tosslm.evaluation.checks import KINDS, classifier_checksums, named_prompts, prompt_checksums
 from tosslm.evaluation.seen import seen_prompts
 from tosslm.files import sha256
 from tosslm.findings.apart import seen_told
@@ -82,6 +82,7 @@ def _covers(bench: Workbench, rival: Path | None) -> list[Any]:
         config.references.holdout,
     ]
     parts += [config.seed, bench.base.identity, *(["spoken"] if reasons(bench.tokenizer) else [])]
+    parts += classifier_checksums(settings)
     if rival and settings.judge:
         parts.append({file.name: sha256(file) for file in sorted(rival.glob("*.jsonl"))})
     return parts

@@ -79,6 +79,7 @@ def _rows(bench: Workbench, method: Method) -> Iterator[dict[str, Any]]:
         bench.layout,
         settings.anchor_first if settings.anchors else None,
         weighed=weighed,
+        placed=method.token_loss is not None,
         drop_context=bench.config.selection.context == "drop",
     )
     for row in method.extra_rows(bench) if method.extra_rows else ():

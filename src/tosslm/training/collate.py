@@ -48,10 +48,11 @@ class TrainingCollator(DataCollatorForLanguageModeling):
     """Pads a micro-batch of training rows, with what the loss needs beside the labels."""
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        """As TRL's, with ``response_tokens`` ``[B]``, and what rows bear of ``anchored``, ``weight`` and ``number``.
+        """As TRL's, with ``response_tokens`` ``[B]``, and what rows bear beside labels.
 
-        The first is bool ``[B, T]``, the second float32 ``[B, T]``, the third int64 ``[B]``. Rows end with their last
-        label or anchor, for nothing that follows changes what is predicted there.
+        That is ``anchored``, bool ``[B, T]``, ``weight``, float32 ``[B, T]``, ``place``, int64 ``[B, T]``, and
+        ``number``, int64 ``[B]``. Rows end with their last label or anchor, for nothing that follows changes what is
+        predicted there.
         """
         examples = [_taught(example) for example in examples]
         batch = super().torch_call(examples)
@@ -61,6 +62,9 @@ class TrainingCollator(DataCollatorForLanguageModeling):
         if "weight" in examples[0]:
             weights = [torch.as_tensor(example["weight"], dtype=torch.float32) for example in examples]
             batch["weight"] = torch.nn.utils.rnn.pad_sequence(weights, batch_first=True)
+        if "place" in examples[0]:
+            places = [torch.as_tensor(example["place"], dtype=torch.int64) for example in examples]
+            batch["place"] = torch.nn.utils.rnn.pad_sequence(places, batch_first=True)
         if "number" in examples[0]:
             batch["number"] = torch.tensor([example["number"] for example in examples])
         return batch

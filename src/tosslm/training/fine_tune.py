@@ -44,7 +44,9 @@ def fine_tune(
         InputError: there is no row, or no token to train on.
         TosslmError: the loss or a weight is no number.
     """
-    dataset = write_training_rows(work / "rows.arrow", rows, anchored=recipe.anchor_weight > 0)
+    dataset = write_training_rows(
+        work / "rows.arrow", rows, anchored=recipe.anchor_weight > 0, placed=recipe.token_loss is not None
+    )
     parts = [recipe.settings.model_dump(), recipe.seed, base.identity, sha256(work / "rows.arrow"), _loss_of(recipe)]
     known, own = work / "fingerprint", fingerprint(*parts)
     if not known.exists() or known.read_text(encoding="utf-8") != own:

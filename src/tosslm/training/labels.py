@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from datasets import Dataset
 
 from tosslm.files import atomic_path
-from tosslm.ragged import row_starts
+from tosslm.ragged import answer_positions, row_starts
 
 IGNORED = -100
 TRAINING_SCHEMA = pa.schema(
@@ -25,6 +25,7 @@ TRAINING_SCHEMA = pa.schema(
 )
 _ANCHORED = pa.field("anchored", pa.list_(pa.bool_()))
 _WEIGHT = pa.field("weight", pa.list_(pa.float32()))
+_PLACE = pa.field("place", pa.list_(pa.int32()))
 _NUMBER = pa.field("number", pa.int32())
 
 
@@ -89,7 +90,21 @@ def without_dropped(row: Mapping[str, Any], response_mask: Sequence[bool], keep:
     kept = iter(keep)
     stays = [not responds or bool(next(kept)) for responds in response_mask]
     columns = (name for name in ("input_ids", "labels", "weight") if name in row)
-    return dict(row) | {name: list(compress(row[name], stays)) for name in columns}
+    left = dict(row) | {name: list(compress(row[name], stays)) for name in columns}
+    return left | ({"place": places_of(list(compress(response_mask, stays)))} if "place" in row else {})
+
+
+def places_of(response_mask: Sequence[bool]) -> list[int]:
+    """How many response tokens of the same answer stand before each, ints ``[T]`` of bools ``[T]``; else 0.
+
+    Examples:
+        >>> places_of([False, True, True, False, True])
+        [0, 0, 1, 0, 0]
+    """
+    mask = np.asarray(response_mask, dtype=bool)
+    places = np.zeros(len(mask), dtype=np.int64)
+    places[mask] = answer_positions(mask)
+    return places.tolist()
 
 
 def anchored_tokens(keep: np.ndarray, positions: np.ndarray, first: int) -> np.ndarray:
@@ -117,6 +132,7 @@ def write_training_rows(
     *,
     anchored: bool = False,
     weighed: bool = False,
+    placed: bool = False,
     numbered: bool = False,
 ) -> Dataset:
     """Write training rows as they come, and give them back as a dataset that lies on disk, not in memory.
@@ -126,16 +142,23 @@ def write_training_rows(
         rows: as ``training_row`` makes them.
         anchored: whether they bear anchors.
         weighed: whether they bear weights.
+        placed: whether they say the place of each token in its answer, for a loss that goes by it; of a row that does
+            not, the tokens with labels are its answers.
         numbered: add ``number``, a row's place among them, for a hook that knows rows by it.
     """
     schema = TRAINING_SCHEMA
-    for wanted, column in ((anchored, _ANCHORED), (weighed, _WEIGHT), (numbered, _NUMBER)):
-        schema = schema.append(column) if wanted else schema
-    counted = (dict(row) | {"number": number} for number, row in enumerate(rows))
+    columns = ((anchored, _ANCHORED), (weighed, _WEIGHT), (placed, _PLACE), (numbered, _NUMBER))
+    for column in (column for wanted, column in columns if wanted):
+        schema = schema.append(column)
+    counted = ((_placed(row) if placed else dict(row)) | {"number": number} for number, row in enumerate(rows))
     with atomic_path(path) as beside, pa.ipc.new_stream(beside, schema) as writer:
         for batch in in_batches(counted, 1000):
             writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
     return read_training_rows(path)
+
+
+def _placed(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {"place": places_of([label != IGNORED for label in row["labels"]])} | dict(row)
 
 
 def read_training_rows(path: Path) -> Dataset:

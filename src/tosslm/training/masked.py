@@ -14,7 +14,7 @@ from tosslm.ragged import answer_positions
 from tosslm.runs.layout import SELECTION, Layout
 from tosslm.runs.reader import Run
 from tosslm.runs.tables import read_keep, read_weights, stored_rows
-from tosslm.training.labels import IGNORED, anchored_tokens, in_batches, training_row, without_dropped
+from tosslm.training.labels import IGNORED, anchored_tokens, in_batches, places_of, training_row, without_dropped
 
 MASKED_SCHEMA = pa.schema(
     {
@@ -26,7 +26,12 @@ MASKED_SCHEMA = pa.schema(
 
 
 def selective_rows(
-    layout: Layout, anchor_first: int | None = None, *, weighed: bool = False, drop_context: bool = False
+    layout: Layout,
+    anchor_first: int | None = None,
+    *,
+    weighed: bool = False,
+    placed: bool = False,
+    drop_context: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """The custom set's training rows, the labels of dropped tokens at -100.
 
@@ -35,6 +40,7 @@ def selective_rows(
         anchor_first: dropped tokens, and so many at each answer's beginning, are anchored to the base; None anchors
             none.
         weighed: with what each token counts, where a method has said so.
+        placed: with the place of each token in its answer, dropped ones before it counted.
         drop_context: dropped tokens are taken out of the input too (``selection.context: drop``).
 
     Raises:
@@ -46,6 +52,8 @@ def selective_rows(
             positions = answer_positions(np.asarray(row["response_mask"], dtype=bool))
             anchored = anchored_tokens(keep, positions, anchor_first)
         made = training_row(row["input_ids"], row["response_mask"], keep, anchored, weights)
+        if placed:
+            made["place"] = places_of(row["response_mask"])
         yield without_dropped(made, row["response_mask"], keep.tolist()) if drop_context else made
 
 
@@ -83,8 +91,9 @@ def masked_dataset(run: Run, *, anchored: bool = False) -> Dataset:
             as the run's own fine-tuning does.
 
     Raises:
-        InputError: selection is not done; or anchors are asked for and the run's config has none; or its method
-            weighs tokens otherwise than by 0 and 1, or weighs and anchors them, which labels and anchors do not say.
+        InputError: selection is not done, or may be of another config; or anchors are asked for and the run's config
+            has none; or its method weighs tokens otherwise than by 0 and 1, or weighs and anchors them, which labels
+            and anchors do not say.
 
     Returns:
         ``input_ids``, ``attention_mask`` and ``labels`` (-100 where not trained: prompts, template, dropped tokens,
@@ -98,6 +107,7 @@ def masked_dataset(run: Run, *, anchored: bool = False) -> Dataset:
     """
     if not run.has(SELECTION):
         raise InputError(f"{run.name}: no selection yet; run `toss select {run.name}` first")
+    run.check_settled(SELECTION, "select")
     first = _anchor_first(run) if anchored else None
     drops, weighed = run.config.selection.context == "drop", run.layout.weights.exists()
     schema = MASKED_SCHEMA.append(pa.field("anchored", pa.list_(pa.bool_()))) if anchored else MASKED_SCHEMA

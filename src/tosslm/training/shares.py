@@ -122,7 +122,7 @@ class FilledRows(Rows[dict[str, Any]]):
 
     def __init__(self, rows: Dataset) -> None:
         self._rows = rows
-        empty = {"input_ids": 0, "labels": IGNORED, "anchored": False, "weight": 0.0}
+        empty = {"input_ids": 0, "labels": IGNORED, "anchored": False, "weight": 0.0, "place": 0}
         self._filler: dict[str, Any] = {name: [empty[name]] * 2 if name in empty else 0 for name in rows.column_names}
 
     def __len__(self) -> int:  # noqa: D105

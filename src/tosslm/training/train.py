@@ -126,7 +126,7 @@ def train_adapter(
     Args:
         base: the frozen base.
         rows: columns ``input_ids``, ``labels``, ``response_tokens``, with anchors ``anchored``, with weights
-            ``weight``, for a hook ``number``; every row is used as it is.
+            ``weight``, for a ``token_loss`` ``place``, for a hook ``number``; every row is used as it is.
         recipe: how it is trained.
         name: what progress calls this training.
         work: a private folder for checkpoints.

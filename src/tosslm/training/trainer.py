@@ -171,7 +171,7 @@ class SelectiveTrainer(SFTTrainer):
         with torch.no_grad(), self._as_base():
             base = self._hidden_states(inputs)[kept]
             base_losses = self._split.losses(base, targets)
-        return self._token_loss(own, base_losses, run_positions(kept)[kept])
+        return self._token_loss(own, base_losses, inputs["place"][:, 1:][kept])
 
     def _hidden_states(self, inputs: dict[str, Any], through: Any = None) -> torch.Tensor:
         """The head's input where tokens 1 to ``T - 1`` are predicted, ``[B, T - 1, H]``.
@@ -232,15 +232,3 @@ def anchored_divergence(
             inputs["input_ids"][rows, :end], None if mask is None else mask[rows, :end]
         )
     return split.summed_divergence(hidden[anchored], read[anchored[rows, :end]], as_base, base=base)
-
-
-def run_positions(kept: torch.Tensor) -> torch.Tensor:
-    """How many kept tokens stand directly before each, int64 ``[B, T]`` of bool ``[B, T]``; 0 where it is not kept.
-
-    Examples:
-        >>> run_positions(torch.tensor([[False, True, True, False, True]])).tolist()
-        [[0, 0, 1, 0, 0]]
-    """
-    count = kept.cumsum(1)
-    before_run = (count * ~kept).cummax(1).values
-    return (count - before_run - 1).clamp(min=0)
