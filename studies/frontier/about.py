@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from studies.frontier import straight
 from studies.frontier.checked import figures
 from studies.frontier.curves import Curves
 from studies.frontier.data import CUSTOM_ROWS, REFERENCE_ROWS, UNREAD_TYPES
@@ -130,6 +131,8 @@ def missing(results: Path) -> list[str]:
         "- Intervals of one seed are over prompts and rows; they leave out that training again comes out otherwise. "
         "What only one seed shows is a hint."
     )
+    if told := straight.told(results):
+        lines.append(f"- {told}")
     for name in SETTINGS:
         have = {(entry, seed) for entry, seed, split, _ in known(name, results) if split == "test"}
         entries = {entry for entry, _ in have}

@@ -23,7 +23,6 @@ from studies.frontier.ledger import RESULTS, add_result, known
 from studies.frontier.measure import losses_of
 from studies.frontier.products import widen_products
 from studies.frontier.settings import SCALES, SETTINGS, TARGETS
-from studies.frontier.study import prepare, train
 from studies.provenance import code_version
 
 from tosslm.config import ModelConfig
@@ -39,6 +38,8 @@ MEASURED = (STANDARD, DEFAULT, "oracle-tokens", "dr-sft", "star-dss", "toss")
 
 def run(entries: Sequence[str]) -> None:
     """Train and measure what has no result yet."""
+    from studies.frontier.study import prepare, train  # whose page tells what this found
+
     prepare(SETTING, SEED)
     setting = SETTINGS[SETTING]
     base = open_base(ModelConfig.model_validate(setting.model))
@@ -64,7 +65,12 @@ def run(entries: Sequence[str]) -> None:
 
 
 def curves_with(scales: Sequence[float], results: Path = RESULTS) -> Curves | None:
-    """The entries that are measured at all scales, read at 0 and some of these; None before standard SFT is."""
+    """The entries that are measured at all scales, read at 0 and some of these; None before standard SFT is.
+
+    Args:
+        scales: at which they are read, from the least up.
+        results: folder of what is kept.
+    """
     lines = known(NAME, results)
     entries = dict.fromkeys(entry for entry, *_ in lines if entry != UNTRAINED)
     whole = [entry for entry in entries if all((entry, SEED, SPLIT, scale) in lines for scale in ALL_SCALES)]
@@ -84,9 +90,9 @@ def curves_with(scales: Sequence[float], results: Path = RESULTS) -> Curves | No
 
 
 def told(results: Path = RESULTS) -> str | None:
-    """How far what is read off the line lies from what is read off the points, over entries and shares of the gain.
+    """How far what is read off the line lies from what is read off the points; None where nothing was measured.
 
-    None where nothing of it was measured.
+    Of all entries and shares of the gain that they have before the least scale of the study.
     """
     drawn, measured = curves_with(SCALES, results), curves_with(ALL_SCALES, results)
     if drawn is None or measured is None:

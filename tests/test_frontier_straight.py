@@ -1,0 +1,57 @@
+"""How straight curves are below the least scale of the study, against readings by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from studies.frontier.ledger import add_result
+from studies.frontier.settings import SCALES, TARGETS
+from studies.frontier.straight import ALL_SCALES, NAME, curves_with, told
+
+GAIN = dict(zip((0.0, *ALL_SCALES), (0.0, 0.5, 0.75, 0.92, 0.97, 1.0, 0.98), strict=True))
+HARM = dict(zip((0.0, *ALL_SCALES), (0.0, 0.1, 0.3, 0.6, 0.8, 0.9, 0.95), strict=True))
+
+
+def add(folder: Path, entry: str, scale: float) -> None:
+    """Two rows of each kind, the second of three times the tokens, with the same loss."""
+    metrics = {
+        "utility": {"values": [2 - GAIN[scale]] * 2, "weights": [1, 3]},
+        "spliced": {"values": [4 - HARM[scale]] * 2, "weights": [2, 6]},
+    }
+    line = {"entry": entry, "seed": 0, "split": "test", "scale": scale, "base": "b", "code": "c", "seconds": 1}
+    add_result(NAME, line | {"metrics": metrics}, folder)
+
+
+def test_what_is_read_off_the_line_stands_beside_what_is_read_off_the_points(tmp_path: Path) -> None:
+    add(tmp_path, "base", 0.0)
+    assert told(tmp_path) is None
+    for scale in ALL_SCALES:
+        assert curves_with(SCALES, tmp_path) is None
+        add(tmp_path, "sft", scale)
+    gains = [GAIN[scale] for scale in (0.0, *ALL_SCALES)][:4]
+    harms = [4 - HARM[scale] for scale in (0.0, *ALL_SCALES)][:4]
+    apart = [
+        np.interp(target, [gains[0], gains[3]], [harms[0], harms[3]]) - np.interp(target, gains, harms)
+        for target in TARGETS
+        if target <= 0.9
+    ]
+    text = told(tmp_path)
+    assert text is not None
+    assert f"is {max(map(abs, apart)):.3f} nats from the measured one at most (`sft` at 70% of the gain)" in text
+    assert f"{np.mean(np.abs(apart)):.3f} on average of {len(apart)} readings, and lies below it" in text
+    measured = curves_with(ALL_SCALES, tmp_path)
+    assert measured is not None
+    reading = measured.reading("sft", "spliced", 0.8)
+    assert reading is not None
+    assert reading.value == pytest.approx(np.interp(0.8, gains, harms))
+
+
+def test_an_entry_counts_once_all_scales_are_there(tmp_path: Path) -> None:
+    for entry, scales in (("base", (0.0,)), ("sft", ALL_SCALES), ("default", ALL_SCALES[:-1])):
+        for scale in scales:
+            add(tmp_path, entry, scale)
+    found = curves_with(ALL_SCALES, tmp_path)
+    assert found is not None
+    assert list(found.table) == ["sft"]
