@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from studies.frontier.ledger import add_result
-from studies.frontier.settings import SCALES, TARGETS
-from studies.frontier.straight import ALL_SCALES, NAME, curves_with, told
+from studies.frontier.settings import TARGETS
+from studies.frontier.straight import ALL_SCALES, DRAWN, NAME, curves_with, told
 
-GAIN = dict(zip((0.0, *ALL_SCALES), (0.0, 0.5, 0.75, 0.92, 0.97, 1.0, 0.98), strict=True))
-HARM = dict(zip((0.0, *ALL_SCALES), (0.0, 0.1, 0.3, 0.6, 0.8, 0.9, 0.95), strict=True))
+GAIN = dict(zip((0.0, *ALL_SCALES), (0.0, 0.5, 0.75, 0.92, 1.0), strict=True))
+HARM = dict(zip((0.0, *ALL_SCALES), (0.0, 0.1, 0.3, 0.6, 0.9), strict=True))
 
 
 def add(folder: Path, entry: str, scale: float) -> None:
@@ -28,7 +28,7 @@ def test_what_is_read_off_the_line_stands_beside_what_is_read_off_the_points(tmp
     add(tmp_path, "base", 0.0)
     assert told(tmp_path) is None
     for scale in ALL_SCALES:
-        assert curves_with(SCALES, tmp_path) is None
+        assert curves_with(DRAWN, tmp_path) is None
         add(tmp_path, "sft", scale)
     gains = [GAIN[scale] for scale in (0.0, *ALL_SCALES)][:4]
     harms = [4 - HARM[scale] for scale in (0.0, *ALL_SCALES)][:4]

@@ -32,8 +32,10 @@ from tosslm.model.base import open_base
 from tosslm.quiet import quiet_libraries
 
 NAME, SETTING, SEED, SPLIT = "straight", "embedded", 0, "test"
-ALL_SCALES = (0.2, 0.4, *SCALES)
-MEASURED = (STANDARD, DEFAULT, "oracle-tokens", "dr-sft", "star-dss", "toss")
+DRAWN = (min(SCALES), 1.0)
+"""At which the study measures too: where the straight line ends, and what the gain is measured by."""
+ALL_SCALES = (0.2, 0.4, *DRAWN)
+MEASURED = (STANDARD, "oracle-tokens", DEFAULT, "dr-sft", "star-dss")
 
 
 def run(entries: Sequence[str]) -> None:
@@ -94,7 +96,7 @@ def told(results: Path = RESULTS) -> str | None:
 
     Of all entries and shares of the gain that they have before the least scale of the study.
     """
-    drawn, measured = curves_with(SCALES, results), curves_with(ALL_SCALES, results)
+    drawn, measured = curves_with(DRAWN, results), curves_with(ALL_SCALES, results)
     if drawn is None or measured is None:
         return None
     harm = SETTINGS[SETTING].harm
@@ -102,14 +104,14 @@ def told(results: Path = RESULTS) -> str | None:
         (entry, target): float(drawn.at(entry, harm, target)[0] - measured.at(entry, harm, target)[0])
         for entry in drawn.table
         for target in TARGETS
-        if measured.gain(entry)[0, measured.scales.index(min(SCALES))] >= target
+        if measured.gain(entry)[0, measured.scales.index(DRAWN[0])] >= target
     }
     if not apart:
         return None
     entry, target = max(apart, key=lambda key: abs(apart[key]))
     return (
         f"Of {len(drawn.table)} entries of *{SETTING}* with one seed, losses were measured at "
-        f"{' and '.join(f'{scale:g}' for scale in ALL_SCALES[: -len(SCALES)])} too (`python -m "
+        f"{' and '.join(f'{scale:g}' for scale in ALL_SCALES[: -len(DRAWN)])} too (`python -m "
         f"studies.frontier.straight`): the loss of harmful text that is read off the straight line is "
         f"{abs(apart[entry, target]):.3f} nats from the measured one at most (`{entry}` at {target:.0%} of the "
         f"gain), "
