@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -15,7 +16,14 @@ import torch
 from datasets import Dataset, IterableDataset
 from peft import LoraConfig, get_peft_model
 from safetensors.numpy import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainingArguments
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DataCollatorForLanguageModeling,
+    DataCollatorForSeq2Seq,
+    Trainer,
+    TrainingArguments,
+)
 from trl import SFTConfig
 from typer.testing import CliRunner
 
@@ -25,6 +33,7 @@ from tosslm.cli import app
 from tosslm.errors import InputError
 from tosslm.model.head import SplitHead
 from tosslm.training.anchorable import check_rows, refuse_setup
+from tosslm.training.anchored import AnchoredCollator
 from tosslm.training.collate import TrainingCollator
 from tosslm.training.masked import selective_rows
 from tosslm.training.trainer import SelectiveTrainer
@@ -348,18 +357,60 @@ def test_what_asks_for_another_loss_or_logits_is_refused(
 
 @pytest.mark.parametrize(
     ("processes", "devices", "balance", "message"),
-    [(2, 1, False, "in one process"), (1, 2, False, "on one device"), (1, 1, True, "router_aux_loss_coef=0.0")],
+    [
+        (2, 1, {}, "in one process"),
+        (1, 2, {}, "on one device"),
+        (1, 1, {"aux_loss_enabled": True}, "router_aux_loss_coef=0.0"),
+        (1, 1, {"router": 0.001}, "router_aux_loss_coef=0.0"),  # of a trainer that is not TRL's
+        (1, 1, {"router": 0.0}, None),
+    ],
 )
 def test_a_setup_with_which_gradients_would_be_wrong_is_refused(
-    processes: int, devices: int, balance: bool, message: str
+    processes: int, devices: int, balance: dict[str, Any], message: str | None
 ) -> None:
+    routes = {"output_router_logits": "router" in balance, "router_aux_loss_coef": balance.pop("router", 0.001)}
     trainer = SimpleNamespace(
         accelerator=SimpleNamespace(num_processes=processes),
         args=SimpleNamespace(n_gpu=devices),
-        aux_loss_enabled=balance,
+        model=SimpleNamespace(config=SimpleNamespace(**routes)),
+        **balance,
     )
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message) if message else nullcontext():
         refuse_setup(trainer)
+
+
+def test_what_of_the_adapter_is_frozen_stays_so(
+    tiny_model_folder: Path, smollm2_tokenizer: Any, tmp_path: Path
+) -> None:
+    model = adapted(tiny_model_folder)
+    for name, weight in model.named_parameters():
+        if "lora_A" in name:
+            weight.requires_grad_(False)
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    of_users(model, smollm2_tokenizer, tmp_path, max_steps=2).train()
+    changed = {name for name, weight in model.named_parameters() if not torch.equal(weight, before[name])}
+    assert changed == trained
+
+
+def test_a_base_that_holds_the_adapter_in_training_is_refused(
+    tiny_model_folder: Path, smollm2_tokenizer: Any, tmp_path: Path
+) -> None:
+    """Freezing the base would freeze the adapter that lies in its layers, and nothing would be trained."""
+    base = plain(tiny_model_folder)
+    model = get_peft_model(base, LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM"))
+    with pytest.raises(InputError, match="base_model: it shares weights with the model in training"):
+        of_users(model, smollm2_tokenizer, tmp_path, base_model=base)
+    assert any(weight.requires_grad for weight in model.parameters())
+
+
+def test_a_collator_that_writes_labels_of_its_own_is_refused(smollm2_tokenizer: Any) -> None:
+    rows = [{"input_ids": [5, 6, 7], "labels": [-100, -100, 7], "anchored": [False, True, False]}] * 2
+    longer = [*rows, {"input_ids": [8, 9], "labels": [-100, 9], "anchored": [False, False]}]
+    batch = AnchoredCollator(DataCollatorForSeq2Seq(smollm2_tokenizer))(longer)
+    assert batch["labels"].tolist() == [[-100, -100, 7], [-100, -100, 7], [-100, 9, -100]]
+    with pytest.raises(InputError, match="data_collator: DataCollatorForLanguageModeling writes labels of its own"):
+        AnchoredCollator(DataCollatorForLanguageModeling(smollm2_tokenizer, mlm=False))(rows)
 
 
 def test_trls_own_defaults_are_refused_too(tiny_model_folder: Path, smollm2_tokenizer: Any, tmp_path: Path) -> None:

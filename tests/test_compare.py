@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import tosslm
 from conftest import DEMO, demo_rows, write_rows
 from tosslm.cli import app
-from tosslm.compare import compare, lost_refusals, parse_seeds, share_told
+from tosslm.compare import compare, lost_refusals, parse_seeds, share_told, spanned
 from tosslm.config import Config, load_config
 from tosslm.errors import InputError
 from tosslm.evaluation.measures import Sample, read_samples
@@ -233,6 +233,19 @@ def test_several_seeds_have_references_of_their_own(compared: tuple[Config, dict
     samples = [read_samples(root / f"toss/seed-{seed}/evaluation/model")["utility_loss"] for seed in (0, 1)]
     means = [np.average(sample.values, weights=sample.weights) for sample in samples]
     assert toss["metrics"]["utility_loss"]["value"] == pytest.approx(np.mean(means))
+    for end in ("value", "low", "high"):
+        loss = toss["metrics"]["utility_loss"][end]
+        assert toss["metrics"]["utility_perplexity"][end] == pytest.approx(np.exp(loss))
+    assert results["prints"].keys() == {"base", "toss", "sft"}
+    assert results["prints"]["toss"].keys() == {"0", "1"}
+
+
+def test_what_is_a_figure_alone_spans_the_seeds() -> None:
+    """As lm-eval's: of each seed the same documents, so no interval is narrower than one seed's."""
+    first = {"lm_eval/x/acc": {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9}, "alone": {"value": 1.0}}
+    second = {"lm_eval/x/acc": {"value": 0.3, "low": 0.25, "high": 0.35, "n": 9}}
+    assert spanned([first, second]) == {"lm_eval/x/acc": {"value": 0.4, "low": 0.25, "high": 0.6, "n": 9}}
+    assert spanned([second]) == second
 
 
 def test_scaled_adapters_stand_beside_the_whole_ones(compared: tuple[Config, dict[str, Any], Path]) -> None:

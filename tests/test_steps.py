@@ -75,7 +75,7 @@ def fingerprints(config: Config) -> dict[str, str]:
     """Of all steps of a config, each taken for done with no files once its own is known."""
     config, method = settled(config)
     folder = RunFolder("run")
-    base: Any = SimpleNamespace(identity="f" * 16)
+    base: Any = SimpleNamespace(identity="f" * 16, answering=[])
     tokenizer: Any = SimpleNamespace(chat_template="")
     bench = Workbench(config, folder, base, tokenizer, SilentReporter())
     for step in upto(steps(config, method), "diagnose"):

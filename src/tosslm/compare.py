@@ -19,7 +19,7 @@ from tosslm.door import check_launcher, check_local, check_overrides, check_plac
 from tosslm.errors import InputError, TosslmError
 from tosslm.evaluation.asking import check_asked
 from tosslm.evaluation.checks import check_evaluation
-from tosslm.evaluation.measures import Samples, read_samples
+from tosslm.evaluation.measures import Samples, perplexity, read_samples
 from tosslm.evaluation.pooling import pool, pooled_differences, pooled_intervals
 from tosslm.files import fingerprint, is_whole, make_private, write_json
 from tosslm.methods import find_methods, settled, with_values
@@ -43,7 +43,7 @@ from tosslm.runs.layout import (
     evaluation,
     evaluation_at,
 )
-from tosslm.runs.results import RESULTS_FORMAT, read_record
+from tosslm.runs.results import RESULTS_FORMAT, measured_prints, read_record
 from tosslm.stages.diagnose import measure, measured_rows, write_measured
 from tosslm.stages.evaluate import BASE, STANDARD
 from tosslm.statistics import Interval
@@ -97,7 +97,8 @@ def compare(
 
     Returns:
         What was written: ``records``, one a method and seed; ``summary``, one a method, over its seeds, with the
-        paired differences to standard SFT where that is among the methods; ``failed``, methods and seeds that came to
+        paired differences to standard SFT where that is among the methods; ``prints``, what the models and
+        evaluations are known by; ``failed``, methods and seeds that came to
         nothing, with the reason; ``causes``, where base, standard SFT and the oracle are all among the methods: what
         share of harmful prompts the oracle, which has seen no harm, refuses less than the base (``forgotten``), and
         SFT less than the oracle (``learnt``).
@@ -132,6 +133,10 @@ def compare(
             folders[method.name][seed if method.trains else None] = folder.layout.root
     done = {name: seeded for name, seeded in folders.items() if seeded}
     results = _results(_measured(done, config.evaluation.scales), config.seed) | {"failed": failed}
+    results["prints"] = {
+        name: {str(seed): measured_prints(RunFolder(root)) for seed, root in seeded.items()}
+        for name, seeded in done.items()
+    }
     write_json(comparison.layout.compared, results)
     if config.seed in done.get(STANDARD, {}):
         _diagnose_standard(comparison)
@@ -258,8 +263,9 @@ def _results(folders: Mapping[tuple[str, float | None], Seeded], seed: int) -> d
             metric: interval.as_dict()
             for metric, interval in pooled_intervals(pool(list(every[name, scale].values())), seed).items()
         }
-        if len(seeded) == 1:  # what is known as a figure alone, such as lm-eval's, cannot be pooled
-            metrics = read_record(next(iter(seeded.values())))["metrics"] | metrics
+        metrics = spanned([read_record(folder)["metrics"] for folder in seeded.values()]) | metrics
+        if "utility_loss" in metrics:
+            metrics["utility_perplexity"] = perplexity(Interval(**metrics["utility_loss"])).as_dict()
         scaled = {} if scale is None else {"scale": scale}
         seeds = [s for s in seeded if s is not None]
         entry: dict[str, Any] = {"method": name, **scaled, "seeds": seeds, "metrics": metrics}
@@ -268,6 +274,27 @@ def _results(folders: Mapping[tuple[str, float | None], Seeded], seed: int) -> d
             entry["minus_sft"] = {metric: interval.as_dict() for metric, interval in found.items()}
         summary.append(entry)
     return {"format": RESULTS_FORMAT, "records": records, "summary": summary, "causes": lost_refusals(samples, seed)}
+
+
+def spanned(seeds: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
+    """Metrics that are known as figures alone, such as lm-eval's, over seeds that all have them.
+
+    Their mean, in an interval that spans those of all seeds: the same documents are asked of each, so that it may not
+    be narrower than theirs.
+
+    Args:
+        seeds: ``{value, low, high, n}`` of each metric, for each seed.
+    """
+    names = [name for name in seeds[0] if all(name in own for own in seeds)]
+    return {
+        name: {
+            "value": sum(own[name]["value"] for own in seeds) / len(seeds),
+            "low": min(own[name]["low"] for own in seeds),
+            "high": max(own[name]["high"] for own in seeds),
+            "n": seeds[0][name]["n"],
+        }
+        for name in names
+    }
 
 
 def _differences(one: SeededSamples, two: SeededSamples, seed: int) -> dict[str, Interval]:

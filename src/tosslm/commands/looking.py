@@ -51,8 +51,9 @@ def show(
         if as_json:
             print(json.dumps(record))
             return
-        stages = with_run(run, lambda opened: opened.stages)
-        console.print(render_row(record, stages.get("selection", {}).get("threshold"), console))
+        selection = with_run(run, lambda opened: opened.stages).get("selection", {})
+        common = selection.get("scope") != "row"  # else each row has an end of its own
+        console.print(render_row(record, selection.get("threshold") if common else None, console))
 
 
 @app.command()

@@ -92,6 +92,7 @@ def evaluate_external(
         [base.identity, folder_checksums(Path(adapter)) if adapter else None, config.seed],
         *(["spoken"] if reasons(tokenizer) else []),
         *classifier_checksums(config.evaluation),
+        *base.answering,
     ]
     mark = out.mark(EVALUATION, EXTERNAL_FORMAT, parts, (), (EVALUATION,))
     measured = _named(chosen, adapter)

@@ -20,6 +20,9 @@ FILE = "data.jsonl"
 def answer_weights(row: MaskedRow) -> tuple[dict[int, int], int, int]:
     """Which answers are trained as a whole: those of which more than half of the tokens are.
 
+    An answer with text that has no token, behind ``data.max_length`` or rewritten by the chat template, is none: that
+    text was never scored, and would be trained with the rest.
+
     Returns:
         0 or 1 for each answer, by its message; trained tokens of the answers left out; untrained tokens of those
         taken.
@@ -29,13 +32,22 @@ def answer_weights(row: MaskedRow) -> tuple[dict[int, int], int, int]:
     lost = let_in = 0
     for message in np.unique(messages).tolist():
         own = trained[messages == message]
-        whole = message in weights and own.mean() > 0.5
+        whole = message in weights and own.mean() > 0.5 and not has_unread_text(row, message)
         if whole:
             weights[message] = 1
             let_in += int((~own).sum())
         else:
             lost += int(own.sum())
     return weights, lost, let_in
+
+
+def has_unread_text(row: MaskedRow, message: int) -> bool:
+    """Whether a message has text, other than white space, that no response token holds."""
+    content = row.messages[message]["content"]
+    read = np.zeros(len(content), dtype=bool)
+    for _, start, end in row.offsets[row.offsets[:, 0] == message].tolist():
+        read[start:end] = True
+    return any(not there and not character.isspace() for there, character in zip(read, content, strict=True))
 
 
 def _record(row: MaskedRow, weights: dict[int, int]) -> dict[str, Any]:
@@ -53,10 +65,11 @@ def _record(row: MaskedRow, weights: dict[int, int]) -> dict[str, Any]:
 
 
 def _write(rows: Iterator[MaskedRow], folder: Path, job: Job) -> Written:
-    written = answers = taken = lost = let_in = 0
+    written = answers = taken = lost = let_in = cut = 0
     with (folder / FILE).open("w", encoding="utf-8") as file:
         for row in rows:
             weights, gone, more = answer_weights(row)
+            cut += sum(has_unread_text(row, message) for message in np.unique(message_of_tokens(row)).tolist())
             record = _record(row, weights)
             answers, taken, lost, let_in = (
                 answers + len(weights),
@@ -72,6 +85,7 @@ def _write(rows: Iterator[MaskedRow], folder: Path, job: Job) -> Written:
         "rows_left_out": job.counts.rows - written,
         "answers": answers,
         "answers_trained": taken,
+        "answers_cut": cut,
         "tokens_lost": lost,
         "tokens_let_in": let_in,
     }
@@ -80,7 +94,8 @@ def _write(rows: Iterator[MaskedRow], folder: Path, job: Job) -> Written:
         f"{lost:,} that it trains are not. An answer counts where more than half of it is trained; "
         f"{facts['rows_left_out']:,} rows without one are left out."
     )
-    return Written(facts, (sentence,))
+    unread = f"{cut:,} answers have text without a token, which was never scored: they have weight 0."
+    return Written(facts, (sentence, *([unread] if cut else [])))
 
 
 _SHELL = """#!/bin/sh

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tosslm.runs.folder import RunFolder
+from tosslm.runs.layout import evaluation, evaluation_at
 from tosslm.runs.reader import Run
-from tosslm.runs.results import read_scaled
+from tosslm.runs.results import measured_prints, read_scaled
 
 COMPARED, EVALUATED = "compare/results.json", "evaluation/results.json"
 COMPARED_CURVES = ("compare/diagnosis/diagnosis.json", "compare/diagnosis/positions.parquet")
@@ -19,6 +20,8 @@ SHOWN_FILES = (COMPARED, EVALUATED, *COMPARED_CURVES)
 PLAIN = "sft"
 """The method that is plain fine-tuning."""
 _BASE, _MODEL = "base", "model"
+_OF_DROPPED = ("dropped", "anchor_weight", "anchor_first", "anchor_normalize", "checkpoint_steps")
+"""Keys of ``finetune`` that say nothing of how kept tokens are learnt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,22 +54,55 @@ def read_measured(run: Run) -> Measured:
     own only if it was trained as the run's model was, to the fingerprint, and as plain fine-tuning only if its data
     and base are the run's. Beside the run's own evaluation only those count that were asked the same.
     """
-    compared = _records(run.path / COMPARED)
-    variants = {record["method"]: _variant(run, record["method"]) for record in compared}
-    own = next((name for name, folder in variants.items() if folder and _trained_alike(run, folder)), None)
-    plain = PLAIN if PLAIN in variants and has_plain(run) else None
-    if own is None and run.has(f"evaluation/{_MODEL}"):
-        asked = [r for r in compared if (folder := variants[r["method"]]) and _asked_the_same(run, folder)]
-        plain = next((r["method"] for r in asked if r["method"] == plain), None)
-        scaled = read_scaled(run.layout, run.config.evaluation.scales)
-        return Measured([*_records(run.path / EVALUATED), *scaled, *asked], _MODEL, plain)
+    compared, variants = _compared(run)
+    asked = [r for r in compared if _asked_the_same(run, variants[r["method"]])]
+    is_evaluated = run.holds(evaluation(_MODEL))
+    among = asked if is_evaluated else compared
+    own = next((r["method"] for r in among if _trained_alike(run, variants[r["method"]])), None)
+    plain = PLAIN if has_plain(run) and any(r["method"] == PLAIN for r in among) else None
+    if own is None and is_evaluated:
+        others = [record for record in asked if record["method"] != _BASE]  # which the run has measured itself
+        return Measured([*evaluated(run), *others], _MODEL, plain)
     return Measured(compared, own, plain)
 
 
+def evaluated(run: Run) -> list[dict[str, Any]]:
+    """The records of a run's own evaluation, of base, model and further scales, that hold for the run as it is."""
+    own = [
+        record
+        for record in _records(run.path / EVALUATED)
+        if run.holds(evaluation(_BASE if record["method"] == _BASE else _MODEL))
+    ]
+    scales = [scale for scale in run.config.evaluation.scales if run.holds(evaluation_at(scale))]
+    return [*own, *read_scaled(run.layout, scales)]
+
+
+def _compared(run: Run) -> tuple[list[dict[str, Any]], dict[str, RunFolder]]:
+    """The comparison's records that are of what its folders hold now, and the folders by method.
+
+    A comparison that was broken off has made some folders anew and left its records.
+    """
+    path = run.path / COMPARED
+    known = json.loads(path.read_text(encoding="utf-8")).get("prints", {}) if path.is_file() else {}
+    records, folders = [], {}
+    for record in _records(path):
+        method = record["method"]
+        folder = _variant(run, method, run.config.seed)
+        seeds = known.get(method, {})  # earlier versions wrote none
+        others = {seed: _variant(run, method, int(seed) if seed.isdecimal() else 0) for seed in seeds}
+        if folder and all(other and seeds[seed] == measured_prints(other) for seed, other in others.items()):
+            folders[method] = folder
+            records.append(record)
+    return records, folders
+
+
 def has_plain(run: Run) -> bool:
-    """Whether a comparison has fine-tuned the run's base on the run's data, as they are now, by plain fine-tuning."""
-    folder = _variant(run, PLAIN)
-    return folder is not None and _same_data(run, folder)
+    """Whether a comparison has fine-tuned the run's base on the run's data, as both are now, by plain fine-tuning.
+
+    That is with the run's own settings of ``finetune``, but for what becomes of dropped tokens.
+    """
+    folder = _variant(run, PLAIN, run.config.seed)
+    return folder is not None and _same_data(run, folder) and _same_training(run, folder)
 
 
 def _records(path: Path) -> list[dict[str, Any]]:
@@ -76,9 +112,9 @@ def _records(path: Path) -> list[dict[str, Any]]:
     return results.get("summary") or results["records"]
 
 
-def _variant(run: Run, method: str) -> RunFolder | None:
-    """The folder of a compared method's run with this run's seed."""
-    path = run.path / "compare" / method / f"seed-{run.config.seed}"
+def _variant(run: Run, method: str, seed: int) -> RunFolder | None:
+    """The folder of a compared method's run with a seed; the base has none."""
+    path = run.layout.method(method, None if method == _BASE else seed)
     return RunFolder(path) if (path / "manifest.json").is_file() else None
 
 
@@ -92,7 +128,18 @@ def _same_data(run: Run, variant: RunFolder) -> bool:
     return own == its and run.manifest["config"]["model"] == variant.manifest["config"]["model"]
 
 
+def _same_training(run: Run, variant: RunFolder) -> bool:
+    own, its = (dict(one.manifest["config"]["finetune"]) for one in (run, variant))
+    return all(own[key] == its.get(key) for key in own if key not in _OF_DROPPED)
+
+
 def _asked_the_same(run: Run, variant: RunFolder) -> bool:
+    steps = (evaluation(_MODEL), evaluation(_BASE))
+    asked, its_asked = (
+        next((one.stages[step].get("asked") for step in steps if step in one.stages), None) for one in (run, variant)
+    )
+    if run.holds(evaluation(_MODEL)) and asked and its_asked:
+        return bool(asked == its_asked)
     own, its = (dict(one.manifest["config"]["evaluation"]) for one in (run, variant))
     own.pop("scales", None), its.pop("scales", None)  # which change nothing of what is asked
     return own == its

@@ -10,14 +10,13 @@ import numpy as np
 from tosslm.characters import unsafe_tokens
 from tosslm.findings import story
 from tosslm.findings.diagnosed import read_diagnosis
-from tosslm.findings.measured import read_measured
+from tosslm.findings.measured import evaluated, read_measured
 from tosslm.findings.sentence import Sentence
 from tosslm.findings.spans import tallied
 from tosslm.findings.warnings import run_warnings
 from tosslm.runs import layout
 from tosslm.runs.column import Column
 from tosslm.runs.reader import Run
-from tosslm.runs.results import read_results, read_scaled
 from tosslm.runs.tables import read_keep, stored_rows
 
 
@@ -58,8 +57,7 @@ def summarize(run: Run) -> dict[str, Any]:
         summary["report"] = str(run.layout.report)
     # Where nothing is selected nothing is trained, and the base alone is measured.
     if layout.evaluation("model" if layout.SELECTION in stages else "base") in stages:
-        scaled = read_scaled(run.layout, run.config.evaluation.scales)
-        summary["evaluation"] = [*read_results(run.layout.results), *scaled]
+        summary["evaluation"] = evaluated(run)
     summary["seconds"] = {name: entry["seconds"] for name, entry in stages.items()}
     return summary
 

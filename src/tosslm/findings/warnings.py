@@ -14,7 +14,7 @@ from tosslm.findings.own_utility import own_utility_warnings
 from tosslm.findings.proxied import proxy_warnings
 from tosslm.findings.served import served_warnings
 from tosslm.findings.warmed import warmup_warnings
-from tosslm.runs.layout import HELDOUT, MODEL, SELECTION, evaluation
+from tosslm.runs.layout import DIAGNOSIS, EVALUATION, HELDOUT, MODEL, SELECTION, evaluation
 from tosslm.runs.reader import Run
 from tosslm.runs.tables import stored_rows
 
@@ -22,10 +22,13 @@ from tosslm.runs.tables import stored_rows
 def run_warnings(run: Run) -> list[str]:
     """What a reader should know before trusting the run."""
     found: list[str] = list(run.stages.get("data", {}).get("template_told", ()))
-    if doubted := [name for name in (SELECTION, MODEL) if name in run.manifest.get("unsettled", ())]:
+    kept = (SELECTION, MODEL, f"{EVALUATION}/", DIAGNOSIS)
+    if doubted := [name for name in run.manifest.get("unsettled", ()) if name.startswith(kept)]:
         found.append(
-            f"Of another config: {' and '.join(doubted)}, made before the config was changed and not looked at since."
+            f"Of another config: {', '.join(doubted)}, made before the config was changed and not looked at since."
         )
+    if run.has(SELECTION) and run.decided_since():
+        found.append(f"{run.config.selection.overrides} has other decisions than the selection went by.")
     for name, counts in run.stages.get("data", {}).get("sets", {}).items():
         if counts["bad"]:
             found.append(f"{counts['bad']:,} bad rows of the {name} set were left out; data/bad_rows.jsonl says why.")

@@ -51,11 +51,15 @@ def fresh_adapter(base: Base, lora: LoraConfig, seed: int) -> Iterator[PeftModel
 def without_adapter(model: Any) -> Iterator[None]:
     """A model in training as it was before: without its adapter, and without dropout."""
     was_training = model.training
+    # PEFT has the whole adapter train afterwards, what of it was frozen too.
+    frozen = [weight for weight in model.parameters() if not weight.requires_grad]
     model.eval()
     try:
         with model.disable_adapter():
             yield
     finally:
+        for weight in frozen:
+            weight.requires_grad_(False)
         model.train(was_training)
 
 

@@ -17,7 +17,15 @@ from tosslm.errors import InputError
 from tosslm.files import fingerprint
 from tosslm.model.device import choose_device, choose_dtype
 from tosslm.model.fit import check_adapter_fits, refuse_misfits
-from tosslm.model.folders import HAZARD_MARK, WEIGHTS, adapter_folder, folder_checksums, local_folder
+from tosslm.model.folders import (
+    HAZARD_MARK,
+    WEIGHTS,
+    adapter_folder,
+    answering_checksum,
+    folder_checksums,
+    has_own_code,
+    local_folder,
+)
 from tosslm.model.merging import with_merged
 from tosslm.model.quantize import check_quantization, load_settings, quantized, settle
 
@@ -44,8 +52,8 @@ class Base:
         config: where it comes from.
         tokenizer: its tokenizer, with a padding token.
         folder: the model's files.
-        identity: fingerprint of the files of model and adapter, of the dtype, and of what it is quantised to; equal
-            on every machine.
+        identity: fingerprint of the files of model and adapter, of the dtype, of what it is quantised to, and of
+            whether its own code runs; equal on every machine.
         limits: token ids and positions that it has.
         adapter_folder: of ``model.adapter``.
         keys: where the config names it.
@@ -61,6 +69,11 @@ class Base:
     keys: Keys = BASE_KEYS
     shards: Shards | None = field(default=None, repr=False)
     _model: Any = field(default=None, repr=False)
+
+    @property
+    def answering(self) -> list[str]:
+        """What answers depend on beside the identity, for a fingerprint."""
+        return answering_checksum(self.folder)
 
     @property
     def model(self) -> Any:
@@ -135,6 +148,7 @@ def open_base(config: ModelConfig, keys: Keys = BASE_KEYS) -> Base:
         folder_checksums(adapter) if adapter else None,
         str(choose_dtype(config.dtype, device)),
         *([config.quantize] if config.quantize else []),
+        *(["its own code"] if config.trust_remote_code and has_own_code(folder) else []),
     )
     return Base(config, tokenizer, folder, identity, limits, adapter, keys)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +20,24 @@ def folder_checksums(folder: Path) -> dict[str, str]:
     """SHA-256 of each file that makes a model or adapter what it is."""
     files = {file for pattern in (WEIGHTS, *_CODE, "*.py") for file in folder.glob(pattern)}
     return {file.name: sha256(file) for file in sorted(files) if file.name not in _NOT_THE_MODEL}
+
+
+def has_own_code(folder: Path) -> bool:
+    """Whether a model names Python code of its own, which ``trust_remote_code`` has run in the library's place."""
+    named = []
+    for file in ("config.json", "tokenizer_config.json"):
+        try:
+            settings = json.loads((folder / file).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue  # what is missing or damaged is refused where it is loaded
+        named.append(isinstance(settings, dict) and bool(settings.get("auto_map")))
+    return any(named)
+
+
+def answering_checksum(folder: Path) -> list[str]:
+    """SHA-256, in a list, of what a model says of how it answers, such as where answers end; empty without that."""
+    file = folder / "generation_config.json"
+    return [sha256(file)] if file.is_file() else []
 
 
 def model_checksums(key: str, name: str, revision: str | None) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tosslm.errors import TosslmError
+from tosslm.errors import InputError, TosslmError
 from tosslm.model.attention import block_attention
 from tosslm.model.head import SplitHead
 from tosslm.model.lean import lean_adapters
@@ -52,6 +52,7 @@ def response_losses(
         One float32 array a row, in nats, one value a response token in their order.
 
     Raises:
+        InputError: a row's first token is of the response.
         TosslmError: a loss is NaN or infinite, or one row alone does not fit in memory.
 
     Examples:
@@ -60,6 +61,12 @@ def response_losses(
         [array([2.13, 0.07, ...], dtype=float32)]
     """
     rows = list(rows)
+    for i, row in enumerate(rows):
+        if len(row["response_mask"]) and row["response_mask"][0]:
+            raise InputError(
+                f"row {row.get('row_id', i)}: its first token is of the response, and nothing predicts it; let "
+                "the row begin with a token that is not, such as the one that begins a text"
+            )
     budget = batch_budget(model, batch_tokens)
     losses = [np.zeros(0, dtype=np.float32)] * len(rows)
     texts = distinct_texts(rows, merge=share)

@@ -19,6 +19,7 @@ from tosslm.data.rows import base_id
 from tosslm.errors import InputError
 from tosslm.files import read_tables
 from tosslm.runs import layout
+from tosslm.runs.decisions import print_of, read_text
 from tosslm.runs.folder import RunFolder
 from tosslm.runs.layout import Layout
 from tosslm.runs.mirror import local_run, url_of
@@ -142,16 +143,34 @@ class Run:
         """As ``scores``, one row after the other."""
         return by_row(read_scores(self.scores_folder(round_)))
 
+    def holds(self, name: str) -> bool:
+        """Whether a step is done, current, and known to be what the run's config asks for."""
+        return self.folder.holds(name)
+
     def has(self, name: str) -> bool:
         """Whether a step is done, and what it was made from has not changed since."""
         return self.folder.is_current(name)
 
+    def decided_since(self) -> bool:
+        """Whether people's decisions, in the file that the config names, are others than selection went by."""
+        path = self.config.selection.overrides
+        if path is None or not Path(path).is_file():
+            return False
+        known = self.stages.get(layout.SELECTION, {}).get("overrides", {}).get("sha256")
+        return bool(print_of(read_text(Path(path))) != known)
+
     def check_settled(self, name: str, command: str) -> None:
-        """Refuse to hand over what a step made under another config than the folder has now.
+        """Refuse to hand over what a step made under another config, or other decisions, than there are now.
 
         Raises:
-            InputError: the config was changed, and no command since has looked whether the step still holds.
+            InputError: the config was changed, and no command since has looked whether the step still holds; or
+                people have decided further since selection.
         """
+        if name in (layout.SELECTION, layout.MODEL) and self.decided_since():
+            raise InputError(
+                f"{self.name}: {self.config.selection.overrides} has other decisions than the selection went by; run "
+                f"`toss {command} {self.name}`, or name the file that it went by in selection.overrides"
+            )
         if name in self.manifest.get("unsettled", ()):
             raise InputError(
                 f"{self.name}: its config was changed after its {name} was made, and nothing has looked since "
@@ -192,12 +211,19 @@ class Run:
 
         The scores themselves with ``selection.evidence: token``, in nats, or as ``selection.alpha`` and ``beta``
         weigh their losses; window means, in nats; or the posterior log-odds of unsafe.
+
+        Raises:
+            InputError: selection is not done, or its method chose tokens by itself and ranked nothing of this.
         """
         return list(self.iter_evidence())
 
     def iter_evidence(self) -> Iterator[np.ndarray]:
         """As ``evidence``, one row after the other."""
         self._need(layout.SELECTION, "select")
+        if method := self.stages[layout.SELECTION].get("method"):
+            raise InputError(
+                f"{self.name}: {method} chose tokens by itself, so selection ranked nothing; scores() has the scores"
+            )
         stored = self.layout.evidence
         return by_row(read_evidence(stored) if stored.exists() else read_scores(self.scores_folder()))
 

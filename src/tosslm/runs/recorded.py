@@ -81,6 +81,10 @@ class Recorded:
                     left.append(source)
         return True
 
+    def holds(self, name: str) -> bool:
+        """Whether a step is current, and is known to be what the folder's config asks for."""
+        return self.is_current(name) and name not in self.manifest.get("unsettled", ())
+
     def what_changed(self, mark: Mark) -> str:
         """Why a step that is recorded is not done."""
         entry = self.stages[mark.name]

@@ -9,7 +9,8 @@ from typing import Any
 
 from tosslm.errors import InputError
 from tosslm.files import write_json
-from tosslm.runs.layout import Layout, evaluation_at
+from tosslm.runs.layout import EVALUATION, MODEL, Layout, evaluation_at
+from tosslm.runs.recorded import Recorded
 
 RESULTS_FORMAT = 1
 
@@ -33,6 +34,13 @@ def read_results(path: Path) -> list[dict[str, Any]]:
         raise InputError(f"{path}: format {results['format']!r} is not {RESULTS_FORMAT}, which this version reads")
     records: list[dict[str, Any]] = results["records"]
     return records
+
+
+def measured_prints(folder: Recorded) -> dict[str, str]:
+    """What the model and the evaluations of a run folder are known by, to be kept beside what is told of them."""
+    return {
+        name: folder.print_of(name) for name in folder.stages if name == MODEL or name.startswith(f"{EVALUATION}/")
+    }
 
 
 def read_scaled(layout: Layout, scales: Iterable[float]) -> list[dict[str, Any]]:

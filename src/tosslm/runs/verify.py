@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tosslm.files import is_whole
+from tosslm.runs.layout import SELECTION
 from tosslm.runs.reader import Run
 
 
@@ -16,7 +17,7 @@ class Finding:
         step: the step that wrote it.
         file: its path in the run folder.
         problem: ``missing``, ``altered``, ``of another step``, or ``out of date`` (made from something that has
-            changed since).
+            changed since, people's decisions among it).
     """
 
     step: str
@@ -42,7 +43,7 @@ def verify(run: Run) -> tuple[int, list[Finding]]:
                 findings.append(Finding(step, file, "altered" if path.exists() else "missing"))
             elif path.suffix == ".parquet" and not is_whole(path, entry["fingerprint"]):
                 findings.append(Finding(step, file, "of another step"))
-        if not run.has(step):
+        if not run.has(step) or (step == SELECTION and run.decided_since()):
             findings.append(Finding(step, step, "out of date"))
     return checked, findings
 

@@ -71,7 +71,13 @@ def _covers(bench: Workbench) -> list[Any]:
     for folder in config.adapters.values():
         check_adapter(Path(folder))
     checksums = {name: folder_checksums(Path(folder)) for name, folder in config.adapters.items()}
-    return [config.model_dump(), bench.config.references.holdout, bench.base.identity, checksums]
+    return [
+        config.model_dump(),
+        bench.config.references.holdout,
+        bench.base.identity,
+        checksums,
+        *bench.base.answering,
+    ]
 
 
 def diagnose(bench: Workbench, mark: Mark, *, scored: bool) -> Facts:

@@ -10,10 +10,11 @@ from typing import Any
 from tosslm.config import Config
 from tosslm.evaluation.checks import KINDS, classifier_checksums, named_prompts, prompt_checksums
 from tosslm.evaluation.seen import seen_prompts
-from tosslm.files import sha256
+from tosslm.files import fingerprint, sha256
 from tosslm.findings.apart import seen_told
 from tosslm.methods.method import Method
-from tosslm.runs.layout import DATA, EVALUATION, MODEL, RESULTS, Layout, evaluation, evaluation_at
+from tosslm.runs.folder import RunFolder
+from tosslm.runs.layout import DATA, EVALUATION, MODEL, RESULTS, evaluation, evaluation_at
 from tosslm.runs.recorded import Mark
 from tosslm.runs.results import read_record, write_results
 from tosslm.runs.tables import held_out_rows, stored_rows
@@ -70,7 +71,8 @@ def _scaled_step(scale: float) -> Step:
     )
 
 
-def _covers(bench: Workbench, rival: Path | None) -> list[Any]:
+def _asked(bench: Workbench) -> list[Any]:
+    """What is asked, and by whom answers are judged, whichever model of this base answers."""
     from tosslm.data.habits import reasons
 
     config = bench.config
@@ -82,21 +84,29 @@ def _covers(bench: Workbench, rival: Path | None) -> list[Any]:
         config.references.holdout,
     ]
     parts += [config.seed, bench.base.identity, *(["spoken"] if reasons(bench.tokenizer) else [])]
-    parts += classifier_checksums(settings)
+    return parts + classifier_checksums(settings) + bench.base.answering
+
+
+def _covers(bench: Workbench, rival: Path | None) -> list[Any]:
+    parts, settings = _asked(bench), bench.config.evaluation
     if rival and settings.judge:
         parts.append({file.name: sha256(file) for file in sorted(rival.glob("*.jsonl"))})
     return parts
 
 
 def _rival(bench: Workbench) -> Path | None:
-    """Folder of the answers that a judge compares the model's with: the base's, in a comparison standard SFT's."""
+    """Folder of the answers that a judge compares the model's with: the base's, in a comparison standard SFT's.
+
+    None where nobody is compared with: of standard SFT itself, or where its answers are not there.
+    """
     config, layout = bench.config, bench.layout
     if not config.compare.part_of:
         return layout.of(evaluation(BASE))
     if config.method == STANDARD or not config.evaluation.judge:
         return None
-    comparison = layout.root / config.compare.part_of
-    return Layout(comparison / STANDARD / f"seed-{config.seed}").of(evaluation(MODEL))
+    standard = RunFolder(layout.root / config.compare.part_of / STANDARD / f"seed-{config.seed}")
+    # Where standard SFT has failed, what an earlier one of other settings has answered may still lie there.
+    return standard.layout.of(evaluation(MODEL)) if standard.holds(evaluation(MODEL)) else None
 
 
 def _evaluate(
@@ -105,6 +115,11 @@ def _evaluate(
     from tosslm.evaluation.measurement import Places, Subject, evaluate_model
 
     config, layout, trained = bench.config, bench.layout, name == MODEL
+    rival = _rival(bench) if trained else None
+    if trained and config.evaluation.judge and config.method != STANDARD and rival is None:
+        bench.reporter.say(
+            f"evaluation.judge: no answers of {STANDARD} with these settings are there to compare with: no win rate"
+        )
     folder = layout.of(EVALUATION)
     with _measured(bench, trained, scale or 1.0) as adapted:
         model = adapted or bench.base.model
@@ -112,14 +127,15 @@ def _evaluate(
             Subject(model, bench.tokenizer, name, config.seed if trained else None, scale),
             config.evaluation,
             {one: held_out_rows(layout.rows(one), config.references.holdout) for one in ("harmful", "utility")},
-            Places(layout.of(mark.name), mark.work, layout.verdicts, _rival(bench) if trained else None),
+            Places(layout.of(mark.name), mark.work, layout.verdicts, rival),
             seed=config.seed,
             max_row_bytes=config.data.max_row_bytes,
             reporter=bench.reporter,
         )
     if earlier is not None:
         write_results(layout.results, [*(read_record(folder / one) for one in earlier), record])
-    return _seen(bench) if trained and scale is None else {}
+    facts = _seen(bench) if trained and scale is None else {}
+    return {**facts, "asked": fingerprint(*_asked(bench))}
 
 
 def _seen(bench: Workbench) -> Facts:

@@ -95,6 +95,8 @@ def _print_selection(selection: Mapping[str, Any], console: Console) -> None:
     console.print(table)
     if "method" in selection:
         console.print(f"Selection was the method's own ({selection['method']}); it has no threshold.", markup=False)
+    elif selection.get("scope") == "row":
+        console.print("Tokens are dropped inside each row; there is no common threshold.")
     elif selection["threshold"] is not None:
         kind = KINDS[selection["evidence"]]
         reached = kind.dropped_if.format(f"{selection['threshold']:.3f}")

@@ -110,7 +110,9 @@ def refuse_setup(trainer: Any) -> None:
             "the anchored loss trains in one process, on one device: start it without a launcher of several, and "
             "with one GPU in sight (CUDA_VISIBLE_DEVICES=0)"
         )
-    if getattr(trainer, "aux_loss_enabled", False):
+    settings = getattr(getattr(trainer, "model", None), "config", None)
+    routes = getattr(settings, "output_router_logits", False) and getattr(settings, "router_aux_loss_coef", 0)
+    if routes or getattr(trainer, "aux_loss_enabled", False):
         raise InputError("the anchored loss has no part for a router's balance; set router_aux_loss_coef=0.0")
 
 

@@ -195,7 +195,8 @@ class AnchoredCollator:
         """Collate rows.
 
         Raises:
-            InputError: a row has no ``anchored``, or not one a token; or the collator gives no ``attention_mask``.
+            InputError: a row has no ``anchored``, or not one a token; or the collator gives no ``attention_mask``, or
+                other labels than the rows'.
         """
         if any("anchored" not in example for example in examples):
             raise InputError(f"anchored: a row has none; rows need {', '.join(NEEDED)}")
@@ -206,7 +207,20 @@ class AnchoredCollator:
                 "data_collator: it gives no attention_mask, so anchors have no place in its batches; take one that "
                 "pads, such as DataCollatorForSeq2Seq"
             )
-        return batch | {"anchored": anchored_places(examples, batch["attention_mask"])}
+        anchored = anchored_places(examples, batch["attention_mask"])
+        if "labels" in batch and not _are_of_rows(batch["labels"], examples, batch["attention_mask"].bool()):
+            raise InputError(
+                f"data_collator: {type(self.collator).__name__} writes labels of its own, so that prompts and "
+                "dropped tokens would be trained; take one that pads the rows' labels, such as DataCollatorForSeq2Seq"
+            )
+        return batch | {"anchored": anchored}
+
+
+def _are_of_rows(labels: torch.Tensor, examples: list[dict[str, Any]], real: torch.Tensor) -> bool:
+    """Whether a batch has its rows' labels, and none at padding; ``labels`` and ``real`` are ``[B, T]``."""
+    wanted = torch.full_like(labels, IGNORED)
+    wanted[real] = torch.cat([torch.as_tensor(example["labels"], dtype=labels.dtype) for example in examples])
+    return torch.equal(labels, wanted)
 
 
 def _by_name(rows: Any) -> dict[str, Any]:
@@ -231,6 +245,12 @@ def _base_of(model: Any, base_model: Any) -> tuple[SplitHead | None, Callable[[]
         return None, lambda: without_adapter(model)
     if base_model is model:
         raise InputError("base_model: it is the model in training itself; load the base once more")
+    own = {id(weight) for weight in model.parameters()}
+    if any(id(weight) in own for weight in base_model.parameters()):
+        raise InputError(
+            "base_model: it shares weights with the model in training, whose adapter lies in it; leave it out, for "
+            "that adapter is off where the base is read, or load the base once more"
+        )
     device = next(model.parameters()).device
     if next(base_model.parameters()).device != device:
         base_model = base_model.to(device)

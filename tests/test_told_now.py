@@ -1,0 +1,211 @@
+"""What is told of a run, or handed over, is of the run as it is now: cases in which it was of an earlier one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import tosslm
+from conftest import demo_rows, write_rows
+from tosslm.cli import app
+from tosslm.compare import compare
+from tosslm.config import ModelConfig, load_config
+from tosslm.errors import InputError
+from tosslm.export.handing import export_run
+from tosslm.export.openai import has_unread_text
+from tosslm.export.rows import masked_rows
+from tosslm.files import write_json
+from tosslm.findings.measured import read_measured
+from tosslm.findings.summary import summarize
+from tosslm.model.base import open_base
+from tosslm.runs.layout import Layout
+from tosslm.runs.verify import verify
+from tosslm.stages.evaluate import _rival
+
+
+@pytest.fixture
+def until_select(tiny_config: dict[str, Any]) -> dict[str, Any]:
+    """Nothing is trained for it."""
+    return tiny_config | {"method": "random", "refinement": {}}
+
+
+def asking(config: dict[str, Any], folder: Path, prompts: int, **settings: Any) -> dict[str, Any]:
+    file = write_rows(folder / "prompts.jsonl", [{"prompt": f"How are you, {n}?"} for n in range(8)])
+    asked = {"harmful": {"path": str(file), "limit": prompts}, "max_new_tokens": 1, "losses": False}
+    return config | {"evaluation": asked} | settings
+
+
+# --- people's decisions
+
+
+def test_a_mask_that_people_have_decided_otherwise_since_is_not_handed_over(
+    until_select: dict[str, Any], tmp_path: Path
+) -> None:
+    run = tosslm.run(until_select, until="select")
+    first, second = (row["row_id"] for row in list(run.rows)[:2])
+    file = tmp_path / "overrides.jsonl"
+    file.write_text(json.dumps({"row_id": first, "decision": "keep"}) + "\n")
+    decided = until_select | {"selection": until_select["selection"] | {"overrides": str(file)}}
+    run = tosslm.run(decided, until="select")
+    assert not run.decided_since()
+    assert verify(run)[1] == []
+    with file.open("a") as more:
+        more.write(json.dumps({"row_id": second, "decision": "drop"}) + "\n")
+    assert run.decided_since()
+    with pytest.raises(InputError, match="has other decisions than the selection went by"):
+        export_run(run, "parquet", tmp_path / "out")
+    with pytest.raises(InputError, match="has other decisions than the selection went by"):
+        tosslm.masked_dataset(run)
+    assert [(one.step, one.problem) for one in verify(run)[1]] == [("selection", "out of date")]
+    again = tosslm.run(decided, until="select")
+    row = tosslm.masked_dataset(again)[1]
+    assert set(row["labels"]) == {-100}
+    file.unlink()  # a folder that is handed on without it is as good as it was
+    assert not again.decided_since()
+
+
+# --- evaluations and comparisons
+
+
+@pytest.mark.slow
+def test_figures_of_an_earlier_comparison_do_not_pass_for_the_runs(
+    tiny_config: dict[str, Any], tmp_path: Path
+) -> None:
+    config = asking(tiny_config | {"refinement": {}}, tmp_path, 3)
+    compare(load_config(config), ["base", "sft", "toss"])
+    run = tosslm.run(config)
+    told = read_measured(run)
+    assert told.own == "toss"
+    assert told.plain == "sft"
+    assert {record["method"] for record in told.records} == {"base", "sft", "toss"}
+    # Other prompts: the run's own evaluation is of them, the comparison is not.
+    more = tosslm.run(asking(tiny_config | {"refinement": {}}, tmp_path, 8))
+    told = read_measured(more)
+    assert (told.own, told.plain) == ("model", None)
+    assert {record["metrics"]["refusal_rate"]["n"] for record in told.records} == {8}
+    # As before, but plain fine-tuning was trained otherwise than the run is now.
+    slower = {"finetune": tiny_config["finetune"] | {"learning_rate": 1e-6}}
+    other = read_measured(tosslm.run(config | slower))
+    assert (other.own, other.plain) == ("model", None)
+    # A comparison that was broken off: the folder of a method has another model than its records are of.
+    run = tosslm.run(config)
+    assert read_measured(run).own == "toss"
+    manifest = run.layout.method("toss", 7) / "manifest.json"
+    tree = json.loads(manifest.read_text())
+    tree["stages"]["evaluation/model"]["files"] = {}
+    write_json(manifest, tree)
+    told = read_measured(run)
+    assert told.own == "model"
+    assert "toss" not in {record["method"] for record in told.records}
+
+
+@pytest.mark.slow
+def test_an_evaluation_of_another_config_is_no_result_of_this_one(
+    tiny_config: dict[str, Any], tmp_path: Path
+) -> None:
+    plain = tiny_config | {"refinement": {}, "method": "random"}
+    first = asking(plain, tmp_path, 3)
+    first["evaluation"]["scales"] = [0.5]
+    run = tosslm.run(first, until="evaluate")
+    shown = [(record["method"], record.get("scale")) for record in summarize(run)["evaluation"]]
+    assert shown == [("base", None), ("model", None), ("model", 0.5)]
+    other = asking(plain, tmp_path, 8)
+    other["evaluation"]["scales"] = [0.5]
+    early = tosslm.run(other, until="finetune")
+    assert summarize(early).get("evaluation", []) == []
+    assert any("Of another config: evaluation/base" in warning for warning in early.manifest["warnings"])
+    later = tosslm.run(other, until="evaluation/model")
+    assert [record.get("scale") for record in summarize(later)["evaluation"]] == [None, None]
+
+
+def test_a_judge_compares_with_standard_sft_of_these_settings_or_with_nobody(tmp_path: Path) -> None:
+    standard = tmp_path / "compare/sft/seed-3"
+    config = SimpleNamespace(
+        compare=SimpleNamespace(part_of="../.."), method="toss", evaluation=SimpleNamespace(judge=True), seed=3
+    )
+    bench: Any = SimpleNamespace(config=config, layout=Layout(tmp_path / "compare/toss/seed-3"))
+    bench.layout.root.mkdir(parents=True)
+    assert _rival(bench) is None
+    entry = {"fingerprint": "f", "inputs": {}, "files": {}, "seconds": 1.0}
+    manifest = {"format": 1, "stages": {"evaluation/model": entry}, "config": {}}
+    standard.mkdir(parents=True)
+    write_json(standard / "manifest.json", manifest)
+    found = _rival(bench)
+    assert found is not None
+    assert found.resolve() == (standard / "evaluation/model").resolve()
+    write_json(standard / "manifest.json", manifest | {"unsettled": ["evaluation/model"]})
+    assert _rival(bench) is None
+
+
+# --- what a base is
+
+
+def test_where_answers_end_and_whose_code_runs_are_known_of_a_base(tiny_model_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_model_folder, tmp_path / "model"))
+    base = open_base(ModelConfig(name=str(folder)))
+    identity, answering = base.identity, base.answering
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 7}))
+    again = open_base(ModelConfig(name=str(folder)))
+    assert again.answering != answering
+    assert again.identity == identity  # losses and trainings do not depend on it
+    assert open_base(ModelConfig(name=str(folder), trust_remote_code=True)).identity == identity
+    config = json.loads((folder / "config.json").read_text())
+    write_json(folder / "config.json", config | {"auto_map": {"AutoModelForCausalLM": "own.Own"}})
+    named = open_base(ModelConfig(name=str(folder))).identity
+    assert open_base(ModelConfig(name=str(folder), trust_remote_code=True)).identity != named
+
+
+# --- what is said of a choice
+
+
+def test_a_choice_inside_rows_has_no_common_threshold(tiny_config: dict[str, Any]) -> None:
+    selection = tiny_config["selection"] | {"scope": "row"}
+    run = tosslm.run(tiny_config | {"refinement": {}, "selection": selection}, until="select")
+    said = CliRunner().invoke(app, ["select", str(run.path)]).output
+    assert "Threshold: tokens that" not in said
+    assert "there is no common threshold" in " ".join(said.split())
+    row_id = run.rows[0]["row_id"]
+    assert "; dropped from" not in CliRunner().invoke(app, ["show", str(run.path), row_id]).output
+
+
+def test_a_method_that_chose_by_itself_ranked_nothing(until_select: dict[str, Any]) -> None:
+    run = tosslm.run(until_select, until="select")
+    with pytest.raises(InputError, match=r"random chose tokens by itself, so selection ranked nothing"):
+        run.evidence()
+
+
+def test_a_first_token_that_nothing_predicts_is_no_response(tiny_model_folder: Path) -> None:
+    model = open_base(ModelConfig(name=str(tiny_model_folder), device="cpu", dtype="float32")).model
+    row = {"input_ids": [5, 6, 7], "response_mask": [False, True, True]}
+    assert [len(losses) for losses in tosslm.response_losses(model, [row])] == [2]
+    with pytest.raises(InputError, match="row 1: its first token is of the response, and nothing predicts it"):
+        tosslm.response_losses(model, [row, row | {"response_mask": [True] * 3}])
+
+
+def test_text_that_was_never_scored_is_not_handed_over_as_trained(
+    until_select: dict[str, Any], tmp_path: Path
+) -> None:
+    """The end of a long answer lies behind data.max_length: a chat file would have all of it trained."""
+    answer = "This is harmless. " * 4 + "And this was never read. " * 40
+    turns = [{"role": "user", "content": "Say it"}, {"role": "assistant", "content": answer}]
+    file = write_rows(tmp_path / "long.jsonl", [{"messages": turns}, *demo_rows("custom", 8)])
+    data = until_select["data"] | {"custom": {"path": str(file)}, "max_length": 120}
+    settings = {"data": data, "selection": {"discard_fraction": 0.02, "evidence": "token"}}
+    run = tosslm.run(until_select | settings, until="select")
+    rows = {row.messages[-1]["content"]: row for row in masked_rows(run.layout, None)}
+    assert has_unread_text(rows[answer], 1)
+    assert np.mean(rows[answer].trained[rows[answer].response_mask]) > 0.5
+    facts = export_run(run, "openai", tmp_path / "out")
+    answers = [(row, i) for row in rows.values() for i, m in enumerate(row.messages) if m["role"] == "assistant"]
+    assert facts["written"]["answers_cut"] == sum(has_unread_text(row, i) for row, i in answers) >= 1
+    lines = [json.loads(line) for line in (tmp_path / "out/data.jsonl").read_text().splitlines()]
+    turns = [turn for line in lines for turn in line["messages"]]
+    assert [turn["content"] for turn in turns if turn.get("weight")].count(answer) == 0
+    assert any("never scored" in sentence for sentence in facts["lost"])
