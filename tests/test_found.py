@@ -139,9 +139,10 @@ def test_the_same_is_told_at_the_end_in_the_report_and_before_the_next_run(tmp_p
     answer = next(section for section in SECTIONS if section.id == "answer").gather(read_page(run))
     assert warning in answer["warnings"]
     assert "The posterior finds 25.0%" in dict(answer["answer"])["Found"]
-    before = before_run(load_config(run.manifest["config"]))
+    data = run.stages["data"]["fingerprint"]
+    before = before_run(load_config(run.manifest["config"]), data)
     assert before == {"discard_fraction": 0.1, "unsafe_found": found, "warnings": [warning]}
-    closer = before_run(load_config(run.manifest["config"], ["selection.discard_fraction=0.2"]))
+    closer = before_run(load_config(run.manifest["config"], ["selection.discard_fraction=0.2"]), data)
     assert (closer["unsafe_found"], closer["warnings"]) == (found, [])
 
 
@@ -165,14 +166,16 @@ def test_a_plan_tells_it_too() -> None:
 def test_before_a_run_only_scores_of_what_it_names_tell_something(tmp_path: Path) -> None:
     run = made_run(tmp_path / "run", [*CLEAN, *HARM], telling=True)
     tree, found = run.manifest["config"], run.stages["selection"]["unsafe_found"]
-    assert before_run(load_config(tree, [f"run_dir={tmp_path / 'none'}"]))["unsafe_found"] is None
-    assert before_run(load_config(tree, ["seed=5"]))["unsafe_found"] is None
-    assert before_run(load_config(tree, ["refinement.rounds=1"]))["unsafe_found"] is None
-    assert before_run(load_config(tree, ["finetune.epochs=5"]))["unsafe_found"] == found
+    data = run.stages["data"]["fingerprint"]
+    assert before_run(load_config(tree), "of other rows")["unsafe_found"] is None
+    assert before_run(load_config(tree, [f"run_dir={tmp_path / 'none'}"]), data)["unsafe_found"] is None
+    assert before_run(load_config(tree, ["seed=5"]), data)["unsafe_found"] is None
+    assert before_run(load_config(tree, ["refinement.rounds=1"]), data)["unsafe_found"] is None
+    assert before_run(load_config(tree, ["finetune.epochs=5"]), data)["unsafe_found"] == found
     manifest = json.loads((run.path / "manifest.json").read_text())
     del manifest["stages"]["selection"]  # scored, and not selected yet
     write_json(run.path / "manifest.json", manifest)
-    assert before_run(load_config(tree))["unsafe_found"] == found
+    assert before_run(load_config(tree), data)["unsafe_found"] == found
 
 
 def test_a_run_that_an_earlier_version_selected_is_read_all_the_same(tmp_path: Path) -> None:

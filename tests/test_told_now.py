@@ -26,7 +26,9 @@ from tosslm.findings.measured import read_measured
 from tosslm.findings.summary import summarize
 from tosslm.model.base import open_base
 from tosslm.runs.layout import Layout
+from tosslm.runs.store import Store
 from tosslm.runs.verify import verify
+from tosslm.stages.data import data_print
 from tosslm.stages.evaluate import _rival
 
 
@@ -209,3 +211,38 @@ def test_text_that_was_never_scored_is_not_handed_over_as_trained(
     turns = [turn for line in lines for turn in line["messages"]]
     assert [turn["content"] for turn in turns if turn.get("weight")].count(answer) == 0
     assert any("never scored" in sentence for sentence in facts["lost"])
+
+
+# --- before a run, and at a URL
+
+
+def test_data_are_known_by_their_contents_before_a_run_too(until_select: dict[str, Any]) -> None:
+    config = load_config(until_select)
+    run = tosslm.run(config, until="data")
+    base = open_base(config.model)
+    assert data_print(config, base) == run.stages["data"]["fingerprint"]
+    write_rows(Path(until_select["data"]["custom"]["path"]), demo_rows("custom", 23))
+    assert data_print(config, base) != run.stages["data"]["fingerprint"]
+
+
+def test_what_is_damaged_at_a_url_is_found_and_written_again_by_who_has_it(
+    until_select: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOSSLM_CACHE", str(tmp_path / "cache"))
+    url = f"memory://told-{tmp_path.name}/run"
+    config = until_select | {"run_dir": url}
+    tosslm.run(config, until="select")
+    assert verify(tosslm.load_run(url))[1] == []
+    store = Store(url)
+    mask = store.read("selection/keep.parquet")
+    assert mask is not None
+    store.write("selection/keep.parquet", mask[::-1])  # as long as it was
+    store.remove("data/harmful.parquet")
+    found = {(one.file, one.problem) for one in verify(tosslm.load_run(url))[1]}
+    assert found == {("selection/keep.parquet", "altered there"), ("data/harmful.parquet", "missing there")}
+    tosslm.run(config, until="select")
+    assert store.read("selection/keep.parquet") == mask
+    assert verify(tosslm.load_run(url))[1] == []
+    store.remove("data/utility.parquet")
+    tosslm.run(config, until="select")  # nobody has verified it
+    assert store.read("data/utility.parquet") is not None

@@ -37,6 +37,7 @@ from tosslm.planning.work import Sets, anchored_rows, begun, stage_work
 from tosslm.progress import Reporter
 from tosslm.runs.layout import SETS
 from tosslm.runs.ranking import check_held_out
+from tosslm.stages.data import data_print
 from tosslm.stages.engine import check_engine
 from tosslm.tracking import check_trackers
 
@@ -88,7 +89,7 @@ def make_plan(config: Config, *, measure: bool, reporter: Reporter, price: float
     check_targets(references.model, config.references.lora.target_modules, "references.lora.target_modules")
     if proxy and proxy.base.adapter_folder:
         check_adapter_fits(references.model, proxy.base.adapter_folder, proxy.base.keys.adapter)
-    told = before_run(config, own_choice=method.choose is not None)
+    told = before_run(config, data_print(config, base), own_choice=method.choose is not None)
     told["warnings"] += template_habits(tokenizer) + shared_told(read.shared.counts())
     rows = {name: counts.rows + counts.bad for name, counts in read.sets.items()}
     told["warnings"] += warmup_expected(config, rows, references=method.builds_on != "data", trains=method.trains)

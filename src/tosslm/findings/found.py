@@ -9,7 +9,7 @@ from tosslm.config import Config
 from tosslm.config.idle import idle_keys
 from tosslm.errors import InputError
 from tosslm.findings.sentence import Sentence, Strong
-from tosslm.runs.layout import SELECTION, scores
+from tosslm.runs.layout import DATA, SELECTION, scores
 from tosslm.runs.ranking import find_unsafe
 from tosslm.runs.reader import Run
 
@@ -26,30 +26,31 @@ def found_by(run: Run) -> Mapping[str, float] | None:
     return found
 
 
-def before_run(config: Config, *, own_choice: bool = False) -> dict[str, Any]:
+def before_run(config: Config, data: str, *, own_choice: bool = False) -> dict[str, Any]:
     """What the run folder of a config tells before the config is carried out.
 
     Args:
         config: the config.
+        data: fingerprint that the data stage would have now, of the contents of files and of the base.
         own_choice: whether its method chooses tokens by itself, so that evidence has no part in it.
 
     Returns:
         ``discard_fraction``; ``unsafe_found``, as recorded of selection, None where that folder has no scores of the
         model, data and references that the config names; ``warnings``.
     """
-    found, d = None if own_choice else _found_before(config), config.selection.discard_fraction
+    found, d = None if own_choice else _found_before(config, data), config.selection.discard_fraction
     far = [] if isinstance(d, str) else far_from_found(found, d)
     return {"discard_fraction": d, "unsafe_found": found, "warnings": [*idle_keys(config), *far]}
 
 
-def _found_before(config: Config) -> Mapping[str, float] | None:
+def _found_before(config: Config, data: str) -> Mapping[str, float] | None:
     try:
         run = Run(config.run_dir, steps=("data", "scores", "selection"))
         same = all(getattr(run.config, name) == getattr(config, name) for name in _SCORED_BY)
     except InputError:
         return None
     last = config.refinement.rounds
-    if not same or not run.has(scores(last)):
+    if not same or run.stages.get(DATA, {}).get("fingerprint") != data or not run.has(scores(last)):
         return None
     return found_by(run) or find_unsafe(run.scores_folder(last), seed=config.seed)
 

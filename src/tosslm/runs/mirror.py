@@ -14,6 +14,7 @@ import secrets
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tosslm.errors import InputError, TosslmError
@@ -129,6 +130,8 @@ class Mirror:
             self._replace_manifest(there, text, say)
             self._remember(seen=seen)
         here = read_manifest(self._layout.manifest) or there
+        self._damaged |= set(state.get("doubted", ()))
+        self._doubt(there)
         for step, entry in there["stages"].items():
             mine = here["stages"].get(step, {}).get("files", {})
             if step.startswith(HAZARDOUS) or not (wanted is None or step.startswith(tuple(wanted))):
@@ -138,6 +141,34 @@ class Mirror:
                     self._damaged.add(file)
                     if say:
                         say(f"{self.url}/{file}: missing or damaged; its step is done again")
+
+    def _doubt(self, there: Mapping[str, Any]) -> None:
+        """Remember what is gone there, or of another size than here, so that it is written again."""
+        sizes = self.store.sizes()
+        for file in shared_files(there["stages"]):
+            own = self.copy / file
+            if file not in sizes or (own.is_file() and sizes[file] not in (None, own.stat().st_size)):
+                self._damaged.add(file)
+
+    def damaged_there(self, manifest: Mapping[str, Any]) -> dict[str, str]:
+        """What lies at the URL otherwise than a manifest has it: ``missing`` or ``altered``, by file.
+
+        Every file is fetched. What is found is remembered, and the next writer of this copy writes it again.
+
+        Args:
+            manifest: of the run.
+        """
+        found = {}
+        with TemporaryDirectory(dir=self.copy) as folder:
+            for file, checksum in shared_files(manifest["stages"]).items():
+                fetched = Path(folder) / "fetched"
+                if not self.store.fetch(file, fetched):
+                    found[file] = "missing"
+                elif sha256(fetched) != checksum:
+                    found[file] = "altered"
+                fetched.unlink(missing_ok=True)
+        self._remember(doubted=sorted(found))
+        return found
 
     def push(self, manifest: Mapping[str, Any], outputs: Collection[str]) -> None:
         """Write what the store lacks: files first, the manifest last; remove what it named before and does not now.
@@ -167,6 +198,8 @@ class Mirror:
         self.store.renew_lock(owner)
         if gone or text != known:
             self._put_manifest(text)
+        if self._remember().get("doubted"):
+            self._remember(doubted=[])
         for name in self.store.names():
             if name.split("/")[0] in outputs and name not in files:
                 self.store.remove(name)
@@ -220,7 +253,7 @@ class Mirror:
         finally:
             beside.unlink(missing_ok=True)
 
-    def _remember(self, **changes: str) -> dict[str, Any]:
+    def _remember(self, **changes: Any) -> dict[str, Any]:
         """What the copy knows of the store: who it is there, and the manifest that it last saw."""
         state = _state(self.copy)
         if state is None:

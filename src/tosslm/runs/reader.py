@@ -153,7 +153,7 @@ class Run:
 
     def decided_since(self) -> bool:
         """Whether people's decisions, in the file that the config names, are others than selection went by."""
-        path = self.config.selection.overrides
+        path = self.manifest.get("config", {}).get("selection", {}).get("overrides")
         if path is None or not Path(path).is_file():
             return False
         known = self.stages.get(layout.SELECTION, {}).get("overrides", {}).get("sha256")

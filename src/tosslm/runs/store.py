@@ -89,12 +89,16 @@ class Store:
 
     def names(self) -> list[str]:
         """All objects of the folder, by their names in it."""
+        return sorted(self.sizes())
+
+    def sizes(self) -> dict[str, int | None]:
+        """Bytes of all objects of the folder, by their names in it; None where the store does not tell."""
         root = f"{self._root}/"
         try:
-            found = self._ask(lambda _: self._system.find(self._root), "")
+            found = self._ask(lambda _: self._system.find(self._root, detail=True), "")
         except FileNotFoundError:
-            return []
-        return sorted(name.removeprefix(root) for name in found if name.startswith(root))
+            return {}
+        return {name.removeprefix(root): about.get("size") for name, about in found.items() if name.startswith(root)}
 
     @contextmanager
     def lock(self, owner: str, say: Callable[[str], None]) -> Iterator[None]:

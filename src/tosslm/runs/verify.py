@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tosslm.files import is_whole
 from tosslm.runs.layout import SELECTION
+from tosslm.runs.mirror import Mirror, url_of
 from tosslm.runs.reader import Run
 
 
@@ -17,7 +18,7 @@ class Finding:
         step: the step that wrote it.
         file: its path in the run folder.
         problem: ``missing``, ``altered``, ``of another step``, or ``out of date`` (made from something that has
-            changed since, people's decisions among it).
+            changed since, people's decisions among it); ``missing there`` or ``altered there``, at a folder's URL.
     """
 
     step: str
@@ -33,6 +34,8 @@ def verify(run: Run) -> tuple[int, list[Finding]]:
     """
     findings: list[Finding] = []
     checked = 0
+    url = url_of(run.path)
+    there = Mirror(url).damaged_there(run.manifest) if url else {}
     for step, entry in run.stages.items():
         altered = set(run.folder.damaged(step))
         absent = run.folder.withholds(step)
@@ -43,6 +46,9 @@ def verify(run: Run) -> tuple[int, list[Finding]]:
                 findings.append(Finding(step, file, "altered" if path.exists() else "missing"))
             elif path.suffix == ".parquet" and not is_whole(path, entry["fingerprint"]):
                 findings.append(Finding(step, file, "of another step"))
+        for file in entry["files"] if there else ():
+            if file in there:
+                findings.append(Finding(step, file, f"{there[file]} there"))
         if not run.has(step) or (step == SELECTION and run.decided_since()):
             findings.append(Finding(step, step, "out of date"))
     return checked, findings

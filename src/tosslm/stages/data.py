@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from tosslm.config import Config, DataConfig, covered
 from tosslm.data.own_utility import rows_dealt
@@ -17,7 +17,7 @@ from tosslm.data.rows import BadRow, file_names, held_out, source_rows
 from tosslm.data.sets import SetCounts, prepared_rows, source_checksums
 from tosslm.data.shared import REFERENCES, Shared
 from tosslm.errors import InputError, TosslmError
-from tosslm.files import atomic_path
+from tosslm.files import atomic_path, fingerprint
 from tosslm.methods.method import Method
 from tosslm.runs.layout import DATA, SETS
 from tosslm.runs.recorded import Mark
@@ -26,6 +26,9 @@ from tosslm.stages.blocks import ROWS_PER_BLOCK, Blocks
 from tosslm.stages.purposes import PURPOSES
 from tosslm.stages.step import Facts, Stage, Step
 from tosslm.workbench import Workbench
+
+if TYPE_CHECKING:
+    from tosslm.model.base import Base
 
 
 def _steps(config: Config, method: Method, before: Sequence[Step]) -> list[Step]:
@@ -40,10 +43,18 @@ def data_step(rows_per_block: int = ROWS_PER_BLOCK) -> Step:
     return Step(DATA, "data", 1, (), lambda bench, mark: _prepare(bench, mark, rows_per_block), _covers)
 
 
+def data_print(config: Config, base: Base) -> str:
+    """Fingerprint of the data stage of a config whose data and base are as they lie there now."""
+    return fingerprint(data_step().version, *_parts(config, base), {})
+
+
 def _covers(bench: Workbench) -> list[Any]:
-    config = bench.config.data
-    dealt = [bench.config.references.holdout] if config.utility.of_custom else []
-    return [covered(config), _checksums(config), bench.base.identity, *dealt]
+    return _parts(bench.config, bench.base)
+
+
+def _parts(config: Config, base: Base) -> list[Any]:
+    dealt = [config.references.holdout] if config.data.utility.of_custom else []
+    return [covered(config.data), _checksums(config.data), base.identity, *dealt]
 
 
 def _checksums(config: DataConfig) -> dict[str, list[str]]:
