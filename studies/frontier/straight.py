@@ -108,15 +108,18 @@ def told(results: Path = RESULTS) -> str | None:
     }
     if not apart:
         return None
-    entry, target = max(apart, key=lambda key: abs(apart[key]))
+    most = {
+        target: max((abs(value), entry) for (entry, one), value in apart.items() if one == target)
+        for target in sorted({target for _, target in apart})
+    }
+    far = ", ".join(f"{distance:.3f} nats at {target:.0%} (`{entry}`)" for target, (distance, entry) in most.items())
     return (
-        f"Of {len(drawn.table)} entries of *{SETTING}* with one seed, losses were measured at "
-        f"{' and '.join(f'{scale:g}' for scale in ALL_SCALES[: -len(DRAWN)])} too (`python -m "
-        f"studies.frontier.straight`): the loss of harmful text that is read off the straight line is "
-        f"{abs(apart[entry, target]):.3f} nats from the measured one at most (`{entry}` at {target:.0%} of the "
-        f"gain), "
-        f"{np.mean(np.abs(list(apart.values()))):.3f} on average of {len(apart)} readings, and lies "
-        f"{'above' if np.mean(list(apart.values())) > 0 else 'below'} it."
+        f"How straight curves are below the scale {DRAWN[0]:g}: {len(drawn.table)} entries of *{SETTING}*, with one "
+        f"seed and harmful sentences made anew, were measured at "
+        f"{' and '.join(f'{scale:g}' for scale in ALL_SCALES[: -len(DRAWN)])} too, by losses alone (`python -m "
+        "studies.frontier.straight`). What is read off the line has a loss of harmful text that is "
+        f"{'above' if np.mean(list(apart.values())) > 0 else 'below'} what is read off the points on average, and "
+        f"lies from it by at most {far}."
     )
 
 
