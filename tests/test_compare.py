@@ -16,9 +16,10 @@ from typer.testing import CliRunner
 import tosslm
 from conftest import DEMO, demo_rows, write_rows
 from tosslm.cli import app
-from tosslm.compare import compare, lost_refusals, parse_seeds, share_told, spanned
+from tosslm.compare import compare, parse_seeds, share_told
 from tosslm.config import Config, load_config
 from tosslm.errors import InputError
+from tosslm.evaluation.comparison import lost_refusals, spanned
 from tosslm.evaluation.measures import Sample, read_samples
 from tosslm.evaluation.pooling import pool, pooled_differences, pooled_intervals
 from tosslm.methods import find_methods

@@ -55,10 +55,10 @@ def read_measured(run: Run) -> Measured:
     and base are the run's. Beside the run's own evaluation only those count that were asked the same.
     """
     compared, variants = _compared(run)
-    asked = [r for r in compared if _asked_the_same(run, variants[r["method"]])]
+    asked = [r for r in compared if (its := variants.get(r["method"])) and _asked_the_same(run, its)]
     is_evaluated = run.holds(evaluation(_MODEL))
     among = asked if is_evaluated else compared
-    own = next((r["method"] for r in among if _trained_alike(run, variants[r["method"]])), None)
+    own = next((m for r in among if (m := r["method"]) in variants and _trained_alike(run, variants[m])), None)
     plain = PLAIN if has_plain(run) and any(r["method"] == PLAIN for r in among) else None
     if own is None and is_evaluated:
         others = [record for record in asked if record["method"] != _BASE]  # which the run has measured itself
@@ -84,15 +84,16 @@ def _compared(run: Run) -> tuple[list[dict[str, Any]], dict[str, RunFolder]]:
     """
     path = run.path / COMPARED
     known = json.loads(path.read_text(encoding="utf-8")).get("prints", {}) if path.is_file() else {}
-    records, folders = [], {}
+    records: list[dict[str, Any]] = []
+    folders: dict[str, RunFolder] = {}
     for record in _records(path):
         method = record["method"]
         folder = _variant(run, method, run.config.seed)
         seeds = known.get(method, {})  # earlier versions wrote none
         others = {seed: _variant(run, method, int(seed) if seed.isdecimal() else 0) for seed in seeds}
-        if folder and all(other and seeds[seed] == measured_prints(other) for seed, other in others.items()):
-            folders[method] = folder
+        if all(other and seeds[seed] == measured_prints(other) for seed, other in others.items()):
             records.append(record)
+            folders |= {method: folder} if folder else {}
     return records, folders
 
 

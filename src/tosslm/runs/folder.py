@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +32,8 @@ from tosslm.runs.layout import Layout
 from tosslm.runs.manifest import MANIFEST_FORMAT, read_manifest
 from tosslm.runs.mirror import HAZARDOUS, Mirror, url_of
 from tosslm.runs.outputs import clear_run, files_of, make_outputs_private
-from tosslm.runs.recorded import Mark, Recorded
-
-_PACKAGES = ("tosslm", "torch", "transformers", "peft", "trl", "tokenizers", "numpy", "pyarrow", "datasets")
-_KNOWN_BY = "fingerprint"
+from tosslm.runs.recorded import KNOWN_BY, Mark, Recorded, asked_of
+from tosslm.runs.versions import versions_here
 
 
 def _unsaid(text: str) -> None:
@@ -120,11 +117,9 @@ class RunFolder(Recorded):
             steps: names of all steps of a run of this config.
         """
         before = self.manifest.get("config")
-        if before is not None and _asked(before) != _asked(config):
+        if before is not None and asked_of(before) != asked_of(config):
             self.manifest["unsettled"] = [name for name in steps if name in self.stages]
-        packages = (*_PACKAGES, *(["bitsandbytes"] if machine.get("quantize") else []))
-        versions = {name: metadata.version(name) for name in packages}
-        versions["python"] = platform.python_version()
+        versions = versions_here(quantized=bool(machine.get("quantize")))
         self.manifest |= {"config": dict(config), "seed": seed, "versions": versions, "machine": dict(machine)}
         self._write()
 
@@ -233,7 +228,7 @@ class RunFolder(Recorded):
             say(f"{mark.name}: made anew, as {self.what_changed(mark)}")
         start = time.monotonic()
         self._claim(mark)
-        _prepare(mark)
+        mark.prepare()
         facts = dict(work())
         make_outputs_private(self.path, mark.outputs)
         files = {file: sha256(self.path / file) for file in files_of(self.path, mark.outputs)}
@@ -296,7 +291,7 @@ class RunFolder(Recorded):
         """Remove the unfinished work of steps that are not to be done any more."""
         wanted = {name.replace("/", "-") for name in known}
         for folder in self.layout.work.glob("*"):
-            if folder.name not in wanted and (folder / _KNOWN_BY).is_file():  # else a step did not make it
+            if folder.name not in wanted and (folder / KNOWN_BY).is_file():  # else a step did not make it
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _write(self) -> None:
@@ -304,19 +299,3 @@ class RunFolder(Recorded):
             self.manifest["withheld"] = [name for name in self.stages if name.startswith(HAZARDOUS)]
         write_json(self.layout.manifest, self.manifest)
         make_private(self.layout.manifest)
-
-
-def _asked(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config but for where its run lies."""
-    return {key: value for key, value in config.items() if key != "run_dir"}
-
-
-def _prepare(mark: Mark) -> None:
-    """Make the step's private folder; what a different step left there is removed."""
-    known = mark.work / _KNOWN_BY
-    if not known.exists() or known.read_text(encoding="utf-8") != mark.fingerprint:
-        shutil.rmtree(mark.work, ignore_errors=True)
-        mark.work.mkdir(parents=True)
-        for folder in (mark.work.parent, mark.work):
-            folder.chmod(0o700)
-        known.write_text(mark.fingerprint, encoding="utf-8")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
-import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel
 
 from tosslm.config import Config, load_config
 from tosslm.data.rows import base_id
@@ -24,21 +21,10 @@ from tosslm.runs.folder import RunFolder
 from tosslm.runs.layout import Layout
 from tosslm.runs.mirror import local_run, url_of
 from tosslm.runs.tables import by_row, part_files, read_evidence, read_keep, read_scores
+from tosslm.runs.untrusted import CODE, JUDGE, apart, says, unsaid_told
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-_CODE = "model.trust_remote_code"
-_JUDGE = "evaluation.judge."
-_SERVER = "scoring.server."
-_UNTRUSTED = {
-    _CODE: "which runs Python code that comes with the model",
-    f"{_JUDGE}base_url": "to which prompts, answers and your key would be sent",
-    f"{_JUDGE}key_variable": "the variable of your environment that would be sent to the judge as its key",
-    f"{_SERVER}command": "a program that would be started here",
-    f"{_SERVER}arguments": "what the server that is started here would be told",
-}
-"""Keys that count from the user's own hand alone, and what they do: a run folder is data, whoever sent it."""
 
 
 class Run:
@@ -88,8 +74,8 @@ class Run:
         """
         stored = self.manifest.get("config", {})
         if self._read is None or self._read[0] != stored:
-            tree, said = _apart(stored)
-            if any(key.startswith(_JUDGE) for key in said):
+            tree, said = apart(stored)
+            if any(key.startswith(JUDGE) for key in said):
                 tree["evaluation"] = {key: value for key, value in tree["evaluation"].items() if key != "judge"}
             self._read = copy.deepcopy(stored), load_config(tree, self._trusted(said))
         return self._read[1]
@@ -108,20 +94,14 @@ class Run:
             InputError: the folder has code run or names an address or a key's variable, and neither ``overrides``
                 nor this reader says so too.
         """
-        tree, said = _apart(self.manifest.get("config", {}))
+        tree, said = apart(self.manifest.get("config", {}))
         config = load_config(tree, [*self._trusted(said), *overrides], run_dir=run_dir)
-        if unsaid := [key for key in said if (asks or key == _CODE) and not _says(config, key)]:
-            raise InputError(
-                f"{self.name}: its config says {' and '.join(f'{key}: {_yaml(said[key])}' for key in unsaid)}, "
-                f"{_UNTRUSTED[unsaid[0]]}; if you trust whoever made the folder, say so yourself: "
-                + " ".join(f"--set {shlex.quote(f'{key}={_yaml(said[key])}')}" for key in unsaid)
-                + (" (merge: --trust-remote-code)" if unsaid == [_CODE] else "")
-                + ". Your own config file in place of the folder needs no such word"
-            )
+        if unsaid := [key for key in said if (asks or key == CODE) and not says(config, key)]:
+            raise InputError(unsaid_told(self.name, said, unsaid))
         return config
 
     def _trusted(self, said: Mapping[str, Any]) -> list[str]:
-        return [f"{_CODE}=true"] if _CODE in said and self.trust_remote_code else []
+        return [f"{CODE}=true"] if CODE in said and self.trust_remote_code else []
 
     @property
     def rows(self) -> Dataset:
@@ -286,42 +266,6 @@ def _record(file: Path, row_id: str) -> dict[str, Any]:
             record: dict[str, Any] = found[0]
             return record
     return {}
-
-
-def _apart(stored: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A stored config without what a folder cannot say by itself, and that by key, where it is not the default."""
-    config, tree = load_config(stored), copy.deepcopy(dict(stored))
-    said = {}
-    for key in _UNTRUSTED:
-        *sections, last = key.split(".")
-        section, branch = _section(config, sections), tree
-        if section is None:
-            continue
-        value = getattr(section, last)
-        if value != type(section).model_fields[last].default:
-            said[key] = value
-            for name in sections:
-                branch = branch[name]
-            del branch[last]
-    return tree, said
-
-
-def _section(config: Config, names: Sequence[str]) -> BaseModel | None:
-    section: BaseModel | None = config
-    for name in names:
-        section = None if section is None else getattr(section, name)
-    return section
-
-
-def _says(config: Config, key: str) -> bool:
-    """Whether a key was given to a config, or its section is not there any more."""
-    *sections, last = key.split(".")
-    section = _section(config, sections)
-    return section is None or last in section.model_fields_set
-
-
-def _yaml(value: Any) -> str:
-    return json.dumps(value) if isinstance(value, bool | list) else str(value)
 
 
 def load_run(path: str | Path, *, trust_remote_code: bool = False, steps: Collection[str] | None = None) -> Run:

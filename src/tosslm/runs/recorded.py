@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tosslm.files import fingerprint, sha256
 from tosslm.runs.mirror import HAZARDOUS
+
+KNOWN_BY = "fingerprint"
+"""File of a step's private folder that says whose it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,21 @@ class Mark:
     outputs: tuple[str, ...]
     covered: list[Any]
     work: Path
+
+    def prepare(self) -> None:
+        """Make the step's private folder; what a different step left there is removed."""
+        known = self.work / KNOWN_BY
+        if not known.exists() or known.read_text(encoding="utf-8") != self.fingerprint:
+            shutil.rmtree(self.work, ignore_errors=True)
+            self.work.mkdir(parents=True)
+            for folder in (self.work.parent, self.work):
+                folder.chmod(0o700)
+            known.write_text(self.fingerprint, encoding="utf-8")
+
+
+def asked_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run's config asks for: all but where the run lies."""
+    return {key: value for key, value in config.items() if key != "run_dir"}
 
 
 class Recorded:

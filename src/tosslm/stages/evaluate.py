@@ -9,6 +9,7 @@ from typing import Any
 
 from tosslm.config import Config
 from tosslm.evaluation.checks import KINDS, classifier_checksums, named_prompts, prompt_checksums
+from tosslm.evaluation.comparison import BASE, STANDARD
 from tosslm.evaluation.seen import seen_prompts
 from tosslm.files import fingerprint, sha256
 from tosslm.findings.apart import seen_told
@@ -21,10 +22,6 @@ from tosslm.runs.tables import held_out_rows, stored_rows
 from tosslm.stages.purposes import PURPOSES
 from tosslm.stages.step import Facts, Stage, Step
 from tosslm.workbench import Workbench
-
-BASE = "base"
-STANDARD = "sft"
-"""The method that a comparison's judge compares all others with."""
 
 
 def _steps(config: Config, method: Method, before: Sequence[Step]) -> list[Step]:
