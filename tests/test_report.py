@@ -400,7 +400,8 @@ def test_beside_an_evaluation_stands_only_what_was_asked_the_same(tiny_config: d
     (run.path / "evaluation").mkdir(exist_ok=True)
     (run.path / "evaluation/results.json").write_text(json.dumps({"format": 1, "records": evaluated}))
     manifest = json.loads((run.path / "manifest.json").read_text())
-    manifest["stages"]["evaluation/model"] = {"fingerprint": "1", "inputs": {}, "files": {}, "seconds": 1.0}
+    for name in ("base", "model"):
+        manifest["stages"][f"evaluation/{name}"] = {"fingerprint": "1", "inputs": {}, "files": {}, "seconds": 1.0}
     (run.path / "manifest.json").write_text(json.dumps(manifest))
     measured = read_measured(tosslm.load_run(run.path))
     assert measured == Measured([*evaluated, records[1]], own="model", plain="sft")

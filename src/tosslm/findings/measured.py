@@ -20,8 +20,9 @@ SHOWN_FILES = (COMPARED, EVALUATED, *COMPARED_CURVES)
 PLAIN = "sft"
 """The method that is plain fine-tuning."""
 _BASE, _MODEL = "base", "model"
-_OF_DROPPED = ("dropped", "anchor_weight", "anchor_first", "anchor_normalize", "checkpoint_steps")
-"""Keys of ``finetune`` that say nothing of how kept tokens are learnt."""
+_OF_DROPPED = ("dropped", "anchor_weight", "anchor_first", "anchor_normalize")
+_HOW_IT_RUNS = ("micro_batch_size", "gradient_checkpointing", "checkpoint_steps")
+"""Keys of ``finetune`` that change kept tokens' learning by rounding at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,7 @@ def _same_data(run: Run, variant: RunFolder) -> bool:
 
 def _same_training(run: Run, variant: RunFolder) -> bool:
     own, its = (dict(one.manifest["config"]["finetune"]) for one in (run, variant))
-    return all(own[key] == its.get(key) for key in own if key not in _OF_DROPPED)
+    return all(own[key] == its.get(key) for key in own if key not in (*_OF_DROPPED, *_HOW_IT_RUNS))
 
 
 def _asked_the_same(run: Run, variant: RunFolder) -> bool:
