@@ -1,6 +1,6 @@
 """Bfloat16 products on a processor that has none, as one that has them takes them: in float32, then rounded.
 
-The results of the study are of bfloat16. A processor with AVX2 alone takes such products about ten times as slowly as
+The results of the study are of bfloat16. A processor with AVX2 alone takes such products many times as slowly as
 float32 ones, and the study would take days there. Hardware multiplies bfloat16 exactly, sums in float32 and rounds
 the sum once; so does a float32 product of the same numbers that is rounded afterwards. What differs is the order of
 the sum, as between any two processors. Attention is computed in float32 altogether, and what comes out is rounded.

@@ -110,8 +110,8 @@ class RunFolder(Recorded):
         """Write down what is about to run, and on what.
 
         Args:
-            config: of the run. Where it is another one than before, steps that are done may not hold any more: they
-                are ``unsettled`` in the manifest until one of them is looked at.
+            config: of the run. Where it is another one than before, each step that is done is ``unsettled`` in the
+                manifest until it is looked at.
             seed: of all that is random.
             machine: where it runs.
             steps: names of all steps of a run of this config.
@@ -249,10 +249,9 @@ class RunFolder(Recorded):
 
     def _settle(self, name: str) -> bool:
         """Write down that a step is what the config asks for, unless nobody doubts it; whether it was written."""
-        left = self.manifest.get("unsettled", [])
-        if name not in left:
+        if name not in self.manifest.get("unsettled", ()):
             return False
-        self.manifest["unsettled"] = [other for other in left if other != name]
+        self.manifest["unsettled"].remove(name)
         self._write()
         return True
 
