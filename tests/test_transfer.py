@@ -25,25 +25,16 @@ import tosslm
 from support.made_run import answers, made_run
 from test_tokenize import CORPUS, build, conversation
 from tosslm import InputError
-from tosslm.characters import (
-    RULES,
-    Axis,
-    Carried,
-    Rule,
-    Tokens,
-    answers_of,
-    carry_mask,
-    changed_sides,
-    make_axis,
-    place_tokens,
-)
+from tosslm.carrying import RULES, Carried, Rule, carry_mask, changed_sides
+from tosslm.characters import Axis, Tokens, answers_of, make_axis, place_tokens
 from tosslm.cli import app
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.data.tokenized import TokenizedRow
 from tosslm.errors import TosslmError
 from tosslm.files import write_parquet
 from tosslm.runs.tables import KEEP_SCHEMA
-from tosslm.transfer import transfer, transfer_row
+from tosslm.transfer import transfer
+from tosslm.transferred import transfer_row
 
 Spans = list[tuple[int, int, int]]
 

@@ -24,9 +24,14 @@ def split_rows(values: np.ndarray, lengths: Sequence[int] | np.ndarray) -> list[
     return np.split(values, np.cumsum(lengths)[:-1]) if len(lengths) else []
 
 
+def sums_before(values: Sequence[int] | np.ndarray) -> np.ndarray:
+    """The sum of all integers (or truths) before each, and at the end that of all: int64 ``[n + 1]``."""
+    return np.concatenate([[0], np.cumsum(values)]).astype(np.int64)
+
+
 def row_starts(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
     """Where each row's values begin, and where the last row's end: int64 ``[R + 1]``."""
-    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return sums_before(lengths)
 
 
 def row_numbers(lengths: Sequence[int] | np.ndarray) -> np.ndarray:

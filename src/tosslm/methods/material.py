@@ -14,7 +14,7 @@ import pyarrow as pa
 from tosslm.config import Config
 from tosslm.errors import TosslmError
 from tosslm.files import read_tables
-from tosslm.ragged import places_in_answers, row_starts
+from tosslm.ragged import places_in_answers, row_starts, sums_before
 from tosslm.runs.layout import scores
 from tosslm.runs.tables import (
     RowsInTurn,
@@ -148,7 +148,7 @@ class _RowsShape(NamedTuple):
 
 def _shape_of(table: pa.Table) -> _RowsShape:
     mask = flat_values(table["response_mask"]).astype(bool, copy=False)
-    before = np.concatenate([[0], np.cumsum(mask)])
+    before = sums_before(mask)
     lengths = np.diff(before[row_starts(row_lengths(table["response_mask"]))])
     places = places_in_answers(np.flatnonzero(mask), lengths)
     answers = np.diff(np.flatnonzero(places == 0), append=len(places))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tosslm.files import read_tables
-from tosslm.ragged import row_starts
+from tosslm.ragged import row_starts, sums_before
 from tosslm.report.tokens import Block, CustomTokens, Ranking, row_ranks
 from tosslm.runs.column import Column
 from tosslm.runs.reader import Run
@@ -243,7 +243,7 @@ def utf16_places(messages: Sequence[tuple[str, str]], triples: Sequence[Sequence
         if content.isascii():
             continue
         astral = np.fromiter((ord(character) > 0xFFFF for character in content), dtype=np.int64, count=len(content))
-        unit = np.concatenate([[0], np.cumsum(1 + astral)])
+        unit = sums_before(1 + astral)
         own = places[:, 0] == i
         places[own, 1:] = unit[places[own, 1:]]
     return places

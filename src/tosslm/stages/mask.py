@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from tosslm.errors import TosslmError
 from tosslm.files import parquet_writer, read_tables
-from tosslm.ragged import row_starts, split_rows
+from tosslm.ragged import row_starts, split_rows, sums_before
 from tosslm.runs.decisions import ByHand
 from tosslm.runs.layout import Layout
 from tosslm.runs.recorded import Mark
@@ -60,7 +60,7 @@ class MaskCounts:
         """
         if not ids:
             return
-        dropped = np.diff(np.concatenate([[0], np.cumsum(~keep)])[row_starts(lengths)])
+        dropped = np.diff(sums_before(~keep)[row_starts(lengths)])
         self._add_sources(lengths, dropped)
         if self._by_hand.rows:
             rows = zip(ids, split_rows(keep, lengths), strict=True)
