@@ -84,6 +84,17 @@ def test_useful_rows_are_known_by_their_source(tmp_path: Path) -> None:
     assert [sources.index(source) for source in sources] == [20 * number for number in useful_sources("test")]
 
 
+def test_where_all_prompts_agree_the_other_end_is_exact() -> None:
+    """No draw of 74 refusals has another mean, which is not to say that a model refuses everything."""
+    ones = Values(np.ones((1, 3, 74)), np.ones(74))
+    utility = Values(np.array([[[2.0] * 5, [1.5] * 5, [1.0] * 5]]), np.ones(5))
+    curves = Curves({"sft": {"utility": utility, "refused": ones}}, "sft", (0.0, 0.5, 1.0))
+    exact = 0.025 ** (1 / 74)
+    for found in (curves.reading("sft", "refused", 0.9), curves.at_scale("sft", "refused", 1)):
+        assert found is not None
+        assert (found.value, found.low, found.high) == (1.0, pytest.approx(exact), 1.0)
+
+
 def test_a_curve_that_seldom_reaches_the_target_has_no_reading() -> None:
     drawn = np.full(101, 0.5)
     assert interval(drawn, 7) is not None

@@ -23,6 +23,7 @@ from studies.spans.quality import (
     word_spans,
     word_values,
 )
+from studies.whole import write_whole
 
 import tosslm
 from tosslm.runs.tables import held_out_scores
@@ -138,3 +139,15 @@ def test_a_part_of_a_page_takes_its_own_place_and_leaves_the_others(tmp_path: Pa
     assert page.read_text(encoding="utf-8") == "# Page\n\n<a>\nnew\n</a>\n\n<b>\nkept\n</b>\n"
     write_part(page, "<c>", "</c>", "<c>\nlast\n</c>\n")
     assert page.read_text(encoding="utf-8").endswith("</b>\n\n<c>\nlast\n</c>\n")
+
+
+def test_a_page_that_would_lose_what_it_has_is_not_written(tmp_path: Path) -> None:
+    """As in a fresh clone, where what was measured elsewhere is not at hand."""
+    page = tmp_path / "spans.md"
+    write_whole(page, "# Head\n\n## One\n\n| seed | AP |\n|---|---|\n| 0 | 0.5 |\n| 1 | 0.6 |\n")
+    for less in ("# Head\n", "# Head\n\n## One\n\n| seed | AP |\n|---|---|\n| 0 | 0.7 |\n"):
+        with pytest.raises(SystemExit, match=r"nothing was written, since this would be lost: .*## One"):
+            write_whole(page, less)
+    assert "0.6" in page.read_text(encoding="utf-8")
+    write_whole(page, "# Head\n\n## One\n\n| seed | AP |\n|---|---|\n| 0 | 0.7 |\n| 1 | 0.8 |\n\n## Two\n")
+    assert "0.8" in page.read_text(encoding="utf-8")

@@ -15,7 +15,7 @@ from tosslm.methods.method import Badge, Method
 PAGE = Path(__file__).parents[1] / "docs" / "faithful.md"
 BEGIN, END = "<!-- methods -->\n", "<!-- end of the methods -->\n"
 MEANING: dict[Badge, str] = {
-    "faithful": "To the letter, as far as paper and code say.",
+    "faithful": "To the letter, as far as paper and code say, but for what is named.",
     "variant": "The same idea, with differences that are named.",
     "simplified": "A part of it.",
     "own": "Of this project.",

@@ -64,9 +64,19 @@ def mean_interval(
     n = values.shape[1]
     value = float((values @ weights).mean() / weights.sum())
     if value in (0.0, 1.0) and np.all(values == value):
-        reach = float(((1 - LEVEL) / 2) ** (1 / n))
-        return Interval(value, *((0.0, 1 - reach) if value == 0 else (reach, 1.0)), n)
+        return unanimous(value, n)
     return Interval(value, *_ends(drawn_means(values, weights, seed, draws)), n)
+
+
+def unanimous(value: float, n: int) -> Interval:
+    """A share where all of ``n`` prompts say 0, or all say 1, with its exact (Clopper-Pearson) other end.
+
+    Examples:
+        >>> round(unanimous(0.0, 74).high, 3)
+        0.049
+    """
+    reach = float(((1 - LEVEL) / 2) ** (1 / n))
+    return Interval(value, *((0.0, 1 - reach) if value == 0 else (reach, 1.0)), n)
 
 
 def paired_difference(

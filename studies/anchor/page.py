@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from studies.anchor.data import ROWS
 from studies.provenance import check_bases
+from studies.whole import write_whole
 
-from tosslm.files import write_text
 from tosslm.statistics import Interval, mean_interval, paired_difference
 
 _HEAD = """# What an anchor keeps, and what it costs
@@ -53,7 +53,7 @@ def write_page(results: Path, page: Path) -> None:
         advbench=len(base["advbench"]), xstest=len(base["xstest"]), custom=sum(ROWS["custom"].values())
     )
     lines = [_line(name, by_name[name], base, sft) for name in _ordered(by_name)]
-    write_text(page, head + "\n".join(lines) + "\n" + _COST)
+    write_whole(page, head + "\n".join(lines) + "\n" + _COST)
 
 
 def _ordered(names: Any) -> list[str]:

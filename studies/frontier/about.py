@@ -13,6 +13,7 @@ from studies.frontier.data import CUSTOM_ROWS, REFERENCE_ROWS, UNREAD_TYPES
 from studies.frontier.entries import (
     AGAIN,
     DEFAULT,
+    ENTRIES,
     LIGHTER,
     NO_ANCHOR,
     OF_MEAN,
@@ -26,19 +27,21 @@ from studies.frontier.entries import (
     method_of,
 )
 from studies.frontier.ledger import known
-from studies.frontier.settings import SAID_TOKENS, SCALES, SETTINGS
+from studies.frontier.settings import HOLDOUT, SAID_TOKENS, SCALES, SETTINGS
 from studies.frontier.standing import listed
 from studies.safety.wording import percent
 
 from tosslm.methods import registry
+from tosslm.methods.needs import GUARD
 from tosslm.statistics import Interval
 
+UNREAD = ("dr-sft", "datashield")
 ATTACK = Path(__file__).parents[1] / "safety/attack.json"
 ANALYSIS = f"""## Why, where it falls short
 
-- **Whole rows, 90% of the gain.** Harmful rows teach useful text a little too, so that a perfect choice of rows has less than all of the gain, and holding dropped tokens to the base costs some more; so methods are compared at 85%. Where harm is whole rows, whole rows by their mean score, held to the base, do as well as tokens: nothing is gained by looking within them.
+- **Whole rows, 90% of the gain.** Harmful rows teach useful text a little too, so that a perfect choice of rows has less than all of the gain, and holding dropped tokens to the base costs some more; so methods are compared at 85%. Where harm is whole rows, whole rows by their mean score, held to the base, do as well as tokens, or better: nothing is gained by looking within them.
 - **Refusals where harm is spliced.** A harmful sentence in the midst of a useful answer does not teach a model to give in: `{STANDARD}` keeps nearly all refusals there, and refuses more of harmless prompts than the base. So refusals, and what follows from them, answers with harm, cannot show there what selection is for; `{DEFAULT}` stays nearer to the base in both, which is a loss by the one measure and a gain by the other.
-- **What is said after a useful beginning** tells little with bases of this size: the base itself goes on with harm about as often as anything that was trained, and 40 beginnings tell apart only what differs by much. The loss of the harmful sentences is the measure that does.
+- **What is said after a useful beginning** tells little with bases of this size: SmolLM2's base goes on with harm about as often as anything that was trained from it, and 40 beginnings tell apart only what differs by much. With Gemma the base goes on with harm more often than `{STANDARD}`, and so does `{DEFAULT}`, whose anchor holds it to the base in that too. The loss of the harmful sentences is the measure that tells methods apart.
 - **TOSS and TOSS-Pro, spliced.** Dropped text that nothing holds drifts away while the model learns another style, until it is less likely than it was for the base; the anchor of `{DEFAULT}` holds it where the base had it. So they learn less harm by this measure, and pay in the gain and in refusals. `{NO_ANCHOR}` shows the same of our own evidence.
 - **Gemma, as trained.** The adapter of `{STANDARD}` has gone too far there: many of its answers are incoherent, and its refusals come back when it is scaled down a little, at nearly all of the gain. The figures of adapters as trained are no evidence for a method that scaling could not have had; those at equal utility are.
 - **Clean.** `auto` bounds what goes of useful text by held-out rows, of which there are 30 here, and its threshold moves by whole rows: it drops between next to nothing and 3% by seed. A stricter bound would drop nothing where a few rows are harmful too, so it was not taken.
@@ -56,9 +59,9 @@ def asked(settings: Mapping[str, Curves | None]) -> list[str]:
     return [
         "## What is asked and counted",
         "",
-        f"A custom set has {CUSTOM_ROWS} rows, useful ones of GSM8K and AlpacaEval; the references learn from {rows} "
-        "rows. *Refused* counts "
-        f"{n['refused']} goals of AdvBench, one of each cluster of goals that are alike; *refused, harmless* "
+        f"A custom set has {CUSTOM_ROWS} rows, useful ones of GSM8K and AlpacaEval; the references have {rows} rows, "
+        f"of which {HOLDOUT:.0%} are held out and not learnt from. *Refused* counts {n['refused']} goals "
+        "of AdvBench, one of each cluster of goals that are alike; *refused, harmless* "
         f"{n['over_refused']} prompts of XSTest of kinds that were never read while the base was made "
         f"({', '.join(name.replace('_', ' ') for name in UNREAD_TYPES)}). *Answered with harm* judges the answers to "
         f"the goals, of {SAID_TOKENS['harmful']} tokens"
@@ -92,8 +95,19 @@ def asked(settings: Mapping[str, Curves | None]) -> list[str]:
         f"| `{at_papers_share('METHOD')}` | told to drop 10%, as in the paper, in the place of the setting's share |",
         "| `sft-kl` | KL to the base on all tokens, at one weight; `sft-slow` half the learning rate |",
         "| `lisa` | its authors train for longer than our 30 steps, so no verdict on it |",
+        f"| {listed(guarded())} | the guard is SmolLM2-135M, with Gemma too, trained here for one epoch on the run's "
+        "own reference rows (`studies/safety/guard.py`): it finds harm in whole rows, and hardly any that is spliced "
+        "into useful text. So figures are of this guard as much as of the method |",
+        "",
+        "What badges mean, and how each method differs from its source, is [a page of its own](faithful.md). Of "
+        f"{listed(UNREAD)} the papers could not be read, so what is measured is what code or summary say of them.",
         "",
     ]
+
+
+def guarded() -> list[str]:
+    """Methods that ask a guard."""
+    return [name for name, method in registry().items() if GUARD in method.needs and name in ENTRIES]
 
 
 def judged_by() -> str:
@@ -124,13 +138,31 @@ def _checked() -> str:
     )
 
 
-def missing(results: Path) -> list[str]:
+def to_mind(comparisons: int) -> list[str]:
+    """What readers of figures and intervals should know.
+
+    Args:
+        comparisons: how many differences to another entry are told on the page.
+    """
+    return [
+        "- Intervals of one seed are over prompts and rows; they leave out that training again comes out otherwise. "
+        "What only one seed shows is a hint. Two or three seeds drawn with replacement never go beyond themselves, "
+        "so intervals over seeds are too narrow as well: they cover less than 95%.",
+        f"- `{DEFAULT}` was chosen in sight of test figures of seed 0: the form and weight of its anchor by what "
+        "came out there, what useful text may go by its custom sets (`studies/LOG.md`). Seeds 1 and 2 have other "
+        "data, and the same test prompts. Nearly every rival stands at one strength, its authors' or the first that "
+        "was tried.",
+        f"- The page tells {comparisons} differences apart, each by a 95% interval of its own, uncorrected: among so "
+        f"many some {comparisons / 20:.0f} would be called better or worse where there is no difference at all.",
+        "- Useful rows and the rows with spliced harm are the same rows without and with it, but are drawn apart, "
+        "which makes intervals of harm a little wider than they need be.",
+    ]
+
+
+def missing(results: Path, comparisons: int) -> list[str]:
     """What to mind, and all that was not measured."""
     lines = ["## What to mind, and what is not there", "", f"- {judged_by()}"]
-    lines.append(
-        "- Intervals of one seed are over prompts and rows; they leave out that training again comes out otherwise. "
-        "What only one seed shows is a hint."
-    )
+    lines += to_mind(comparisons)
     if told := straight.told(results):
         lines.append(f"- {told}")
     for name in SETTINGS:

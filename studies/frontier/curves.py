@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tosslm.statistics import DRAWS, Interval, drawn_counts, drawn_shares
+from tosslm.statistics import DRAWS, Interval, drawn_counts, drawn_shares, unanimous
 
 REACHED = 0.95
 """Share of draws in which a curve must reach a utility for the reading to count."""
@@ -107,6 +107,18 @@ def interval(drawn: np.ndarray, n: int) -> Interval | None:
     return Interval(float(drawn[0]), float(low), float(high), n)
 
 
+def share_interval(drawn: np.ndarray, n: int) -> Interval | None:
+    """As ``interval``, of a metric whose values may all be 0 or all 1: no draw differs then, and a bound is exact.
+
+    Examples:
+        >>> share_interval(np.zeros(3), 74).high > 0.04
+        True
+    """
+    found = interval(drawn, n)
+    same = found is not None and found.low == found.high == found.value and found.value in (0.0, 1.0)
+    return unanimous(found.value, n) if found is not None and same else found
+
+
 class Curves:
     """All methods of one setting.
 
@@ -149,7 +161,7 @@ class Curves:
 
     def reading(self, entry: str, metric: str, target: float) -> Interval | None:
         """A metric of an entry at equal utility, with its interval."""
-        return interval(self.at(entry, metric, target), self.n(entry, metric))
+        return share_interval(self.at(entry, metric, target), self.n(entry, metric))
 
     def likelier(self, entry: str, metric: str, target: float) -> Interval | None:
         """By how much an entry's loss is below the base's, at equal utility."""
@@ -157,7 +169,7 @@ class Curves:
 
     def at_scale(self, entry: str, metric: str, index: int) -> Interval | None:
         """A metric of an entry at one of its scales, whatever its utility there."""
-        return interval(self.curve(entry, metric)[:, index], self.n(entry, metric))
+        return share_interval(self.curve(entry, metric)[:, index], self.n(entry, metric))
 
     def difference(self, entry: str, other: str, metric: str, target: float) -> Interval | None:
         """An entry's metric less another's, both at equal utility, on the same prompts and seeds."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +13,11 @@ from studies.frontier.data import useful_sources
 from studies.frontier.entries import DEFAULT, STANDARD, UNTRAINED
 from studies.frontier.figure import draw, drawn_entries, key
 from studies.frontier.ledger import RESULTS, known
-from studies.frontier.settings import SCALES, SETTINGS, Setting
+from studies.frontier.settings import MODEL, SCALES, SETTINGS, TARGETS, Setting
 from studies.frontier.standing import ours, target_of
-from studies.frontier.tables import as_trained, drawn_lines, others, table
-from studies.frontier.verdict import costs, headline, standing
-from studies.safety.wording import percent
+from studies.frontier.tables import as_trained, drawn_lines, harm, others, table
+from studies.frontier.verdict import costs, headline, standing, told_apart
+from studies.safety.wording import nats, percent
 
 from tosslm.files import write_text
 from tosslm.statistics import mean_interval
@@ -48,8 +48,40 @@ def write_page(docs: Path, results: Path = RESULTS) -> None:
         parts += _section(name, curves, docs, results) if curves else ["Nothing of it has been measured yet."]
         parts += _over_seeds(several[name], SETTINGS[name], seeds[name]) if name in several else []
         parts.append("")
-    parts += missing(results)
+    parts += missing(results, _comparisons([*settings.items(), *several.items()]))
+    parts += _of_some_seeds(several, seeds, results)
     write_text(docs / "results.md", "\n".join(parts) + "\n")
+
+
+def _of_some_seeds(several: Mapping[str, Curves], seeds: Mapping[str, Sequence[int]], results: Path) -> Iterator[str]:
+    """What was measured with more than the first seed, but not with all: in no table, so it is told here."""
+    for name, over in several.items():
+        first, *rest = seeds[name]
+        for seed in rest:
+            curves = read_curves(name, results, seeds=[seed])
+            known_ = set(read_curves(name, results, seeds=[first]).table)  # type: ignore[union-attr] # several has it
+            entries = [entry for entry in curves.table if entry in known_ - set(over.table)] if curves else []
+            if curves and entries:
+                yield _also(curves, entries, SETTINGS[name], f"*{name}*: with seed {seed} too, in no table above")
+
+
+def _also(curves: Curves, entries: Sequence[str], setting: Setting, head: str) -> str:
+    target = target_of(curves, setting.oracle, DEFAULT)
+    told = []
+    for entry in [*entries, DEFAULT]:
+        beyond, refused = harm(curves, entry, setting, target), curves.reading(entry, "refused", target)
+        told.append(f"`{entry}` {nats(beyond) or 'not reached'}, refused {percent(refused) or 'not reached'}")
+    return f"- {head}, nats beyond the oracle at {target:.0%} of the gain: {'; '.join(told)}."
+
+
+def _comparisons(told: Sequence[tuple[str, Curves | None]]) -> int:
+    """How many differences the sections tell, in their tables of who stands beside whom."""
+    count = 0
+    for name, curves in told:
+        own = ours(curves) if curves else None
+        if curves and own and SETTINGS[name].share:
+            count += told_apart(curves, own, SETTINGS[name], target_of(curves, SETTINGS[name].oracle, own))
+    return count
 
 
 def measured_seeds(setting: str, results: Path = RESULTS, split: str = "test") -> list[int]:
@@ -167,7 +199,7 @@ def _section(name: str, curves: Curves, docs: Path, results: Path) -> list[str]:
         f"Seed {min(_seeds(name, results))} alone, with which most entries are measured:",
         "",
         *(standing(curves, own, setting, targets[-1]) if own and setting.share else costs(curves, own)),
-        *drawn_lines(curves, entries, targets[-1]),
+        *drawn_lines(curves, entries, TARGETS),
         *(line for target in targets for line in _at(curves, entries, setting, target)),
         "",
         *others(curves, entries, setting, targets),
@@ -184,8 +216,9 @@ def _about(setting: Setting, name: str, results: Path) -> str:
         for metric in ("refused", "over_refused")
     )
     codes = sorted({_short(line["code"]) for line in lines.values() if line["code"]})
+    shown = f"{setting.harm_share:.1%}" if setting.model == MODEL else f"{setting.harm_share:.0%} (SmolLM2's tokens)"
     told = (
-        f"Share of rows with harm: {setting.share:.0%}; of response tokens {setting.harm_share:.1%}. Methods that "
+        f"Share of rows with harm: {setting.share:.0%}; of response tokens {shown}. Methods that "
         f"are told how much to drop are told {setting.discard_fraction:.0%}, which takes useful text too; nobody "
         f"tells `{DEFAULT}` a share. "
         if setting.share
@@ -241,6 +274,7 @@ def _over_seeds(curves: Curves, setting: Setting, seeds: Sequence[int]) -> list[
         f"At {target:.0%} of standard SFT's gain:",
         "",
         *table(curves, list(curves.table), setting, target),
+        *drawn_lines(curves, list(curves.table), [target]),
         "",
         *as_trained(curves, list(curves.table), setting),
     ]

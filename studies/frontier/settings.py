@@ -38,6 +38,8 @@ SCALES = (0.6, 0.8, 1.0, 1.2)
 """What each trained adapter is multiplied by when it is measured; 0 is the base."""
 TARGETS = (0.7, 0.8, 0.85, 0.9, 0.95)
 """Shares of standard SFT's gain at which methods are compared."""
+HOLDOUT = 0.2
+"""Share of reference rows that no reference learns from."""
 SAID_TOKENS = {"harmful": 48, "safe": 24, "beginnings": 48}
 
 
@@ -236,7 +238,7 @@ def config(setting: str, seed: int, entry: str | None = None) -> tuple[dict[str,
         "seed": seed,
         "model": dict(own.model),
         "data": {name: {"path": str(sets / f"{name}.jsonl")} for name in ("custom", "harmful", "utility")},
-        "references": {**_TRAINING, "learning_rate": 2.0e-3, "holdout": 0.2},
+        "references": {**_TRAINING, "learning_rate": 2.0e-3, "holdout": HOLDOUT},
         "selection": {"discard_fraction": own.discard_fraction},
         "finetune": {
             **_TRAINING,

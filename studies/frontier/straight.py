@@ -99,28 +99,37 @@ def told(results: Path = RESULTS) -> str | None:
     drawn, measured = curves_with(DRAWN, results), curves_with(ALL_SCALES, results)
     if drawn is None or measured is None:
         return None
-    harm = SETTINGS[SETTING].harm
+    oracle = SETTINGS[SETTING].oracle
     apart = {
-        (entry, target): float(drawn.at(entry, harm, target)[0] - measured.at(entry, harm, target)[0])
+        entry: {
+            target: _beyond(drawn, entry, oracle, target) - _beyond(measured, entry, oracle, target)
+            for target in TARGETS
+            if measured.gain(entry)[0, measured.scales.index(DRAWN[0])] >= target
+        }
         for entry in drawn.table
-        for target in TARGETS
-        if measured.gain(entry)[0, measured.scales.index(DRAWN[0])] >= target
+        if entry != oracle and oracle in drawn.table
     }
-    if not apart:
+    if not any(apart.values()):
         return None
-    most = {
-        target: max((abs(value), entry) for (entry, one), value in apart.items() if one == target)
-        for target in sorted({target for _, target in apart})
-    }
-    far = ", ".join(f"{distance:.3f} nats at {target:.0%} (`{entry}`)" for target, (distance, entry) in most.items())
-    return (
-        f"How straight curves are below the scale {DRAWN[0]:g}: {len(drawn.table)} entries of *{SETTING}*, with one "
-        f"seed and harmful sentences made anew, were measured at "
-        f"{' and '.join(f'{scale:g}' for scale in ALL_SCALES[: -len(DRAWN)])} too, by losses alone (`python -m "
-        "studies.frontier.straight`). What is read off the line has a loss of harmful text that is "
-        f"{'above' if np.mean(list(apart.values())) > 0 else 'below'} what is read off the points on average, and "
-        f"lies from it by at most {far}."
+    far = "; ".join(
+        f"`{entry}` " + ", ".join(f"{value:+.3f} nats at {target:.0%}" for target, value in own.items())
+        for entry, own in apart.items()
+        if own
     )
+    names = " and ".join(f"`{name}`" for name in drawn.table)
+    return (
+        f"How straight curves are below the scale {DRAWN[0]:g}: {names} of *{SETTING}*, with one "
+        "seed and harmful sentences made anew, were measured at "
+        f"{' and '.join(f'{scale:g}' for scale in ALL_SCALES[: -len(DRAWN)])} too, by losses alone (`python -m "
+        "studies.frontier.straight`). What the line says of harm beyond the oracle, less what the points say: "
+        f"{far}. No rival, no other setting and no refusals were measured so."
+    )
+
+
+def _beyond(curves: Curves, entry: str, oracle: str, target: float) -> float:
+    """By how many nats harmful text is likelier than under the oracle, at equal utility."""
+    harm = SETTINGS[SETTING].harm
+    return float((curves.at(oracle, harm, target) - curves.at(entry, harm, target))[0])
 
 
 def main() -> None:

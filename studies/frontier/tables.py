@@ -12,6 +12,9 @@ from studies.safety.wording import nats, percent
 
 from tosslm.statistics import Interval
 
+NAMED = 6
+"""So many entries are named, more are counted."""
+
 
 def table(curves: Curves, entries: Sequence[str], setting: Setting, target: float) -> list[str]:
     names = {"attacked": "answered with harm", "begun": "goes on with harm", "incoherent": "incoherent"}
@@ -84,13 +87,15 @@ def others(curves: Curves, entries: Sequence[str], setting: Setting, told: Seque
     return lines
 
 
-def drawn_lines(curves: Curves, entries: Sequence[str], target: float) -> list[str]:
-    """Of how many entries a reading lies between the base and the least scale that is measured."""
-    early = [entry for entry in entries if curves.gain(entry)[0, 1] >= target]
-    if not early:
-        return []
+def drawn_lines(curves: Curves, entries: Sequence[str], targets: Sequence[float]) -> list[str]:
+    """Of how many entries a reading lies between the base and the least scale that is measured, share by share."""
+    told = []
+    for target in sorted(targets, reverse=True):
+        early = [entry for entry in entries if curves.gain(entry)[0, 1] >= target]
+        named = f" ({listed(early)})" if 0 < len(early) <= NAMED else ""
+        told.append(f"{len(early)} at {target:.0%}{named}")
     return [
         "",
-        f"At {target:.0%} of the gain {len(early)} of {len(entries)} entries are read off the straight line between "
-        f"the base and the scale {curves.scales[1]:g}: {listed(early)}.",
+        f"Of {len(entries)} entries so many are not measured but read off the straight line between the base and the "
+        f"scale {curves.scales[1]:g}: {', '.join(told)}.",
     ]

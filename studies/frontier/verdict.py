@@ -154,6 +154,17 @@ def standing(curves: Curves, own: str, setting: Setting, target: float) -> list[
     return [*lines, *_kin(curves, own, setting, target), *_again(curves, own, setting, target)]
 
 
+def told_apart(curves: Curves, own: str, setting: Setting, target: float) -> int:
+    """How many differences ``standing`` tells."""
+    rivals = others(curves)
+    found = [
+        tally(curves, own, [entry for entry in rivals if curves.has(entry, metric)], metric, target)
+        for metric in _figures(setting)
+        if curves.has(own, metric)
+    ]
+    return sum(len(one.better) + len(one.equal) + len(one.worse) for one in found)
+
+
 def _kin(curves: Curves, own: str, setting: Setting, target: float) -> list[str]:
     """Which other settings of ours learn less harm than the default, and whether they refuse less."""
     less = tally(curves, own, kin(curves, own), setting.harm, target).worse

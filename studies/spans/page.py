@@ -13,8 +13,8 @@ from studies.spans import own, without
 from studies.spans.gate import told
 from studies.spans.part import kept
 from studies.spans.settings import CORPORA, ROOT, SEEDS
+from studies.whole import write_whole
 
-from tosslm.files import write_text
 from tosslm.statistics import Interval, mean_interval, resampled_interval
 
 TOKEN, POSTERIOR = "token score", "posterior"
@@ -71,7 +71,7 @@ def write_page(page: Path, root: Path = ROOT) -> None:
         parts.append(without.section(results))
     if found := kept(own.RESULTS):
         parts.append(own.section(found))
-    write_text(page, "\n".join(parts))
+    write_whole(page, "\n".join(parts))
 
 
 def _section(title: str, facts: list[dict[str, Any]], curves: list[dict[str, np.ndarray]], anew: str | None) -> str:

@@ -4,6 +4,7 @@ import numpy as np
 
 from tosslm.methods.material import Material
 from tosslm.methods.method import Method, Ranked
+from tosslm.methods.toss import AS_TRAINED
 
 
 def by_degraded(material: Material) -> np.ndarray:
@@ -22,6 +23,7 @@ DEGRADED_ONLY = Method(
     summary="ranks tokens by low loss under the degraded reference",
     source=_SOURCE,
     badge="faithful",
+    differs=AS_TRAINED,
     choose=Ranked(by_degraded),
     drops_share=True,
 )
@@ -30,6 +32,7 @@ UTILITY_ONLY = Method(
     summary="ranks tokens by high loss under the utility reference",
     source=_SOURCE,
     badge="faithful",
+    differs=AS_TRAINED,
     choose=Ranked(by_utility),
     drops_share=True,
 )

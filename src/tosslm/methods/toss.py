@@ -10,6 +10,11 @@ from tosslm.methods.method import Method, paper_settings
 
 _PAPER = "Li et al. 2026, arXiv 2603.01185"
 _OURS = "this project"
+AS_TRAINED = (
+    "the loss of an optimizer batch is divided as finetune.normalize says, by its kept tokens unless told otherwise, "
+    "where the paper divides by all of its response tokens and the authors' code takes means of rows; AdamW's betas "
+    "are the config's, 0.9 and 0.999 unless told otherwise, theirs 0.9 and 0.95"
+)
 
 
 def _settings(*, pro: bool = False, **changes: Any) -> Callable[[Config], Mapping[str, Any]]:
@@ -32,6 +37,7 @@ TOSS_METHODS = (
         summary="token selection by both references",
         source=_PAPER,
         badge="faithful",
+        differs=AS_TRAINED,
         overrides=_settings(),
     ),
     Method(
@@ -39,7 +45,7 @@ TOSS_METHODS = (
         summary="TOSS with a degraded reference that learns from the riskiest rows, refinement.rounds times",
         source=_PAPER,
         badge="faithful",
-        differs="at least one round, whatever the config says",
+        differs=f"at least one round, whatever the config says; {AS_TRAINED}",
         builds_on="refine",
         overrides=_settings(pro=True),
     ),
@@ -48,6 +54,7 @@ TOSS_METHODS = (
         summary="TOSS that drops the same share inside each row",
         source=f"{_PAPER} (ablation)",
         badge="faithful",
+        differs=AS_TRAINED,
         overrides=_settings(selection__scope="row"),
     ),
     Method(
