@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import tosslm
-from tosslm.evaluation.measures import MEASURES
+from tosslm.measures import MEASURES
 from tosslm.methods import registry
 
 ROOT = Path(__file__).parents[1]

@@ -37,11 +37,12 @@ from tosslm.evaluation.gate import check_gates, failures, parse_gate
 from tosslm.evaluation.generate import generate_answers
 from tosslm.evaluation.harness import check_tasks, lm_eval_metrics
 from tosslm.evaluation.measurement import unseen_told
-from tosslm.evaluation.measures import MEASURES, answer_samples, attack_samples, read_samples
+from tosslm.evaluation.measures import answer_samples, attack_samples, read_samples
 from tosslm.evaluation.prompts import prompts_from
 from tosslm.evaluation.seen import seen_prompts
 from tosslm.evaluation.workload import evaluation_work
 from tosslm.findings.warnings import run_warnings
+from tosslm.measures import MEASURES
 from tosslm.model.base import open_base
 from tosslm.pipeline import evaluate
 from tosslm.progress import SilentReporter, Task

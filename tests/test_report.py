@@ -416,7 +416,7 @@ def test_numbers_of_points_that_coincide_do_not() -> None:
 def test_results_of_a_comparison_are_drawn(tmp_path: Path) -> None:
     run = made_run(tmp_path / "run", ROWS)
     write_report(run, tmp_path / "report.html")
-    assert "toss compare CONFIG" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<code>toss compare " in (tmp_path / "report.html").read_text(encoding="utf-8")
     (run.path / "compare").mkdir()
     results = {"format": 1, "records": [record("base", 0.9, 3.5), record("<sft>", 0.4, 3.0)]}
     (run.path / "compare/results.json").write_text(json.dumps(results))

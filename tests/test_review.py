@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -154,6 +155,37 @@ def test_a_file_that_somebody_else_changed_is_not_written_over(server: Server, r
     server.review.file.write_bytes(decision(run, 3, "keep"))
     assert asked(server, "POST", path, decision(run, 0), If_Match=mine)[0] == 409
     assert server.review.file.read_bytes() == decision(run, 3, "keep")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_writing_that_breaks_off_changes_nothing(server: Server, run: tosslm.Run, share: float) -> None:
+    """A tab that dies behind the headers, or at a line's end, would have half of the decisions stand for all."""
+    before = decision(run, 0) + decision(run, 1)
+    server.review.file.write_bytes(before)
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
+    connection.putrequest("POST", f"/{server.token}/overrides.jsonl", skip_host=True)
+    about = {
+        "Host": server.hosts[0],
+        "Origin": f"http://{server.hosts[0]}",
+        "Content-Type": "application/x-ndjson",
+        "Content-Length": str(len(before)),
+        "If-Match": version_of(before.decode()),
+    }
+    for name, value in about.items():
+        connection.putheader(name, value)
+    connection.endheaders(before[: int(share * len(before))] or None)
+    connection.sock.shutdown(socket.SHUT_WR)
+    assert connection.sock.recv(100) == b""  # the server has read to the end, and says nothing
+    assert server.review.file.read_bytes() == before
+
+
+def test_a_browser_that_goes_away_makes_no_noise(server: Server, capfd: pytest.CaptureFixture[str]) -> None:
+    for error in (BrokenPipeError(), ConnectionResetError(), ValueError("odd")):
+        try:
+            raise error
+        except (OSError, ValueError):
+            server.handle_error(None, None)
+    assert capfd.readouterr().err == "toss: an answer to the browser failed (ValueError('odd'))\n"
 
 
 def test_what_cannot_be_reviewed_is_refused(run: tosslm.Run, tmp_path: Path) -> None:
@@ -355,9 +387,40 @@ def test_a_server_that_is_gone_is_said_and_nothing_is_lost(browser: Any, server:
     page.click("#drop")
     says(page, "Not saved")
     assert "changed elsewhere" in page.inner_text("#marks-say")
+    assert "try again" not in page.inner_text("#marks-say")  # it would go by the same old version
     with page.expect_download() as download:
         page.click("#download")
     assert len(download.value.path().read_text().splitlines()) == 1
+    watched.close()
+
+
+def test_of_a_review_that_has_ended_only_what_was_decided_here_is_handed_out(
+    browser: Any, server: Server, run: tosslm.Run
+) -> None:
+    """Its lines go to the end of the file, where older ones would overrule what others have decided since."""
+    server.review.file.write_bytes(decision(run, 2, "keep") + decision(run, 3, "keep"))
+    watched = watched_review(browser, server)
+    server.token = "another"  # as one that was started anew has it
+    watched.page.click("#drop")
+    says(watched.page, "Not saved: this page is of a review that has ended")
+    assert "try again" not in watched.page.inner_text("#marks-say")
+    with watched.page.expect_download() as download:
+        watched.page.click("#download")
+    [one] = [json.loads(line) for line in download.value.path().read_text().splitlines()]
+    assert one["decision"] == "drop"
+    watched.close()
+
+
+def test_undoing_by_its_button_leaves_the_keys_alive(browser: Any, server: Server) -> None:
+    watched = watched_review(browser, server)
+    page = watched.page
+    page.click("#drop")
+    saved(page)
+    page.focus("#undo")
+    page.keyboard.press("Enter")
+    assert page.is_disabled("#undo")
+    page.keyboard.press("x")
+    assert page.is_enabled("#undo")
     watched.close()
 
 

@@ -26,6 +26,7 @@ GROUND = {
     "characters",
     "carrying",
     "mass",
+    "measures",
     "statistics",
     "text",
     "outward",

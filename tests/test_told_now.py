@@ -14,6 +14,8 @@ from typer.testing import CliRunner
 
 import tosslm
 from conftest import demo_rows, write_rows
+from support.benches import select_in
+from support.made_run import answers, made_run
 from tosslm.cli import app
 from tosslm.compare import compare
 from tosslm.config import ModelConfig, load_config
@@ -22,9 +24,12 @@ from tosslm.export.handing import export_run
 from tosslm.export.openai import has_unread_text
 from tosslm.export.rows import masked_rows
 from tosslm.files import write_json
+from tosslm.findings.found import found_told
 from tosslm.findings.measured import read_measured
 from tosslm.findings.summary import summarize
 from tosslm.model.base import open_base
+from tosslm.report.figures import training_curves
+from tosslm.report.sections import read_page
 from tosslm.runs.layout import Layout
 from tosslm.runs.store import Store
 from tosslm.runs.verify import verify
@@ -246,3 +251,38 @@ def test_what_is_damaged_at_a_url_is_found_and_written_again_by_who_has_it(
     store.remove("data/utility.parquet")
     tosslm.run(config, until="select")  # nobody has verified it
     assert store.read("data/utility.parquet") is not None
+
+
+def test_what_is_dropped_by_hand_counts_beside_what_the_posterior_finds(tmp_path: Path) -> None:
+    """Not the share that the config asks for: people may have dropped the most."""
+    run = made_run(tmp_path / "run", answers(24))
+    lines = [{"row_id": row_id, "decision": "drop"} for row_id in run.rows["row_id"][:16]]
+    path = tmp_path / "decided.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    facts = select_in(run.path, fingerprint="made", overrides=str(path), discard_fraction=0.1)
+    share = facts["discarded"] / facts["tokens"]
+    assert share > 0.5
+    told = found_told({"share": 0.2, "chain_share": 0.2}, share)
+    assert f"{share:.1%} are dropped" in str(told)
+    manifest = json.loads((run.path / "manifest.json").read_text(encoding="utf-8"))
+    manifest["stages"]["selection"] |= {key: facts[key] for key in ("discarded", "tokens", "sources", "overrides")}
+    write_json(run.path / "manifest.json", manifest)
+    page = read_page(tosslm.load_run(run.path))
+    assert page.dropped == share
+    assert page.discard_fraction == 0.1
+
+
+def test_rounds_that_the_config_asks_for_no_more_are_no_part_of_the_run(tmp_path: Path) -> None:
+    run = made_run(tmp_path / "run", answers(24))
+    path = run.path / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    losses = {"losses": [[1, 3.0], [2, 2.5], [3, 2.0]], "files": {}, "fingerprint": "x", "seconds": 1.0}
+    losses |= {"steps": 3, "first_loss": 3.0, "last_loss": 2.0, "tokens_per_second": 1.0}
+    steps = [f"references/degraded/round-{number}" for number in (0, 1)]
+    manifest["stages"] |= dict.fromkeys(steps, manifest["stages"]["scores/round-0"] | losses)
+    write_json(path, manifest)
+    run = tosslm.load_run(run.path)
+    assert run.config.refinement.rounds == 0
+    assert [name for name in steps if run.has(name)] == steps
+    assert set(run.own_stages) & set(steps) == {steps[0]}
+    assert [figure.title for figure in training_curves(run)] == [steps[0]]

@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import json
 import secrets
+import sys
 import threading
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
@@ -152,6 +153,12 @@ class Server(ThreadingHTTPServer):
         """The address of the page."""
         return f"http://{self.hosts[0]}/{self.token}/"
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing of a browser that went away in the midst of an answer, and little of anything else."""
+        error = sys.exception()
+        if not isinstance(error, ConnectionError | TimeoutError):
+            print(outward(f"toss: an answer to the browser failed ({error!r})"), file=sys.stderr)
+
     def run_until(self, stop: Callable[[], bool]) -> None:
         """Serve until asked to stop."""
         thread = threading.Thread(target=partial(self.serve_forever, poll_interval=0.1), daemon=True)
@@ -205,15 +212,18 @@ class _Handler(BaseHTTPRequestHandler):  # the names of its methods are the stan
         if wrong is not None:
             self._answer(*wrong)
             return
-        body = self.rfile.read(int(self.headers["Content-Length"]))
+        length = int(self.headers["Content-Length"])
+        body = self.rfile.read(length)
+        if len(body) < length:  # whoever sent it is gone, and half of the decisions would stand for all
+            self.close_connection = True
+            return
         try:
             version = self.server.review.save(body.decode("utf-8"), self.headers.get("If-Match", ""))
         except (InputError, UnicodeDecodeError, OSError) as error:
             self._answer(HTTPStatus.BAD_REQUEST, outward(error))
             return
         if version is None:
-            changed = "the file was changed elsewhere; download your decisions, then load this page anew"
-            self._answer(HTTPStatus.CONFLICT, changed)
+            self._answer(HTTPStatus.CONFLICT, "the file was changed elsewhere")
         else:
             self._answer(HTTPStatus.OK, version)
 

@@ -96,8 +96,13 @@ def compare_command(
         typer.Argument(help="Run folder, or its URL, or config file.", metavar="SOURCE", show_default=False),
     ] = None,
     methods: Annotated[
-        str, typer.Option("--methods", help="Names, with commas between; --methods help lists them.")
-    ] = "base,sft,random,toss",
+        str | None,
+        typer.Option(
+            "--methods",
+            help="Names, with commas between; --methods help lists them. By default base,sft,random,toss and the one "
+            "that does what the config says.",
+        ),
+    ] = None,
     seeds: Annotated[
         str | None, typer.Option("--seeds", help="Numbers, with commas between; the config's seed by default.")
     ] = None,
@@ -107,7 +112,7 @@ def compare_command(
 ) -> None:
     """Train and measure several methods on the same data, with the same budget and seeds; one table."""
     with reported_errors():
-        from tosslm.methods import registry
+        from tosslm.methods import named_alike, registry
 
         if methods == "help":
             if as_json:
@@ -127,13 +132,27 @@ def compare_command(
         from tosslm.compare import compare, parse_seeds
         from tosslm.terminal.results import print_comparison
 
-        chosen = [name.strip() for name in methods.split(",") if name.strip()]
+        own = named_alike(config)
+        chosen = [name.strip() for name in (methods or "base,sft,random,toss").split(",") if name.strip()]
+        chosen += [own] if own and methods is None and own not in chosen else []
         results = compare(config, chosen, seeds=parse_seeds(seeds), reporter=progress_here())
         if as_json:
             print(json.dumps(results))
         else:
             print_comparison(results["summary"], results["causes"], console_here())
+            if own not in chosen:
+                print(outward(_not_compared(config.run_dir, own)))
             print(outward(f"To see it in the run's report: toss report {config.run_dir}"))
         if results["failed"]:
             reasons = (f"{entry['method']}, seed {entry['seed']}: {entry['reason']}" for entry in results["failed"])
             raise TosslmError("some methods failed: " + "; ".join(reasons))
+
+
+def _not_compared(run_dir: str, own: str | None) -> str:
+    """That no line of a table is the run's own."""
+    if own is None:
+        return (
+            "None of these is what this run does, and no method by name does the same: "
+            f"toss evaluate {run_dir} measures it"
+        )
+    return f"None of these is what this run does, which is {own}: add it to --methods"

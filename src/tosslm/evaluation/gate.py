@@ -11,7 +11,7 @@ from typing import Any
 
 from tosslm.config import EvaluationConfig
 from tosslm.errors import InputError
-from tosslm.evaluation.measures import MEASURES
+from tosslm.measures import MEASURES
 
 _FORM = re.compile(r"\s*([\w/.,-]+?)(\.low|\.high)?\s*(<=|>=|<|>)\s*(-?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)\s*")
 _COMPARE: dict[str, Callable[[float, float], bool]] = {

@@ -7,12 +7,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from tosslm.evaluation.answers import Answer
 from tosslm.evaluation.refusals import classify
+from tosslm.measures import MEASURES
 from tosslm.statistics import Interval, mean_interval
 
 
@@ -53,92 +54,16 @@ def _says(verdict: str) -> Callable[[Answer], bool]:
     return lambda answer: classify(answer.prompt, answer.answer, answer.finished) == verdict
 
 
-@dataclass(frozen=True, slots=True)
-class Measure:
-    """Something that is measured of a model.
-
-    Attributes:
-        name: its name in results.
-        meaning: what its value says.
-        better: which way is good; None where neither is.
-        prompts: the kind of prompts whose answers it is a share of: ``harmful``, ``safe`` or ``utility``.
-        of_answer: whether an answer counts. None for what is no share of answers by themselves, but of losses, of
-            results, or of what classifiers and judges say.
-    """
-
-    name: str
-    meaning: str
-    better: Literal["high", "low"] | None
-    prompts: str | None = None
-    of_answer: Callable[[Answer], bool] | None = None
-
-
-MEASURES = {
-    measure.name: measure
-    for measure in (
-        Measure("refusal_rate", "share of harmful prompts refused", "high", "harmful", _says("refusal")),
-        Measure(
-            "incoherent",
-            "share of harmful prompts to which there was no coherent answer; neither refused nor answered",
-            "low",
-            "harmful",
-            _says("incoherent"),
-        ),
-        Measure(
-            "cut_off",
-            "share of harmful prompts whose answer ran to the most tokens",
-            None,
-            "harmful",
-            lambda answer: not answer.finished,
-        ),
-        Measure(
-            "attack_success",
-            "share of harmful prompts that a classifier or judge says were answered with harm",
-            "low",
-        ),
-        Measure(
-            "attack_unreadable",
-            "share of those answers of which classifier or judge said nothing readable",
-            "low",
-        ),
-        Measure("over_refusal", "share of safe prompts refused", "low", "safe", _says("refusal")),
-        Measure(
-            "safe_incoherent",
-            "share of safe prompts to which there was no coherent answer",
-            "low",
-            "safe",
-            _says("incoherent"),
-        ),
-        Measure(
-            "utility_refusal",
-            "share of prompts of held-out utility rows refused",
-            "low",
-            "utility",
-            _says("refusal"),
-        ),
-        Measure("utility_loss", "nats a token on held-out utility rows", "low"),
-        Measure("utility_perplexity", "exp of utility_loss", "low"),
-        Measure("harmful_loss", "nats a token on held-out harmful rows", "high"),
-        Measure(
-            "likelihood_margin",
-            "mean loss of a refusal minus that of the harmful answer, nats a token; high is unsafe",
-            "low",
-        ),
-        Measure("gsm8k", "share of GSM8K questions solved", "high"),
-        Measure(
-            "win_rate",
-            "share of harmful prompts on which a judge prefers the answer to the rival's; a tie is half",
-            "high",
-        ),
-        Measure("win_rate_safe", "the same on safe prompts", "high"),
-        Measure(
-            "judge_unreadable",
-            "share of the judge's verdicts that could not be read; those pairs are left out",
-            "low",
-        ),
-    )
+_OF_ANSWER: dict[str, Callable[[Answer], bool]] = {
+    "refusal_rate": _says("refusal"),
+    "incoherent": _says("incoherent"),
+    "cut_off": lambda answer: not answer.finished,
+    "over_refusal": _says("refusal"),
+    "safe_incoherent": _says("incoherent"),
+    "utility_refusal": _says("refusal"),
 }
-"""The known measures; those of lm-eval are named ``lm_eval/TASK/METRIC``."""
+"""Whether an answer counts, of measures that are a share of answers by themselves; the others are of losses, of
+results, or of what classifiers and judges say."""
 
 
 def answer_samples(prompts: str, answers: Sequence[Answer]) -> Samples:
@@ -150,9 +75,9 @@ def answer_samples(prompts: str, answers: Sequence[Answer]) -> Samples:
     """
     ids = [answer.prompt_id for answer in answers]
     return {
-        measure.name: _shares(ids, [measure.of_answer(answer) for answer in answers])
-        for measure in MEASURES.values()
-        if measure.prompts == prompts and measure.of_answer
+        name: _shares(ids, [counts(answer) for answer in answers])
+        for name, counts in _OF_ANSWER.items()
+        if MEASURES[name].prompts == prompts
     }
 
 

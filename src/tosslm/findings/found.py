@@ -55,15 +55,15 @@ def _found_before(config: Config, data: str) -> Mapping[str, float] | None:
     return found_by(run) or find_unsafe(run.scores_folder(last), seed=config.seed)
 
 
-def found_told(found: Mapping[str, float], discard_fraction: float | Literal["auto"]) -> Sentence:
-    """How much is found, beside how much is dropped; ``auto`` before that is known."""
+def found_told(found: Mapping[str, float], dropped: float | Literal["auto"]) -> Sentence:
+    """How much is found, beside the share that is dropped; ``auto`` before that is known."""
     return Sentence(
         "The posterior finds ",
         Strong(_percent(found["share"])),
         f" of the response tokens more likely unsafe than not (its chain, {_percent(found['chain_share'])} in the "
         "long run); ",
-        Strong("as many" if isinstance(discard_fraction, str) else _percent(discard_fraction)),
-        " are dropped, or fewer." if isinstance(discard_fraction, str) else " are dropped.",
+        Strong("as many" if isinstance(dropped, str) else _percent(dropped)),
+        " are dropped, or fewer." if isinstance(dropped, str) else " are dropped.",
     )
 
 
@@ -114,11 +114,11 @@ def _little_harm(auto: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def far_from_found(found: Mapping[str, float] | None, discard_fraction: float) -> list[str]:
+def far_from_found(found: Mapping[str, float] | None, dropped: float) -> list[str]:
     """A warning where much more, or much less, is dropped than is found."""
     if found is None:
         return []
-    share, d = found["share"], discard_fraction
+    share, d = found["share"], dropped
     if abs(share - d) < FAR_POINTS or max(share, d) <= FAR_TIMES * min(share, d):
         return []
     told = f"{_percent(d)} of the response tokens are dropped, and the posterior finds {_percent(share)} unsafe"

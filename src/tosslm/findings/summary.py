@@ -22,12 +22,7 @@ from tosslm.runs.tables import read_keep, stored_rows
 
 def summarize(run: Run) -> dict[str, Any]:
     """Method, rows, tokens, dropped tokens per source, threshold, losses, warnings, and where things are."""
-    rounds = run.config.refinement.rounds
-    stages = {
-        name: entry
-        for name, entry in run.stages.items()
-        if run.has(name) and ("round-" not in name or int(name.rpartition("-")[2]) <= rounds)
-    }
+    stages = run.own_stages
     summary: dict[str, Any] = {
         "run_dir": run.name,
         "method": run.config.method,

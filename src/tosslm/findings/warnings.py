@@ -40,11 +40,11 @@ def run_warnings(run: Run) -> list[str]:
             found.append(f"{counts['repeated']:,} custom rows repeat another one's content.")
     found += shared_told(run.stages.get("data", {}).get("shared", {}))
     found += seen_told(run.stages.get(evaluation(MODEL), {}).get("prompts_seen", {}))
-    found += warmup_warnings(run.config, run.stages)
+    found += warmup_warnings(run.config, run.own_stages)
     if (unsafe := found_by(run)) is not None:
         selection = run.stages[SELECTION]
-        auto = "auto" in selection
-        found += threshold_told(selection) if auto else far_from_found(unsafe, selection["discard_fraction"])
+        dropped = selection["discarded"] / selection["tokens"]
+        found += threshold_told(selection) if "auto" in selection else far_from_found(unsafe, dropped)
     if run.has(SELECTION):
         found += decided_warnings(run.stages[SELECTION])
     if run.scored:

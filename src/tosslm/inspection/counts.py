@@ -32,9 +32,13 @@ class Seen:
     def add(self, number: int, tokens: int) -> None:
         """Count one row, unless it has no such token."""
         if tokens > 0:
-            self.rows += 1
-            self.tokens += tokens
-            self.first = number if self.first is None else self.first
+            self.add_row(number, tokens)
+
+    def add_row(self, number: int, tokens: int = 0) -> None:
+        """Count one row, whatever its tokens."""
+        self.rows += 1
+        self.tokens += tokens
+        self.first = number if self.first is None else self.first
 
 
 @dataclass
@@ -78,7 +82,8 @@ class Counts:
         vocabulary: of the tokenizer, where there is one.
 
     Attributes:
-        seen: what ``defects`` finds, by its names.
+        untrained: rows that train on nothing, those without tokens among them.
+        seen: what ``defects`` finds, by its names; and ``empty``, rows without tokens.
         special: special tokens inside trained text, by id.
         beyond: ids that the vocabulary does not have.
         edges: where trained runs begin and end.
@@ -89,6 +94,7 @@ class Counts:
     rows: int = 0
     tokens: int = 0
     trained: int = 0
+    untrained: int = 0
     longest: int = 0
     longest_row: int | None = None
     sequences: int = 0
@@ -120,6 +126,9 @@ class Counts:
         wrong = defects(row, trained)
         for name, tokens in wrong.items():
             self.seen.setdefault(name, Seen()).add(row.number, tokens)
+        if not len(row.ids):
+            self.seen.setdefault("empty", Seen()).add_row(row.number)
+        self.untrained += not count
         meant = _meant(trained, wrong)
         self.edges.add(row.ids, meant, starts, row.number)
         if self.vocabulary is not None:
@@ -134,8 +143,12 @@ class Counts:
     def _add_known(self, row: TokenRow, trained: np.ndarray, vocabulary: Vocabulary) -> None:
         ids, behind = row.ids, np.zeros_like(trained)
         behind[1:] = trained[:-1] & ~trained[1:]
-        labels = np.zeros(0, dtype=np.int64) if row.labels is None else row.labels
-        self.beyond.add(row.number, int((ids >= vocabulary.size).sum() + (labels >= vocabulary.size).sum()))
+        unknown = int((ids >= vocabulary.size).sum())
+        if row.labels is not None and len(row.labels) == len(ids):  # a token that is its own label is one id, not two
+            unknown += int(((row.labels >= vocabulary.size) & (row.labels != ids)).sum())
+        elif row.labels is not None:
+            unknown += int((row.labels >= vocabulary.size).sum())
+        self.beyond.add(row.number, unknown)
         for token, end in self.ends.items():
             here = ids == token
             left = int((here & behind).sum())
@@ -157,7 +170,7 @@ def defects(row: TokenRow, trained: np.ndarray) -> dict[str, int]:
         trained: bool ``[T]``, of ``trained_tokens``.
 
     Returns:
-        ``lengths`` (by how many the columns' lengths differ), ``empty``, ``nothing`` and ``everything`` (tokens of a
+        ``lengths`` (by how many the columns' lengths differ), ``nothing`` and ``everything`` (tokens of a
         row that trains on none, on all), ``negative`` (ids below 0), ``hidden`` (trained padding), ``weights`` (mask
         values other than 0 and 1), ``starts`` and ``crossing`` (of packed rows), and those of ``label_defects``.
     """
@@ -165,7 +178,6 @@ def defects(row: TokenRow, trained: np.ndarray) -> dict[str, int]:
     others = [column for column in (row.labels, row.mask, row.attention) if column is not None]
     found = {
         "lengths": max((abs(len(column) - length) for column in others), default=0),
-        "empty": int(length == 0),
         "nothing": 0 if trained.any() else length,
         "everything": length if _all_train(row, trained) else 0,
         "negative": int((row.ids < 0).sum()),

@@ -79,14 +79,13 @@ class Inspection:
         if self.answers is not None:
             facts["answers"] = self.answers
         if tokens_known:
-            nothing = counts.seen.get("nothing")
             facts |= {
                 "rows": counts.rows,
                 "sequences": counts.sequences,
                 "tokens": counts.tokens,
                 "trained_tokens": counts.trained,
                 "trained_share": counts.trained / counts.tokens if counts.tokens else 0.0,
-                "rows_training_nothing": nothing.rows if nothing else 0,
+                "rows_training_nothing": counts.untrained,
                 "longest": counts.longest,
                 "longest_row": counts.longest_row,
                 "cuts": [{"max_length": length, **asdict(cut)} for length, cut in counts.cuts.items()],

@@ -119,6 +119,26 @@ def method_of(config: Config) -> Method:
     return registry()[config.method]
 
 
+def named_alike(config: Config) -> str | None:
+    """The method that does what a config says: the one that it names, or whose settings are its own; None where none.
+
+    Raises:
+        InputError: the config's method is unknown, lacks something, or a key says otherwise.
+    """
+    own, method = settled(config)
+    if config.method is not None:
+        return method.name
+    alike = (
+        other.name
+        for other in registry().values()
+        if other.trains
+        and other.choose is None
+        and not other.changes_training
+        and all(explicit_value(own, key)[1] == value for key, value in other.overrides(own).items())
+    )
+    return next(alike, None)
+
+
 def settled(config: Config) -> tuple[Config, Method]:
     """A config with what its method sets, and the method.
 

@@ -51,8 +51,8 @@ class Figure:
 def training_curves(run: Run) -> list[Figure]:
     """The loss of each training, smoothed where there are many steps."""
     figures = []
-    for name, entry in run.stages.items():
-        if "losses" not in entry or not run.has(name) or len(entry["losses"]) < 2:
+    for name, entry in run.own_stages.items():
+        if "losses" not in entry or len(entry["losses"]) < 2:
             continue
         steps, losses = (np.array(column, dtype=float) for column in zip(*entry["losses"], strict=True))
         stride = max(1, len(steps) // 200)

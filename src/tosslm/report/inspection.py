@@ -87,10 +87,8 @@ def _block(rows: Sequence[PageRow]) -> str:
         messages = [("tokens", "".join(row.texts))]
         triples = np.stack([np.zeros_like(ends), ends - [len(text) for text in row.texts], ends], axis=1)
         places.append(utf16_places(messages, triples.tolist()))
-        told = f"row {row.number:,}" + (
-            f", the first {len(row.ids):,} of {row.length:,}" if row.length > len(row.ids) else ""
-        )
-        listed.append([f"{row.number}", told, 0, 0, messages, [], "row"])
+        told = f"the first {len(row.ids):,} of {row.length:,} tokens" if row.length > len(row.ids) else ""
+        listed.append([f"{row.number}", told, 0, 0, messages, [], f"row {row.number}"])
     place = np.concatenate([*places, np.zeros((0, 3), dtype=np.int64)])
     lengths = np.array([len(row.ids) for row in rows], dtype=np.int64)
     flat = {

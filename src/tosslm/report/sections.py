@@ -45,6 +45,12 @@ class Page:
         """The run's own."""
         return float(self.run.stages["selection"]["discard_fraction"])
 
+    @property
+    def dropped(self) -> float:
+        """The share of the tokens that are dropped, by hand and by ``scope: row`` too."""
+        selection = self.run.stages["selection"]
+        return float(selection["discarded"] / selection["tokens"])
+
 
 @dataclass(frozen=True, slots=True)
 class Section:
@@ -83,7 +89,7 @@ def _answer(page: Page) -> dict[str, Any]:
             ("Utility", story.utility(page.diagnosis, page.measured)),
             ("Tokens", story.left_out(_left_out(page.tokens))),
             *([("By hand", decided)] if decided is not None else []),
-            *([("Found", found_told(found, page.discard_fraction))] if found is not None else []),
+            *([("Found", found_told(found, page.dropped))] if found is not None else []),
         ],
         "warnings": run_warnings(page.run),
     }
@@ -176,8 +182,8 @@ def _made(page: Page) -> dict[str, Any]:
 def _stages(run: Run) -> list[dict[str, Any]]:
     return [
         {key: entry.get(key, "") for key in ("fingerprint", "seconds", "finished")} | {"name": name}
-        for name, entry in run.stages.items()
-        if run.has(name) and name != "report"
+        for name, entry in run.own_stages.items()
+        if name != "report"
     ]
 
 

@@ -59,7 +59,7 @@ def coded(value: Any) -> str:
 def bold(sentence: Sentence) -> Markup:
     """A sentence as HTML, the pieces that a reader looks for in bold."""
     return Markup("").join(
-        Markup("<b>{}</b>").format(str(piece)) if isinstance(piece, Strong) else escape(str(piece))
+        Markup("<b>{}</b>").format(name_hidden(piece)) if isinstance(piece, Strong) else escape(name_hidden(piece))
         for piece in sentence.pieces
     )
 

@@ -131,6 +131,16 @@ class Run:
         """Whether a step is done, and what it was made from has not changed since."""
         return self.folder.is_current(name)
 
+    @property
+    def own_stages(self) -> dict[str, Any]:
+        """The steps that are done and of the config: a folder may hold more rounds than that asks for now."""
+        rounds = self.config.refinement.rounds
+        return {
+            name: entry
+            for name, entry in self.stages.items()
+            if self.has(name) and ("round-" not in name or int(name.rpartition("-")[2]) <= rounds)
+        }
+
     def decided_since(self) -> bool:
         """Whether people's decisions, in the file that the config names, are others than selection went by."""
         path = self.manifest.get("config", {}).get("selection", {}).get("overrides")

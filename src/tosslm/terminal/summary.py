@@ -104,7 +104,7 @@ def _print_selection(selection: Mapping[str, Any], console: Console) -> None:
     if (decided := decided_told(selection)) is not None:
         console.print(told("By hand", "bold", decided))
     if (found := selection.get("unsafe_found")) is not None:
-        console.print(told("Found", "bold", found_told(found, selection["discard_fraction"])))
+        console.print(told("Found", "bold", found_told(found, selection["discarded"] / selection["tokens"])))
     if selection.get("changed_from_previous"):
         console.print(f"{selection['changed_from_previous']:,} tokens changed sides since the last selection.")
 

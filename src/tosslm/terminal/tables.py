@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tosslm.findings.sentence import Sentence, Strong
+from tosslm.text import mask_hidden
 
 WIDE = 60
 """Columns of a terminal from which on tables have all of theirs."""
@@ -24,5 +25,5 @@ def table_of(*columns: str, width: int = WIDE) -> Table:
 def told(label: str, style: str, sentence: str) -> Text:
     """A sentence after its label, the pieces that a reader looks for in bold."""
     pieces = sentence.pieces if isinstance(sentence, Sentence) else (sentence,)
-    bold = [(str(piece), "bold" if isinstance(piece, Strong) else "") for piece in pieces]
+    bold = [(mask_hidden(str(piece)), "bold" if isinstance(piece, Strong) else "") for piece in pieces]
     return Text.assemble((f"{label}: ", style), *bold)

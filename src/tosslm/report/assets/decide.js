@@ -51,7 +51,12 @@ class Desk {
     this.keeper.changed();
   }
 
-  ready() { document.getElementById("undo").disabled = !this.marks.made; }
+  ready() {
+    const undo = document.getElementById("undo");
+    // A button that is switched off loses the focus to nowhere, and the keys with it.
+    if (!this.marks.made && document.activeElement === undo) this.list.box.focus();
+    undo.disabled = !this.marks.made;
+  }
 
   say(text) { this.said.textContent = text; }
 

@@ -25,7 +25,7 @@ class RowList {
       if (source >= 0 && data.rows[row].source !== source) continue;
       if (marked && !data.rows[row].spans.length) continue;
       if (!Number.isNaN(least) && highest[row] < least) continue;
-      if (needle && !this.texts[row].includes(needle)) continue;
+      if (needle && !this.texts[row].includes(needle) && data.rows[row].name.toLowerCase() !== needle) continue;
       found.push(row);
     }
     const share = (row) => cut.dropped[row] / data.columns.length[row];

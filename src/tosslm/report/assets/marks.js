@@ -65,17 +65,21 @@ class Marks {
     return row;
   }
 
-  text() { return this.list.map(({ together, ...one }) => `${JSON.stringify(one)}\n`).join(""); }
+  text(from = 0) { return this.list.slice(from).map(({ together, ...one }) => `${JSON.stringify(one)}\n`).join(""); }
 }
 
 // Decisions count code points, scripts count UTF-16 units.
 const unitsAt = (text, points) => { let at = 0; for (; points > 0 && at < text.length; points--) at += text.codePointAt(at) > 0xffff ? 2 : 1; return at; };
 const pointsAt = (text, units) => { let points = 0; for (let at = 0; at < units; points++) at += text.codePointAt(at) > 0xffff ? 2 : 1; return points; };
 
+// What helps by what the server answered: trying again never does, since this page goes by another version or server.
+const APART = "Download what you decided in this page, and add its lines at the end of the file of decisions, where later lines count; then";
+const REMEDIES = { 409: `${APART} load this page anew.`, 403: `${APART} open the address that toss review prints now.` };
+
 // Where decisions go: to the server that the page came from, at once and one writing after the other; or nowhere but into a download.
 class Keeper {
   constructor(marks, box, say) {
-    Object.assign(this, { marks, say, url: box.dataset.save, version: box.dataset.version, busy: false, again: false });
+    Object.assign(this, { marks, say, url: box.dataset.save, version: box.dataset.version, busy: false, again: false, parted: false });
     addEventListener("beforeunload", (event) => { if (marks.unsaved) event.preventDefault(); });
   }
 
@@ -95,17 +99,20 @@ class Keeper {
     try {
       const headers = { "Content-Type": "application/x-ndjson", "If-Match": this.version };
       const answer = await fetch(this.url, { method: "POST", headers, body: this.marks.text() }), told = await answer.text();
-      if (!answer.ok) throw new Error(told);
+      if (!answer.ok) {
+        this.parted = answer.status === 409 || answer.status === 403;
+        throw Object.assign(new Error(answer.status === 403 ? "this page is of a review that has ended" : told), { status: answer.status });
+      }
       this.version = told.trim();
       this.marks.unsaved = this.again;
       this.say(`Saved; decisions in all: ${grouped(this.marks.list.length)}.`, true);
     } catch (error) {
-      this.say(`Not saved: ${error.message}. What you decided is still in this page; download it, or decide on to try again.`);
+      this.say(`Not saved: ${error.message}. ${REMEDIES[error.status] ?? "What you decided is still in this page; download it, or decide on to try again."}`);
     }
   }
 
   download() {
-    const link = make("a"), url = URL.createObjectURL(new Blob([this.marks.text()], { type: "application/x-ndjson" }));
+    const link = make("a"), url = URL.createObjectURL(new Blob([this.marks.text(this.parted ? this.marks.settled : 0)], { type: "application/x-ndjson" }));
     Object.assign(link, { href: url, download: "overrides.jsonl" });
     link.click();
     URL.revokeObjectURL(url);

@@ -43,9 +43,9 @@ class RowView {
 
   head(facts) {
     const head = make("div", "row-head"), title = make("h3"), meta = make("p", "meta");
-    title.append(make("bdi", "", visible(facts.name)), ` \u00b7 ${facts.id}`);
+    title.append(make("bdi", "", visible(facts.name)), facts.name === `row ${facts.id}` ? "" : ` \u00b7 ${facts.id}`);
     this.counts = make("span", "", this.counted());
-    meta.append(this.counts, " \u00b7 ", make("bdi", "", visible(facts.origin)), facts.flags & JOINED ? " \u00b7 joined the harmful set" : "");
+    meta.append(this.counts, facts.origin ? " \u00b7 " : "", make("bdi", "", visible(facts.origin)), facts.flags & JOINED ? " \u00b7 joined the harmful set" : "");
     head.append(title, meta);
     return head;
   }
