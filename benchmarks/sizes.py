@@ -20,7 +20,7 @@ from tosslm.planning.pace import Batches, Device, constant_pace, expected_pace
 from tosslm.planning.sample import MicroBatch
 from tosslm.planning.sizes import stage_bytes, weight_bytes
 from tosslm.planning.stages import stage_records
-from tosslm.planning.work import UNKNOWN_ANCHORED_ROWS, begun, stage_work
+from tosslm.planning.work import UNKNOWN_ANCHORED_ROWS, Sets, begun, stage_work
 
 PAGE = Path(__file__).parents[1] / "docs" / "scaling.md"
 SHAPES = {
@@ -66,8 +66,13 @@ def planned(model: str, rows: int) -> list[dict[str, Any]]:
         **constant_pace(begin=BEGIN, load=weights / DISK, tokenise=TOKENISE),
     }
     work = begun(stage_work(config, sets, sets, Asked(), anchored=UNKNOWN_ANCHORED_ROWS))
-    sizes = stage_bytes(config, sets, sets, shape, shape, evaluates=False)
-    return stage_records(work, pace, {}, sizes, PRICE)
+    return stage_records(work, pace, {}, _sizes(config, sets, shape), PRICE)
+
+
+def _sizes(config: Config, sets: Sets, shape: Shape) -> dict[str, tuple[float, float]]:
+    """Memory and disk of each stage, on a GPU."""
+    tokens = config.scoring.batch_tokens
+    return stage_bytes(config, sets, sets, shape, shape, evaluates=False, batch_tokens=tokens)
 
 
 def table() -> str:
@@ -99,7 +104,7 @@ def four_bit_table() -> str:
     for model, (whole, training) in SHAPES.items():
         shape = replace(whole, four_bit=FOUR_BIT[model])
         sets = {name: _set(REFERENCE_ROWS) for name in ("custom", "harmful", "utility")}
-        stages = stage_bytes(_config(training), sets, sets, shape, shape, evaluates=False)
+        stages = _sizes(_config(training), sets, shape)
         sizes = [weight_bytes(whole), weight_bytes(shape), stages["score"][0], stages["finetune"][0]]
         share = f"{shape.four_bit / shape.parameters:.0%} of the weights"
         lines.append(f"| {' | '.join([model, share, *(f'{size / 1e9:.1f} GB' for size in sizes)])} |")

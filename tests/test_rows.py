@@ -318,9 +318,44 @@ FILES: dict[str, Callable[[list[Record]], bytes]] = {
 
 
 def test_a_source_that_is_a_number_is_a_name_all_the_same(tmp_path: Path) -> None:
-    rows = [{"messages": [HI, HELLO], "source": source} for source in (7, 0, True, ["a"])]
+    """A column of whole numbers with a gap comes as 1.0, 2.0; what is neither name nor number would be lost."""
+    rows = [{"messages": [HI, HELLO], "source": source} for source in (7, 0, 2.0, None, "", "name")]
     found = all_good(read_rows(write_lines(tmp_path / "custom.jsonl", rows)))
-    assert [row.source for row in found] == ["7", "0", "custom", "custom"]
+    assert [row.source for row in found] == ["7", "0", "2", "custom", "custom", "name"]
+    for source in (True, ["a"], {"of": "b"}, 1.5, float("1e300") / 3):
+        odd = write_lines(tmp_path / "odd.jsonl", [{"messages": [HI, HELLO], "source": source}])
+        (row,) = read_rows(odd)
+        assert isinstance(row, BadRow) == (not (isinstance(source, float) and source.is_integer()))
+        if isinstance(row, BadRow):
+            assert "source is neither text nor a whole number" in row.reason
+
+
+def test_a_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    """Which of two answers was trained would be chance."""
+    columns = [pa.array(["Hi"]), pa.array(["one"]), pa.array(["two"])]
+    pq.write_table(
+        pa.Table.from_arrays(columns, names=["prompt", "completion", "completion"]), tmp_path / "a.parquet"
+    )
+    with pytest.raises(InputError, match="column 'completion' stands twice"):
+        list(read_rows(str(tmp_path / "a.parquet")))
+
+
+@pytest.mark.parametrize(
+    ("record", "field"),
+    [
+        ({"prompt": "Hi", "completion": "Yo", "instruction": "You are a pirate."}, "instruction"),
+        ({"prompt": "Hi", "completion": "Yo", "context": "The doc says 5."}, "context"),
+        ({"instruction": "Hi", "output": "Yo", "context": "The doc says 5."}, "context"),
+    ],
+)
+def test_a_part_of_the_conversation_beside_it_is_not_left_out(
+    tmp_path: Path, record: dict[str, str], field: str
+) -> None:
+    (row,) = read_rows(write_lines(tmp_path / "custom.jsonl", [record]))
+    assert isinstance(row, BadRow)
+    assert f"{field} stands beside the turns" in row.reason
+    said = record | {"prompt" if "prompt" in record else "instruction": f"Read this: {record[field]} Now?"}
+    assert len(all_good(read_rows(write_lines(tmp_path / "said.jsonl", [said])))) == 1  # it is in the prompt too
 
 
 @pytest.fixture

@@ -25,6 +25,8 @@ def check_places(config: Config) -> None:
         _check_urls(config)
         return
     folder = Path(config.run_dir).resolve()
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"run_dir: {config.run_dir} is a file; name a folder")
     for key, path in _inputs(config):
         if path.resolve().is_relative_to(folder):
             raise InputError(

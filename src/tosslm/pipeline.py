@@ -13,8 +13,6 @@ from tosslm.config import Config, load_config
 from tosslm.config.idle import idle_keys
 from tosslm.door import (
     check_launcher,
-    check_overrides,
-    check_places,
     check_processes,
     check_rows,
     check_several,
@@ -25,19 +23,21 @@ from tosslm.evaluation.gate import Gate, check_gates
 from tosslm.files import make_private
 from tosslm.findings.anchor import anchored_otherwise
 from tosslm.findings.warnings import run_warnings
-from tosslm.methods import settled
+from tosslm.methods import method_of, settled
 from tosslm.methods.method import Method
 from tosslm.progress import Reporter, SilentReporter, logged
+from tosslm.remote import is_url
+from tosslm.runs.decisions import read_by_hand
 from tosslm.runs.folder import RunFolder
-from tosslm.runs.layout import MODEL
+from tosslm.runs.layout import DATA, MODEL, SELECTION
 from tosslm.runs.reader import Run
 from tosslm.runs.results import read_results, read_scaled
 from tosslm.runs.staged import clear_stage
+from tosslm.stages.before import check_before
 from tosslm.stages.engine import check_engine
 from tosslm.stages.purposes import PURPOSES
 from tosslm.stages.step import Stage, Step
 from tosslm.team import Team, assemble, connect, place
-from tosslm.tracking import check_trackers
 from tosslm.workbench import Workbench, open_workbench
 
 if TYPE_CHECKING:
@@ -91,23 +91,16 @@ def run(
     check_several(config.run_dir, config.model.device)
     if method.step and any(step.stage == "finetune" for step in wanted):
         check_processes(method.name)
-    check_trackers(config.report_to)
-    if config.scoring.engine == "ray":
+    if config.scoring.engine == "ray" and any(step.stage == "score" for step in wanted):
         check_engine(config)
-    check_places(config)
-    method.find(config)
-    check_overrides(config, selects=method.trains)
-    if any(step.stage == "evaluate" for step in wanted):
-        from tosslm.evaluation.checks import check_evaluation
-
-        check_evaluation(config.evaluation, config.data.max_row_bytes)
+    check_before(config, method, {step.stage for step in wanted})
     reporter, team = reporter or SilentReporter(), gather(config)
     if team is not None and not team.place.leads:
         join(wanted, workbench(config, reporter), team)
         return Run(config.run_dir, trust_remote_code=config.model.trust_remote_code)
     if fresh:
         check_rows(config)
-    for told in idle_keys(config):
+    for told in idle_keys(config, scored=method.builds_on != "data", trains=method.trains):
         reporter.say(told)
     bench = workbench(config, reporter, fresh=fresh)
     check_scoring(wanted, bench)
@@ -136,6 +129,16 @@ def upto(all_steps: Sequence[Step], last: str) -> list[Step]:
     return list(all_steps[: names.index(last) + 1])
 
 
+def check_folder(config: Config) -> None:
+    """Refuse a run folder, on a disk, that holds what is no run's and a run would replace.
+
+    Raises:
+        InputError: names what stands there.
+    """
+    if not is_url(config.run_dir):
+        RunFolder(Path(config.run_dir)).check_ours(outputs())
+
+
 def check_scoring(wanted: Sequence[Step], bench: Workbench) -> None:
     """Refuse before anything is trained what could not score afterwards; nothing where all scores are there.
 
@@ -144,6 +147,20 @@ def check_scoring(wanted: Sequence[Step], bench: Workbench) -> None:
     """
     if any(step.name.startswith("scores/") and not bench.folder.is_current(step.name) for step in wanted):
         check_engine(bench.config)
+
+
+def check_known(wanted: Sequence[Step], bench: Workbench) -> None:
+    """Refuse, once the data are there and before anything is trained, what selection would find that they lack.
+
+    Raises:
+        InputError: names file and line of a decision that does not fit them, or what a method goes by.
+    """
+    if not any(step.name == SELECTION and not bench.folder.is_current(step.name) for step in wanted):
+        return
+    if suits := method_of(bench.config).suits:
+        suits(bench.config, bench.folder.stages[DATA]["sets"])
+    if path := bench.config.selection.overrides:
+        read_by_hand(Path(path), bench.layout)
 
 
 def check_questions(wanted: Sequence[Step], bench: Workbench) -> None:
@@ -248,6 +265,8 @@ def all_done(wanted: Sequence[Step], bench: Workbench) -> bool:
         if not folder.do(mark, partial(step.work, bench, mark), say=bench.reporter.say):
             bench.reporter.say(f"{step.name}: done before")
         clear_stage(bench.layout, step.name)
+        if step.name == DATA:
+            check_known(wanted, bench)
     return True
 
 

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tosslm.config import Config
 from tosslm.data.habits import template_habits
-from tosslm.data.own_utility import rows_dealt
-from tosslm.data.rows import BadRow, held_out, source_rows
-from tosslm.data.sets import SetCounts, prepared_rows
-from tosslm.data.shared import REFERENCES, Shared
 from tosslm.data.tokenize import RowTokenizer
-from tosslm.door import check_overrides, check_places
 from tosslm.errors import InputError
 from tosslm.evaluation.workload import Asked, evaluation_work
 from tosslm.findings.apart import shared_told
@@ -28,18 +21,20 @@ from tosslm.model.base import Base, open_base
 from tosslm.model.device import choose_device, choose_dtype
 from tosslm.model.fit import check_adapter_fits, check_targets
 from tosslm.model.folders import check_adapter
+from tosslm.model.losses import budget_on
 from tosslm.model.proxy import Proxy, ProxyCounts, open_proxy
 from tosslm.planning.reader import Looking, Reader
 from tosslm.planning.sample import RowSample
+from tosslm.planning.sets import SetsRead, mended_rows, read_sets
 from tosslm.planning.sizes import stage_bytes
 from tosslm.planning.stages import assumed, assumed_of_quantized, stage_records, total
 from tosslm.planning.work import Sets, anchored_rows, begun, stage_work
 from tosslm.progress import Reporter
-from tosslm.runs.layout import SETS
+from tosslm.runs.decisions import check_decisions
 from tosslm.runs.ranking import check_held_out
+from tosslm.stages.before import check_before
 from tosslm.stages.data import data_print
 from tosslm.stages.engine import check_engine
-from tosslm.tracking import check_trackers
 
 
 def make_plan(config: Config, *, measure: bool, reporter: Reporter, price: float | None = None) -> dict[str, Any]:
@@ -63,12 +58,10 @@ def make_plan(config: Config, *, measure: bool, reporter: Reporter, price: float
     """
     if price is not None and not 0 <= price < float("inf"):
         raise InputError(f"--price: {price:g} is no price of an hour; give a number from 0, such as 2.5")
-    check_trackers(config.report_to)
-    check_places(config)
     method = method_of(config)
-    method.find(config)
-    check_overrides(config, selects=method.trains)
-    if method.builds_on != "data":
+    scored = method.builds_on != "data"
+    check_before(config, method, {"references", "evaluate"} if scored else {"evaluate"})
+    if scored:
         check_engine(config)
     start = time.perf_counter()
     base = open_base(config.model)
@@ -76,23 +69,29 @@ def make_plan(config: Config, *, measure: bool, reporter: Reporter, price: float
     tokenizer = RowTokenizer(
         base.tokenizer, max_length=config.data.max_length, turns=config.data.turns, limits=base.limits
     )
-    proxy = open_proxy(config, base)
-    read = _read(config, tokenizer, proxy)
-    if method.builds_on != "data":
-        check_held_out(config, _mended_rows(config, read))
+    proxy = open_proxy(config, base) if scored else None
+    read = read_sets(config, tokenizer, proxy)
+    if config.selection.overrides:
+        check_decisions(read.decisions, read.decided, config.selection.overrides)
+    if method.suits:
+        method.suits(config, {name: asdict(counts) for name, counts in read.sets.items()})
+    if scored:
+        check_held_out(config, mended_rows(config, read))
     asked = evaluation_work(config, tokenizer, read.sets)
     there = all(counts.rows for counts in read.sets.values())
     looking = Looking(config, measure and there, read.seconds_a_token, asked.steps > 0, reporter.say)
     own = looking.at(base, _rows(read.samples), opened, refers=proxy is None)
     references = looking.at(proxy.base, _rows(read.of_proxy), opened, trains=False) if proxy else own
-    _check_fit(config, base, own.model)
-    check_targets(references.model, config.references.lora.target_modules, "references.lora.target_modules")
+    _check_fit(config, base, own.model, trains=method.trains)
+    if scored:
+        check_targets(references.model, config.references.lora.target_modules, "references.lora.target_modules")
     if proxy and proxy.base.adapter_folder:
         check_adapter_fits(references.model, proxy.base.adapter_folder, proxy.base.keys.adapter)
-    told = before_run(config, data_print(config, base), own_choice=method.choose is not None)
+    own_choice = method.choose is not None
+    told = before_run(config, data_print(config, base), own_choice=own_choice, scored=scored, trains=method.trains)
     told["warnings"] += template_habits(tokenizer) + shared_told(read.shared.counts())
     rows = {name: counts.rows + counts.bad for name, counts in read.sets.items()}
-    told["warnings"] += warmup_expected(config, rows, references=method.builds_on != "data", trains=method.trains)
+    told["warnings"] += warmup_expected(config, rows, references=scored, trains=method.trains)
     return {
         "sets": {name: {key: getattr(counts, key) for key in counts.__slots__} for name, counts in read.sets.items()},
         "bad_rows": read.bad_rows,
@@ -105,64 +104,12 @@ def make_plan(config: Config, *, measure: bool, reporter: Reporter, price: float
     }
 
 
-@dataclass(slots=True)
-class _Read:
-    """What is known of the sets once they were read: counts, a sample of rows, and how long it took."""
-
-    sets: dict[str, SetCounts] = field(default_factory=lambda: {name: SetCounts() for name in SETS})
-    proxy_sets: dict[str, ProxyCounts] = field(default_factory=lambda: {name: ProxyCounts() for name in SETS})
-    samples: dict[str, RowSample] = field(default_factory=lambda: {name: RowSample() for name in SETS})
-    of_proxy: dict[str, RowSample] = field(default_factory=lambda: {name: RowSample() for name in SETS})
-    bad_rows: list[dict[str, str]] = field(default_factory=list)
-    shared: Shared = field(default_factory=Shared)
-    seconds: float = 0.0
-
-    @property
-    def seconds_a_token(self) -> float:
-        return self.seconds / max(sum(counts.tokens for counts in self.sets.values()), 1)
-
-
-def _read(config: Config, tokenizer: RowTokenizer, proxy: Proxy | None) -> _Read:
-    """Read and tokenise the sets, as the data stage does."""
-    read, start = _Read(), time.perf_counter()
-    dealt = _Dealt.of(config) if config.data.utility.of_custom else None
-    for name in (*REFERENCES, "custom"):
-        counts = read.sets[name]
-        rows = _sampled(_good_rows(config, name, tokenizer, counts, read.bad_rows, dealt), read.samples[name])
-        if proxy:
-            rows = _sampled(proxy.rows(rows, config.data.turns, read.proxy_sets[name]), read.of_proxy[name])
-        for row in rows:
-            if name in config.data.sources:
-                read.shared.add(name, row["row_id"])
-        source = config.data.sources.get(name)  # the custom set may stand in for another, and tells its bad rows
-        if source and not counts.rows and not counts.bad:
-            raise InputError(f"data.{name}: {source.path} has no row; name a file with rows in it")
-    read.bad_rows.sort(key=lambda bad: SETS.index(bad["set"]))
-    read.seconds = time.perf_counter() - start
-    return read
-
-
-def _mended_rows(config: Config, read: _Read) -> dict[str, int]:
-    """Rows of each set once its bad ones are mended, of which some may then stand in for a utility set."""
-    rows = {name: counts.rows + counts.bad for name, counts in read.sets.items()}
-    if config.data.utility.of_custom:
-        most = config.data.utility.rows or rows["custom"]
-        rows["utility"] = max(rows["utility"], min(rows["utility"] + read.sets["custom"].bad, most))
-    return rows
-
-
-def _sampled(rows: Iterator[dict[str, Any]], sample: RowSample) -> Iterator[dict[str, Any]]:
-    for row in rows:
-        sample.add(row)
-        yield row
-
-
 def _rows(samples: dict[str, RowSample]) -> dict[str, list[dict[str, Any]]]:
     return {name: sample.rows for name, sample in samples.items()}
 
 
 def _expected(
-    config: Config, read: _Read, asked: Asked, own: Reader, references: Reader, price: float | None
+    config: Config, read: SetsRead, asked: Asked, own: Reader, references: Reader, price: float | None
 ) -> dict[str, Any]:
     """What each stage is expected to take, and what that rests on."""
     method, custom, proxied = method_of(config), read.sets["custom"], references is not own
@@ -178,8 +125,19 @@ def _expected(
         anchored=anchored_rows(config, custom),
         diagnosed=2 + toward + len(config.diagnosis.adapters),
         proxied=proxied,
+        trains=method.trains,
     )
-    sizes = stage_bytes(config, sets, by, own.shape, references.shape, evaluates=asked.read > 0, proxied=proxied)
+    budget = budget_on(choose_device(config.model.device), config.scoring.batch_tokens)
+    sizes = stage_bytes(
+        config,
+        sets,
+        by,
+        own.shape,
+        references.shape,
+        evaluates=asked.read > 0,
+        batch_tokens=budget,
+        proxied=proxied,
+    )
     kept = begun(one for one in work if one.stage not in left_out)
     stages = stage_records(kept, own.pace, references.pace, sizes, price)
     own_work = method.name if method.changes_training or method.choose else None
@@ -194,7 +152,7 @@ def _expected(
     }
 
 
-def _told_of_utility(config: Config, read: _Read) -> str:
+def _told_of_utility(config: Config, read: SetsRead) -> str:
     """What becomes of the custom set where it stands in for a utility set."""
     rows, share = read.sets["utility"].rows, config.references.holdout
     return (
@@ -226,62 +184,19 @@ def _of_proxy(config: Config, proxy: Proxy, reader: Reader, sets: dict[str, Prox
     }
 
 
-@dataclass(frozen=True, slots=True)
-class _Dealt:
-    """Which contents of the custom set stand in for a utility set, and which of these are held out."""
-
-    utility: set[str]
-    apart: set[str]
-
-    @classmethod
-    def of(cls, config: Config) -> _Dealt:
-        rows = source_rows(config.data.custom, config.data.max_row_bytes, key="data.custom")
-        utility = rows_dealt((row.row_id for row in rows if not isinstance(row, BadRow)), config.data.utility.rows)
-        return cls(utility, held_out(utility, config.references.holdout) if utility else set())
-
-    def takes(self, name: str, content: str) -> bool:
-        """Whether a row of the custom set is of this set."""
-        return content in self.utility if name == "utility" else name != "custom" or content not in self.apart
-
-
-def _good_rows(
-    config: Config,
-    name: str,
-    tokenizer: RowTokenizer,
-    counts: SetCounts,
-    bad_rows: list[dict[str, str]],
-    dealt: _Dealt | None,
-) -> Iterator[dict[str, Any]]:
-    again = dealt is not None and name == "utility"  # its bad rows are the custom set's, told of there
-    of = "custom" if again else name
-    takes = partial(dealt.takes, name) if dealt else (lambda _: True)
-    for row in prepared_rows(
-        config.data.sources[of],
-        tokenizer,
-        counts,
-        max_row_bytes=config.data.max_row_bytes,
-        takes=takes,
-        key=f"data.{of}",
-    ):
-        if again and isinstance(row, BadRow):
-            counts.bad = 0
-        elif isinstance(row, BadRow):
-            bad_rows.append({"set": name, "origin": row.origin, "reason": row.reason, "remedy": row.remedy})
-        else:
-            yield row
-
-
 def _left_out(method: Method) -> tuple[str, ...]:
     """The stages that a method has no use for."""
     of_scores = ("references", "score", "refine") if method.builds_on == "data" else ()
     return of_scores + (() if method.trains else ("select", "finetune", "diagnose", "report"))
 
 
-def _check_fit(config: Config, base: Base, model: Any) -> None:
+def _check_fit(config: Config, base: Base, model: Any, *, trains: bool) -> None:
     """Names of layers, and adapters, against the model; its weights are on the meta device."""
-    check_targets(model, config.finetune.lora.target_modules, "finetune.lora.target_modules")
     if base.adapter_folder:
         check_adapter_fits(model, base.adapter_folder, "model.adapter")
+    if not trains:
+        return
+    check_targets(model, config.finetune.lora.target_modules, "finetune.lora.target_modules")
     for name, folder in config.diagnosis.adapters.items():
         check_adapter(Path(folder))
         check_adapter_fits(model, Path(folder), f"diagnosis.adapters.{name}")

@@ -27,9 +27,10 @@ from tosslm.errors import InputError
 from tosslm.files import read_tables, write_text
 from tosslm.outward import outward
 from tosslm.report.review import Served, review_page
-from tosslm.runs.decisions import check_decisions, numbered, parse_decisions, read_text
+from tosslm.runs.decisions import DECIDED_COLUMNS, check_decisions, numbered, parse_decisions, read_text
 from tosslm.runs.layout import SELECTION
 from tosslm.runs.reader import Run
+from tosslm.runs.tables import stored_rows
 from tosslm.selection.decided import Decision
 
 HOST = "127.0.0.1"
@@ -116,7 +117,8 @@ def open_review(run: Run, *, file: Path | None = None, by: str = "") -> Review:
         raise InputError(f"{path}: a folder; name a file for the decisions")
     start = read_text(layout.decisions) if layout.decisions.exists() else ""
     review = Review(path, layout.rows("custom"), review_page(run, file=str(path), by=by), start)
-    check_decisions(list(numbered(review.text(), str(path))), layout, str(path))
+    rows = stored_rows(layout.rows("custom"), DECIDED_COLUMNS)
+    check_decisions(list(numbered(review.text(), str(path))), rows, str(path))
     return review
 
 

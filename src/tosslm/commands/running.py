@@ -92,9 +92,11 @@ def plan(
 
         config, _ = settled(config_of(config_file, overrides, run_dir))
         quiet_libraries()
+        from tosslm.pipeline import check_folder
         from tosslm.plan import make_plan
         from tosslm.terminal.plan import print_plan
 
+        check_folder(config)
         result = make_plan(config, measure=measure, reporter=progress_here(), price=price)
         if as_json:
             print(json.dumps(result))

@@ -10,8 +10,13 @@ from tosslm.config.evaluation import EvaluationConfig
 from tosslm.config.tree import Config
 
 
-def idle_keys(config: Config) -> list[str]:
+def idle_keys(config: Config, *, scored: bool = True, trains: bool = True) -> list[str]:
     """Keys with another value than their default that nothing heeds, in sentences, each with the reason.
+
+    Args:
+        config: the config.
+        scored: whether its method has use for references and scores.
+        trains: whether its method trains a model.
 
     Examples:
         >>> from tosslm.config import load_config
@@ -32,14 +37,21 @@ def idle_keys(config: Config) -> list[str]:
             f"selection.discard_fraction is {selection.discard_fraction}, not auto",
         ),
         "refinement.samples_per_round": (config.refinement.rounds > 0, "refinement.rounds is 0"),
-        "evaluation.scales": (evaluation.asks, "evaluation names nothing to measure"),
+        "references.model": (scored, f"method {config.method} scores nothing"),
+        "evaluation.scales": (
+            evaluation.asks and trains,
+            "evaluation names nothing to measure" if trains else f"method {config.method} trains no adapter",
+        ),
         **_of_evaluation(evaluation, held_out=config.references.holdout > 0),
     }
-    return [
+    told = [
         f"{key}: {_shown(value)} has no part, as {why}."
         for key, (heeds, why) in heeded.items()
         if not heeds and (value := _changed(config, key)) is not None
     ]
+    if selection.evidence == "window" and selection.window % 2 == 0:
+        told.append(f"selection.window: {selection.window} has no middle token; {selection.window + 1} is taken.")
+    return told
 
 
 def idle_outside(settings: EvaluationConfig, *, held_out: bool) -> list[str]:

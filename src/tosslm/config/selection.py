@@ -109,7 +109,11 @@ class SelectionConfig(Section):
         "two need a number as discard_fraction.",
     )
     window: int = Field(
-        5, ge=1, le=1_000_000, description="For evidence: window. Tokens in a window, the token in its middle."
+        5,
+        ge=1,
+        le=1_000_000,
+        description="For evidence: window. Tokens in a window, the token in its middle; an even number is taken as "
+        "the next odd one.",
     )
     alpha: float = Field(
         1.0,

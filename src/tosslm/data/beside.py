@@ -19,13 +19,15 @@ _READ = {
 _ANYWHERE = ("system_prompt", "system_message")
 _UNREAD = {
     "messages": ("system", "history"),
-    "prompt_completion": ("history", "input"),
-    "alpaca": (),
+    "prompt_completion": ("history", "input", "instruction", "context"),
+    "alpaca": ("context",),
     "sharegpt": ("history",),
     "hh": ("system", "history"),
 }
 _REMEDIES = {
     "history": "write its turns into messages, or give the row the fields of alpaca, which has a history",
+    "context": "write it into the prompt, or name it under the set's fields (input: context)",
+    "instruction": "write it into the prompt",
     "input": "write it into the prompt, or give the row the fields of alpaca, which has an input",
 }
 _SYSTEM = "write it as the first message, with the role system"
@@ -35,7 +37,7 @@ _NAMED = "name it under the set's fields (system: {name})"
 def check_beside(record: Mapping[str, object], format: str, messages: Sequence[Mapping[str, Any]]) -> None:
     """Refuse a row of which a part of the conversation would be left out.
 
-    A text that a turn says as well is left out of nothing.
+    A text that stands in a turn as well is left out of nothing.
 
     Args:
         record: under the format's names.
@@ -48,7 +50,7 @@ def check_beside(record: Mapping[str, object], format: str, messages: Sequence[M
     said = {str(message["content"]).strip() for message in messages}
     for name in (*_UNREAD[format], *_ANYWHERE):
         value = record.get(name)
-        if not is_filled(value) or (isinstance(value, str) and value.strip() in said):
+        if not is_filled(value) or (isinstance(value, str) and any(value.strip() in text for text in said)):
             continue
         reads_system = "system" not in _UNREAD[format]
         remedy = _NAMED.format(name=name) if name in _ANYWHERE and reads_system else _REMEDIES.get(name, _SYSTEM)

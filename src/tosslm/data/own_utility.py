@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from itertools import islice
 
 from tosslm.data.rows import base_id, in_order
+from tosslm.errors import InputError
 
 FOLDS = (0, 1)
 _AT_ONCE = 100_000
@@ -26,6 +27,23 @@ def rows_dealt(row_ids: Iterable[str], most: int | None) -> set[str]:
     while batch := list(islice(ids, _AT_ONCE)):
         found = set(in_order([*found, *batch])[:most])
     return found
+
+
+def check_folds(row_ids: Iterable[str], apart: set[str]) -> None:
+    """Refuse contents that stand in for a utility set where a fold would have none.
+
+    Args:
+        row_ids: of them.
+        apart: contents that are held out, and in no fold.
+
+    Raises:
+        InputError: there are too few.
+    """
+    if {fold_of(row_id) for row_id in row_ids if base_id(row_id) not in apart} != set(FOLDS):
+        raise InputError(
+            "data.utility.from: custom: the custom set has too few rows to make two folds of; name a utility set in "
+            "data.utility.path"
+        )
 
 
 def fold_of(row_id: str) -> int:

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias, cast
@@ -144,6 +145,8 @@ def _parquet(place: Place, limit: int) -> Numbered:
             stream.seek(0)
             # Without pre-buffering, which would hold whole row groups.
             file = pq.ParquetFile(stream, pre_buffer=False)
+            if twice := [name for name, times in Counter(file.schema_arrow.names).items() if times > 1]:
+                raise InputError(f"{place.name}: column {twice[0]!r} stands twice; write the file with one of them")
             for group in range(file.num_row_groups):
                 # Columns' own sizes are not asked for: damaged ones end the process, where nothing can be caught.
                 rows, unpacked = (found := file.metadata.row_group(group)).num_rows, found.total_byte_size

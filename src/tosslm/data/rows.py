@@ -244,10 +244,15 @@ def _row_id(messages: Messages, copies: Copies) -> str:
 
 def _source(record: object, stem: str) -> str:
     source = record.get("source") if isinstance(record, Mapping) else None
-    if isinstance(source, int) and not isinstance(source, bool):
-        source = str(source)
-    if not isinstance(source, str) or not source.strip():
+    if isinstance(source, int | float) and not isinstance(source, bool) and float(source).is_integer():
+        source = str(int(source))  # with gaps, a column of whole numbers comes as 1.0, 2.0
+    if source is None or (isinstance(source, str) and not source.strip()):
         return stem
+    if not isinstance(source, str):
+        raise RowError(
+            f"source is neither text nor a whole number ({type(source).__name__})",
+            "tables count by it: write a name, or rename the field",
+        )
     check_text(source, "source")
     return source
 

@@ -26,13 +26,17 @@ def found_by(run: Run) -> Mapping[str, float] | None:
     return found
 
 
-def before_run(config: Config, data: str, *, own_choice: bool = False) -> dict[str, Any]:
+def before_run(
+    config: Config, data: str, *, own_choice: bool = False, scored: bool = True, trains: bool = True
+) -> dict[str, Any]:
     """What the run folder of a config tells before the config is carried out.
 
     Args:
         config: the config.
         data: fingerprint that the data stage would have now, of the contents of files and of the base.
         own_choice: whether its method chooses tokens by itself, so that evidence has no part in it.
+        scored: whether its method has use for references and scores.
+        trains: whether its method trains a model.
 
     Returns:
         ``discard_fraction``; ``unsafe_found``, as recorded of selection, None where that folder has no scores of the
@@ -40,7 +44,22 @@ def before_run(config: Config, data: str, *, own_choice: bool = False) -> dict[s
     """
     found, d = None if own_choice else _found_before(config, data), config.selection.discard_fraction
     far = [] if isinstance(d, str) else far_from_found(found, d)
-    return {"discard_fraction": d, "unsafe_found": found, "warnings": [*idle_keys(config), *far]}
+    told = [*idle_keys(config, scored=scored, trains=trains), *far, *_there(config)]
+    return {"discard_fraction": d, "unsafe_found": found, "warnings": told}
+
+
+def _there(config: Config) -> list[str]:
+    """That the folder has steps already, which a plan does not subtract."""
+    try:
+        done = list(Run(config.run_dir, steps=()).stages)
+    except InputError:
+        return []
+    if not done:
+        return []
+    return [
+        f"{config.run_dir} holds steps that are done ({', '.join(done)}). A run skips those that are still right, "
+        "and this plan is for all of it."
+    ]
 
 
 def _found_before(config: Config, data: str) -> Mapping[str, float] | None:

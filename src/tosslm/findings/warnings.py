@@ -46,12 +46,23 @@ def run_warnings(run: Run) -> list[str]:
         dropped = selection["discarded"] / selection["tokens"]
         found += threshold_told(selection) if "auto" in selection else far_from_found(unsafe, dropped)
     if run.has(SELECTION):
-        found += decided_warnings(run.stages[SELECTION])
+        found += decided_warnings(run.stages[SELECTION]) + _all_or_nothing(run)
     if run.scored:
         found += proxy_warnings(run.config, run.stages)
         found += own_utility_warnings(run.config, run.stages)
         found += served_warnings(run.config, run.stages)
     return found + (_weak_references(run) if run.scored else [])
+
+
+def _all_or_nothing(run: Run) -> list[str]:
+    """That a share is so small that it drops nothing, or so large that hardly a token a row is left."""
+    selection, rows = run.stages[SELECTION], run.stages["data"]["sets"]["custom"]["rows"]
+    dropped, tokens, d = selection["discarded"], selection["tokens"], run.config.selection.discard_fraction
+    if not dropped and not isinstance(d, str) and d > 0 and "method" not in selection:
+        return [f"Nothing is dropped: {d:g} of {tokens:,} tokens, or of a row's, is less than one. Raise the share."]
+    if 0 < tokens - dropped < rows:
+        return [f"Hardly anything trains: of {tokens:,} tokens in {rows:,} rows {tokens - dropped:,} are kept."]
+    return []
 
 
 def rewritten(name: str, counts: Mapping[str, Any]) -> str | None:

@@ -84,6 +84,7 @@ class Method:
         step: makes what is done around each training step.
         after: what becomes of the trained weights before they are saved.
         needs: what the config has to name for it, or to leave out.
+        suits: raises InputError where sets do not have what it goes by; given the config and, by set, its counts.
         drops_share: whether ``choose`` drops a share of the tokens, that of ``paper_settings``.
         choice_covers: what the choice depends on beside data, scores and the config's section ``selection``.
         training_covers: what the training depends on beside its settings, data and mask.
@@ -107,6 +108,7 @@ class Method:
     step: Callable[[Workbench], TrainingHook] | None = None
     after: After | None = None
     needs: tuple[Need, ...] = ()
+    suits: Callable[[Config, Mapping[str, Any]], None] | None = None
     drops_share: bool = False
     choice_covers: Callable[[Workbench], list[Any]] = _nothing
     training_covers: Callable[[Workbench], list[Any]] = _nothing

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tosslm.characters import unsafe_tokens
+from tosslm.config import Config
 from tosslm.errors import InputError
 from tosslm.files import read_batches
 from tosslm.methods.material import Material
@@ -27,14 +28,22 @@ def drop_harmful_sources(material: Material) -> np.ndarray:
         InputError: no row has one of these sources.
     """
     harmful = material.harmful_sources
+    _check_sources(harmful, set(material.sources))
     kept = np.fromiter((source not in harmful for source in material.sources), dtype=bool)
-    there = set(material.sources)
+    return keep_rows(material, kept)
+
+
+def _check_sources(harmful: Iterable[str], there: set[str]) -> None:
     if unknown := sorted(set(harmful) - there):
         raise InputError(
             f"compare.harmful_sources: no custom row has the source {unknown[0]!r}; there are: "
             f"{', '.join(sorted(there))}"
         )
-    return keep_rows(material, kept)
+
+
+def has_sources(config: Config, sets: Mapping[str, Any]) -> None:
+    """Refuse a custom set in which no row has one of the sources that are called harmful."""
+    _check_sources(config.compare.harmful_sources or (), set(sets["custom"]["sources"]))
 
 
 ORACLE = Method(
@@ -46,6 +55,7 @@ ORACLE = Method(
     builds_on="data",
     choose=drop_harmful_sources,
     needs=(HARMFUL_SOURCES,),
+    suits=has_sources,
 )
 
 
@@ -58,10 +68,20 @@ def marked_tokens(bench: Workbench) -> np.ndarray:
     columns = ["offsets", "unsafe_spans"]
     marked = np.concatenate([_marked(rows) for rows in read_batches(bench.layout.rows("custom"), columns)])
     if not marked.any():
-        raise InputError(
-            "oracle-tokens: no token of the custom set is marked; give its rows unsafe_spans, or take oracle"
-        )
+        raise _unmarked()
     return marked
+
+
+def _unmarked() -> InputError:
+    return InputError(
+        "oracle-tokens: no token of the custom set is marked; give its rows unsafe_spans, or take oracle"
+    )
+
+
+def has_marks(config: Config, sets: Mapping[str, Any]) -> None:
+    """Refuse a custom set of which no row is marked."""
+    if not sets["custom"]["marked"]:
+        raise _unmarked()
 
 
 def _marked(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
@@ -82,4 +102,5 @@ ORACLE_TOKENS = Method(
     builds_on="data",
     choose=drop_marked_tokens,
     signals={MARKED: marked_tokens},
+    suits=has_marks,
 )

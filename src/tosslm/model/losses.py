@@ -150,8 +150,13 @@ def _holding(text: Text, rows: Sequence[Mapping[str, Any]]) -> Iterator[None]:
 
 
 def batch_budget(model: Any, batch_tokens: int) -> int:
-    """Padded tokens in one forward pass: ``batch_tokens``, on a CPU at most 1,024."""
-    return min(batch_tokens, CPU_BATCH_TOKENS) if model.device.type == "cpu" else batch_tokens
+    """Padded tokens in one forward pass of a model: ``batch_tokens``, on a CPU at most 1,024."""
+    return budget_on(model.device, batch_tokens)
+
+
+def budget_on(device: torch.device, batch_tokens: int) -> int:
+    """The same of a device."""
+    return min(batch_tokens, CPU_BATCH_TOKENS) if device.type == "cpu" else batch_tokens
 
 
 def plan_batches(lengths: Sequence[int], batch_tokens: int, most: int | None = None) -> list[list[int]]:

@@ -21,7 +21,15 @@ _REPORT_ROW = 40
 
 
 def stage_bytes(
-    config: Config, sets: Sets, by: Sets, own: Shape, references: Shape, *, evaluates: bool, proxied: bool = False
+    config: Config,
+    sets: Sets,
+    by: Sets,
+    own: Shape,
+    references: Shape,
+    *,
+    evaluates: bool,
+    batch_tokens: int,
+    proxied: bool = False,
 ) -> dict[str, tuple[float, float]]:
     """Memory and disk of each stage, in bytes.
 
@@ -32,14 +40,15 @@ def stage_bytes(
         own: the base's shape.
         references: that model's shape.
         evaluates: whether an evaluation has anything to ask.
+        batch_tokens: padded tokens that are scored at once, on the device that scores.
         proxied: whether that model is not the base.
     """
     custom, rounds = sets["custom"], config.refinement.rounds
     in_context = 4 * custom.response_tokens if config.selection.kind != "token" else 0
-    reading = weight_bytes(own) + scoring_bytes(config, custom, own)
+    reading = weight_bytes(own) + scoring_bytes(batch_tokens, custom, own)
     learnt, read = [by["harmful"], by["utility"]], by.values()
     learning = weight_bytes(references) + max(training_bytes(config.references, one, references) for one in learnt)
-    scoring = weight_bytes(references) + max(scoring_bytes(config, one, references) for one in read)
+    scoring = weight_bytes(references) + max(scoring_bytes(batch_tokens, one, references) for one in read)
     refining = max(scoring, weight_bytes(references) + training_bytes(config.references, by["custom"], references))
     scores, adapter = 12 * custom.response_tokens, adapter_bytes(config.references, references)
     proxy_rows = 8 * sum(counts.tokens for counts in by.values()) if proxied else 0
@@ -80,9 +89,9 @@ def activation_bytes(settings: TrainingConfig, shape: Shape) -> float:
     return shape.hidden * (_ACTIVATIONS_PER_LAYER * shape.bytes_per_value / 2 + copied)
 
 
-def scoring_bytes(config: Config, custom: Counted, shape: Shape) -> float:
+def scoring_bytes(batch_tokens: int, custom: Counted, shape: Shape) -> float:
     """What scoring holds beside the weights."""
-    tokens = max(config.scoring.batch_tokens, custom.longest)
+    tokens = max(batch_tokens, custom.longest)
     return tokens * shape.hidden * 20 * shape.bytes_per_value + 2 * LOGITS_BYTES
 
 

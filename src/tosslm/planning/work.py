@@ -84,6 +84,7 @@ def stage_work(
     anchored: float,
     diagnosed: int = 3,
     proxied: bool = False,
+    trains: bool = True,
 ) -> list[Work]:
     """The work of each stage, in their order.
 
@@ -95,11 +96,12 @@ def stage_work(
         anchored: share of the custom rows with an anchored token.
         diagnosed: models that diagnosis compares: base, model, degraded reference, and others.
         proxied: whether that model is not the base.
+        trains: whether a model is fine-tuned, and so measured beside the base.
     """
     custom, settings = sets["custom"], config.finetune
     batches, steps = passes(custom.rows, settings)
     tokens = sum(one.tokens for one in sets.values())
-    models = 2 + len(config.evaluation.scales)
+    models = 2 + len(config.evaluation.scales) if trains else 1
     work = [
         Work("data", {"tokenise": tokens}),
         *_reference_work(config, by),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from tosslm.selection.decided import DROPPED, KEPT, OPEN, Decision, covered_toke
 
 _KEYS = {"row_id", "decision", "message", "start", "end", "by", "at", "note"}
 _SPAN = ("message", "start", "end")
+DECIDED_COLUMNS = ("row_id", "messages", "offsets")
 UNNAMED = "unnamed"
 """Whose decisions those are that name nobody."""
 
@@ -125,7 +126,7 @@ def by_hand(text: str, name: str, layout: Layout) -> ByHand:
             token that could be trained; names file and line.
     """
     lines = list(numbered(text, name))
-    rows, by = check_decisions(lines, layout, name)
+    rows, by = check_decisions(lines, stored_rows(layout.rows("custom"), DECIDED_COLUMNS), name)
     whole = np.concatenate([*rows.values(), np.zeros(0, dtype=np.int8)])
     kept, dropped = (int((whole == what).sum()) for what in (KEPT, DROPPED))
     return ByHand(rows, kept, dropped, dict(sorted(by.items())), len(lines), print_of(text))
@@ -137,13 +138,13 @@ def print_of(text: str) -> str:
 
 
 def check_decisions(
-    lines: Sequence[tuple[int, Decision]], layout: Layout, name: str
+    lines: Sequence[tuple[int, Decision]], stored: Iterable[Mapping[str, Any]], name: str
 ) -> tuple[dict[str, np.ndarray], Counter[str]]:
     """What decisions say of each row that they name, and how many tokens each person decided.
 
     Args:
         lines: decisions, each with its line.
-        layout: of the run.
+        stored: rows of the custom set, with ``DECIDED_COLUMNS``.
         name: of the file, for messages.
 
     Raises:
@@ -154,8 +155,7 @@ def check_decisions(
         of_row.setdefault(decision.row_id, []).append((number, decision))
     rows: dict[str, np.ndarray] = {}
     by: Counter[str] = Counter()
-    columns = ["row_id", "messages", "offsets"]
-    for row in stored_rows(layout.rows("custom"), columns) if of_row else ():
+    for row in stored if of_row else ():
         if (own := of_row.pop(row["row_id"], None)) is None:
             continue
         offsets = np.array(row["offsets"], dtype=np.int64).reshape(-1, 3)

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO
 
 from tosslm.config import Config, DataConfig, covered
-from tosslm.data.own_utility import rows_dealt
+from tosslm.data.own_utility import check_folds, rows_dealt
 from tosslm.data.rows import BadRow, file_names, held_out, source_rows
 from tosslm.data.sets import SetCounts, prepared_rows, source_checksums
 from tosslm.data.shared import REFERENCES, Shared
@@ -136,6 +136,7 @@ def _dealt(
     if not found.rows:
         return {}  # which the custom set says, and why
     apart = held_out(row_ids(layout.rows("utility")), share)
+    check_folds(row_ids(layout.rows("utility")), apart)
     bench.reporter.say(
         f"utility: {found.rows} rows of the custom set stand in; {len(apart)} contents of them are held out, and are "
         "left out of the custom set"

@@ -53,8 +53,14 @@ def decided_facts(by_hand: ByHand, counts: Mapping[str, Any], *, emptied: int, b
     Raises:
         InputError: nothing is left to train on.
     """
+    nothing = counts["discarded"] == counts["tokens"]
     if not by_hand.sha256:
+        if nothing:
+            raise InputError(
+                f"selection: all {counts['tokens']:,} tokens are dropped, so nothing is left to train on; lower "
+                "selection.discard_fraction, or mend what chose them (method, compare.harmful_sources, unsafe_spans)"
+            )
         return {}
-    if counts["discarded"] == counts["tokens"]:
+    if nothing:
         raise InputError("selection.overrides: every token is dropped, so nothing is left to train on; keep some")
     return {"overrides": by_hand.facts() | {"rows_emptied": emptied, "budget": budget}}

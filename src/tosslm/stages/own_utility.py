@@ -16,7 +16,7 @@ import numpy as np
 from tosslm.config import Config
 from tosslm.data.own_utility import FOLDS, fold_of
 from tosslm.data.rows import base_id, held_out
-from tosslm.errors import InputError, TosslmError
+from tosslm.errors import TosslmError
 from tosslm.files import read_batches, write_json
 from tosslm.runs.layout import TRUSTED, UTILITY, Layout, degraded, utility_fold
 from tosslm.runs.recorded import Mark
@@ -76,11 +76,6 @@ def _trust(bench: Workbench, mark: Mark) -> Facts:
     found: dict[str, dict[str, Any]] = {}
     for name in (*(f"fold-{fold}" for fold in FOLDS), HELD_OUT):
         members = np.flatnonzero(groups == name)
-        if not len(members) and name != HELD_OUT:
-            raise InputError(
-                "data.utility.from: custom: the custom set has too few rows to make two folds of; name a utility "
-                "set in data.utility.path"
-            )
         try:
             stay = members[trusted_rows(means[members], config.data.utility.trim)]
         except ValueError as error:
