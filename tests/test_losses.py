@@ -170,6 +170,31 @@ def test_a_batch_that_memory_does_not_hold_is_halved(
     assert max(sizes) == sum(any(row["response_mask"]) for row in rows)
 
 
+def test_what_did_not_fit_once_is_not_tried_again_with_every_batch(
+    tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.float32)
+    rng, mask = np.random.default_rng(0), [False] * 5 + [True] * 15
+    rows = [
+        {"input_ids": rng.integers(0, 300, 20).tolist(), "response_mask": [False] * 5 + [True] * 15}
+        for _ in range(64)
+    ]
+    whole = tosslm.response_losses(model, rows, batch_tokens=160)
+    real, broke = tosslm.model.losses.batch_losses, []
+
+    def scarce(split: Any, batch: Any, prefix: Any) -> Any:
+        if len(batch) > 4:
+            broke.append(len(batch))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(split, batch, prefix)
+
+    monkeypatch.setattr(tosslm.model.losses, "batch_losses", scarce)
+    found = tosslm.response_losses(model, rows, batch_tokens=160, share=False)
+    for one, other in zip(whole, found, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    assert broke == [8]
+
+
 def test_one_row_that_memory_does_not_hold_is_named(tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(split: Any, batch: Any, prefix: Any) -> Any:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")

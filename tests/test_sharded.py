@@ -105,7 +105,9 @@ def test_two_processes_with_parts_of_a_model_train_what_one_does(tiny_model_fold
         write_training_rows(folder / "rows.arrow", team_harness.uneven_rows(), anchored=True, weighed=True)
     team_harness.main(str(tiny_model_folder), alone)
     status, _, err = end(
-        start(*TORCHRUN, "2", "-m", "support.team_harness", str(tiny_model_folder), str(parted), **ASKED)
+        start(
+            *TORCHRUN, "2", "-m", "support.team_harness", str(tiny_model_folder), str(parted), **ASKED, LIKE_GPUS="1"
+        )
     )
     assert status == 0, err
     for name in team_harness.RECIPES:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from tosslm.config import ModelConfig
 from tosslm.errors import InputError, TosslmError
 from tosslm.files import atomic_folder
 from tosslm.model.base import Base, load_model, open_base, save_model
@@ -42,7 +45,7 @@ def merge(run: Run, out: Path, *, scale: float = 1.0, trust_remote_code: bool = 
     _check_merge(adapter, out)
     if damaged := run.folder.damaged("model"):
         raise TosslmError(f"{run.path / damaged[0]}: damaged; `toss run` makes it again")
-    base = open_base(config.model.model_copy(update={"quantize": None}))  # whole weights need no bitsandbytes
+    base = open_base(_on_cpu(config.model, run.manifest))
     readme = (adapter / "README.md").read_text(encoding="utf-8")
     if not readme.startswith(model_readme(base, config.model.quantize)):  # a note may follow
         raise TosslmError(
@@ -51,6 +54,15 @@ def merge(run: Run, out: Path, *, scale: float = 1.0, trust_remote_code: bool = 
         )
     save_merged(base, adapter, out, scale, note=merged_note(config.model.quantize))
     return out
+
+
+def _on_cpu(model: ModelConfig, manifest: Mapping[str, Any]) -> ModelConfig:
+    """A base as it was trained on, whole and on the CPU: a machine may lack its device, or a device the room.
+
+    What ``auto`` chose as its dtype stays, which a CPU would choose otherwise.
+    """
+    dtype = manifest.get("machine", {}).get("dtype", model.dtype) if model.dtype == "auto" else model.dtype
+    return model.model_copy(update={"quantize": None, "device": "cpu", "dtype": dtype})
 
 
 def merged_note(quantize: str | None) -> str | None:
@@ -85,7 +97,7 @@ def save_merged(base: Base, adapter: Path, folder: Path, scale: float = 1.0, *, 
     if not 0 < scale <= 10:
         raise InputError(f"--scale {scale:g}: choose a number above 0, of at most 10")
     check_adapter(adapter)
-    plain = load_model(base.unquantized())
+    plain = load_model(base.unquantized(), torch.device("cpu"))
     check_adapter_fits(plain, adapter, str(adapter))
     try:
         model = with_merged(plain, adapter, str(adapter), scale)

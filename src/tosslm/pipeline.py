@@ -147,6 +147,11 @@ def check_scoring(wanted: Sequence[Step], bench: Workbench) -> None:
     """
     if any(step.name.startswith("scores/") and not bench.folder.is_current(step.name) for step in wanted):
         check_engine(bench.config)
+        if bench.config.scoring.engine == "ray" and (count := place().count) > 1:
+            raise InputError(
+                f"scoring.engine: ray: {count} processes of a launcher hold the devices that Ray's workers need; "
+                "score first, without the launcher (toss score), then launch the rest"
+            )
 
 
 def check_known(wanted: Sequence[Step], bench: Workbench) -> None:
@@ -203,6 +208,10 @@ def join(wanted: Sequence[Step], bench: Workbench, team: Team) -> None:
         while order := team.next_order(lambda: task.advance(0, 0)):
             if shards and shards.follow(order):
                 continue
+            if order["step"] == MODEL and bench.proxy and not shards:  # as the first process has done
+                from tosslm.model.base import let_go
+
+                let_go(bench.proxy.base)
             if shared := joins[order["step"]]:
                 shared(bench, Path(order["work"]))
 

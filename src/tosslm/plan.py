@@ -7,6 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tosslm.config import Config
 from tosslm.data.habits import template_habits
 from tosslm.data.tokenize import RowTokenizer
@@ -22,6 +24,7 @@ from tosslm.model.device import choose_device, choose_dtype
 from tosslm.model.fit import check_adapter_fits, check_targets
 from tosslm.model.folders import check_adapter
 from tosslm.model.losses import budget_on
+from tosslm.model.memory import device_memory
 from tosslm.model.proxy import Proxy, ProxyCounts, open_proxy
 from tosslm.planning.reader import Looking, Reader
 from tosslm.planning.sample import RowSample
@@ -35,6 +38,7 @@ from tosslm.runs.ranking import check_held_out
 from tosslm.stages.before import check_before
 from tosslm.stages.data import data_print
 from tosslm.stages.engine import check_engine
+from tosslm.text import memory_size
 
 
 def make_plan(config: Config, *, measure: bool, reporter: Reporter, price: float | None = None) -> dict[str, Any]:
@@ -92,6 +96,8 @@ def make_plan(config: Config, *, measure: bool, reporter: Reporter, price: float
     told["warnings"] += template_habits(tokenizer) + shared_told(read.shared.counts())
     rows = {name: counts.rows + counts.bad for name, counts in read.sets.items()}
     told["warnings"] += warmup_expected(config, rows, references=scored, trains=method.trains)
+    expected = _expected(config, read, asked, own, references, price)
+    told["warnings"] += _too_large(expected["stages"], choose_device(config.model.device))
     return {
         "sets": {name: {key: getattr(counts, key) for key in counts.__slots__} for name, counts in read.sets.items()},
         "bad_rows": read.bad_rows,
@@ -99,7 +105,7 @@ def make_plan(config: Config, *, measure: bool, reporter: Reporter, price: float
         "model": _of_model(config, own, tokenizer),
         "speed": {"measured": looking.measure, **own.speed},
         **({"proxy": _of_proxy(config, proxy, references, read.proxy_sets)} if proxy else {}),
-        **_expected(config, read, asked, own, references, price),
+        **expected,
         **told,
     }
 
@@ -150,6 +156,20 @@ def _expected(
             *assumed_of_quantized(config, own.shape),
         ],
     }
+
+
+def _too_large(stages: list[dict[str, Any]], device: torch.device) -> list[str]:
+    """That a stage is expected to take more memory than the device has."""
+    there = device_memory(device)
+    names = [stage["stage"] for stage in stages if there is not None and stage["memory_bytes"] > there]
+    if there is None or not names:
+        return []
+    most = max(stage["memory_bytes"] for stage in stages)
+    return [
+        f"More memory than the {memory_size(there)} that {device.type} holds: {', '.join(names)} (up to "
+        f"{memory_size(most)}). Lower micro_batch_size or data.max_length, set gradient_checkpointing: true, or see "
+        "docs/scaling.md, Memory."
+    ]
 
 
 def _told_of_utility(config: Config, read: SetsRead) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accelerate import Accelerator
 
 from tosslm.config import ModelConfig, TrainingConfig
 from tosslm.exits import end_at_once
@@ -45,6 +47,8 @@ def uneven_rows() -> list[dict[str, Any]]:
 
 def main(model: str, folder: Path) -> None:
     """Train each recipe, the first process with the rows that it has written."""
+    if os.environ.get("LIKE_GPUS"):  # what accelerate says of several GPUs, and asks before it wraps a model
+        Accelerator.multi_device = property(lambda self: self.use_distributed)
     team = assemble(cpu=True)
     base = open_base(ModelConfig(name=model, dtype="float32", device="cpu"))
     if team and team.shards:

@@ -20,6 +20,7 @@ import torch
 
 from tosslm.model.head import SplitHead
 from tosslm.model.losses import batch_budget, padded_batch, plan_batches
+from tosslm.model.memory import lowering
 from tosslm.progress import Task
 from tosslm.ragged import split_rows
 
@@ -84,6 +85,13 @@ def under(model: Any, name: str) -> Iterator[None]:
 
 @torch.inference_mode()
 def _batch(
+    model: Any, split: SplitHead, rows: Sequence[Mapping[str, Any]], names: Sequence[str]
+) -> list[dict[str, dict[str, np.ndarray]]]:
+    with lowering(f"diagnosis: reading {len(rows)} rows at once", "lower scoring.batch_tokens or data.max_length"):
+        return _read_batch(model, split, rows, names)
+
+
+def _read_batch(
     model: Any, split: SplitHead, rows: Sequence[Mapping[str, Any]], names: Sequence[str]
 ) -> list[dict[str, dict[str, np.ndarray]]]:
     input_ids, attention_mask, predicts = (part.to(model.device) for part in padded_batch(rows))

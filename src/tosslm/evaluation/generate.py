@@ -25,6 +25,7 @@ from tosslm.evaluation.answers import Answer
 from tosslm.evaluation.asking import asked_text
 from tosslm.evaluation.prompts import Prompt
 from tosslm.model.head import contiguous_head
+from tosslm.model.memory import lowering
 from tosslm.progress import Reporter, SilentReporter
 
 
@@ -235,7 +236,13 @@ def generated_ids(
         # On the left: the answer follows the prompt's last token, not padding.
         input_ids[i, longest - len(row) :] = torch.as_tensor(row)
         attention_mask[i, longest - len(row) :] = 1
-    with contiguous_head(model):
+    with (
+        contiguous_head(model),
+        lowering(
+            f"answering {len(tokens)} prompts at once",
+            "lower evaluation.batch_size (compare.guard.batch_size of a guard) or evaluation.max_new_tokens",
+        ),
+    ):
         output = model.generate(
             input_ids=input_ids.to(model.device),
             attention_mask=attention_mask.to(model.device),

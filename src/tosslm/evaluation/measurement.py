@@ -120,7 +120,7 @@ def evaluate_model(
             seed=seed,
         )
         metrics |= {name: interval.as_dict() for name, interval in found.items()}
-    judged = _judged_samples(answers, settings, places, reporter)
+    judged = _judged_samples(answers, settings, places, subject.model.device.type, reporter)
     samples |= judged
     metrics |= metrics_of(judged, seed)
     scaled = {} if subject.scale is None else {"scale": subject.scale}
@@ -213,6 +213,7 @@ def _judged_samples(
     answers: Mapping[str, Sequence[Answer]],
     settings: EvaluationConfig,
     places: Places,
+    device: str,
     reporter: Reporter,
 ) -> Samples:
     samples: Samples = {}
@@ -222,7 +223,11 @@ def _judged_samples(
         samples |= attack_samples(harmful, judge_attacks(judge, harmful, reporter))
     elif settings.classifier and harmful:
         reporter.say(f"classifier: {settings.classifier.model}")
-        chosen = {"name": settings.classifier.model, "revision": settings.classifier.revision}
+        chosen = {
+            "name": settings.classifier.model,
+            "revision": settings.classifier.revision,
+            "device": device,
+        }
         found = open_base(ModelConfig.model_validate(chosen), Keys("evaluation.classifier.model", ""))
         samples |= attack_samples(
             harmful, classify_attacks(found.model, found.tokenizer, harmful, settings.classifier)

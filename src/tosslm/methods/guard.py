@@ -35,7 +35,9 @@ def guarded(bench: Workbench, rows: Iterable[Mapping[str, Any]], reading: Readin
 
     settings = bench.config.compare.guard
     assert settings is not None, "the need was checked at the door"
-    chosen = ModelConfig.model_validate({"name": settings.model, "revision": settings.revision})
+    chosen = ModelConfig.model_validate(
+        {"name": settings.model, "revision": settings.revision, "device": bench.config.model.device}
+    )
     found = open_base(chosen, Keys("compare.guard.model", ""))
     values = segment_values(
         rows,

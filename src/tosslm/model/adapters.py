@@ -25,6 +25,8 @@ from tosslm.model.folders import check_adapter
 def fresh_adapter(base: Base, lora: LoraConfig, seed: int) -> Iterator[PeftModel]:
     """The base with a new LoRA on it, taken off again at the end; the base's own weights are never touched."""
     plain = base.model  # loading draws random numbers too: it must come before the seed
+    embedding = plain.get_input_embeddings()
+    hooks = set(embedding._forward_hooks)
     check_targets(plain, lora.target_modules, "lora.target_modules")
     torch.manual_seed(seed)
     settings = PeftLoraConfig(
@@ -44,6 +46,11 @@ def fresh_adapter(base: Base, lora: LoraConfig, seed: int) -> Iterator[PeftModel
         model.unload()
         # Trainers wrap the forward of the model they are given.
         base.model.__dict__.pop("forward", None)
+        # Checkpointing is a matter of the layers, which the next training has too, whatever that is told.
+        disable = getattr(base.model, "activation_checkpointing_disable", None)  # its name since transformers 5.23
+        (disable or base.model.gradient_checkpointing_disable)()
+        for number in [one for one in embedding._forward_hooks if one not in hooks]:
+            del embedding._forward_hooks[number]
         base.model.eval().requires_grad_(False)
 
 

@@ -6,6 +6,10 @@ import torch
 
 from tosslm.errors import InputError
 
+ACCELERATORS = ("cuda", "mps", "xpu")
+"""Kinds that ``auto`` takes."""
+_CHOOSERS = {"cuda": "CUDA_VISIBLE_DEVICES", "xpu": "ZE_AFFINITY_MASK"}
+
 
 def choose_device(device: str) -> torch.device:
     """``auto`` is the first accelerator, else the CPU.
@@ -16,19 +20,28 @@ def choose_device(device: str) -> torch.device:
     if device != "auto":
         try:
             chosen = torch.device(device)
-            torch.zeros(1, device=chosen)
+            # A tensor would take memory of the first GPU in each process of a launcher, which has one of its own.
+            if chosen.type == "cuda" and not torch.cuda.is_available():
+                raise RuntimeError("PyTorch sees no GPU of this kind")
+            if chosen.type != "cuda":
+                torch.zeros(1, device=chosen)
         except (RuntimeError, AssertionError) as error:
             reason = str(error).strip().splitlines()[0]
             raise InputError(f"model.device: {device!r} cannot be used here ({reason}); try auto or cpu") from None
         if chosen.index:
             raise InputError(
-                f"model.device: {device!r} is not the first one; set CUDA_VISIBLE_DEVICES={chosen.index} and "
-                f"model.device: {chosen.type}"
+                f"model.device: {device!r} is not the first one; set {_CHOOSERS.get(chosen.type, _CHOOSERS['cuda'])}="
+                f"{chosen.index} and model.device: {chosen.type}"
             )
         return chosen
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return torch.device(found.type) if found is not None and found.type in ACCELERATORS else torch.device("cpu")
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until a device has done what it was told, for what is timed."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize()
 
 
 def multiplies_bfloat16_fast() -> bool:

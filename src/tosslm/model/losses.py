@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from tosslm.errors import InputError, TosslmError
 from tosslm.model.attention import block_attention
 from tosslm.model.head import SplitHead
 from tosslm.model.lean import lean_adapters
+from tosslm.model.memory import out_of_memory
 from tosslm.model.prefix import Prefix, can_share, read_prefix
 from tosslm.model.texts import Group, Text, beginnings, distinct_texts
 from tosslm.ragged import split_rows
@@ -37,8 +39,9 @@ def response_losses(
     Rows are batched by length, so that little is padded, and read no further than their last response token; the
     head runs only where a response token is predicted, in chunks. What rows begin with in common, such as a system
     prompt, is read once where that spares at least a quarter of a batch, if the model's cache can be continued; a
-    row that another one begins with is read with it. A batch that memory does not hold is halved and tried again.
-    The batches depend on the rows and on ``batch_tokens`` alone.
+    row that another one begins with is read with it. A batch that memory does not hold is tried again in
+    halves, and what follows goes in batches of that size. Else batches depend on the rows and on ``batch_tokens``
+    alone.
 
     Args:
         model: any transformers causal LM, with adapters as they are set.
@@ -67,10 +70,10 @@ def response_losses(
                 f"row {row.get('row_id', i)}: its first token is of the response, and nothing predicts it; let "
                 "the row begin with a token that is not, such as the one that begins a text"
             )
-    budget = batch_budget(model, batch_tokens)
+    budget = _Budget(batch_budget(model, batch_tokens))
     losses = [np.zeros(0, dtype=np.float32)] * len(rows)
     texts = distinct_texts(rows, merge=share)
-    groups = beginnings(texts, budget // 4) if share and can_share(model) else [Group(tuple(texts), 0)]
+    groups = beginnings(texts, budget.tokens // 4) if share and can_share(model) else [Group(tuple(texts), 0)]
     unread = set(range(len(rows))).difference(*(text.rows for text in texts))
     if advance and unread:
         advance(len(unread), sum(len(rows[i]["input_ids"]) for i in unread))
@@ -98,7 +101,7 @@ def _reading(model: Any) -> Iterator[SplitHead]:
 
 
 def _group_losses(
-    split: SplitHead, group: Group, rows: Sequence[Mapping[str, Any]], budget: int
+    split: SplitHead, group: Group, rows: Sequence[Mapping[str, Any]], budget: _Budget
 ) -> Iterator[tuple[Text, np.ndarray]]:
     """Each text of a group with its losses at the response tokens, float32 ``[T]``."""
     texts, prefix = group.texts, None
@@ -107,16 +110,17 @@ def _group_losses(
             prefix = read_prefix(split, texts, group.shared)
     shared = group.shared if prefix else 0
     tails = [_tail(text, shared) for text in texts]
-    most = max(1, _CACHED_BATCHES * budget // shared) if shared else None
-    pending = plan_batches([len(tail["input_ids"]) for tail in tails], budget, most)[::-1]
+    lengths = [len(tail["input_ids"]) for tail in tails]
+    pending = budget.batches(range(len(tails)), lengths, shared)[::-1]
     while pending:
         batch = pending.pop()
         try:
             found = batch_losses(split, [tails[i] for i in batch], prefix)
         except (RuntimeError, MemoryError) as error:
-            if len(batch) > 1 and _out_of_memory(error):
-                half = len(batch) // 2
-                pending += [batch[half:], batch[:half]]
+            if len(batch) > 1 and out_of_memory(error):
+                budget.tokens = min(budget.tokens, len(batch) // 2 * max(lengths[i] for i in batch))
+                left = [i for one in [*pending, batch] for i in one]
+                pending = budget.batches(left, lengths, shared)[::-1]
                 continue
             with _holding(texts[batch[0]], rows):
                 raise
@@ -126,6 +130,18 @@ def _group_losses(
                 at_token[: len(prefix.losses)] = prefix.losses
             at_token[shared:][tails[i]["response_mask"]] = own
             yield texts[i], at_token
+
+
+@dataclass(slots=True)
+class _Budget:
+    """Padded tokens that a forward pass may have: fewer once one did not fit, so that the next ones do."""
+
+    tokens: int
+
+    def batches(self, of: Sequence[int], lengths: Sequence[int], shared: int) -> list[list[int]]:
+        """Batches of some texts, by their numbers, behind so many tokens that are in the cache for each."""
+        most = max(1, _CACHED_BATCHES * self.tokens // shared) if shared else None
+        return [[of[i] for i in batch] for batch in plan_batches([lengths[i] for i in of], self.tokens, most)]
 
 
 def _tail(text: Text, shared: int) -> dict[str, np.ndarray]:
@@ -141,7 +157,7 @@ def _holding(text: Text, rows: Sequence[Mapping[str, Any]]) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not _out_of_memory(error):
+        if not out_of_memory(error):
             raise
         raise TosslmError(
             f"row {text.rows[-1]} ({len(rows[text.rows[-1]]['input_ids'])} tokens) alone does not fit in memory; "
@@ -249,8 +265,3 @@ def _check_finite(losses: np.ndarray, row: Mapping[str, Any], index: int) -> Non
             f"row {name}, position {position}: the loss is {losses[np.argmin(finite)]}; the model or an adapter "
             "computes no number there: try model.dtype float32, or train the reference with a lower learning_rate"
         )
-
-
-def _out_of_memory(error: Exception) -> bool:
-    text = str(error)
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from tosslm.errors import InputError
 from tosslm.model.base import Base
-from tosslm.model.device import choose_device, choose_dtype
+from tosslm.model.device import choose_device, choose_dtype, wait_for
 from tosslm.model.quantize import quantizable_parameters
 from tosslm.model.shape import Shape
 
@@ -71,7 +71,6 @@ def _seconds(work: Any, device: torch.device) -> float:
     for _ in range(6):
         start = time.perf_counter()
         work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        wait_for(device)
         times.append(time.perf_counter() - start)
     return sorted(times[1:])[2]

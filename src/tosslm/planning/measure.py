@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 from tosslm.config import LoraConfig
 from tosslm.model.adapters import fresh_adapter
 from tosslm.model.base import Base
-from tosslm.model.device import choose_device, choose_dtype
+from tosslm.model.device import choose_device, choose_dtype, wait_for
 from tosslm.model.quantize import quantized, settle
 from tosslm.model.shape import Shape
 from tosslm.planning.turns import SECONDS, Turns, Work
@@ -151,8 +151,7 @@ def _finished(work: Work, device: torch.device) -> Work:
 
     def whole() -> None:
         work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        wait_for(device)
 
     return whole
 

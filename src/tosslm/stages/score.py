@@ -108,7 +108,9 @@ def score_rows(bench: Workbench, round_: int, mark: Mark) -> Facts:
         if not (is_whole(path, mark.fingerprint) or take(layout, mark, path)):
             _score_heldout(bench, losses, path, known / HELDOUT if known else None, mark)
     if bench.proxy and round_ == config.refinement.rounds:
-        bench.proxy.base.release()  # the base is to have the memory from here on
+        from tosslm.model.base import let_go
+
+        let_go(bench.proxy.base)  # the base is to have the memory from here on
     return facts | shared | {"tokens": losses.tokens + shared.get("tokens", 0)} | losses.facts
 
 

@@ -51,6 +51,21 @@ class Order:
     patience: float = 30.0
 
 
+def _check_device(order: Order, device: str) -> None:
+    """Refuse a worker that was lent a GPU and would compute on the CPU.
+
+    Raises:
+        InputError: names the machine.
+    """
+    from tosslm.model.device import choose_device
+
+    if order.gpus and choose_device(device).type == "cpu":
+        raise InputError(
+            f"scoring.engine: ray: the worker on {platform.node()} was lent a GPU, and PyTorch sees none there (its "
+            "driver, or a build of PyTorch for CPUs); mend that machine, or leave it out"
+        )
+
+
 class ScoringWorker:
     """One model in a process of Ray's, an actor.
 
@@ -109,6 +124,7 @@ class ScoringWorker:
 
         order = self._order
         config = load_config(order.config)
+        _check_device(order, config.model.device)
         step = score_step(config, order.round_)
         bench = open_workbench(config, SilentReporter())
         if bench.reference_base.identity != order.identity:

@@ -28,6 +28,7 @@ from tosslm.model.attention import block_attention
 from tosslm.model.base import Base
 from tosslm.model.head import SplitHead
 from tosslm.model.layers import is_sharded
+from tosslm.model.memory import lowering
 from tosslm.model.sharded import frozen
 from tosslm.progress import Reporter
 from tosslm.tracking import Trackers
@@ -187,7 +188,12 @@ def train_adapter(
             callback.trainer = trainer
         trainer.remove_callback(PrinterCallback)
         start = time.monotonic()
-        trainer.train(resume_from_checkpoint=_agreed_checkpoint(checkpoints))
+        micro = min(settings.micro_batch_size, settings.batch_size)
+        with lowering(
+            f"{name}: a forward and backward pass of {micro} rows",
+            "lower micro_batch_size, set gradient_checkpointing: true, or lower data.max_length",
+        ):
+            trainer.train(resume_from_checkpoint=_agreed_checkpoint(checkpoints))
         seconds = time.monotonic() - start
         if recipe.after:
             _replace_weights(model, recipe.after, name)

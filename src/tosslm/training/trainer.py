@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from accelerate.data_loader import SeedableRandomSampler
+from torch.nn.parallel import DistributedDataParallel
 from trl import SFTTrainer
 
 from tosslm.model.adapters import without_adapter
@@ -67,10 +68,17 @@ class SelectiveTrainer(SFTTrainer):
         self._normalize, self._anchor_weight, self._anchored_in_step = normalize, anchor_weight, 0
         self._anchor_normalize, self._anchor_divisor = anchor_normalize, 0
         self._split, self._sharded = SplitHead(self.model), is_sharded(self.model)
+        if self._sharded:  # accelerate refuses to average gradients beside sharded weights, on all devices but CPUs
+            self.accelerator.prepare_model = self._averaged
         self.tokens_seen = 0
 
     # The loss below is divided by the tokens of the whole optimizer batch, whatever the model's class says of itself.
     loss_is_scaled_for_ga = True
+
+    def _averaged(self, model: Any, **_: Any) -> DistributedDataParallel:
+        """The model with the gradients of its adapter averaged; its sharded weights are left out of that."""
+        self.accelerator._models.append(model)
+        return DistributedDataParallel(model)
 
     def _send_telemetry(self) -> None:
         """Nothing is sent anywhere."""
