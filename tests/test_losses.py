@@ -175,10 +175,7 @@ def test_what_did_not_fit_once_is_not_tried_again_with_every_batch(
 ) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.float32)
     rng, mask = np.random.default_rng(0), [False] * 5 + [True] * 15
-    rows = [
-        {"input_ids": rng.integers(0, 300, 20).tolist(), "response_mask": [False] * 5 + [True] * 15}
-        for _ in range(64)
-    ]
+    rows = [{"input_ids": rng.integers(0, 300, 20).tolist(), "response_mask": mask} for _ in range(64)]
     whole = tosslm.response_losses(model, rows, batch_tokens=160)
     real, broke = tosslm.model.losses.batch_losses, []
 
