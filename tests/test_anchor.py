@@ -136,6 +136,7 @@ def test_the_loss_is_exact_after_steps_that_moved_the_model(
     assert (facts["trained_tokens"], facts["anchored_tokens"]) == (trained, anchored)
 
 
+@pytest.mark.long
 def test_the_update_does_not_depend_on_passes_or_chunks(
     tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -83,6 +83,7 @@ def test_the_default_length_would_cut(run: tosslm.Run, tmp_path: Path, tiny_mode
     assert SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False).max_length == 1024
 
 
+@pytest.mark.long
 def test_the_config_that_comes_along_trains(run: tosslm.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     export_run(run, "trl", tmp_path / "out")
     names = runpy.run_path(str(tmp_path / "out/train_trl.py"))

@@ -52,6 +52,7 @@ def test_rows_that_tell_nothing_pass_about_as_often_as_the_level_says(few_permut
     assert bound > 0.4
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_longer_rows_of_one_set_do_not_pass_by_their_length(few_permutations: None) -> None:
     rng = np.random.default_rng(1)

@@ -160,6 +160,7 @@ def test_mutated_parquet_is_read_or_refused(tmp_path: Path) -> None:
     read_in_a_process(tmp_path, range(200))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_many_mutated_parquet_files(tmp_path: Path) -> None:
     read_in_a_process(tmp_path, range(3000, 6000))

@@ -137,6 +137,7 @@ def test_a_run_with_a_proxy_says_so_wherever_it_is_read(
     assert again.manifest["stages"] == run.manifest["stages"]
 
 
+@pytest.mark.long
 def test_another_proxy_is_another_run_and_the_same_one_elsewhere_is_not(
     tiny_config: dict[str, Any], proxy_folder: Path, tmp_path: Path
 ) -> None:
@@ -287,6 +288,7 @@ def test_a_run_folder_that_holds_the_proxy_is_refused(
         tosslm.run(with_proxy(tiny_config | {"run_dir": named[key]}, **named))
 
 
+@pytest.mark.long
 def test_shards_of_a_proxy_write_the_bytes_of_one_process(
     tiny_config: dict[str, Any], proxy_folder: Path, tmp_path: Path
 ) -> None:

@@ -190,6 +190,7 @@ def test_a_method_may_be_settled_again_and_again() -> None:
         assert once.finetune.learning_rate == config.finetune.learning_rate
 
 
+@pytest.mark.long
 def test_half_the_learning_rate_is_what_slow_means(
     tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -343,6 +344,7 @@ def test_safemerge_is_the_plain_training_and_a_safe_one_put_together(
         np.testing.assert_allclose(made[second] @ made[first], best, atol=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_star_dss_trains_with_the_guards_weights(
     tiny_config: dict[str, Any], tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

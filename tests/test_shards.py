@@ -213,6 +213,7 @@ def test_a_shard_after_the_gathering_does_nothing(prepared: Prepared, config: di
     assert not half_written.exists()
 
 
+@pytest.mark.long
 def test_only_whole_files_of_the_very_step_are_taken(prepared: Prepared, config: dict[str, Any]) -> None:
     layout = Layout(Path(config["run_dir"]))
     score_shard(config, Shard(0, 1))

@@ -106,6 +106,7 @@ def test_the_page_of_runs_made_by_hand(tmp_path: Path) -> None:
     assert "p = 0.005, 0.005, 0.005, seed by seed." in (tmp_path / "spans.md").read_text()
 
 
+@pytest.mark.long
 def test_references_are_put_to_the_gate_and_what_it_said_is_kept(
     tmp_path: Path, tiny_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,6 +40,7 @@ class Recorder(tracking.GeneralTracker):
         self.told.append((self.run_name, {}, None))
 
 
+@pytest.mark.long
 def test_each_part_is_logged_with_its_means(tiny_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     run = tosslm.run(tiny_config, until="references")
     monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "recorder", Recorder)

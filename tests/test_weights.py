@@ -100,6 +100,7 @@ def test_a_row_bears_a_weight_for_each_token() -> None:
     assert row["labels"] == [-100, 1, -100, -100]
 
 
+@pytest.mark.long
 def test_a_token_counts_by_its_weight_among_all_kept_ones(tiny_model_folder: Path, tmp_path: Path) -> None:
     _, after_two = train(tmp_path / "two", tiny_model_folder, 2)
     loss, _ = train(tmp_path / "three", tiny_model_folder, 3)
@@ -118,6 +119,7 @@ def test_what_a_weight_lacks_holds_to_the_base(tiny_model_folder: Path, tmp_path
     assert loss == pytest.approx(((weights * losses).sum() + held) / len(losses), abs=1e-4)
 
 
+@pytest.mark.long
 def test_a_hook_weighs_rows_by_their_number_and_loss(tiny_model_folder: Path, tmp_path: Path) -> None:
     _, after_two = train(tmp_path / "two", tiny_model_folder, 2, hook=OddRows())
     hook = OddRows()
