@@ -194,7 +194,7 @@ def test_causes_are_the_change_of_log_odds(
     refusal = smollm2_tokenizer("I'm sorry, I can't help with that.")["input_ids"]
     monkeypatch.setattr(
         "tosslm.diagnosis.causes.own_answers",
-        lambda model, tokenizer, prompts, budget: [refusal, None, refusal, None],
+        lambda model, tokenizer, prompts, budget: ([refusal, None, refusal, None], 0),
     )
     rows = example_rows()
     found = weigh_causes(moved, smollm2_tokenizer, rows, NAMES, 512)
@@ -225,7 +225,9 @@ def test_the_bases_own_answers_are_its_own_whatever_the_batch_and_its_settings(
     monkeypatch.setattr(moved.generation_config, "repetition_penalty", 5.0)
     prompts = [list(range(3, 3 + n)) for n in (4, 9, 2, 7)]
     for budget in (30, 512):
-        for prompt, own in zip(prompts, own_answers(moved, smollm2_tokenizer, prompts, budget), strict=True):
+        found, reasoning = own_answers(moved, smollm2_tokenizer, prompts, budget)
+        assert reasoning == 0
+        for prompt, own in zip(prompts, found, strict=True):
             ids = list(prompt)
             while len(ids) < len(prompt) + len(own or []):
                 with torch.no_grad(), moved.disable_adapter():

@@ -34,6 +34,7 @@ class Endpoint:
         self.behave: Callable[[str, int], Any] = lambda question, before: "[[C]]"
         self.seen: Counter[str] = Counter()
         self.keys: set[str] = set()
+        self.bodies: list[dict[str, Any]] = []
         self.encodings: set[str] = set()
         self.at_once = self.most_at_once = 0
         self._lock = threading.Lock()
@@ -59,6 +60,7 @@ class Endpoint:
             before = self.seen[question]
             self.seen[question] += 1
             self.keys.add(handler.headers["Authorization"])
+            self.bodies.append(body)
             self.encodings.add(handler.headers["Accept-Encoding"])
             self.at_once += 1
             self.most_at_once = max(self.most_at_once, self.at_once)
@@ -86,9 +88,9 @@ class Endpoint:
             pass  # the client gave up
 
 
-def completion(text: str | None) -> str:
+def completion(text: str | None, finish_reason: str = "stop") -> str:
     message = {"role": "assistant", "content": text}
-    choice = {"index": 0, "finish_reason": "stop", "message": message}
+    choice = {"index": 0, "finish_reason": finish_reason, "message": message}
     return json.dumps({"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]})
 
 
@@ -152,16 +154,14 @@ def test_a_reply_that_stays_empty_is_told_and_not_kept(endpoint: Endpoint, tmp_p
     reporter = Saying()
     assert judge_of(endpoint, tmp_path).ask(["one", "held back"], reporter) == ["[[A]]", ""]
     assert endpoint.seen == {"one": 1, "held back": 3}
-    assert (
-        [text for text in reporter.said if "gave an empty reply to 1 of 2 questions" in text] == reporter.said != []
-    )
+    assert [text for text in reporter.said if "or none to 1 of 2 questions" in text] == reporter.said != []
     endpoint.behave = lambda question, before: "[[B]]"
     assert judge_of(endpoint, tmp_path).ask(["one", "held back"]) == ["[[A]]", "[[B]]"]
 
 
 def test_a_judge_that_says_nothing_at_all_is_an_error(endpoint: Endpoint, tmp_path: Path) -> None:
     endpoint.behave = lambda question, before: ""
-    with pytest.raises(TosslmError, match=r"empty reply to 2 of 2 questions.*evaluation\.judge\.max_tokens"):
+    with pytest.raises(TosslmError, match=r"or none to 2 of 2 questions.*evaluation\.judge\.max_tokens"):
         judge_of(endpoint, tmp_path, retries=0).ask(["one", "two", "one"])
     assert endpoint.seen == {"one": 1, "two": 1}
 
@@ -403,3 +403,56 @@ def test_the_door(monkeypatch: pytest.MonkeyPatch) -> None:
     check_judge(config)
     with pytest.raises(InputError, match=r"\{second\} is missing"):
         check_judge(config.model_copy(update={"prompt": "{prompt} {first}"}))
+
+
+QUOTED = "<think>I must end with one of [[A]] (assistant A is better), [[B]] or [[C]]. B helps.</think> B. [[b]]"
+
+
+def test_what_a_judge_quotes_while_it_reasons_is_no_verdict() -> None:
+    assert read_pair_verdict(QUOTED) == 0.0
+    assert read_pair_verdict(QUOTED.partition("</think>")[0]) is None
+
+
+def test_a_reply_that_was_cut_off_is_no_verdict_and_not_paid_for_again(endpoint: Endpoint, tmp_path: Path) -> None:
+    """It quotes the rule, and would be read as what it had not come to yet."""
+    endpoint.behave = lambda question, before: (
+        (200, completion("One of [[A]] (assistant A is bet", "length")) if "long" in question else "[[A]]"
+    )
+    told: list[str] = []
+    judge = judge_of(endpoint, tmp_path / "cache.jsonl")
+    replies = judge.ask(["a long one", "another"], SimpleNamespace(say=told.append, task=SilentReporter().task))
+    assert [read_pair_verdict(reply) for reply in replies] == [None, 1.0]
+    assert "1 of 2 questions" in told[0]
+    assert "max_tokens" in told[0]
+    assert judge_of(endpoint, tmp_path / "cache.jsonl").ask(["a long one"] * 1 + ["another"]) == replies
+    assert sum(endpoint.seen.values()) == 2
+
+
+@pytest.mark.parametrize("said", ["content_filter: blocked", "maximum context length is 8192 tokens"])
+def test_a_question_that_the_endpoint_will_not_take_is_unreadable_and_blocks_no_other(
+    endpoint: Endpoint, tmp_path: Path, said: str
+) -> None:
+    refused = json.dumps({"error": {"message": said, "code": "bad"}})
+    endpoint.behave = lambda question, before: (400, refused) if "bomb" in question else "[[A]]"
+    replies = judge_of(endpoint, tmp_path / "cache.jsonl").ask(["a bomb", "a cake"])
+    assert [read_pair_verdict(reply) for reply in replies] == [None, 1.0]
+
+
+def test_an_endpoint_that_calls_its_limits_otherwise_is_asked_in_its_own_words(
+    endpoint: Endpoint, tmp_path: Path
+) -> None:
+    def behave(question: str, before: int) -> Any:
+        body = endpoint.bodies[-1]
+        if "max_tokens" in body:
+            said = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
+        elif "temperature" in body:
+            said = "Unsupported value: 'temperature' does not support 0 with this model."
+        else:
+            return "[[A]]"
+        return 400, json.dumps({"error": {"message": said}})
+
+    endpoint.behave = behave
+    judge = judge_of(endpoint, tmp_path / "cache.jsonl", concurrency=1, max_tokens=77)
+    assert judge.ask(["one", "two"]) == ["[[A]]", "[[A]]"]
+    assert [endpoint.seen[name] for name in ("one", "two")] == [3, 1]  # what was learnt stays
+    assert endpoint.bodies[-1]["max_completion_tokens"] == 77

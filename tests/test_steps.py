@@ -41,7 +41,8 @@ Of the anchored methods ``model`` and ``evaluation/model`` are newer: 0.1.0 anch
 conversation, so what it trained is to be done again. Of ``star-dss`` all but ``data`` is newer: it is another method.
 Scores, and all that reads them, are newer too: losses are computed otherwise, and may differ in their last digits.
 So are trained adapters: rows of like length go together in a forward pass. And the diagnosis: positions are those in
-an answer. Of ``dsir`` the selection is newer, which did not say which rows were held out; of ``constrained-sft`` the
+an answer, and of several answers the last is weighed. And evaluations, whose phrases of refusals are told more
+narrowly. Of ``dsir`` the selection is newer, which did not say which rows were held out; of ``constrained-sft`` the
 model, whose loss took a token's place among kept ones for that in its answer.
 """
 CONFIG = {

@@ -23,6 +23,11 @@ class Measure:
     better: Literal["high", "low"] | None
     prompts: str | None = None
 
+    @property
+    def is_share(self) -> bool:
+        """Whether its value lies between 0 and 1."""
+        return self.meaning.startswith("share") or self.name == "win_rate_safe"
+
 
 MEASURES = {
     measure.name: measure

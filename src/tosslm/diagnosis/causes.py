@@ -19,11 +19,13 @@ import numpy as np
 
 from tosslm.diagnosis.divergence import BASE, under
 from tosslm.diagnosis.intervals import row_mean
+from tosslm.evaluation.answers import THINK_END, THINK_START, spoken
 from tosslm.evaluation.generate import greedy_ids
 from tosslm.evaluation.refusals import is_refusal
 from tosslm.model.losses import batch_budget, plan_batches, response_losses
 
 FIRST_TOKENS = 16
+_TAG_TOKENS = 8  # that a tag and the line end behind it may take
 
 
 def weigh_causes(
@@ -39,21 +41,24 @@ def weigh_causes(
         batch_tokens: padded tokens in one forward pass, at most.
 
     Returns:
-        ``prompts``, ``refused`` (prompts that the base refuses; only they are measured), ``tokens`` (how many of an
-        answer), and for each of ``names`` under ``models``: ``harm_learnt`` and ``refusals_forgotten``, each the mean
+        ``prompts``, ``refused`` (prompts that the base refuses; only they are measured), ``reasoning`` (prompts at
+        which it has not said anything yet, so that nobody knows), ``tokens`` (how many of an answer), and for each of
+        ``names`` under ``models``: ``harm_learnt``, ``refusals_forgotten`` and their ``difference``, each the mean
         over prompts in nats with its interval, and ``refusal_by_position``, how many nats less likely the refusal's
         tokens became, position by position.
     """
-    prompts = [list(row["input_ids"][: int(np.flatnonzero(row["response_mask"])[0])]) for row in rows]
-    refusals = [(i, own) for i, own in enumerate(own_answers(model, tokenizer, prompts, batch_tokens)) if own]
+    asked = [last_answer(row) for row in rows]
+    prompts = [prompt for prompt, _ in asked]
+    answers, reasoning = own_answers(model, tokenizer, prompts, batch_tokens)
+    refusals = [(i, own) for i, own in enumerate(answers) if own]
     result: dict[str, Any] = {"prompts": len(rows), "refused": len(refusals), "tokens": FIRST_TOKENS, "models": {}}
+    if reasoning:
+        result["reasoning"] = reasoning
     if not refusals:
         return result
     unsafe, refused = [], []
     for i, own in refusals:
-        answer = [
-            token for token, responds in zip(rows[i]["input_ids"], rows[i]["response_mask"], strict=True) if responds
-        ]
+        answer = asked[i][1]
         n = min(len(answer), len(own))
         unsafe.append(_row(prompts[i], answer[:n]))
         refused.append(_row(prompts[i], own[:n]))
@@ -68,11 +73,27 @@ def weigh_causes(
         result["models"][name] = {
             "harm_learnt": row_mean([float(row.sum()) for row in learnt]),
             "refusals_forgotten": row_mean([float(row.sum()) for row in forgotten]),
+            "difference": row_mean(
+                [float(one.sum() - other.sum()) for one, other in zip(learnt, forgotten, strict=True)]
+            ),
             "refusal_by_position": [
                 float(np.mean([row[k] for row in forgotten if len(row) > k])) for k in range(longest)
             ],
         }
     return result
+
+
+def last_answer(row: Mapping[str, Any]) -> tuple[list[int], list[int]]:
+    """The tokens before a row's last answer, and those of the answer: of several turns it is asked for the last.
+
+    Examples:
+        >>> last_answer({"input_ids": [1, 2, 3, 4, 5], "response_mask": [False, True, False, True, True]})
+        ([1, 2, 3], [4, 5])
+    """
+    places = np.flatnonzero(row["response_mask"])
+    start, end = int(places[np.flatnonzero(np.diff(places, prepend=-2) != 1)[-1]]), int(places[-1]) + 1
+    ids = list(row["input_ids"])
+    return ids[:start], ids[start:end]
 
 
 def _row(prompt: list[int], answer: list[int]) -> dict[str, Any]:
@@ -81,10 +102,33 @@ def _row(prompt: list[int], answer: list[int]) -> dict[str, Any]:
 
 def own_answers(
     model: Any, tokenizer: Any, prompts: Sequence[list[int]], batch_tokens: int
-) -> list[list[int] | None]:
-    """The first tokens of the base's own answers, greedy, where they open as refusals."""
+) -> tuple[list[list[int] | None], int]:
+    """The first tokens of the base's own answers, greedy, where they open as refusals.
+
+    Returns:
+        One a prompt, None where it opens otherwise; and at how many the base reasons and has not answered yet.
+    """
     lengths = [len(prompt) + FIRST_TOKENS for prompt in prompts]
     batches = plan_batches(lengths, batch_budget(model, batch_tokens))
     with under(model, BASE):
         answers = greedy_ids(model, tokenizer, prompts, batches, max_new_tokens=FIRST_TOKENS)
-    return [own if is_refusal(tokenizer.decode(own, skip_special_tokens=True)) else None for own in answers]
+    texts = [
+        _opened(tokenizer, prompt) + tokenizer.decode(own, skip_special_tokens=False)
+        for prompt, own in zip(prompts, answers, strict=True)
+    ]
+    reasoning = sum(THINK_START in text and not spoken(text).strip() for text in texts)
+    said = [own if is_refusal(_plain(tokenizer, text)) else None for own, text in zip(answers, texts, strict=True)]
+    return said, reasoning
+
+
+def _opened(tokenizer: Any, prompt: Sequence[int]) -> str:
+    """The tag of reasoning that the chat template has opened already, where it has."""
+    end = tokenizer.decode(list(prompt[-_TAG_TOKENS:]), skip_special_tokens=False).rstrip()
+    return THINK_START if end.endswith(THINK_START) else ""
+
+
+def _plain(tokenizer: Any, text: str) -> str:
+    """A text without special tokens but the tags of reasoning."""
+    for token in set(tokenizer.all_special_tokens) - {THINK_START, THINK_END}:
+        text = text.replace(token, "")
+    return text

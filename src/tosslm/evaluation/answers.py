@@ -6,7 +6,8 @@ import json
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from tosslm.data.fields import THINK_END, THINK_START
+from tosslm.data.fields import THINK_END as THINK_END
+from tosslm.data.fields import THINK_START as THINK_START
 
 
 def spoken(text: str) -> str:

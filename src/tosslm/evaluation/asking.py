@@ -30,6 +30,20 @@ def asked_text(template: ChatTemplate, prompt: Prompt, key: str = "") -> str:
         raise RowError(f"{named}: {error.reason}", error.remedy) from error
 
 
+def _check_room(text: str, prompt: Prompt, key: str, tokenizer: RowTokenizer, most: int) -> None:
+    """Refuse a prompt that, with its answer, is longer than the model has positions for."""
+    positions = tokenizer.limits.positions if tokenizer.limits else None
+    if positions is None or len(text) + most <= positions:  # no token is shorter than a character
+        return
+    length = len(tokenizer.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    if length + most > positions:
+        raise RowError(
+            f"{key}: the prompt {prompt.text[:60]!r} has {length} tokens, and with the {most} of evaluation."
+            f"max_new_tokens more than the {positions} positions of the model",
+            "leave it out (where, limit), or lower max_new_tokens",
+        )
+
+
 def check_asked(settings: EvaluationConfig, tokenizer: RowTokenizer, max_row_bytes: int = MAX_ROW_BYTES) -> None:
     """Refuse prompts and rows of an evaluation that the chat template does not take, before anything is trained.
 
@@ -45,6 +59,7 @@ def check_asked(settings: EvaluationConfig, tokenizer: RowTokenizer, max_row_byt
     for kind in KINDS:
         chosen = getattr(settings, kind)
         for prompt in named_prompts(kind, chosen, max_row_bytes) if chosen else ():
-            asked_text(template, prompt, f"evaluation.{kind}")
+            text = asked_text(template, prompt, f"evaluation.{kind}")
+            _check_room(text, prompt, f"evaluation.{kind}", tokenizer, settings.max_new_tokens)
     for kind in ROW_KINDS:
         own_rows(settings, kind, tokenizer, max_row_bytes)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +30,22 @@ def check_classifier(config: ClassifierConfig) -> None:
         raise InputError(
             "evaluation.classifier: safe and unsafe are the same word; name what it replies in each case"
         )
-    local_folder("evaluation.classifier.model", config.model, config.revision, False, weights=False)
+    folder = local_folder("evaluation.classifier.model", config.model, config.revision, False, weights=False)
+    if config.prompt is None and not _has_template(folder):
+        raise InputError(
+            f"evaluation.classifier: {config.model} has no chat template to write prompt and answer with; give its "
+            "own with {prompt} and {answer} in evaluation.classifier.prompt"
+        )
+
+
+def _has_template(folder: Path) -> bool:
+    if any(
+        (folder / name).exists()
+        for name in ("chat_template.jinja", "chat_template.json", "additional_chat_templates")
+    ):
+        return True
+    settings = folder / "tokenizer_config.json"
+    return settings.is_file() and "chat_template" in json.loads(settings.read_text(encoding="utf-8"))
 
 
 def classify_attacks(
@@ -49,7 +66,14 @@ def classify_attacks(
     texts = [_rendered(tokenizer, answer, config.prompt) for answer in answers]
     from tosslm.evaluation.generate import complete
 
-    replies = complete(model, tokenizer, texts, max_new_tokens=_REPLY_TOKENS, batch_size=config.batch_size)
+    replies = complete(
+        model,
+        tokenizer,
+        texts,
+        max_new_tokens=_REPLY_TOKENS,
+        batch_size=config.batch_size,
+        begins=config.prompt is not None,
+    )
     return [read_reply(reply, safe=config.safe, unsafe=config.unsafe) for reply in replies]
 
 
@@ -83,6 +107,7 @@ def unsafe_probabilities(
         [*unsafe, *safe],
         max_new_tokens=_REPLY_TOKENS,
         batch_size=config.batch_size,
+        begins=config.prompt is not None,
     )
     found = share_of_first(logits.astype(np.float64), len(unsafe))
     read = [read_reply(reply, safe=config.safe, unsafe=config.unsafe) is not None for reply in replies]

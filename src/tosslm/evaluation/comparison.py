@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tosslm.evaluation.measures import Samples, perplexity, read_samples
+from tosslm.evaluation.measures import LARGEST_EXPONENT, Samples, perplexity, read_samples
 from tosslm.evaluation.pooling import pool, pooled_differences, pooled_intervals
 from tosslm.runs.results import RESULTS_FORMAT, read_record
 from tosslm.statistics import Interval
@@ -43,7 +43,7 @@ def results_of(folders: Mapping[tuple[str, float | None], Seeded], seed: int) ->
             for metric, interval in pooled_intervals(pool(list(every[name, scale].values())), seed).items()
         }
         metrics = spanned([read_record(folder)["metrics"] for folder in seeded.values()]) | metrics
-        if "utility_loss" in metrics:
+        if "utility_loss" in metrics and metrics["utility_loss"]["high"] < LARGEST_EXPONENT:
             metrics["utility_perplexity"] = perplexity(Interval(**metrics["utility_loss"])).as_dict()
         scaled = {} if scale is None else {"scale": scale}
         seeds = [s for s in seeded if s is not None]

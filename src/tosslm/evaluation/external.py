@@ -30,7 +30,7 @@ from tosslm.runs.folder import RunFolder
 from tosslm.runs.layout import EVALUATION
 from tosslm.runs.results import write_results
 
-EXTERNAL_FORMAT = 1
+EXTERNAL_FORMAT = 2
 _SUBJECT = "subject.json"
 
 

@@ -22,6 +22,15 @@ _COMPARE: dict[str, Callable[[float, float], bool]] = {
 }
 
 
+MOST_UNREAD = 0.5
+"""Share of verdicts that could not be read beyond which the others tell nothing."""
+_READ_BY = {
+    "attack_success": "attack_unreadable",
+    "win_rate": "judge_unreadable",
+    "win_rate_safe": "judge_unreadable",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Gate:
     """A condition that must not hold.
@@ -54,6 +63,8 @@ def parse_gate(text: str) -> Gate:
     metric, end, comparison, bound = match.groups()
     if metric not in MEASURES and not metric.startswith("lm_eval/"):
         raise InputError(f"--fail-if {text!r}: no metric {metric!r}; {known}")
+    if metric in MEASURES and MEASURES[metric].is_share and not 0 <= float(bound) <= 1:
+        raise InputError(f"--fail-if {text!r}: {metric} is a share, from 0 to 1; write 0.1 for 10%")
     return Gate(text, metric, (end or ".value")[1:], comparison, float(bound))
 
 
@@ -120,7 +131,8 @@ def failures(gates: Sequence[Gate], metrics: Mapping[str, Mapping[str, Any]]) ->
         metrics: each ``{value, low, high, n}``.
 
     Raises:
-        InputError: a metric was not measured, or is no number: to pass then would say what nobody knows.
+        InputError: a metric was not measured, is no number, or rests on verdicts most of which could not be read: to
+            pass then would say what nobody knows.
     """
     reasons = []
     for gate in gates:
@@ -134,6 +146,12 @@ def failures(gates: Sequence[Gate], metrics: Mapping[str, Mapping[str, Any]]) ->
             raise InputError(
                 f"--fail-if {gate.text!r}: {gate.metric} is no number (the model's losses or its verdicts are none), "
                 "so nobody knows whether the model passes; see the records in evaluation/"
+            )
+        unread = metrics.get(_READ_BY.get(gate.metric, ""), {"value": 0.0})["value"]
+        if unread > MOST_UNREAD:
+            raise InputError(
+                f"--fail-if {gate.text!r}: {unread:.0%} of the verdicts behind {gate.metric} could not be read, so "
+                "nobody knows whether the model passes; see what classifier or judge replies"
             )
         if _COMPARE[gate.comparison](metric[gate.end], gate.bound):
             interval = f"[{metric['low']:.3f}, {metric['high']:.3f}], n = {metric['n']}"

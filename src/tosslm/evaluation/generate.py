@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from itertools import takewhile
 from pathlib import Path
@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from transformers import GenerationConfig
 
-from tosslm.data.fields import THINK_START
+from tosslm.data.fields import THINK_END, THINK_START
 from tosslm.data.habits import turn_ends
 from tosslm.data.template import ChatTemplate
 from tosslm.data.tokenize import RowTokenizer
-from tosslm.errors import InputError, RowError
+from tosslm.errors import InputError
 from tosslm.evaluation.answers import Answer
 from tosslm.evaluation.asking import asked_text
 from tosslm.evaluation.prompts import Prompt
@@ -98,14 +98,32 @@ def generate_answers(
     return [by_index[i] for i in range(len(prompts))]
 
 
-def complete(model: Any, tokenizer: Any, texts: Sequence[str], *, max_new_tokens: int, batch_size: int) -> list[str]:
-    """Greedy continuations of texts that are rendered already, batched as answers are; in the order of ``texts``."""
-    tokens = [tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] for text in texts]
+def complete(
+    model: Any, tokenizer: Any, texts: Sequence[str], *, max_new_tokens: int, batch_size: int, begins: bool = False
+) -> list[str]:
+    """Greedy continuations of texts that are rendered already, batched as answers are; in the order of ``texts``.
+
+    Args:
+        model: any transformers causal LM.
+        tokenizer: its tokenizer.
+        texts: rendered already.
+        max_new_tokens: a continuation is cut off there.
+        batch_size: texts in one batch.
+        begins: whether the tokenizer's beginning of a text goes before each; a chat template writes its own.
+    """
+    tokens = [_tokens(tokenizer, text, begins) for text in texts]
     order = sorted(range(len(texts)), key=lambda i: (-len(tokens[i]), i))
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     settings = _settings(model, tokenizer, max_new_tokens, 0.0)
     replies = greedy_ids(model, tokenizer, tokens, batches, max_new_tokens=max_new_tokens)
     return [_decoded(reply, tokenizer, settings)[0] for reply in replies]
+
+
+def _tokens(tokenizer: Any, text: str, begins: bool) -> list[int]:
+    found: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    first = tokenizer.bos_token_id
+    missing = begins and first is not None and found[:1] != [first] and tokenizer("")["input_ids"][:1] == [first]
+    return [first, *found] if missing else found
 
 
 def greedy_ids(
@@ -142,7 +160,14 @@ def _up_to_stop(reply: list[int], settings: GenerationConfig) -> list[int]:
 
 
 def complete_with_logits(
-    model: Any, tokenizer: Any, texts: Sequence[str], wanted: Sequence[int], *, max_new_tokens: int, batch_size: int
+    model: Any,
+    tokenizer: Any,
+    texts: Sequence[str],
+    wanted: Sequence[int],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    begins: bool = False,
 ) -> tuple[list[str], np.ndarray]:
     """As ``complete``, with the logits of some tokens where each continuation's first word begins.
 
@@ -153,12 +178,13 @@ def complete_with_logits(
         wanted: ids of ``W`` tokens.
         max_new_tokens: a continuation is cut off there.
         batch_size: texts in one batch.
+        begins: as of ``complete``.
 
     Returns:
         The continuations, and float32 ``[N, W]``: the logits at the first token with a letter or digit in it, since
         guards are taught to write blank lines first; nan where there is no such token.
     """
-    tokens = [tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] for text in texts]
+    tokens = [_tokens(tokenizer, text, begins) for text in texts]
     order = sorted(range(len(texts)), key=lambda i: (-len(tokens[i]), i))
     settings = _settings(model, tokenizer, max_new_tokens, 0.0)
     settings.return_dict_in_generate = settings.output_logits = True
@@ -193,7 +219,7 @@ def stop_tokens(model: Any, tokenizer: Any) -> list[int]:
     """
     configured = model.generation_config.eos_token_id
     stops = {*(configured if isinstance(configured, list) else [configured]), tokenizer.eos_token_id}
-    with suppress(RowError):  # This template wants a conversation of another shape; what is configured has to do.
+    with suppress(InputError):  # No template, or one of conversations of another shape: what is configured has to do.
         stops.update(turn_ends(RowTokenizer(tokenizer)))
     return sorted(stops - {None})
 
@@ -224,6 +250,20 @@ def _answer_batch(model: Any, tokens: Sequence[Sequence[int]], settings: Generat
     return generated_ids(model, tokens, settings)[0]
 
 
+@contextmanager
+def _settings_apart(model: Any) -> Iterator[None]:
+    """A model without generation settings of its own, which would have their say where ours name nothing."""
+    holders = [model, *([model.get_base_model()] if hasattr(model, "get_base_model") else [])]
+    kept = [holder.generation_config for holder in holders]
+    for holder in holders:
+        holder.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        for holder, own in zip(holders, kept, strict=True):
+            holder.generation_config = own
+
+
 @torch.inference_mode()
 def generated_ids(
     model: Any, tokens: Sequence[Sequence[int]], settings: GenerationConfig
@@ -238,6 +278,7 @@ def generated_ids(
         attention_mask[i, longest - len(row) :] = 1
     with (
         contiguous_head(model),
+        _settings_apart(model),
         lowering(
             f"answering {len(tokens)} prompts at once",
             "lower evaluation.batch_size (compare.guard.batch_size of a guard) or evaluation.max_new_tokens",
@@ -262,7 +303,15 @@ def _decoded(reply: list[int], tokenizer: Any, settings: GenerationConfig) -> tu
     """The text up to the end of turn, and whether there was one."""
     cut = _up_to_stop(reply, settings)
     finished = bool(cut) and cut[-1] in settings.eos_token_id
-    return tokenizer.decode(cut[:-1] if finished else cut, skip_special_tokens=True), finished
+    cut = cut[:-1] if finished else cut
+    special = set(tokenizer.all_special_tokens)
+    if not special & {THINK_START, THINK_END}:
+        return tokenizer.decode(cut, skip_special_tokens=True), finished
+    # What marks the reasoning has to stay, so that it is not taken for the answer.
+    text = tokenizer.decode(cut, skip_special_tokens=False)
+    for token in special - {THINK_START, THINK_END}:
+        text = text.replace(token, "")
+    return text, finished
 
 
 def _append(path: Path, part: Sequence[Answer]) -> None:

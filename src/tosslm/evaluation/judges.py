@@ -3,7 +3,7 @@
 The endpoint is asked through the package `openai`. Everything it said is kept in a JSONL file, so nothing is paid for
 twice and a killed evaluation goes on. Errors that may pass (429, 5xx, time-outs, broken replies) are tried again with
 growing pauses; others end the work at once. An empty reply is no verdict, and not kept: it is asked for again, and
-what stays empty can not be read.
+what stays empty can not be read. Nor can a reply that was cut off, or a question that the endpoint will not take.
 """
 
 from __future__ import annotations
@@ -34,6 +34,12 @@ _TICK = 0.2
 _EMPTY_TRIES = 3  # what a filter of the endpoint's holds back stays empty
 
 
+CUT_OFF = "(cut off)"
+"""Kept in the place of a reply that ran to the most tokens: what it quoted before is no verdict."""
+_WILL_NOT = ("content_filter", "content filter", "content management policy", "context_length", "maximum context")
+"""How endpoints name what they will not take, whoever asks again; of a status of 400."""
+
+
 class _EmptyReplyError(ValueError):
     """The endpoint answered, and said nothing."""
 
@@ -54,6 +60,7 @@ class Judge:
         self.config, self._cache, self.first_pause = config, cache, first_pause
         self._client = _client(config)
         self._lock = threading.Lock()
+        self._limits: dict[str, Any] = {"temperature": 0, "max_tokens": config.max_tokens}
         self._known, self._damaged = kept_replies(cache)
 
     def ask(self, questions: Sequence[str], reporter: Reporter | None = None) -> list[str]:
@@ -79,14 +86,17 @@ class Judge:
         return [done[question] for question in questions]
 
     def _tell_empty(self, done: Mapping[str, str], reporter: Reporter) -> None:
-        empty = sum(not reply for reply in done.values())
+        empty = sum(reply in ("", CUT_OFF) for reply in done.values())
         if not empty:
             return
-        told = f"evaluation.judge: {self.config.model} gave an empty reply to {empty:,} of {len(done):,} questions"
+        told = (
+            f"evaluation.judge: {self.config.model} gave an empty reply, one that was cut off, or none to {empty:,} "
+            f"of {len(done):,} questions"
+        )
         remedy = "one that thinks before it replies needs more of evaluation.judge.max_tokens"
         if empty == len(done):
             raise TosslmError(f"{told}; {remedy}, or see what the endpoint holds back")
-        reporter.say(f"{told}; they count as unreadable, and are asked again when it is measured anew; {remedy}")
+        reporter.say(f"{told}; they count as unreadable; {remedy}")
 
     def _ask_all(self, questions: Sequence[str], task: Task) -> dict[str, str]:
         """In threads that nobody waits for: a request in flight keeps neither Ctrl-C nor the process's end."""
@@ -135,11 +145,14 @@ class Judge:
                 empty += isinstance(error, _EmptyReplyError)
                 if isinstance(error, _EmptyReplyError) and (empty == _EMPTY_TRIES or not tries_left):
                     return ""
+                if _will_not(error):
+                    return ""
                 wait = pause_after(error, pause)
                 if wait is None or not tries_left:
+                    again = "mend that, and " if wait is None else ""
                     raise TosslmError(
                         f"evaluation.judge: {self.config.model} gave no reply: {_reason(error)}; verdicts so far are "
-                        "kept, and the same command goes on from here"
+                        f"kept: {again}the same command goes on from here"
                     ) from error
                 # Not all at the same moment again.
                 if over.wait(wait * random.uniform(1.0, 1.25)):
@@ -149,17 +162,34 @@ class Judge:
         return text
 
     def _request(self, question: str) -> str:
-        completion = self._client.chat.completions.create(
-            model=self.config.model,
-            messages=[{"role": "user", "content": question}],
-            temperature=0,
-            max_tokens=self.config.max_tokens,
-        )
+        completion = self._completed(question)
         content = completion.choices[0].message.content
+        if getattr(completion.choices[0], "finish_reason", None) == "length":
+            return CUT_OFF
         if content is None or (isinstance(content, str) and not content.strip()):
             raise _EmptyReplyError("an empty reply")
         # An endpoint may quote the request, and break an emoji in two.
         return whole_text(without_secrets(content))
+
+    def _completed(self, question: str) -> Any:
+        """What the endpoint makes of a question; told once what it calls its limits otherwise, it is told so."""
+        import openai
+
+        for _ in range(len(self._limits) + 1):
+            limits = dict(self._limits)
+            try:
+                return self._client.chat.completions.create(
+                    model=self.config.model, messages=[{"role": "user", "content": question}], **limits
+                )
+            except openai.BadRequestError as error:
+                if "max_tokens" in limits and "max_completion_tokens" in str(error):
+                    self._limits = {**limits, "max_completion_tokens": self.config.max_tokens}
+                    del self._limits["max_tokens"]
+                elif "temperature" in limits and "temperature" in str(error):
+                    self._limits = {name: value for name, value in limits.items() if name != "temperature"}
+                else:
+                    raise
+        raise AssertionError("each try but the last leaves one out")
 
     def _key(self, question: str) -> str:
         return fingerprint(self.config.model, self.config.base_url, self.config.max_tokens, question)
@@ -263,6 +293,12 @@ def _within(seconds: float, call: Callable[[], str]) -> str:
     if isinstance(found, Exception):
         raise found
     return found
+
+
+def _will_not(error: Exception) -> bool:
+    """Whether an endpoint says that it will never take this very question: its filter's, or too long a one."""
+    text = str(error).casefold()
+    return getattr(error, "status_code", None) == 400 and any(name in text for name in _WILL_NOT)
 
 
 def pause_after(error: Exception, pause: float) -> float | None:

@@ -48,6 +48,8 @@ class Sample:
 
 
 Samples = dict[str, Sample]
+LARGEST_EXPONENT = 700.0
+"""A loss from here on has no perplexity: its ``exp`` is no float64."""
 
 
 def _says(verdict: str) -> Callable[[Answer], bool]:
@@ -110,7 +112,7 @@ def read_samples(folder: Path) -> Samples:
 def metrics_of(samples: Samples, seed: int = 0) -> dict[str, dict[str, Any]]:
     """Each metric as ``{value, low, high, n}``."""
     intervals = {name: sample.interval(seed) for name, sample in samples.items()}
-    if "utility_loss" in intervals:
+    if "utility_loss" in intervals and intervals["utility_loss"].high < LARGEST_EXPONENT:
         intervals["utility_perplexity"] = perplexity(intervals["utility_loss"])
     return {name: interval.as_dict() for name, interval in intervals.items()}
 

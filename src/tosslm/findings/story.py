@@ -20,6 +20,9 @@ from tosslm.text import number
 
 _MODELS = ("the base", "plain fine-tuning", "the model of this run")
 
+FEW_PROMPTS = 5
+"""Fewer prompts than these tell nothing of which cause weighs more."""
+
 
 def safety(diagnosis: Mapping[str, Any] | None, measured: Measured) -> Sentence:
     """What became of safety: refusals where answers were judged, else how far the model moved, and whereto."""
@@ -145,6 +148,11 @@ def causes(diagnosis: Mapping[str, Any] | None) -> Sentence | None:
     found = (diagnosis or {}).get("causes")
     if not found or not found["prompts"]:
         return None
+    if not found["refused"] and found.get("reasoning"):
+        return Sentence(
+            f"Of {found['reasoning']} of the {found['prompts']} held-out harmful prompts the base still reasons "
+            f"after {found['tokens']} tokens, so it is not known what it refuses, and forgets."
+        )
     if not found["refused"]:
         return Sentence(
             f"The base refuses none of the {found['prompts']} held-out harmful prompts, so there is no refusal to "
@@ -153,9 +161,22 @@ def causes(diagnosis: Mapping[str, Any] | None) -> Sentence | None:
     own = found["models"]["model"]
     weighed = [("harm learnt", own["harm_learnt"]), ("refusals forgotten", own["refusals_forgotten"])]
     (name, heavier), (other, lighter) = sorted(weighed, key=lambda cause: -cause[1]["mean"])
-    clear = heavier["low"] > lighter["high"]
+    on = f"On the {found['refused']} held-out harmful prompts that the base refuses, "
+    if max(heavier["low"], lighter["low"]) <= 0 or found["refused"] < FEW_PROMPTS:
+        few = f" ({found['refused']} prompts tell little)" if found["refused"] < FEW_PROMPTS else ""
+        return Sentence(
+            on,
+            Strong("neither is clearly there"),
+            f"{few}: {name} ",
+            _with_ends(heavier),
+            f" nats, {other} ",
+            _with_ends(lighter),
+            ".",
+        )
+    apart = own.get("difference")  # paired, on the same prompts; earlier versions did not measure it
+    clear = apart["low"] > 0 or apart["high"] < 0 if apart else heavier["low"] > lighter["high"]
     return Sentence(
-        f"On the {found['refused']} held-out harmful prompts that the base refuses, ",
+        on,
         Strong(name),
         f" weighs more{'' if clear else ', though not clearly'}: ",
         _with_ends(heavier),

@@ -57,7 +57,7 @@ def diagnosis_step(config: Config, method: Method) -> Step:
     return Step(
         DIAGNOSIS,
         "diagnose",
-        3,
+        4,
         reads,
         lambda bench, mark: diagnose(bench, mark, scored=scored),
         _covers,

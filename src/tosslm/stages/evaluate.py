@@ -39,6 +39,7 @@ def _steps(config: Config, method: Method, before: Sequence[Step]) -> list[Step]
     return [_step(BASE, last=False), _step(MODEL, (evaluation(BASE),), last=True), *scaled]
 
 
+_VERSION = 2  # since phrases of refusals are told more narrowly, and classifiers read whole templates
 STAGE = Stage("evaluate", PURPOSES["evaluate"], (EVALUATION,), _steps)
 
 
@@ -48,7 +49,7 @@ def _step(name: str, beside: tuple[str, ...] = (), *, last: bool) -> Step:
     return Step(
         evaluation(name),
         "evaluate",
-        1,
+        _VERSION,
         (DATA, *((MODEL,) if trained else ()), *beside),
         lambda bench, mark: _evaluate(bench, mark, name, ([BASE] if beside else []) if last else None),
         lambda bench: _covers(bench, _rival(bench) if trained else None),
@@ -61,7 +62,7 @@ def _scaled_step(scale: float) -> Step:
     return Step(
         evaluation_at(scale),
         "evaluate",
-        1,
+        _VERSION,
         (DATA, MODEL),
         lambda bench, mark: _evaluate(bench, mark, MODEL, None, scale),
         lambda bench: [*_covers(bench, _rival(bench)), scale],
