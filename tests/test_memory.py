@@ -15,7 +15,7 @@ import tosslm
 from tosslm.config import ModelConfig, TrainingConfig, load_config
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.errors import InputError, TosslmError
-from tosslm.evaluation.generate import generated_ids
+from tosslm.evaluation.decoding import generated_ids
 from tosslm.merge import merge
 from tosslm.model.base import Base, open_base
 from tosslm.model.device import choose_device

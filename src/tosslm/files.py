@@ -35,6 +35,19 @@ def make_folder(path: Path, mode: int = 0o777) -> None:
         raise no_folder(path) from None
 
 
+def check_writable(folder: Path) -> None:
+    """Refuse a run folder that this process cannot write to.
+
+    Raises:
+        InputError: names it.
+    """
+    if not os.access(folder, os.W_OK):
+        raise InputError(
+            f"{folder}: cannot be written to; copy the run elsewhere, or name another --run-dir. toss show, verify, "
+            "export and plan only read"
+        )
+
+
 def no_folder(path: Path) -> InputError:
     """What is said where a file stands at a folder's place, or on the way there."""
     file = next(one for one in (path, *path.parents) if os.path.lexists(one))

@@ -23,17 +23,16 @@ from tosslm.evaluation.gate import Gate, check_gates
 from tosslm.files import make_private
 from tosslm.findings.anchor import anchored_otherwise
 from tosslm.findings.warnings import run_warnings
-from tosslm.methods import method_of, settled
+from tosslm.methods import settled
 from tosslm.methods.method import Method
 from tosslm.progress import Reporter, SilentReporter, logged
 from tosslm.remote import is_url
-from tosslm.runs.decisions import read_by_hand
 from tosslm.runs.folder import RunFolder
-from tosslm.runs.layout import DATA, MODEL, SELECTION
+from tosslm.runs.layout import DATA, MODEL
 from tosslm.runs.reader import Run
 from tosslm.runs.results import read_results, read_scaled
 from tosslm.runs.staged import clear_stage
-from tosslm.stages.before import check_before
+from tosslm.stages.before import check_before, check_known, check_questions
 from tosslm.stages.engine import check_engine
 from tosslm.stages.purposes import PURPOSES
 from tosslm.stages.step import Stage, Step
@@ -154,32 +153,6 @@ def check_scoring(wanted: Sequence[Step], bench: Workbench) -> None:
             )
 
 
-def check_known(wanted: Sequence[Step], bench: Workbench) -> None:
-    """Refuse, once the data are there and before anything is trained, what selection would find that they lack.
-
-    Raises:
-        InputError: names file and line of a decision that does not fit them, or what a method goes by.
-    """
-    if not any(step.name == SELECTION and not bench.folder.is_current(step.name) for step in wanted):
-        return
-    if suits := method_of(bench.config).suits:
-        suits(bench.config, bench.folder.stages[DATA]["sets"])
-    if path := bench.config.selection.overrides:
-        read_by_hand(Path(path), bench.layout)
-
-
-def check_questions(wanted: Sequence[Step], bench: Workbench) -> None:
-    """Refuse prompts and rows of the evaluation that the chat template does not take; nothing where it is done.
-
-    Raises:
-        InputError: names the key, and the prompt or the row.
-    """
-    if any(step.stage == "evaluate" and not bench.folder.is_current(step.name) for step in wanted):
-        from tosslm.evaluation.asking import check_asked
-
-        check_asked(bench.config.evaluation, bench.tokenizer, bench.config.data.max_row_bytes)
-
-
 workbench = open_workbench
 """Opens what the stages of a run are handed, see `tosslm.workbench.open_workbench`."""
 
@@ -260,7 +233,9 @@ def all_done(wanted: Sequence[Step], bench: Workbench) -> bool:
     for step in wanted:
         mark = step.mark(bench)
         if folder.is_withheld(mark):
-            bench.reporter.say(f"{step.name}: done elsewhere, and never uploaded; trained again where it is needed")
+            bench.reporter.say(
+                f"{step.name}: removed since, or done elsewhere and never uploaded; trained again where it is needed"
+            )
             continue
         withheld = [one for one in wanted if one.name in mark.inputs and folder.withholds(one.name)]
         # A report tells of references, and reads none of their files.

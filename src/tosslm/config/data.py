@@ -76,7 +76,7 @@ class SourceConfig(Section):
     where: dict[str, Any] = Field(
         {}, description="Take records with these values only, such as {is_safe: false}; the others are passed over."
     )
-    limit: int | None = Field(None, ge=1, description="Take the first so many good rows; null takes all.")
+    limit: int | None = Field(None, ge=1, description="Take the first so many rows that can be read; null takes all.")
 
     @field_validator("path")
     @classmethod

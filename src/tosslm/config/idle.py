@@ -31,6 +31,15 @@ def idle_keys(config: Config, *, scored: bool = True, trains: bool = True) -> li
             config.finetune.anchors,
             "finetune.dropped or finetune.anchor_weight anchors nothing",
         ),
+        "finetune.anchor_weight": (
+            config.finetune.anchors or not config.finetune.anchor_weight,
+            f"finetune.dropped is {config.finetune.dropped}",
+        ),
+        "finetune.anchor_normalize": (
+            config.finetune.anchors,
+            "finetune.dropped or finetune.anchor_weight anchors nothing",
+        ),
+        "references.harmful_tokens": (scored, f"method {config.method} scores nothing"),
         "selection.window": (selection.evidence == "window", f"selection.evidence is {selection.evidence}"),
         "selection.false_discard": (
             selection.discard_fraction == "auto",

@@ -37,7 +37,7 @@ class ServerConfig(Section):
         [], description="Further options of `vllm serve`, a list of words, such as [--tensor-parallel-size, '2']."
     )
     seconds: float = Field(
-        600, gt=0, le=1_000_000, description="Until the server has to be ready, and for each of its answers."
+        600.0, gt=0, le=1_000_000, description="Until the server has to be ready, and for each of its answers."
     )
     in_flight: int = Field(64, ge=1, le=10_000, description="Rows that the server is asked for at a time.")
     check_rows: int = Field(

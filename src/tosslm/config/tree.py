@@ -158,6 +158,8 @@ def covered(settings: TrainingConfig | DataConfig) -> dict[str, Any]:
     values = settings.model_dump(exclude={"model", "adapter", "revision", "harmful_tokens"})
     if isinstance(settings, DataConfig):
         values["utility"].pop("trim", None)  # of the references, which cover it
+    if "checkpoint_steps" in values:  # changes no byte of what is trained
+        values["checkpoint_steps"] = TrainingConfig.model_fields["checkpoint_steps"].default
     if isinstance(settings, FinetuneConfig) and not settings.anchors:
         values |= {"dropped": "ignore", "anchor_weight": 1.0, "anchor_first": 3, "anchor_normalize": "anchored"}
     return {key: value for key, value in values.items() if key not in later or value != later[key]}

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict
-from itertools import takewhile
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +18,9 @@ from tosslm.data.tokenize import RowTokenizer
 from tosslm.errors import InputError
 from tosslm.evaluation.answers import Answer
 from tosslm.evaluation.asking import asked_text
+from tosslm.evaluation.decoding import generated_ids
+from tosslm.evaluation.kept import append_answers, kept_answers
 from tosslm.evaluation.prompts import Prompt
-from tosslm.model.head import contiguous_head
-from tosslm.model.memory import lowering
 from tosslm.progress import Reporter, SilentReporter
 
 
@@ -70,7 +65,7 @@ def generate_answers(
     template = ChatTemplate(tokenizer)
     tokens = [_prompt_tokens(template, tokenizer, prompt) for prompt in prompts]
     order = sorted(range(len(prompts)), key=lambda i: (-len(tokens[i]), i))
-    answers = _kept_answers(out, [prompts[i] for i in order], batch_size) if out else []
+    answers = kept_answers(out, [prompts[i] for i in order], batch_size) if out else []
     settings = _settings(model, tokenizer, max_new_tokens, temperature)
     # Where the template opens the reasoning, the model writes its end alone.
     opening = f"{THINK_START}\n" if template.generation_prompt.rstrip().endswith(THINK_START) else ""
@@ -89,7 +84,7 @@ def generate_answers(
                     for i, reply in zip(batch, replies, strict=True)
                 ]
                 if out:
-                    _append(out, part)
+                    append_answers(out, part)
                 answers += part
                 task.advance(len(batch), sum(len(tokens[i]) for i in batch) + replies.numel())
     finally:
@@ -250,50 +245,6 @@ def _answer_batch(model: Any, tokens: Sequence[Sequence[int]], settings: Generat
     return generated_ids(model, tokens, settings)[0]
 
 
-@contextmanager
-def _settings_apart(model: Any) -> Iterator[None]:
-    """A model without generation settings of its own, which would have their say where ours name nothing."""
-    holders = [model, *([model.get_base_model()] if hasattr(model, "get_base_model") else [])]
-    kept = [holder.generation_config for holder in holders]
-    for holder in holders:
-        holder.generation_config = GenerationConfig()
-    try:
-        yield
-    finally:
-        for holder, own in zip(holders, kept, strict=True):
-            holder.generation_config = own
-
-
-@torch.inference_mode()
-def generated_ids(
-    model: Any, tokens: Sequence[Sequence[int]], settings: GenerationConfig
-) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-    """New tokens, int64 ``[B, T]``, and for each its logits ``[B, V]`` where the settings ask for them."""
-    longest = max(map(len, tokens))
-    input_ids = torch.full((len(tokens), longest), settings.pad_token_id, dtype=torch.long)
-    attention_mask = torch.zeros_like(input_ids)
-    for i, row in enumerate(tokens):
-        # On the left: the answer follows the prompt's last token, not padding.
-        input_ids[i, longest - len(row) :] = torch.as_tensor(row)
-        attention_mask[i, longest - len(row) :] = 1
-    with (
-        contiguous_head(model),
-        _settings_apart(model),
-        lowering(
-            f"answering {len(tokens)} prompts at once",
-            "lower evaluation.batch_size (compare.guard.batch_size of a guard) or evaluation.max_new_tokens",
-        ),
-    ):
-        output = model.generate(
-            input_ids=input_ids.to(model.device),
-            attention_mask=attention_mask.to(model.device),
-            generation_config=settings,
-        )
-    if settings.return_dict_in_generate:
-        return output.sequences[:, longest:].cpu(), output.logits
-    return output[:, longest:].cpu(), ()
-
-
 def _answer(prompt: Prompt, reply: torch.Tensor, tokenizer: Any, settings: GenerationConfig, opening: str) -> Answer:
     text, finished = _decoded(reply.tolist(), tokenizer, settings)
     return Answer(prompt.prompt_id, prompt.text, opening + text, finished)
@@ -312,41 +263,3 @@ def _decoded(reply: list[int], tokenizer: Any, settings: GenerationConfig) -> tu
     for token in special - {THINK_START, THINK_END}:
         text = text.replace(token, "")
     return text, finished
-
-
-def _append(path: Path, part: Sequence[Answer]) -> None:
-    lines = "".join(f"{json.dumps(asdict(answer) | {'crc': _crc(answer)}, ensure_ascii=False)}\n" for answer in part)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        file.write(lines.encode())
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _crc(answer: Answer) -> int:
-    return zlib.crc32(json.dumps(asdict(answer), ensure_ascii=False).encode())
-
-
-def _answer_of(line: bytes) -> Answer | None:
-    """The answer of a kept line; None where it is not what was written."""
-    try:
-        fields = json.loads(line)
-        crc = fields.pop("crc")
-        answer = Answer(**fields)
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return None
-    return answer if _crc(answer) == crc else None
-
-
-def _kept_answers(path: Path, prompts: Sequence[Prompt], batch_size: int) -> list[Answer]:
-    """The answers of whole batches that are as they were written; what follows them in the file is cut off."""
-    if not path.exists():
-        return []
-    lines = path.read_bytes().split(b"\n")[:-1]
-    read = list(takewhile(lambda answer: answer is not None, map(_answer_of, lines)))
-    whole = len(read) if len(read) == len(prompts) else len(read) // batch_size * batch_size
-    answers = [answer for answer in read[:whole] if answer is not None]
-    if [answer.prompt_id for answer in answers] != [prompt.prompt_id for prompt in prompts[:whole]]:
-        raise InputError(f"{path}: holds answers to other prompts; name another file, or remove this one")
-    os.truncate(path, sum(len(line) + 1 for line in lines[:whole]))
-    return answers

@@ -11,15 +11,15 @@ from __future__ import annotations
 import os
 import random
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache, partial
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
 from tosslm.config import JudgeConfig
 from tosslm.errors import InputError, TosslmError
+from tosslm.evaluation.bounded import bound, within
 from tosslm.evaluation.replies import keep_reply, kept_replies
 from tosslm.files import fingerprint
 from tosslm.outward import holds_key, whole_text, without_secrets
@@ -28,8 +28,6 @@ from tosslm.progress import Reporter, SilentReporter, Task
 _PASSING = {408, 409, 425, 429}
 _BROKEN = ValueError | LookupError | TypeError | AttributeError | TimeoutError | RecursionError
 _LONGEST_PAUSE = 60.0
-_LONGEST_REPLY = 4 * 2**20
-_LONGEST_PACKED = 2**13  # unpacked it may be a thousand times as long; nobody asked for it packed
 _TICK = 0.2
 _EMPTY_TRIES = 3  # what a filter of the endpoint's holds back stays empty
 
@@ -139,7 +137,7 @@ class Judge:
         pause, empty = self.first_pause, 0
         for tries_left in range(self.config.retries, -1, -1):
             try:
-                text = _within(self.config.timeout, partial(self._request, question))
+                text = within(self.config.timeout, partial(self._request, question))
                 break
             except Exception as error:
                 empty += isinstance(error, _EmptyReplyError)
@@ -235,64 +233,12 @@ def _client(config: JudgeConfig) -> Any:
             f"evaluation.judge: the key in {config.key_variable} holds a line end or another character that no "
             "request can carry; set it again, without"
         )
-    bounds: dict[str, Any] = {"response": [partial(_bound, config.timeout)]}
+    bounds: dict[str, Any] = {"response": [partial(bound, config.timeout)]}
     plain = {"Accept-Encoding": "identity"}
     http = openai.DefaultHttpxClient(event_hooks=bounds, timeout=config.timeout, headers=plain)
     return openai.OpenAI(
         api_key=key, base_url=config.base_url, timeout=config.timeout, max_retries=0, http_client=http
     )
-
-
-def _bound(seconds: float, response: Any) -> None:
-    """Have a response break off where its body is too long or takes too long, errors' bodies too."""
-    kind = next(base for base in type(response.stream).__mro__ if base.__name__ == "SyncByteStream")
-    packed = response.headers.get("content-encoding", "identity") != "identity"
-    response.stream = _bounded_kind(kind)(response.stream, _LONGEST_PACKED if packed else _LONGEST_REPLY, seconds)
-
-
-@cache
-def _bounded_kind(kind: Any) -> Any:
-    class Bounded(kind):  # of httpx, or of what takes its place in later versions of openai
-        def __init__(self, stream: Any, limit: int, seconds: float) -> None:
-            self._stream, self._left, self._until = stream, limit, time.monotonic() + seconds
-
-        def __iter__(self) -> Iterator[bytes]:
-            for part in self._stream:
-                self._left -= len(part)
-                if self._left < 0:
-                    raise ValueError("the reply is too long for a verdict")
-                if time.monotonic() > self._until:
-                    raise TimeoutError("the reply dripped")
-                yield part
-
-        def close(self) -> None:
-            self._stream.close()
-
-    return Bounded
-
-
-def _within(seconds: float, call: Callable[[], str]) -> str:
-    """What a call gives, if it does so in time; a limit of the whole, where httpx limits each read.
-
-    Raises:
-        TimeoutError: it did not; its thread is left to itself.
-    """
-    box: SimpleQueue[str | Exception] = SimpleQueue()
-
-    def work() -> None:
-        try:
-            box.put(call())
-        except Exception as error:
-            box.put(error)
-
-    threading.Thread(target=work, daemon=True).start()
-    try:
-        found = box.get(timeout=seconds)
-    except Empty:
-        raise TimeoutError(f"no whole reply within {seconds:g} s") from None
-    if isinstance(found, Exception):
-        raise found
-    return found
 
 
 def _will_not(error: Exception) -> bool:

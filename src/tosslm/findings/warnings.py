@@ -16,7 +16,7 @@ from tosslm.findings.served import served_warnings
 from tosslm.findings.warmed import warmup_warnings
 from tosslm.runs.layout import DIAGNOSIS, EVALUATION, HELDOUT, MODEL, SELECTION, evaluation
 from tosslm.runs.reader import Run
-from tosslm.runs.tables import stored_rows
+from tosslm.runs.tables import each_once, stored_rows
 
 
 def run_warnings(run: Run) -> list[str]:
@@ -36,8 +36,9 @@ def run_warnings(run: Run) -> list[str]:
             found.append(f"{counts['truncated']:,} of {counts['rows']:,} {name} rows were cut to data.max_length.")
         if told := rewritten(name, counts):
             found.append(told)
-        if name == "custom" and counts["repeated"]:
-            found.append(f"{counts['repeated']:,} custom rows repeat another one's content.")
+        if counts["repeated"]:
+            once = "" if name == "custom" else " Held out, each content counts once."
+            found.append(f"{counts['repeated']:,} {name} rows repeat another one's content.{once}")
     found += shared_told(run.stages.get("data", {}).get("shared", {}))
     found += seen_told(run.stages.get(evaluation(MODEL), {}).get("prompts_seen", {}))
     found += warmup_warnings(run.config, run.own_stages)
@@ -77,7 +78,7 @@ def rewritten(name: str, counts: Mapping[str, Any]) -> str | None:
 
 
 def _weak_references(run: Run) -> list[str]:
-    rows = list(stored_rows(run.scores_folder() / HELDOUT))
+    rows = list(each_once(stored_rows(run.scores_folder() / HELDOUT)))
     harmful = np.array([row["set"] == "harmful" for row in rows])
     if len(set(harmful.tolist())) < 2:
         return ["No held-out rows in one of the reference sets: how good the references are is not known."]

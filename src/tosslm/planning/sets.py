@@ -71,10 +71,10 @@ def read_sets(config: Config, tokenizer: RowTokenizer, proxy: Proxy | None) -> S
 
 
 def mended_rows(config: Config, read: SetsRead) -> dict[str, int]:
-    """Rows of each set once its bad ones are mended, of which some may then stand in for a utility set."""
+    """Rows of each set, copies aside, once its bad ones are mended; some may then stand in for a utility set."""
     if config.data.on_bad_row == "skip":  # none is mended
-        return {name: counts.rows for name, counts in read.sets.items()}
-    rows = {name: counts.rows + counts.bad for name, counts in read.sets.items()}
+        return {name: counts.rows - counts.repeated for name, counts in read.sets.items()}
+    rows = {name: counts.rows - counts.repeated + counts.bad for name, counts in read.sets.items()}
     if config.data.utility.of_custom:
         most = config.data.utility.rows or rows["custom"]
         rows["utility"] = max(rows["utility"], min(rows["utility"] + read.sets["custom"].bad, most))

@@ -11,7 +11,7 @@ from transformers import GenerationConfig
 from tosslm.config import Config, TrainingConfig
 from tosslm.diagnosis.causes import FIRST_TOKENS, own_answers
 from tosslm.diagnosis.divergence import DEGRADED, row_divergences, up_to
-from tosslm.evaluation.generate import generated_ids
+from tosslm.evaluation.decoding import generated_ids
 from tosslm.model.adapters import without_adapter
 from tosslm.model.attention import block_attention
 from tosslm.model.head import SplitHead

@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from tosslm.errors import InputError, TosslmError
 from tosslm.files import (
     atomic_path,
+    check_writable,
     fingerprint,
     link_or_copy,
     make_folder,
@@ -36,8 +37,7 @@ from tosslm.runs.recorded import KNOWN_BY, Mark, Recorded, asked_of
 from tosslm.runs.versions import versions_here
 
 
-def _unsaid(text: str) -> None:
-    pass
+def _unsaid(text: str) -> None: ...
 
 
 class RunFolder(Recorded):
@@ -75,7 +75,7 @@ class RunFolder(Recorded):
             say: told what a user should know of a folder at a URL.
 
         Raises:
-            InputError: one of these names stands there, and the folder is no run's; or it is a working copy.
+            InputError: as ``check_ours``, or nothing can be written there.
             TosslmError: another process writes here.
         """
         self.check_ours(outputs)
@@ -83,6 +83,7 @@ class RunFolder(Recorded):
         # Where the folder is new it is its owner's alone; one that is there may be open on purpose.
         make_folder(self.path, mode=0o700)
         holder = self.layout.writer
+        check_writable(self.path)
         try:
             with FileLock(self.layout.lock, timeout=0, mode=0o600):
                 write_text(holder, f"process {os.getpid()} on {platform.node()}")
@@ -100,9 +101,8 @@ class RunFolder(Recorded):
                     self._push()
         except Timeout:
             who = holder.read_text(encoding="utf-8") if holder.exists() else "another process"
-            raise TosslmError(
-                f"{self.path}: {who} is writing here; wait for it to end, or choose another --run-dir"
-            ) from None
+            wait = "is writing here; wait for it to end, or choose another --run-dir"
+            raise TosslmError(f"{self.path}: {who} {wait}") from None
 
     def begin(
         self, config: Mapping[str, Any], seed: int, machine: Mapping[str, Any], steps: Collection[str] = ()
@@ -185,10 +185,11 @@ class RunFolder(Recorded):
         entry = other.stages[name]
         for file in self.stages.get(name, {}).get("files", {}):
             (self.path / file).unlink(missing_ok=True)
-        for file in entry["files"]:
+        files = [] if other.withholds(name) else list(entry["files"])
+        for file in files:
             with atomic_path(self.path / file) as beside:
                 link_or_copy(other.path / file, beside)
-        make_outputs_private(self.path, list(entry["files"]))
+        make_outputs_private(self.path, files)
         self.stages[name] = entry
         self._write()
 

@@ -17,16 +17,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from tosslm.errors import InputError, TosslmError
 from tosslm.files import atomic_path, make_private, sha256, write_json
 from tosslm.remote import is_url, local_name
 from tosslm.runs.layout import Layout
 from tosslm.runs.manifest import MANIFEST_FORMAT, parse_manifest, read_manifest
+from tosslm.runs.shared import ASIDE, digest, put_aside, refuse_hazardous, shared_files, warn, without
+from tosslm.runs.shared import HAZARDOUS as HAZARDOUS
 from tosslm.runs.store import Store
 
 CACHE_VARIABLE = "TOSSLM_CACHE"
-HAZARDOUS = "references/degraded/"
-"""Steps that begin so are not copied to where others may read them."""
 _MANIFEST = "manifest.json"
 _STATE = ".remote.json"
 
@@ -64,7 +66,9 @@ def local_run(path: str | Path, wanted: Collection[str] | None = None) -> Path:
     if not is_url(str(path)):
         return Path(local_name(str(path)))
     mirror = Mirror(str(path))
-    mirror.pull(wanted)
+    with mirror.reading() as free:
+        if free:
+            mirror.pull(wanted)
     return mirror.copy
 
 
@@ -85,6 +89,23 @@ class Mirror:
         self.copy = cache_folder() / "runs" / digest / (self.url.rsplit("/", 1)[-1] or "run")
         self._layout = Layout(self.copy)
         self._damaged: set[str] = set()
+
+    @contextmanager
+    def reading(self) -> Iterator[bool]:
+        """Whether the working copy may be brought up to date: not while a run of this machine writes it."""
+        self._remember()  # which makes the folder
+        lock = FileLock(self._layout.lock, timeout=0, mode=0o600)
+        try:
+            lock.acquire()
+        except Timeout:
+            if not self._layout.manifest.exists():
+                raise TosslmError(f"{self.url}: a run that has just begun writes there; wait a moment") from None
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
 
     @contextmanager
     def writing(self, outputs: Collection[str], *, fresh: bool, say: Callable[[str], None]) -> Iterator[None]:
@@ -124,7 +145,7 @@ class Mirror:
         if text is None:
             raise InputError(f"{self.url}: no run there (no {_MANIFEST}); `toss run CONFIG` makes one")
         there = parse_manifest(text.decode("utf-8", "replace"), f"{self.url}/{_MANIFEST}")
-        seen = _digest(text)
+        seen = digest(text)
         state = self._remember()
         if seen not in (state.get("seen"), state.get("sent")) or not self._layout.manifest.exists():
             self._replace_manifest(there, text, say)
@@ -184,13 +205,13 @@ class Mirror:
         known = self.store.read(_MANIFEST)
         there = parse_manifest((known or b"").decode("utf-8", "replace"), f"{self.url}/{_MANIFEST}")
         named, files = shared_files(there["stages"]), shared_files(manifest["stages"])
-        _refuse_hazardous(manifest["stages"], files, self.url)
+        refuse_hazardous(manifest["stages"], files, self.url)
         changed = [f for f, checksum in files.items() if named.get(f) != checksum or f in self._damaged]
-        owner = self._remember(seen=_digest(known or b""))["owner"]
+        owner = self._remember(seen=digest(known or b""))["owner"]
         self.store.renew_lock(owner)
         gone = {file for file in named if file in changed or file not in files}
         if gone:
-            self._put_manifest(_without(there, gone))
+            self._put_manifest(without(there, gone))
         for file in changed:
             self.store.renew_lock(owner)
             self.store.upload(self.copy / file, file)
@@ -218,20 +239,25 @@ class Mirror:
 
     def _put_manifest(self, text: bytes) -> None:
         # Remembered before as well: a write may come to pass and the answer be lost.
-        self._remember(sent=_digest(text))
+        self._remember(sent=digest(text))
         self.store.write(_MANIFEST, text)
-        self._remember(seen=_digest(text))
+        self._remember(seen=digest(text))
 
     def _replace_manifest(self, there: Mapping[str, Any], text: bytes, say: Callable[[str], None] | None) -> None:
         """Take the manifest that another one wrote, and remove files here that it does not name."""
         here = read_manifest(self._layout.manifest)
         if here is not None:
             lost = [name for name, entry in here["stages"].items() if there["stages"].get(name) != entry]
-            if lost and say:
-                say(f"{self.url}: was written elsewhere since; what this copy has of {', '.join(lost)} is not used")
             kept = {file for entry in there["stages"].values() for file in entry["files"]}
-            for file in {file for name in lost for file in here["stages"][name]["files"]} - kept:
-                (self.copy / file).unlink(missing_ok=True)
+            files = {file for name in lost for file in here["stages"][name]["files"]} - kept
+            if aside := [file for file in sorted(files) if (self.copy / file).is_file()]:
+                put_aside(self.copy, aside)
+            if lost:
+                where = f"; it lies under {self.copy / ASIDE}" if aside else ""
+                (say or warn)(
+                    f"{self.url}: was written elsewhere since; what this copy has of {', '.join(lost)} is not "
+                    f"used{where}"
+                )
         with atomic_path(self._layout.manifest) as beside:
             beside.write_bytes(text)
         make_private(self._layout.manifest)
@@ -264,36 +290,3 @@ class Mirror:
             write_json(self.copy / _STATE, state)
             make_private(self.copy / _STATE)
         return state
-
-
-def shared_files(stages: Mapping[str, Any]) -> dict[str, str]:
-    """The files that lie at the URL, with their SHA-256: all but those of degraded references."""
-    return {
-        file: checksum
-        for name, entry in stages.items()
-        if not name.startswith(HAZARDOUS)
-        for file, checksum in entry["files"].items()
-    }
-
-
-def _digest(text: bytes) -> str:
-    return hashlib.sha256(text).hexdigest()
-
-
-def _without(manifest: Mapping[str, Any], gone: Collection[str]) -> bytes:
-    """A manifest without the steps that have one of these files."""
-    stages = {name: entry for name, entry in manifest["stages"].items() if not set(entry["files"]) & set(gone)}
-    return json.dumps({**manifest, "stages": stages}).encode()
-
-
-def _refuse_hazardous(stages: Mapping[str, Any], files: Mapping[str, str], url: str) -> None:
-    weights = {
-        checksum
-        for name, entry in stages.items()
-        if name.startswith(HAZARDOUS)
-        for file, checksum in entry["files"].items()
-        if file.endswith(".safetensors")
-    }
-    for file, checksum in files.items():
-        if checksum in weights or file.startswith(HAZARDOUS):
-            raise TosslmError(f"{file}: is a degraded reference, which is not copied to {url}")

@@ -184,7 +184,7 @@ def check_held_out(config: Config, rows: Mapping[str, int]) -> None:
 
     Args:
         config: the config, with what its method sets.
-        rows: of ``harmful`` and ``utility``.
+        rows: of ``harmful`` and ``utility``, copies aside.
 
     Raises:
         InputError: names the set, its rows and how many there have to be.

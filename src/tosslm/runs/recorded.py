@@ -116,12 +116,15 @@ class Recorded:
         return "the config, a file or model that it names, or what this version makes of them is not what it was"
 
     def is_withheld(self, mark: Mark) -> bool:
-        """Whether the step was done where its files stay: a degraded reference of a run folder at a URL."""
+        """Whether the step was done and has no file here: a degraded reference that was removed, or not made here."""
         entry = self.stages.get(mark.name)
         return entry is not None and entry["fingerprint"] == mark.fingerprint and self.withholds(mark.name)
 
     def withholds(self, name: str) -> bool:
-        """Whether a recorded step's files were kept back where it was done, and none of them is here."""
-        if not name.startswith(HAZARDOUS) or name not in self.stages or name not in self.manifest.get("withheld", []):
+        """Whether none of a recorded degraded reference's files is here.
+
+        They are deleted when one is done, as they should be, and those of a folder at a URL are never uploaded.
+        """
+        if not name.startswith(HAZARDOUS) or name not in self.stages:
             return False
         return not any((self.path / file).exists() for file in self.stages[name]["files"])

@@ -191,15 +191,27 @@ def finite_part(ids: Sequence[str], lengths: np.ndarray, part: np.ndarray) -> np
     return part
 
 
+def each_once(rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Held-out rows, each content of a set once."""
+    met: set[tuple[str, str]] = set()
+    for row in rows:
+        content = (row["set"], base_id(row["row_id"]))
+        if content not in met:
+            met.add(content)
+            yield row
+
+
 def held_out_scores(path: Path, of: Callable[[str], bool] = lambda _: True) -> dict[str, list[np.ndarray]]:
-    """Scores of the held-out rows, float32, one array a row, under ``harmful`` and ``utility``.
+    """Scores of the held-out rows, float32, one array a row, under ``harmful`` and ``utility``; each content once.
+
+    Copies of a row say what it says: counted again, they would make a test against chance pass by itself.
 
     Args:
         path: the file.
         of: which rows, by the id of their content.
     """
     scores: dict[str, list[np.ndarray]] = {"harmful": [], "utility": []}
-    for row in stored_rows(path, ["row_id", "set", "loss_degraded", "loss_utility"]):
+    for row in each_once(stored_rows(path, ["row_id", "set", "loss_degraded", "loss_utility"])):
         if of(base_id(row["row_id"])):
             utility, degraded = (
                 np.asarray(row[f"loss_{name}"], dtype=np.float32) for name in ("utility", "degraded")

@@ -87,7 +87,10 @@ def _prepare(bench: Workbench, mark: Mark, rows_per_block: int) -> Facts:
             write_rows(layout.rows(name), rows, DATA_SCHEMA, mark.fingerprint)
             if not counts[name].rows:
                 raise InputError(f"data.{name}: {source.path} has no usable row; name a file with rows in it")
-            bench.reporter.say(f"{name}: {counts[name].rows} rows, {counts[name].response_tokens:,} response tokens")
+            short = f" (of data.{name}.limit: {source.limit})" if 0 < counts[name].rows < (source.limit or 0) else ""
+            bench.reporter.say(
+                f"{name}: {counts[name].rows} rows{short}, {counts[name].response_tokens:,} response tokens"
+            )
     if not any(one.bad for one in counts.values()):
         layout.bad_rows.unlink()
     checksums: dict[str, list[str]] = mark.covered[1]

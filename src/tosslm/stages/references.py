@@ -171,7 +171,8 @@ def _fold_rows(bench: Workbench, fold: int) -> Iterator[dict[str, Any]]:
 
 def _check_sets(bench: Workbench) -> None:
     sets = bench.folder.stages[DATA]["sets"]
-    check_held_out(bench.config, {name: sets[name]["rows"] for name in ("harmful", "utility")})
+    contents = {name: sets[name]["rows"] - sets[name].get("repeated", 0) for name in ("harmful", "utility")}
+    check_held_out(bench.config, contents)
 
 
 def _reference_rows(bench: Workbench, name: str) -> Iterator[dict[str, Any]]:

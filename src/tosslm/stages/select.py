@@ -68,7 +68,14 @@ def selection_step(method: Method, rounds: int) -> Step:
 
 
 def _covers(bench: Workbench) -> list[Any]:
-    return [bench.config.selection.covered(), bench.config.seed, *decisions_cover(bench)]
+    return [bench.config.selection.covered(), bench.config.seed, *decisions_cover(bench), *_once(bench)]
+
+
+def _once(bench: Workbench) -> list[Any]:
+    """That contents of held-out rows count once, where there are copies: earlier versions counted each."""
+    sets = bench.folder.stages.get(DATA, {}).get("sets", {})
+    copies = any(sets.get(name, {}).get("repeated") for name in ("harmful", "utility"))
+    return ["contents once"] if copies and bench.config.selection.evidence == "posterior" else []
 
 
 def _choice_covers(bench: Workbench, method: Method) -> list[Any]:
