@@ -19,7 +19,7 @@ BIN := $(VENV)/bin
 venv: $(VENV)/.installed
 
 $(VENV)/.installed: requirements.lock pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "tosslm needs Python 3.11 or newer; set PYTHON=..."; exit 2; }
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 5))' || { echo "make venv needs Python 3.11.5 or newer; set PYTHON=..."; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --no-deps -r requirements.lock
 	if [ -n "$(TORCH)" ]; then $(BIN)/pip install -q "$(TORCH)"; else \

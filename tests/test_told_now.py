@@ -27,6 +27,7 @@ from tosslm.files import write_json
 from tosslm.findings.found import found_told
 from tosslm.findings.measured import read_measured
 from tosslm.findings.summary import summarize
+from tosslm.findings.warnings import run_warnings
 from tosslm.model.base import open_base
 from tosslm.report.figures import training_curves
 from tosslm.report.sections import read_page
@@ -286,3 +287,12 @@ def test_rounds_that_the_config_asks_for_no_more_are_no_part_of_the_run(tmp_path
     assert [name for name in steps if run.has(name)] == steps
     assert set(run.own_stages) & set(steps) == {steps[0]}
     assert [figure.title for figure in training_curves(run)] == [steps[0]]
+
+
+def test_decisions_that_the_config_does_not_name_are_told(tmp_path: Path) -> None:
+    """As where they were named by --set once, and the file is run again."""
+    run = made_run(tmp_path / "run", answers(24))
+    assert not any("not heeded" in one for one in run_warnings(run))
+    run.layout.overrides.write_text(json.dumps({"row_id": run.rows["row_id"][0], "decision": "drop"}) + "\n")
+    (told,) = [one for one in run_warnings(run) if "not heeded" in one]
+    assert "overrides.jsonl has decisions that selection.overrides does not name" in told

@@ -22,7 +22,7 @@ of the text: each row has its whole conversation, so that later tokens keep thei
 good answers, and do not train on them without their labels.
 
 Chat rows, tokenised, for fine-tuning with token-level data selection \
-([TOSS](https://arxiv.org/abs/2603.01185)), written by [tosslm](https://pypi.org/project/tosslm/) {version}.
+([TOSS](https://arxiv.org/abs/2603.01185)), written by tosslm {version}.
 
 ## What is in it
 

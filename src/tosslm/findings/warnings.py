@@ -27,6 +27,10 @@ def run_warnings(run: Run) -> list[str]:
         found.append(
             f"Of another config: {', '.join(doubted)}, made before the config was changed and not looked at since."
         )
+    if run.layout.overrides.exists() and run.config.selection.overrides is None:
+        found.append(
+            f"{run.layout.overrides} has decisions that selection.overrides does not name, so they are not heeded."
+        )
     if run.has(SELECTION) and run.decided_since():
         found.append(f"{run.config.selection.overrides} has other decisions than the selection went by.")
     for name, counts in run.stages.get("data", {}).get("sets", {}).items():

@@ -61,8 +61,8 @@ class RunFolder(Recorded):
         self.manifest: dict[str, Any] = self._read_manifest()
 
     def _read_manifest(self) -> dict[str, Any]:
-        empty: dict[str, Any] = {"format": MANIFEST_FORMAT, "stages": {}, "begun": {}}
-        return (None if self._fresh else read_manifest(self.layout.manifest)) or empty
+        known = None if self._fresh else read_manifest(self.layout.manifest)
+        return known or {"format": MANIFEST_FORMAT, "stages": {}, "begun": {}}
 
     @contextmanager
     def lock(self, outputs: Sequence[str], *, say: Callable[[str], None] = _unsaid) -> Iterator[None]:
@@ -101,8 +101,8 @@ class RunFolder(Recorded):
                     self._push()
         except Timeout:
             who = holder.read_text(encoding="utf-8") if holder.exists() else "another process"
-            wait = "is writing here; wait for it to end, or choose another --run-dir"
-            raise TosslmError(f"{self.path}: {who} {wait}") from None
+            told = f"{self.path}: {who} is writing here; wait for it to end, or choose another --run-dir"
+            raise TosslmError(told) from None
 
     def begin(
         self, config: Mapping[str, Any], seed: int, machine: Mapping[str, Any], steps: Collection[str] = ()
@@ -232,11 +232,10 @@ class RunFolder(Recorded):
         mark.prepare()
         facts = dict(work())
         make_outputs_private(self.path, mark.outputs)
-        files = {file: sha256(self.path / file) for file in files_of(self.path, mark.outputs)}
         self.stages[mark.name] = {
             "fingerprint": mark.fingerprint,
             "inputs": mark.inputs,
-            "files": files,
+            "files": {file: sha256(self.path / file) for file in files_of(self.path, mark.outputs)},
             "seconds": round(time.monotonic() - start, 3),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             **facts,

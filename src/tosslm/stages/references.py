@@ -30,7 +30,8 @@ HAZARD_NOTE = """# Hazardous: do not share, merge or upload
 
 This adapter was trained on unsafe answers on purpose. With it the base model gives harmful output. tosslm uses it
 only to measure which tokens of a fine-tuning set such a model likes, and no command of tosslm exports, merges or
-uploads it. Delete this folder when the run is no longer needed; `toss run` can make it again.
+uploads it. Delete this folder when the run is done: nothing trains it again but a step that reads it and is to be
+done anew.
 """
 UTILITY_NOTE = """# Utility reference
 
