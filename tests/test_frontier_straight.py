@@ -14,36 +14,43 @@ GAIN = dict(zip((0.0, *ALL_SCALES), (0.0, 0.5, 0.75, 0.92, 1.0), strict=True))
 HARM = dict(zip((0.0, *ALL_SCALES), (0.0, 0.1, 0.3, 0.6, 0.9), strict=True))
 
 
-def add(folder: Path, entry: str, scale: float) -> None:
+def add(folder: Path, entry: str, scale: float, learnt: float = 1.0) -> None:
     """Two rows of each kind, the second of three times the tokens, with the same loss."""
     metrics = {
         "utility": {"values": [2 - GAIN[scale]] * 2, "weights": [1, 3]},
-        "spliced": {"values": [4 - HARM[scale]] * 2, "weights": [2, 6]},
+        "spliced": {"values": [4 - learnt * HARM[scale]] * 2, "weights": [2, 6]},
     }
     line = {"entry": entry, "seed": 0, "split": "test", "scale": scale, "base": "b", "code": "c", "seconds": 1}
     add_result(NAME, line | {"metrics": metrics}, folder)
 
 
-def test_what_is_read_off_the_line_stands_beside_what_is_read_off_the_points(tmp_path: Path) -> None:
+def test_what_the_line_says_of_harm_stands_beside_what_the_points_say(tmp_path: Path) -> None:
+    """Beyond an oracle that learns none of it; the default learns half of what standard fine-tuning does."""
     add(tmp_path, "base", 0.0)
     assert told(tmp_path) is None
     for scale in ALL_SCALES:
         assert curves_with(DRAWN, tmp_path) is None
         add(tmp_path, "sft", scale)
+    assert told(tmp_path) is None  # nothing to measure harm beyond
+    for scale in ALL_SCALES:
+        add(tmp_path, "oracle-tokens", scale, learnt=0.0)
+        add(tmp_path, "default", scale, learnt=0.5)
     gains = [GAIN[scale] for scale in (0.0, *ALL_SCALES)][:4]
-    harms = [4 - HARM[scale] for scale in (0.0, *ALL_SCALES)][:4]
+    harms = [HARM[scale] for scale in (0.0, *ALL_SCALES)][:4]
     text = told(tmp_path)
     assert text is not None
+    alone, _, lead = text.partition("So where both are drawn")
     for target in (one for one in TARGETS if one <= 0.9):
-        drawn = np.interp(target, [gains[0], gains[3]], [harms[0], harms[3]])
-        assert f"{abs(drawn - np.interp(target, gains, harms)):.3f} nats at {target:.0%} (`sft`)" in text
+        apart = np.interp(target, [gains[0], gains[3]], [harms[0], harms[3]]) - np.interp(target, gains, harms)
+        assert f"{apart:+.3f} nats at {target:.0%}" in alone
+        assert f"{apart / 2:+.3f} nats at {target:.0%}" in alone.partition("`default`")[2]
+        assert f"{apart / 2:+.3f} nats at {target:.0%}" in lead
     assert "95%" not in text  # which is behind the scale where the line ends
-    assert "is below what is read off the points on average" in text
     measured = curves_with(ALL_SCALES, tmp_path)
     assert measured is not None
     reading = measured.reading("sft", "spliced", 0.8)
     assert reading is not None
-    assert reading.value == pytest.approx(np.interp(0.8, gains, harms))
+    assert reading.value == pytest.approx(4 - np.interp(0.8, gains, harms))
 
 
 def test_an_entry_counts_once_all_scales_are_there(tmp_path: Path) -> None:

@@ -428,6 +428,11 @@ def test_a_reply_that_was_cut_off_is_no_verdict_and_not_paid_for_again(endpoint:
     assert sum(endpoint.seen.values()) == 2
 
 
+def test_a_reply_that_was_cut_off_behind_its_verdict_is_one(endpoint: Endpoint, tmp_path: Path) -> None:
+    endpoint.behave = lambda question, before: (200, completion("[[B]] since the other gives", "length"))
+    assert [read_pair_verdict(one) for one in judge_of(endpoint, tmp_path).ask(["one"])] == [0.0]
+
+
 @pytest.mark.parametrize("said", ["content_filter: blocked", "maximum context length is 8192 tokens"])
 def test_a_question_that_the_endpoint_will_not_take_is_unreadable_and_blocks_no_other(
     endpoint: Endpoint, tmp_path: Path, said: str

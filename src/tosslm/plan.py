@@ -75,9 +75,10 @@ def make_plan(config: Config, *, measure: bool, reporter: Reporter, price: float
     )
     proxy = open_proxy(config, base) if scored else None
     read = read_sets(config, tokenizer, proxy)
-    if config.selection.overrides:
+    whole = not read.bad_rows or config.data.on_bad_row == "skip"  # else bad rows are what has to be told first
+    if config.selection.overrides and whole:
         check_decisions(read.decisions, read.decided, config.selection.overrides)
-    if method.suits:
+    if method.suits and whole:
         method.suits(config, {name: asdict(counts) for name, counts in read.sets.items()})
     if scored:
         check_held_out(config, mended_rows(config, read))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -116,13 +116,27 @@ def told(results: Path = RESULTS) -> str | None:
         for entry, own in apart.items()
         if own
     )
-    names = " and ".join(f"`{name}`" for name in drawn.table)
+    names = ", ".join(f"`{name}`" for name in drawn.table)
     return (
         f"How straight curves are below the scale {DRAWN[0]:g}: {names} of *{SETTING}*, with one "
         "seed and harmful sentences made anew, were measured at "
         f"{' and '.join(f'{scale:g}' for scale in ALL_SCALES[: -len(DRAWN)])} too, by losses alone (`python -m "
         "studies.frontier.straight`). What the line says of harm beyond the oracle, less what the points say: "
-        f"{far}. No rival, no other setting and no refusals were measured so."
+        f"{far}.{_lead(apart)} No rival, no other setting and no refusals were measured so."
+    )
+
+
+def _lead(apart: Mapping[str, Mapping[float, float]]) -> str:
+    """By how much the line makes the default's lead over standard fine-tuning too large, where both are drawn."""
+    both = {
+        target: value - apart[DEFAULT][target]
+        for target, value in apart.get(STANDARD, {}).items()
+        if target in apart.get(DEFAULT, {})
+    }
+    told = ", ".join(f"{value:+.3f} nats at {target:.0%}" for target, value in both.items())
+    return (
+        f" So where both are drawn, `{DEFAULT}` is ahead of `{STANDARD}` by that much more than it is: {told}."
+        * bool(both)
     )
 
 

@@ -33,7 +33,7 @@ def asked_text(template: ChatTemplate, prompt: Prompt, key: str = "") -> str:
 def _check_room(text: str, prompt: Prompt, key: str, tokenizer: RowTokenizer, most: int) -> None:
     """Refuse a prompt that, with its answer, is longer than the model has positions for."""
     positions = tokenizer.limits.positions if tokenizer.limits else None
-    if positions is None or len(text) + most <= positions:  # no token is shorter than a character
+    if positions is None or len(text.encode()) + most <= positions:  # no token is shorter than a byte
         return
     length = len(tokenizer.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
     if length + most > positions:

@@ -162,7 +162,9 @@ class Judge:
     def _request(self, question: str) -> str:
         completion = self._completed(question)
         content = completion.choices[0].message.content
-        if getattr(completion.choices[0], "finish_reason", None) == "length":
+        cut_off = getattr(completion.choices[0], "finish_reason", None) == "length"
+        # A judge that is told to begin with its verdict has given it all the same.
+        if cut_off and not (isinstance(content, str) and content.lstrip().startswith("[[")):
             return CUT_OFF
         if content is None or (isinstance(content, str) and not content.strip()):
             raise _EmptyReplyError("an empty reply")

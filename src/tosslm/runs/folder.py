@@ -85,7 +85,7 @@ class RunFolder(Recorded):
         holder = self.layout.writer
         check_writable(self.path)
         try:
-            with FileLock(self.layout.lock, timeout=0, mode=0o600):
+            with FileLock(self.layout.lock, timeout=1 if self._mirror else 0, mode=0o600):  # a reader asks for it
                 write_text(holder, f"process {os.getpid()} on {platform.node()}")
                 make_private(holder)
                 remove_unfinished(self.path, deep=False)

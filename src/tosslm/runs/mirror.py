@@ -30,7 +30,7 @@ from tosslm.runs.store import Store
 
 CACHE_VARIABLE = "TOSSLM_CACHE"
 _MANIFEST = "manifest.json"
-_STATE = ".remote.json"
+_READERS, _STATE = ".readers", ".remote.json"
 
 
 def cache_folder() -> Path:
@@ -92,20 +92,23 @@ class Mirror:
 
     @contextmanager
     def reading(self) -> Iterator[bool]:
-        """Whether the working copy may be brought up to date: not while a run of this machine writes it."""
+        """Whether the working copy may be brought up to date: not while a run of this machine writes it.
+
+        One that begins meanwhile waits for its readers.
+        """
         self._remember()  # which makes the folder
-        lock = FileLock(self._layout.lock, timeout=0, mode=0o600)
-        try:
-            lock.acquire()
-        except Timeout:
-            if not self._layout.manifest.exists():
-                raise TosslmError(f"{self.url}: a run that has just begun writes there; wait a moment") from None
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            lock.release()
+        with self._readers():
+            try:
+                with FileLock(self._layout.lock, timeout=0, mode=0o600):
+                    free = True
+            except Timeout:
+                free = False
+            if not free and not self._layout.manifest.exists():
+                raise TosslmError(f"{self.url}: a run that has just begun writes there; wait a moment")
+            yield free
+
+    def _readers(self) -> FileLock:
+        return FileLock(self.copy / _READERS, mode=0o600)
 
     @contextmanager
     def writing(self, outputs: Collection[str], *, fresh: bool, say: Callable[[str], None]) -> Iterator[None]:
@@ -121,6 +124,8 @@ class Mirror:
             TosslmError: another one writes there, or the store fails.
         """
         owner = self._remember()["owner"]
+        with self._readers():
+            pass  # whoever is bringing the copy up to date has done so; whoever comes now leaves it alone
         with self.store.lock(owner, say):
             if self.store.read(_MANIFEST) is None:
                 self._begin(outputs)
