@@ -8,6 +8,7 @@ from pathlib import Path
 from tosslm.config import Config
 from tosslm.data.rows import BadRow, file_names, raw_files, source_rows
 from tosslm.errors import InputError
+from tosslm.files import no_folder
 from tosslm.launcher import asks_for_cpu, heed_launcher
 from tosslm.remote import is_url
 from tosslm.runs.decisions import read_decisions
@@ -26,7 +27,7 @@ def check_places(config: Config) -> None:
         return
     folder = Path(config.run_dir).resolve()
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"run_dir: {config.run_dir} is a file; name a folder")
+        raise no_folder(Path(config.run_dir))
     for key, path in _inputs(config):
         if path.resolve().is_relative_to(folder):
             raise InputError(

@@ -120,8 +120,8 @@ def parse_conversation(
             raise _absent(name, record, f"format {format} needs it")
     turns = _hh(present, field, record) if format == "hh" else _READERS[format](present)
     messages = checked_messages(turns, answered)
-    check_beside(present, format, messages)
     check_named(present, format, named)
+    check_beside(present, format, messages)
     if tools := tools_of(present):
         messages[0]["tools"] = tools
     context = frozenset(n for n, said in enumerate(turns) if said.role == "assistant" and not said.trained)

@@ -63,7 +63,8 @@ def _all_or_nothing(run: Run) -> list[str]:
     """That a share is so small that it drops nothing, or so large that hardly a token a row is left."""
     selection, rows = run.stages[SELECTION], run.stages["data"]["sets"]["custom"]["rows"]
     dropped, tokens, d = selection["discarded"], selection["tokens"], run.config.selection.discard_fraction
-    if not dropped and not isinstance(d, str) and d > 0 and "method" not in selection:
+    by_share = not isinstance(d, str) and d > 0 and not {"method", "overrides"} & set(selection)
+    if not dropped and by_share:
         return [f"Nothing is dropped: {d:g} of {tokens:,} tokens, or of a row's, is less than one. Raise the share."]
     if 0 < tokens - dropped < rows:
         return [f"Hardly anything trains: of {tokens:,} tokens in {rows:,} rows {tokens - dropped:,} are kept."]
