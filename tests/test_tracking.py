@@ -44,7 +44,7 @@ class Recorder(tracking.GeneralTracker):
 def test_each_part_is_logged_with_its_means(tiny_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     run = tosslm.run(tiny_config, until="references")
     monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "recorder", Recorder)
-    monkeypatch.setattr("tosslm.pipeline.check_trackers", lambda report_to: None)
+    monkeypatch.setattr("tosslm.stages.before.check_trackers", lambda report_to: None)
     run = tosslm.run({**tiny_config, "report_to": ["recorder"]}, until="score")
     *parts, last = Recorder.told
     assert last == ("scores-round-0", {}, None)
