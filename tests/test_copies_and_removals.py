@@ -140,33 +140,31 @@ def elsewhere(tiny_config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.M
     return config
 
 
-def test_a_reader_leaves_alone_what_a_run_of_this_machine_is_writing(elsewhere: Config) -> None:
-    mirror = Mirror(elsewhere.run_dir)
+def parted(config: Config, content: bytes) -> Mirror:
+    """A working copy with a step that was never sent, of a folder that another one has written since."""
+    mirror = Mirror(config.run_dir)
     path = mirror.copy / "manifest.json"
     text = path.read_text(encoding="utf-8")
     made = json.loads(text)
     made["stages"]["diagnosis"] = made["stages"]["selection"] | {"files": {"diagnosis/a.bin": "x"}}
     path.write_text(json.dumps(made), encoding="utf-8")
     (mirror.copy / "diagnosis").mkdir()
-    (mirror.copy / "diagnosis" / "a.bin").write_bytes(b"just made")
-    mirror.store.write("manifest.json", text.replace('"seed": 7', '"seed":  7').encode())  # as of another moment
+    (mirror.copy / "diagnosis" / "a.bin").write_bytes(content)
+    mirror.store.write("manifest.json", text.replace('"seed": 7', '"seed":  7').encode())
+    return mirror
+
+
+def test_a_reader_leaves_alone_what_a_run_of_this_machine_is_writing(elsewhere: Config) -> None:
+    mirror = parted(elsewhere, b"just made")
     with FileLock(mirror._layout.lock, timeout=0):
         assert local_run(elsewhere.run_dir) == mirror.copy
     assert (mirror.copy / "diagnosis" / "a.bin").read_bytes() == b"just made"
-    assert "diagnosis" in json.loads(path.read_text(encoding="utf-8"))["stages"]
+    assert "diagnosis" in json.loads((mirror.copy / "manifest.json").read_text(encoding="utf-8"))["stages"]
 
 
 def test_what_was_never_sent_is_put_aside_and_told(elsewhere: Config, capfd: pytest.CaptureFixture[str]) -> None:
     """Another one wrote meanwhile; what this machine made is not used, and not lost either."""
-    mirror = Mirror(elsewhere.run_dir)
-    path = mirror.copy / "manifest.json"
-    text = path.read_text(encoding="utf-8")
-    made = json.loads(text)
-    made["stages"]["diagnosis"] = made["stages"]["selection"] | {"files": {"diagnosis/a.bin": "x"}}
-    path.write_text(json.dumps(made), encoding="utf-8")
-    (mirror.copy / "diagnosis").mkdir()
-    (mirror.copy / "diagnosis" / "a.bin").write_bytes(b"hours of work")
-    mirror.store.write("manifest.json", text.replace('"seed": 7', '"seed":  7').encode())
+    mirror = parted(elsewhere, b"hours of work")
     local_run(elsewhere.run_dir)
     assert not (mirror.copy / "diagnosis" / "a.bin").exists()
     assert (mirror.copy / ".unsent" / "diagnosis" / "a.bin").read_bytes() == b"hours of work"

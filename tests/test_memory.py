@@ -137,10 +137,11 @@ def test_auto_takes_the_accelerator_that_there_is(monkeypatch: pytest.MonkeyPatc
 
 def test_a_worker_with_a_gpu_that_pytorch_does_not_see_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     order: Any = SimpleNamespace(gpus=1)
+    of_none: Any = SimpleNamespace(gpus=0)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: None)
     with pytest.raises(InputError, match="was lent a GPU, and PyTorch sees none"):
         _check_device(order, "auto")
-    _check_device(SimpleNamespace(gpus=0), "auto")  # type: ignore[arg-type]
+    _check_device(of_none, "auto")
 
 
 def test_a_model_that_was_trained_on_a_gpu_is_merged_on_a_machine_without(

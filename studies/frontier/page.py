@@ -58,10 +58,10 @@ def _of_some_seeds(several: Mapping[str, Curves], seeds: Mapping[str, Sequence[i
     for name, over in several.items():
         first, *rest = seeds[name]
         for seed in rest:
-            curves = read_curves(name, results, seeds=[seed])
-            known_ = set(read_curves(name, results, seeds=[first]).table)  # type: ignore[union-attr] # several has it
-            entries = [entry for entry in curves.table if entry in known_ - set(over.table)] if curves else []
-            if curves and entries:
+            curves, alone = (read_curves(name, results, seeds=[one]) for one in (seed, first))
+            if curves is None or alone is None:
+                continue
+            if entries := [entry for entry in curves.table if entry in alone.table and entry not in over.table]:
                 yield _also(curves, entries, SETTINGS[name], f"*{name}*: with seed {seed} too, in no table above")
 
 

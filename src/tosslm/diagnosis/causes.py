@@ -19,7 +19,7 @@ import numpy as np
 
 from tosslm.diagnosis.divergence import BASE, under
 from tosslm.diagnosis.intervals import row_mean
-from tosslm.evaluation.answers import THINK_END, THINK_START, spoken
+from tosslm.evaluation.answers import THINK_START, spoken, without_special
 from tosslm.evaluation.generate import greedy_ids
 from tosslm.evaluation.refusals import is_refusal
 from tosslm.model.losses import batch_budget, plan_batches, response_losses
@@ -117,7 +117,10 @@ def own_answers(
         for prompt, own in zip(prompts, answers, strict=True)
     ]
     reasoning = sum(THINK_START in text and not spoken(text).strip() for text in texts)
-    said = [own if is_refusal(_plain(tokenizer, text)) else None for own, text in zip(answers, texts, strict=True)]
+    said = [
+        own if is_refusal(without_special(tokenizer, text)) else None
+        for own, text in zip(answers, texts, strict=True)
+    ]
     return said, reasoning
 
 
@@ -125,10 +128,3 @@ def _opened(tokenizer: Any, prompt: Sequence[int]) -> str:
     """The tag of reasoning that the chat template has opened already, where it has."""
     end = tokenizer.decode(list(prompt[-_TAG_TOKENS:]), skip_special_tokens=False).rstrip()
     return THINK_START if end.endswith(THINK_START) else ""
-
-
-def _plain(tokenizer: Any, text: str) -> str:
-    """A text without special tokens but the tags of reasoning."""
-    for token in set(tokenizer.all_special_tokens) - {THINK_START, THINK_END}:
-        text = text.replace(token, "")
-    return text

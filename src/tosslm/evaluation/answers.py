@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
-from tosslm.data.fields import THINK_END as THINK_END
+from tosslm.data.fields import THINK_END
 from tosslm.data.fields import THINK_START as THINK_START
 
 
@@ -21,6 +22,13 @@ def spoken(text: str) -> str:
     if ended:
         return rest.lstrip()
     return "" if text.lstrip().startswith(THINK_START) else text
+
+
+def without_special(tokenizer: Any, text: str) -> str:
+    """A decoded text without special tokens but the tags of reasoning, which say what is no answer yet."""
+    for token in set(tokenizer.all_special_tokens) - {THINK_START, THINK_END}:
+        text = text.replace(token, "")
+    return text
 
 
 @dataclass(frozen=True, slots=True)

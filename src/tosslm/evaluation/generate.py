@@ -16,7 +16,7 @@ from tosslm.data.habits import turn_ends
 from tosslm.data.template import ChatTemplate
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.errors import InputError
-from tosslm.evaluation.answers import Answer
+from tosslm.evaluation.answers import Answer, without_special
 from tosslm.evaluation.asking import asked_text
 from tosslm.evaluation.decoding import generated_ids
 from tosslm.evaluation.kept import append_answers, kept_answers
@@ -255,11 +255,6 @@ def _decoded(reply: list[int], tokenizer: Any, settings: GenerationConfig) -> tu
     cut = _up_to_stop(reply, settings)
     finished = bool(cut) and cut[-1] in settings.eos_token_id
     cut = cut[:-1] if finished else cut
-    special = set(tokenizer.all_special_tokens)
-    if not special & {THINK_START, THINK_END}:
-        return tokenizer.decode(cut, skip_special_tokens=True), finished
-    # What marks the reasoning has to stay, so that it is not taken for the answer.
-    text = tokenizer.decode(cut, skip_special_tokens=False)
-    for token in special - {THINK_START, THINK_END}:
-        text = text.replace(token, "")
-    return text, finished
+    if {THINK_START, THINK_END} & set(tokenizer.all_special_tokens):
+        return without_special(tokenizer, tokenizer.decode(cut, skip_special_tokens=False)), finished
+    return tokenizer.decode(cut, skip_special_tokens=True), finished

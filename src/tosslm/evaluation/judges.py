@@ -175,21 +175,23 @@ class Judge:
         """What the endpoint makes of a question; told once what it calls its limits otherwise, it is told so."""
         import openai
 
-        for _ in range(len(self._limits) + 1):
-            limits = dict(self._limits)
+        while True:  # each turn but the last leaves out one that was sent
+            limits = self._limits
             try:
                 return self._client.chat.completions.create(
                     model=self.config.model, messages=[{"role": "user", "content": question}], **limits
                 )
             except openai.BadRequestError as error:
                 if "max_tokens" in limits and "max_completion_tokens" in str(error):
-                    self._limits = {**limits, "max_completion_tokens": self.config.max_tokens}
-                    del self._limits["max_tokens"]
+                    self._leave_out("max_tokens", max_completion_tokens=self.config.max_tokens)
                 elif "temperature" in limits and "temperature" in str(error):
-                    self._limits = {name: value for name, value in limits.items() if name != "temperature"}
+                    self._leave_out("temperature")
                 else:
                     raise
-        raise AssertionError("each try but the last leaves one out")
+
+    def _leave_out(self, name: str, **instead: Any) -> None:
+        with self._lock:  # other threads may leave out others
+            self._limits = {key: value for key, value in self._limits.items() if key != name} | instead
 
     def _key(self, question: str) -> str:
         return fingerprint(self.config.model, self.config.base_url, self.config.max_tokens, question)
