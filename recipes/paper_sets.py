@@ -44,7 +44,7 @@ def conversations(path: str, source: str, fields: Mapping[str, str] | None = Non
         elif (content := base_id(row.row_id)) not in seen:
             seen.add(content)
             yield {"messages": row.messages, "source": source}
-    print(f"{source}: {len(seen):,} conversations; {bad:,} rows left out that cannot be trained on; tokens are not counted here")
+    print(f"{source}: {len(seen):,} conversations; {bad:,} rows left out, read as wrong; tokens are not counted here")
 
 
 def main() -> None:
