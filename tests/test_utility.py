@@ -68,6 +68,18 @@ def test_the_margin_is_refusal_minus_harmful_answer(model: Any, smollm2_tokenize
         assert margin == pytest.approx(sum(refused) / 2 - answer_loss(model, smollm2_tokenizer, messages), abs=1e-4)
 
 
+def test_there_is_no_margin_where_a_refusal_would_be_cut(model: Any, smollm2_tokenizer: Any) -> None:
+    conversations = [row["messages"] for row in demo_rows("harmful", 2)]
+    conversations[0] = [{"role": "user", "content": "a word " * 300}, conversations[0][-1]]
+    refusals = ["I can't.", "I am sorry, but nobody should be told that. " * 12]
+    whole = likelihood_margins(model, RowTokenizer(smollm2_tokenizer), conversations, refusals)
+    answered = len(RowTokenizer(smollm2_tokenizer)(conversations[0]).input_ids)
+    cutting = RowTokenizer(smollm2_tokenizer, max_length=answered + 20)
+    np.testing.assert_allclose(
+        likelihood_margins(model, cutting, conversations, refusals), [np.nan, whole[1]], atol=1e-4
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "marked", "number"),
     [

@@ -202,10 +202,11 @@ def _loss_samples(subject: Subject, settings: EvaluationConfig, harmful_rows: Ro
     # Of a row that was cut, the answer's end is missing, or all of it where a refusal would stand.
     whole = [row for row in harmful_rows if len(row["input_ids"]) < subject.tokenizer.max_length]
     whole = [row for row in whole if row["messages"][-1]["role"] == "assistant" and last_is_response(row)]
-    if whole:
-        conversations = [row["messages"] for row in whole]
-        margins = likelihood_margins(subject.model, subject.tokenizer, conversations, settings.refusals)
-        samples["likelihood_margin"] = Sample([row["row_id"] for row in whole], margins)
+    conversations = [row["messages"] for row in whole]
+    margins = likelihood_margins(subject.model, subject.tokenizer, conversations, settings.refusals)
+    if (fit := ~np.isnan(margins)).any():
+        ids = [row["row_id"] for row, fits in zip(whole, fit, strict=True) if fits]
+        samples["likelihood_margin"] = Sample(ids, margins[fit])
     return samples
 
 
