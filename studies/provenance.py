@@ -9,23 +9,25 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-WRITTEN = ("docs", "studies/frontier/results", "benchmarks/results")
-"""What studies write themselves: a change there is no change of the code."""
+WRITTEN = ("studies/frontier/results", "studies/*/results.json", "studies/spans/*.json", "benchmarks/results")
+NO_CODE = ("docs", "tests", "**/*.md", "studies/safety/attack.json", *WRITTEN)
+"""What no figure depends on: texts, tests, and what studies write themselves. A change there is none of the code."""
 
 
 @cache
 def code_version(folder: Path = HERE) -> str | None:
-    """The commit of the code in a folder, ``-dirty`` where tracked files have changes; None outside git.
+    """The newest commit that changed any code, ``-dirty`` where tracked files of it have changes; None outside git.
 
-    Asked once a process, since that is when the code was read.
+    So what a page or a file of results adds to the history takes nothing from figures that are there. Asked once a
+    process, since that is when the code was read.
 
     Args:
         folder: in the repository's work tree.
     """
-    changed = [":/", *(f":(top,exclude){path}" for path in WRITTEN)]
+    code = [":/", *(f":(top,exclude,glob){path}" for path in NO_CODE)]
     try:
-        commit = _git(folder, "rev-parse", "HEAD")
-        dirty = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", *changed)
+        commit = _git(folder, "rev-list", "-1", "HEAD", "--", *code)
+        dirty = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", *code)
     except (OSError, subprocess.CalledProcessError):
         return None
     return f"{commit}-dirty" if dirty else commit

@@ -118,8 +118,13 @@ def test_code_is_the_commit_and_says_where_files_have_changes(tmp_path: Path) ->
     (tmp_path / "docs/page.md").write_text("written by the study")
     (tmp_path / "studies/frontier/results/whole.jsonl").write_text("written by the study")
     assert version() == commit
+    git("add", "docs", "studies")
+    git("commit", "-qm", "what was measured")
+    assert version() == commit  # so nothing is measured again for its own results
     (tmp_path / "code.py").write_text("b\n")
     assert version() == f"{commit}-dirty"
+    git("commit", "-qam", "two")
+    assert version() == git("rev-parse", "HEAD")
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
