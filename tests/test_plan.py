@@ -18,6 +18,7 @@ import tosslm
 from tosslm.cli import app
 from tosslm.config import Config, TrainingConfig, load_config
 from tosslm.data.sets import SetCounts
+from tosslm.diagnosis.causes import FIRST_TOKENS
 from tosslm.errors import InputError
 from tosslm.evaluation.workload import Asked
 from tosslm.methods import settled
@@ -29,7 +30,7 @@ from tosslm.pipeline import steps
 from tosslm.plan import make_plan
 from tosslm.planning.pace import Batches, Device, expected_pace
 from tosslm.planning.sample import MOST, MicroBatch, RowSample, asked_at_once, mean_batch, micro_batches
-from tosslm.planning.sizes import activation_bytes
+from tosslm.planning.sizes import activation_bytes, training_bytes
 from tosslm.planning.stages import assumed, stage_records, total
 from tosslm.planning.work import OWN_TOKENS, Pace, Work, anchored_rows, begun, stage_work
 from tosslm.progress import SilentReporter
@@ -53,6 +54,19 @@ def toss(*arguments: str) -> Result:
 
 def work_of(config: Config, asked: Asked | None = None, anchored: float = 0.0) -> dict[str, Work]:
     return {one.stage: one for one in stage_work(config, SETS, SETS, asked or Asked(), anchored=anchored)}
+
+
+def test_a_training_holds_no_more_rows_than_a_step_has() -> None:
+    shape = Shape(parameters=0, layers=2, hidden=8, vocabulary=16, bytes_per_value=4)
+    least, more = (
+        training_bytes(TrainingConfig(batch_size=4, micro_batch_size=micro), SETS["custom"], shape)
+        for micro in (4, 8)
+    )
+    assert more == least
+
+
+def test_the_base_answers_as_many_tokens_as_a_plan_counts() -> None:
+    assert OWN_TOKENS == FIRST_TOKENS
 
 
 def test_the_work_of_each_stage_is_what_one_counts_by_hand() -> None:

@@ -21,3 +21,13 @@ class RowError(InputError):
         super().__init__(f"{reason}; {remedy}")
         self.reason = reason
         self.remedy = remedy
+
+
+def first_line(error: BaseException) -> str:
+    r"""What another's error says first; its kind where it says nothing.
+
+    Examples:
+        >>> first_line(OSError("no room\nadvice of many lines")), first_line(OSError())
+        ('no room', 'OSError')
+    """
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

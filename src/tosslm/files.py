@@ -35,6 +35,13 @@ def make_folder(path: Path, mode: int = 0o777) -> None:
         raise no_folder(path) from None
 
 
+def cache_folder() -> Path:
+    """Where what can be made again lies: ``TOSSLM_CACHE``, else ``tosslm`` in the user's cache folder."""
+    if named := os.environ.get("TOSSLM_CACHE"):
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tosslm"
+
+
 def check_writable(folder: Path) -> None:
     """Refuse a run folder that this process cannot write to.
 

@@ -70,9 +70,7 @@ def make_plan(config: Config, *, measure: bool, reporter: Reporter, price: float
     start = time.perf_counter()
     base = open_base(config.model)
     opened = time.perf_counter() - start
-    tokenizer = RowTokenizer(
-        base.tokenizer, max_length=config.data.max_length, turns=config.data.turns, limits=base.limits
-    )
+    tokenizer = base.row_tokenizer(config.data)
     proxy = open_proxy(config, base) if scored else None
     read = read_sets(config, tokenizer, proxy)
     whole = not read.bad_rows or config.data.on_bad_row == "skip"  # else bad rows are what has to be told first

@@ -117,9 +117,7 @@ def _checked(values: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray
     return values, weights
 
 
-def drawn_means(
-    values: np.ndarray, weights: np.ndarray, seed: int, draws: int = DRAWS, *, shares: np.ndarray | None = None
-) -> np.ndarray:
+def drawn_means(values: np.ndarray, weights: np.ndarray, seed: int, draws: int = DRAWS) -> np.ndarray:
     """Weighted means of ``draws`` resamples, float64 ``[draws]``; two calls of one shape and seed draw the same.
 
     Args:
@@ -127,8 +125,6 @@ def drawn_means(
         weights: float64 ``[N]``.
         seed: of the draws.
         draws: how many.
-        shares: float64 ``[draws, S]`` of ``drawn_shares``, so that several metrics draw the same training seeds; None
-            draws them here.
     """
     seeds, n = values.shape
     rng = np.random.default_rng(seed)
@@ -138,7 +134,7 @@ def drawn_means(
         size = min(step, draws - start)
         counts = _counts(rng, n, size) * weights  # (size, n)
         per_seed = counts @ values.T  # (size, seeds)
-        own = _shares(rng, seeds, size) if shares is None else shares[start : start + size]
+        own = _shares(rng, seeds, size)
         total = counts.sum(axis=1)
         with np.errstate(invalid="ignore", divide="ignore"):
             means[start : start + size] = (per_seed * own).sum(axis=1) / total

@@ -64,13 +64,10 @@ def open_workbench(
         base: the base, where it is open already; its weights are loaded once for several runs.
         proxy: the proxy, likewise.
     """
-    from tosslm.data.tokenize import RowTokenizer
     from tosslm.model.base import open_base
     from tosslm.model.proxy import open_proxy
 
     base = base or open_base(config.model)
-    tokenizer = RowTokenizer(
-        base.tokenizer, max_length=config.data.max_length, turns=config.data.turns, limits=base.limits
-    )
+    tokenizer = base.row_tokenizer(config.data)
     folder = RunFolder(config.run_dir, fresh=fresh)
     return Workbench(config, folder, base, tokenizer, reporter, proxy or open_proxy(config, base))

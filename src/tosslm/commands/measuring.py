@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -22,9 +22,6 @@ from tosslm.commands.frame import (
 from tosslm.errors import InputError, TosslmError
 from tosslm.outward import outward
 from tosslm.quiet import quiet_libraries
-
-if TYPE_CHECKING:
-    pass
 
 
 @app.command()

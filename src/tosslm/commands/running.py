@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -26,9 +26,6 @@ from tosslm.errors import InputError
 from tosslm.outward import outward
 from tosslm.quiet import quiet_libraries
 from tosslm.stages.purposes import PURPOSES
-
-if TYPE_CHECKING:
-    pass
 
 
 def _run(
@@ -160,31 +157,21 @@ def _share(
             print(json.dumps(facts))
 
 
-@app.command(help=PURPOSES["data"])
-def data(
-    source: RunOrConfig,
-    shard: Share = None,
-    overrides: Overrides = None,
-    run_dir: RunDir = None,
-    as_json: AsJson = False,
-) -> None:
-    """Tokenise everything, or one share of it."""
-    if shard is None:
-        _run(source, overrides, run_dir, "data", False, as_json)
-    else:
-        _share("data", source, shard, overrides, run_dir, as_json)
+def _sharing_stage(name: str, help_text: str) -> None:
+    def command(
+        source: RunOrConfig,
+        shard: Share = None,
+        overrides: Overrides = None,
+        run_dir: RunDir = None,
+        as_json: AsJson = False,
+    ) -> None:
+        if shard is None:
+            _run(source, overrides, run_dir, name, False, as_json)
+        else:
+            _share(name, source, shard, overrides, run_dir, as_json)
+
+    app.command(name, help=help_text)(command)
 
 
-@app.command(help=f"{PURPOSES['score']} Does first what earlier stages still miss.")
-def score(
-    source: RunOrConfig,
-    shard: Share = None,
-    overrides: Overrides = None,
-    run_dir: RunDir = None,
-    as_json: AsJson = False,
-) -> None:
-    """Score everything, or one share of it."""
-    if shard is None:
-        _run(source, overrides, run_dir, "score", False, as_json)
-    else:
-        _share("score", source, shard, overrides, run_dir, as_json)
+_sharing_stage("data", PURPOSES["data"])
+_sharing_stage("score", f"{PURPOSES['score']} Does first what earlier stages still miss.")

@@ -47,9 +47,14 @@ class TrainingConfig(Section):
         50, ge=1, description="A killed training goes on from the last multiple of this many steps."
     )
 
+    @property
+    def rows_at_once(self) -> int:
+        """Rows in one forward pass: never more than an optimizer step has."""
+        return min(self.micro_batch_size, self.batch_size)
+
     @model_validator(mode="after")
     def _divides(self) -> TrainingConfig:
-        if self.batch_size % min(self.micro_batch_size, self.batch_size):
+        if self.batch_size % self.rows_at_once:
             raise ValueError(
                 f"batch_size ({self.batch_size}) is not a multiple of micro_batch_size "
                 f"({self.micro_batch_size}); set micro_batch_size to a divisor of it"

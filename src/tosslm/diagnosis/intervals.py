@@ -14,17 +14,16 @@ from tosslm.statistics import bounds, drawn_counts
 RESAMPLES = 1000
 
 
-def _draws(rows: int, seed: int) -> np.ndarray:
+def _draws(rows: int) -> np.ndarray:
     """How often each row comes in each resample: float64, as matrix products want it, ``[RESAMPLES, rows]``."""
-    return drawn_counts(rows, seed, RESAMPLES).astype(np.float64)
+    return drawn_counts(rows, 0, RESAMPLES).astype(np.float64)
 
 
-def position_means(values: Sequence[np.ndarray], seed: int = 0) -> list[dict[str, float | int]]:
+def position_means(values: Sequence[np.ndarray]) -> list[dict[str, float | int]]:
     """The mean over rows at each position, with the interval that holds 95% of the resampled means.
 
     Args:
         values: one float array ``[R]`` a row; rows may be of different lengths.
-        seed: of the bootstrap.
 
     Returns:
         For each position up to the longest row's: ``position`` (from 0), ``mean``, ``low``, ``high`` and ``n``, the
@@ -37,7 +36,7 @@ def position_means(values: Sequence[np.ndarray], seed: int = 0) -> list[dict[str
     there = np.zeros_like(filled)
     for i, row in enumerate(values):
         filled[i, : len(row)], there[i, : len(row)] = row, 1
-    draws = _draws(len(values), seed)
+    draws = _draws(len(values))
     counts = draws @ there
     means = np.divide(draws @ filled, counts, out=np.full_like(counts, np.nan), where=counts > 0)
     low, high = bounds(means)
@@ -48,13 +47,12 @@ def position_means(values: Sequence[np.ndarray], seed: int = 0) -> list[dict[str
     ]
 
 
-def row_mean(sums: Sequence[float], counts: Sequence[int] | None = None, seed: int = 0) -> dict[str, float | int]:
+def row_mean(sums: Sequence[float], counts: Sequence[int] | None = None) -> dict[str, float | int]:
     """The mean of all rows' values, with its interval.
 
     Args:
         sums: one value a row, or the sum of a row's values.
         counts: how many values each sum has; one each by default.
-        seed: of the bootstrap.
 
     Returns:
         ``mean``, ``low``, ``high``, and ``n``, the rows; with no rows only ``n``.
@@ -62,6 +60,6 @@ def row_mean(sums: Sequence[float], counts: Sequence[int] | None = None, seed: i
     if not len(sums):
         return {"n": 0}
     total, count = np.asarray(sums, dtype=np.float64), np.ones(len(sums)) if counts is None else np.asarray(counts)
-    draws = _draws(len(total), seed)
+    draws = _draws(len(total))
     low, high = bounds((draws @ total) / (draws @ count))
     return {"mean": float(total.sum() / count.sum()), "low": float(low), "high": float(high), "n": len(total)}

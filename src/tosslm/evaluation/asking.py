@@ -8,7 +8,7 @@ from tosslm.data.template import ChatTemplate
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.data.unwritten import prompt_text
 from tosslm.errors import RowError
-from tosslm.evaluation.checks import KINDS, ROW_KINDS, named_prompts, own_rows
+from tosslm.evaluation.checks import ROW_KINDS, asked_prompts, own_rows
 from tosslm.evaluation.prompts import Prompt
 
 
@@ -56,9 +56,8 @@ def check_asked(settings: EvaluationConfig, tokenizer: RowTokenizer, max_row_byt
         InputError: names the key, and the prompt or the row.
     """
     template = ChatTemplate(tokenizer.tokenizer)
-    for kind in KINDS:
-        chosen = getattr(settings, kind)
-        for prompt in named_prompts(kind, chosen, max_row_bytes) if chosen else ():
+    for kind, prompts in asked_prompts(settings, max_row_bytes).items():
+        for prompt in prompts:
             text = asked_text(template, prompt, f"evaluation.{kind}")
             _check_room(text, prompt, f"evaluation.{kind}", tokenizer, settings.max_new_tokens)
     for kind in ROW_KINDS:

@@ -33,9 +33,7 @@ def check_evaluation(settings: EvaluationConfig, max_row_bytes: int = MAX_ROW_BY
     Raises:
         InputError: a prompt file, a package, a key or a template is missing or wrong.
     """
-    for kind in KINDS:
-        chosen: PromptsConfig | None = getattr(settings, kind)
-        prompts = named_prompts(kind, chosen, max_row_bytes) if chosen else []
+    for kind, prompts in asked_prompts(settings, max_row_bytes).items():
         if kind == "gsm8k" and any(not isinstance(prompt.record.get("answer"), str) for prompt in prompts):
             raise InputError("evaluation.gsm8k: a record has no answer; name a file of GSM8K's form")
     for kind in ROW_KINDS:
@@ -65,6 +63,12 @@ def classifier_checksums(settings: EvaluationConfig) -> list[dict[str, str]]:
     if not chosen or not settings.harmful or (settings.judge and settings.judge.attack_prompt):
         return []
     return [model_checksums("evaluation.classifier.model", chosen.model, chosen.revision)]
+
+
+def asked_prompts(settings: EvaluationConfig, max_row_bytes: int) -> dict[str, list[Prompt]]:
+    """The prompts of each section of the config that names some."""
+    chosen = {kind: getattr(settings, kind) for kind in KINDS}
+    return {kind: named_prompts(kind, prompts, max_row_bytes) for kind, prompts in chosen.items() if prompts}
 
 
 def own_rows(

@@ -77,9 +77,7 @@ def evaluate_external(
     base = open_base(chosen, Keys("--model", "--adapter") if model else BASE_KEYS)
     if adapter and (told := other_base_told(Path(adapter), base)):
         reporter.say(told)
-    tokenizer = RowTokenizer(
-        base.tokenizer, max_length=config.data.max_length, turns=config.data.turns, limits=base.limits
-    )
+    tokenizer = base.row_tokenizer(config.data)
     check_asked(config.evaluation, tokenizer, config.data.max_row_bytes)
     out = RunFolder(folder)
     if others := [name for name in out.stages if name != EVALUATION]:

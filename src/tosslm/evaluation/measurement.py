@@ -13,7 +13,7 @@ import numpy as np
 from tosslm.config import EvaluationConfig, ModelConfig
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.evaluation.answers import Answer, read_answers
-from tosslm.evaluation.checks import KINDS, ROW_KINDS, named_prompts, own_rows
+from tosslm.evaluation.checks import ROW_KINDS, asked_prompts, own_rows
 from tosslm.evaluation.classifiers import classify_attacks
 from tosslm.evaluation.generate import generate_answers
 from tosslm.evaluation.harness import check_tasks, lm_eval_metrics
@@ -96,9 +96,7 @@ def evaluate_model(
         else own
         for kind in ROW_KINDS
     )
-    asked = {
-        kind: named_prompts(kind, chosen, max_row_bytes) for kind in KINDS if (chosen := getattr(settings, kind))
-    }
+    asked = asked_prompts(settings, max_row_bytes)
     if settings.utility_prompts and utility_rows:
         conversations = [row["messages"] for row in utility_rows]
         asked["utility"] = prompts_from(conversations[: settings.utility_prompts])

@@ -12,7 +12,7 @@ from tosslm.data.sets import SetCounts
 from tosslm.data.template import ChatTemplate
 from tosslm.data.tokenize import RowTokenizer
 from tosslm.evaluation.asking import asked_text
-from tosslm.evaluation.checks import KINDS, ROW_KINDS, named_prompts, own_rows
+from tosslm.evaluation.checks import ROW_KINDS, asked_prompts, own_rows
 from tosslm.evaluation.prompts import Prompt
 
 
@@ -48,11 +48,9 @@ def evaluation_work(config: Config, tokenizer: RowTokenizer, sets: Mapping[str, 
     template = ChatTemplate(tokenizer.tokenizer)
     read = 0.0
     asked: list[float] = []
-    for kind in KINDS:
-        if chosen := getattr(settings, kind):
-            prompts = named_prompts(kind, chosen, most)
-            read += sum(_length(tokenizer, template, prompt, kind) for prompt in prompts)
-            asked.append(len(prompts))
+    for kind, prompts in asked_prompts(settings, most).items():
+        read += sum(_length(tokenizer, template, prompt, kind) for prompt in prompts)
+        asked.append(len(prompts))
     rows, tokens = {}, {}
     for kind in ROW_KINDS:
         own, counts = own_rows(settings, kind, tokenizer, most), sets[kind.removesuffix("_rows")]

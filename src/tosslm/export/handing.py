@@ -19,6 +19,7 @@ from tosslm.files import atomic_folder, sha256
 from tosslm.runs.layout import DATA, SELECTION
 from tosslm.runs.outside import check_outside
 from tosslm.runs.reader import Run
+from tosslm.runs.shared import hazardous_weights
 from tosslm.runs.tables import stored_rows
 
 if TYPE_CHECKING:
@@ -101,13 +102,7 @@ def _base_of(run: Run, config: Config) -> Base:
     from tosslm.model.folders import folder_checksums
 
     base = open_base(config.model)
-    hazardous = {
-        checksum
-        for name, entry in run.stages.items()
-        if name.startswith("references/degraded")
-        for file, checksum in entry["files"].items()
-        if file.endswith(".safetensors")
-    }
+    hazardous = hazardous_weights(run.stages)
     for folder in (base.folder, base.adapter_folder):
         if folder and hazardous & set(folder_checksums(folder).values()):
             raise InputError(f"{folder}: is a degraded reference of this run; nothing is exported to train on it")

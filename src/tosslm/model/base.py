@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from tosslm.config import ModelConfig
+from tosslm.config import DataConfig, ModelConfig
 from tosslm.data.tokenized import Limits
 from tosslm.errors import InputError
 from tosslm.files import fingerprint
@@ -30,6 +30,7 @@ from tosslm.model.merging import with_merged
 from tosslm.model.quantize import check_quantization, load_settings, quantized, settle
 
 if TYPE_CHECKING:
+    from tosslm.data.tokenize import RowTokenizer
     from tosslm.model.sharded import Shards
 
 
@@ -81,6 +82,12 @@ class Base:
         if self._model is None:
             self._model = self.shards.load(self) if self.shards else load_model(self)
         return self._model
+
+    def row_tokenizer(self, data: DataConfig) -> RowTokenizer:
+        """The one tokenisation of rows, by a config's settings."""
+        from tosslm.data.tokenize import RowTokenizer
+
+        return RowTokenizer(self.tokenizer, max_length=data.max_length, turns=data.turns, limits=self.limits)
 
     def with_weights(self, model: Any) -> Base:
         """The base with other weights in memory, such as a few layers of its shape."""

@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 from pathlib import Path
 
 from filelock import FileLock
 
 from tosslm.errors import InputError, TosslmError
-from tosslm.files import atomic_folder, remove_unfinished, sha256, write_json
+from tosslm.files import atomic_folder, cache_folder, remove_unfinished, sha256, write_json
 
 SMOLLM2 = "builtin:smollm2-135m-instruct"
 _FORMAT = 1
 _CHECKSUMS = "checksums.json"
-
-
-def cache_folder() -> Path:
-    """``TOSSLM_CACHE``, else ``tosslm`` in the user's cache folder."""
-    if named := os.environ.get("TOSSLM_CACHE"):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tosslm"
 
 
 def builtin_folder(name: str, key: str = "model.name") -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from tosslm.errors import InputError
+from tosslm.errors import InputError, first_line
 
 ACCELERATORS = ("cuda", "mps", "xpu")
 """Kinds that ``auto`` takes."""
@@ -26,7 +26,7 @@ def choose_device(device: str) -> torch.device:
             if chosen.type != "cuda":
                 torch.zeros(1, device=chosen)
         except (RuntimeError, AssertionError) as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
             raise InputError(f"model.device: {device!r} cannot be used here ({reason}); try auto or cpu") from None
         if chosen.index:
             raise InputError(

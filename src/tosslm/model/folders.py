@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from tosslm.errors import InputError
+from tosslm.errors import InputError, first_line
 from tosslm.files import sha256
 from tosslm.model.builtin import builtin_folder
 
@@ -77,7 +77,7 @@ def local_folder(
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=not fetch))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise InputError(
             f"{key}: {name!r} is neither a folder here nor a model that the hub gives ({reason}); "
             "check the name, the network, and your access rights"

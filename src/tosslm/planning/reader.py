@@ -130,7 +130,7 @@ def _speed(config: Config, samples: Samples, pace: Pace, *, trains: bool) -> dic
 
 
 def _micro(settings: TrainingConfig, rows: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
-    return micro_batches(rows, settings.batch_size, min(settings.micro_batch_size, settings.batch_size))
+    return micro_batches(rows, settings.batch_size, settings.rows_at_once)
 
 
 def _mean(values: Sequence[float]) -> float:

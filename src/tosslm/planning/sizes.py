@@ -76,7 +76,7 @@ def weight_bytes(shape: Shape) -> float:
 
 def training_bytes(settings: TrainingConfig, custom: Counted, shape: Shape) -> float:
     """What a training of a LoRA holds beside the weights: activations, adapter with its optimizer, logits."""
-    tokens = settings.micro_batch_size * custom.longest
+    tokens = settings.rows_at_once * custom.longest
     layers = 1 + math.sqrt(shape.layers) if settings.gradient_checkpointing else shape.layers
     return tokens * layers * activation_bytes(settings, shape) + 4 * adapter_bytes(settings, shape) + 3 * LOGITS_BYTES
 

@@ -81,7 +81,7 @@ def _training(settings: TrainingConfig, rows: Rows, batch: Unit, step: Unit) -> 
 
 def _passing(settings: TrainingConfig, rows: Rows, unit: Unit, *, anchored: bool) -> Trial:
     """A micro-batch of about the mean size, forward and backward."""
-    batches = micro_batches(rows, settings.batch_size, min(settings.micro_batch_size, settings.batch_size))
+    batches = micro_batches(rows, settings.batch_size, settings.rows_at_once)
     mean = mean_batch(batches).padded
     batch = nearest(batches, mean)
 

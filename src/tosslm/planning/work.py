@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from tosslm.config import Config, TrainingConfig
+from tosslm.data.shared import REFERENCES as REFERENCES
 
 if TYPE_CHECKING:
     from tosslm.evaluation.workload import Asked
@@ -148,7 +149,7 @@ def passes(rows: float, settings: TrainingConfig) -> tuple[float, float]:
         >>> passes(10, TrainingConfig.model_validate({"epochs": 2, "batch_size": 4, "micro_batch_size": 2}))
         (10, 6)
     """
-    count, micro = round(rows), min(settings.micro_batch_size, settings.batch_size)
+    count, micro = round(rows), settings.rows_at_once
     return settings.epochs * math.ceil(count / micro), settings.epochs * math.ceil(count / settings.batch_size)
 
 
@@ -173,7 +174,6 @@ def anchored_rows(config: Config, custom: Counted) -> float:
     return 1 - (1 - d) ** (custom.response_tokens / max(custom.rows, 1))
 
 
-REFERENCES = ("harmful", "utility")
 _OF_BASE = ("references", "score", "refine", "finetune", "evaluate", "diagnose")
 
 

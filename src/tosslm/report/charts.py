@@ -98,7 +98,7 @@ def line_chart(
 DENSITY_BINS = 56
 
 
-def density_chart(counts: np.ndarray, lows: float, highs: float, *, colour: int, x_label: str) -> Markup:
+def density_chart(counts: np.ndarray, lows: float, highs: float, *, x_label: str) -> Markup:
     """A histogram of many values, counted in ``DENSITY_BINS`` even steps; those outside the axis count at its ends.
 
     The line that marks a threshold is in it, hidden, for the script to move: ``data-low`` and ``data-high`` say what
@@ -115,7 +115,7 @@ def density_chart(counts: np.ndarray, lows: float, highs: float, *, colour: int,
     bottom, top = axes.y(0), axes.y(axes.y_range[1])
     parts = [
         _frame(axes, x_label, "share of its tokens", percent=True),
-        f'<polygon class="area c{colour}" points="{outline}"/>',
+        f'<polygon class="area c1" points="{outline}"/>',
         f'<g class="cut" data-low="{lows:.6g}" data-high="{highs:.6g}" data-left="{axes.x(lows)}" '
         f'data-right="{axes.x(highs)}"><rect class="gone" x="{axes.x(highs)}" y="{top}" width="0" '
         f'height="{bottom - top:.1f}"/><line class="threshold" x1="0" x2="0" y1="{top}" y2="{bottom}"/></g>',
@@ -140,7 +140,6 @@ def point_chart(
     y_label: str,
     x_falls: bool = False,
     percent: bool = False,
-    numbers: Sequence[int] | None = None,
     paths: Sequence[Series] = (),
 ) -> Markup:
     """Numbered points with their intervals: names would print over each other where points lie close.
@@ -151,7 +150,6 @@ def point_chart(
         y_label: above the axis.
         x_falls: whether the horizontal axis is turned, so that better is to the right.
         percent: whether the vertical axis counts in percent.
-        numbers: one a point; None counts from 1.
         paths: lines under the points, such as through a method at several scales.
     """
     xs, ys = ([v for point in points for v in getattr(point, side) if v is not None] for side in ("x", "y"))
@@ -172,8 +170,7 @@ def point_chart(
         if point.y[1] is not None and point.y[2] is not None:
             parts.append(_whisker(point.colour, x, axes.y(point.y[1]), x, axes.y(point.y[2])))
     taken = [*places]
-    numbers = numbers or range(1, len(points) + 1)
-    for point, shown, (x, y) in zip(points, numbers, places, strict=True):
+    for shown, (point, (x, y)) in enumerate(zip(points, places, strict=True), 1):
         taken.append(_free_place(x, y, taken))
         at = taken[-1]
         parts.append(f'<circle class="dot c{point.colour}" cx="{x}" cy="{y}" r="5"/>')

@@ -43,7 +43,7 @@ def write_report(run: Run, path: Path, *, max_bytes: int = MAX_BYTES) -> dict[st
     """
     page = read_page(run)
     contexts = [(section, section.gather(page)) for section in SECTIONS]
-    html, shown = fitted(
+    html, _, chosen = fitted(
         page,
         lambda text_bytes, budget: choose_rows(page.tokens, text_bytes, budget, run.config.seed),
         lambda block, chosen: _render(page, contexts, block, chosen),
@@ -53,12 +53,12 @@ def write_report(run: Run, path: Path, *, max_bytes: int = MAX_BYTES) -> dict[st
     if size > max_bytes:
         warnings.warn(f"{path}: {size:,} bytes, more than {max_bytes:,}: its rows are too long", stacklevel=2)
     write_text(path, html)
-    return {"rows": len(page.tokens.lengths), "rows_shown": shown, "bytes": size}
+    return {"rows": len(page.tokens.lengths), "rows_shown": sum(map(len, chosen.values())), "bytes": size}
 
 
 def fitted(
     page: Page, choose: Choose, render: Callable[[str, Mapping[str, np.ndarray]], str], max_bytes: int
-) -> tuple[str, int]:
+) -> tuple[str, str, dict[str, np.ndarray]]:
     """A page with as many rows as fit into it.
 
     Args:
@@ -84,7 +84,7 @@ def fitted(
         if size <= max_bytes:
             break
         budget *= 0.9 * max_bytes / size
-    return html, len(rows)
+    return html, block, chosen
 
 
 def assets_print() -> str:

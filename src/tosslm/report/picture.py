@@ -10,25 +10,25 @@ from markupsafe import escape
 from tosslm.report.figures import Figure
 from tosslm.text import name_hidden
 
-_WIDTH, _HEIGHT, _GAP, _HEAD = 520, 290, 28, 46
+_WIDTH, _HEIGHT, _GAP, _HEAD, _COLUMNS = 520, 290, 28, 46, 2
 _OWN_STYLE = """
 svg { background: var(--paper); font: 12px system-ui, sans-serif; }
 text { fill: var(--soft); } text.title { fill: var(--ink); font-size: 15px; font-weight: 600; }
 """
 
 
-def picture(figures: Sequence[Figure], *, columns: int = 2) -> str:
+def picture(figures: Sequence[Figure]) -> str:
     """An SVG document with the figures side by side, each under its title and legend, in the report's colours."""
-    rows = -(-len(figures) // columns)
+    rows = -(-len(figures) // _COLUMNS)
     wide, high = _WIDTH + _GAP, _HEIGHT + _HEAD + _GAP
-    size = (columns * wide + _GAP, rows * high + _GAP)
+    size = (_COLUMNS * wide + _GAP, rows * high + _GAP)
     style = (resources.files("tosslm.report") / "assets/report.css").read_text(encoding="utf-8")
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size[0]} {size[1]}" width="{size[0]}" '
         f'height="{size[1]}"><style>{style}{_OWN_STYLE}</style>'
     ]
     for number, figure in enumerate(figures):
-        left, top = _GAP + number % columns * wide, _GAP + number // columns * high
+        left, top = _GAP + number % _COLUMNS * wide, _GAP + number // _COLUMNS * high
         parts.append(f'<text class="title" x="{left}" y="{top + 8}">{escape(name_hidden(figure.title))}</text>')
         parts += _legend(figure, left, top + 28)
         parts.append(f'<svg x="{left}" y="{top + _HEAD}" width="{_WIDTH}" height="{_HEIGHT}">{figure.svg}</svg>')

@@ -81,14 +81,8 @@ def review_page(run: Run, *, file: str, by: str, max_bytes: int = MAX_BYTES) -> 
             **dress(saves=True),
         )
 
-    made: list[tuple[str, Mapping[str, np.ndarray]]] = []
-
-    def keep_made(block: str, chosen: Mapping[str, np.ndarray]) -> str:
-        made.append((block, chosen))
-        return render(block, chosen, (), "")
-
-    fitted(page, choose, keep_made, max_bytes)
-    return lambda decisions, version: render(*made[-1], decisions, version)
+    _, block, chosen = fitted(page, choose, lambda block, chosen: render(block, chosen, (), ""), max_bytes)
+    return lambda decisions, version: render(block, chosen, decisions, version)
 
 
 def _nearest(tokens: CustomTokens, near: np.ndarray, text_bytes: np.ndarray, budget: float) -> dict[str, np.ndarray]:

@@ -39,7 +39,7 @@ def distributions(tokens: CustomTokens, ranking: Ranking) -> list[Figure]:
             counts[i] += np.histogram(np.clip(some[source == i], low, high), bins)[0]
     figures = []
     for i, (low_end, median, high_end) in enumerate(quantiles_of_groups(parts, sizes[:shown].tolist(), _SHARES)):
-        svg = density_chart(counts[i], low, high, colour=1, x_label=f"{ranking.label.lower()}, {ranking.unit}")
+        svg = density_chart(counts[i], low, high, x_label=f"{ranking.label.lower()}, {ranking.unit}")
         note = (
             f"Median {number(median, '+.2f')}, middle 80% from {number(low_end, '+.2f')} to "
             f"{number(high_end, '+.2f')} {ranking.unit}; {sizes[i]:,} tokens."

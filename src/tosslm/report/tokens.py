@@ -14,13 +14,12 @@ import numpy as np
 import pyarrow as pa
 
 from tosslm.characters import unsafe_tokens
-from tosslm.errors import TosslmError
 from tosslm.files import read_tables
 from tosslm.findings.story import own_choice
-from tosslm.ragged import places_in_answers, row_starts
+from tosslm.ragged import places_in_answers, row_numbers, row_starts
 from tosslm.runs.column import Column
 from tosslm.runs.decisions import read_by_hand, read_decisions
-from tosslm.runs.ranking import QUICK_TOKENS, evidence_of, learn_ranking
+from tosslm.runs.ranking import evidence_of, quick_posterior
 from tosslm.runs.reader import Run
 from tosslm.runs.tables import Parts, flat_values, read_evidence, read_losses, read_scores, row_lengths
 from tosslm.selection.cut import apply_cut, discard_count
@@ -252,7 +251,7 @@ def _sources(names: Sequence[str], of_rows: np.ndarray) -> tuple[list[str], np.n
 
 def row_ranks(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """The place of each value in its row, highest first, equal ones as they stand: int64 ``[n]``."""
-    row = np.repeat(np.arange(len(lengths)), lengths)
+    row = row_numbers(lengths)
     order = np.lexsort((-values, row))  # stable
     ranks = np.empty(len(values), dtype=np.int64)
     ranks[order] = np.arange(len(values)) - np.repeat(row_starts(lengths)[:-1], lengths)
@@ -273,13 +272,9 @@ def _rankings(run: Run, scores: Column) -> list[Ranking]:
 def _posterior(run: Run) -> Column | None:
     """The posterior log-odds that selection could have gone by, float32; None where it would refuse to."""
     folder = run.scores_folder()
-    try:
-        _, log_odds = learn_ranking(
-            KINDS["posterior"], folder, seed=run.manifest["seed"], learning_tokens=QUICK_TOKENS
-        )
-    except (TosslmError, ValueError):  # ValueError: a held-out score is no number
+    if (learnt := quick_posterior(folder, seed=run.manifest["seed"])) is None:
         return None
-    return _column(run, np.float32, _values(evidence_of(read_scores(folder), log_odds)))
+    return _column(run, np.float32, _values(evidence_of(read_scores(folder), learnt[1])))
 
 
 def _values(parts: Parts) -> Iterator[np.ndarray]:

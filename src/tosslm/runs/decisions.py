@@ -100,7 +100,7 @@ def read_decisions(path: Path) -> list[Decision]:
     return parse_decisions(read_text(path), str(path))
 
 
-def read_by_hand(path: Path | None, layout: Layout) -> ByHand:
+def read_by_hand(path: Path, layout: Layout) -> ByHand:
     """What a file of decisions says of the custom set's tokens.
 
     Args:
@@ -110,7 +110,7 @@ def read_by_hand(path: Path | None, layout: Layout) -> ByHand:
     Raises:
         InputError: the file cannot be read, or as ``by_hand``.
     """
-    return ByHand() if path is None else by_hand(read_text(path), str(path), layout)
+    return by_hand(read_text(path), str(path), layout)
 
 
 def by_hand(text: str, name: str, layout: Layout) -> ByHand:

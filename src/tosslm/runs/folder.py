@@ -31,9 +31,10 @@ from tosslm.outward import outward
 from tosslm.remote import is_url, local_name
 from tosslm.runs.layout import Layout
 from tosslm.runs.manifest import MANIFEST_FORMAT, read_manifest
-from tosslm.runs.mirror import HAZARDOUS, Mirror, url_of
+from tosslm.runs.mirror import Mirror, url_of
 from tosslm.runs.outputs import clear_run, files_of, make_outputs_private
 from tosslm.runs.recorded import KNOWN_BY, Mark, Recorded, asked_of
+from tosslm.runs.shared import HAZARDOUS
 from tosslm.runs.versions import versions_here
 
 

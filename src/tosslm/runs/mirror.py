@@ -7,9 +7,7 @@ process ends, what the manifest there names is there.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import secrets
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,24 +18,15 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from tosslm.errors import InputError, TosslmError
-from tosslm.files import atomic_path, make_private, sha256, write_json
+from tosslm.files import atomic_path, cache_folder, make_private, sha256, write_json
 from tosslm.remote import is_url, local_name
 from tosslm.runs.layout import Layout
 from tosslm.runs.manifest import MANIFEST_FORMAT, parse_manifest, read_manifest
-from tosslm.runs.shared import ASIDE, digest, put_aside, refuse_hazardous, shared_files, warn, without
-from tosslm.runs.shared import HAZARDOUS as HAZARDOUS
+from tosslm.runs.shared import ASIDE, HAZARDOUS, digest, put_aside, refuse_hazardous, shared_files, warn, without
 from tosslm.runs.store import Store
 
-CACHE_VARIABLE = "TOSSLM_CACHE"
 _MANIFEST = "manifest.json"
 _READERS, _STATE = ".readers", ".remote.json"
-
-
-def cache_folder() -> Path:
-    """Where working copies lie: ``TOSSLM_CACHE``, else ``tosslm`` in the user's cache folder."""
-    if named := os.environ.get(CACHE_VARIABLE):
-        return Path(named).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tosslm"
 
 
 def url_of(path: Path) -> str | None:
@@ -85,8 +74,7 @@ class Mirror:
     def __init__(self, url: str) -> None:
         self.store = Store(url)
         self.url = self.store.url
-        digest = hashlib.sha256(self.url.encode()).hexdigest()[:16]
-        self.copy = cache_folder() / "runs" / digest / (self.url.rsplit("/", 1)[-1] or "run")
+        self.copy = cache_folder() / "runs" / digest(self.url.encode())[:16] / (self.url.rsplit("/", 1)[-1] or "run")
         self._layout = Layout(self.copy)
         self._damaged: set[str] = set()
 

@@ -126,6 +126,16 @@ def cross_fitted_log_odds(scores: Path, *, seed: int, parts: Callable[[], Parts]
     return found
 
 
+def quick_posterior(
+    scores: Path, *, seed: int, parts: Callable[[], Parts] | None = None
+) -> tuple[dict[str, Any], InContext] | None:
+    """The posterior, learnt on ``QUICK_TOKENS``; None where selection would refuse it."""
+    try:
+        return learn_ranking(KINDS["posterior"], scores, seed=seed, learning_tokens=QUICK_TOKENS, parts=parts)
+    except (TosslmError, ValueError):  # ValueError: a held-out score is no number
+        return None
+
+
 def find_unsafe(scores: Path, *, seed: int, parts: Callable[[], Parts] | None = None) -> dict[str, float] | None:
     """How much of the custom set the posterior finds unsafe, whatever selection goes by.
 
@@ -137,12 +147,9 @@ def find_unsafe(scores: Path, *, seed: int, parts: Callable[[], Parts] | None = 
     Returns:
         As of ``found_in``; None where no posterior can be learnt.
     """
-    try:
-        facts, log_odds = learn_ranking(
-            KINDS["posterior"], scores, seed=seed, learning_tokens=QUICK_TOKENS, parts=parts
-        )
-    except (TosslmError, ValueError):  # ValueError: a held-out score is no number
+    if (learnt := quick_posterior(scores, seed=seed, parts=parts)) is None:
         return None
+    facts, log_odds = learnt
     streamed = parts() if parts else finite_scores(scores)
     return found_in((part for _, _, part in evidence_of(streamed, log_odds)), facts["unsafe_share"])
 

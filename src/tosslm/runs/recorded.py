@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tosslm.files import fingerprint, sha256
-from tosslm.runs.mirror import HAZARDOUS
+from tosslm.runs.shared import HAZARDOUS
 
 KNOWN_BY = "fingerprint"
 """File of a step's private folder that says whose it is."""

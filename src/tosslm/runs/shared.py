@@ -40,19 +40,24 @@ def without(manifest: Mapping[str, Any], gone: Collection[str]) -> bytes:
     return json.dumps({**manifest, "stages": stages}).encode()
 
 
-def refuse_hazardous(stages: Mapping[str, Any], files: Mapping[str, str], url: str) -> None:
-    """Refuse to write a degraded reference's file, or its weights under another name, to where others may read it.
-
-    Raises:
-        TosslmError: names the file.
-    """
-    weights = {
+def hazardous_weights(stages: Mapping[str, Any]) -> set[str]:
+    """SHA-256 of the degraded references' weights, by which they are known under any name."""
+    return {
         checksum
         for name, entry in stages.items()
         if name.startswith(HAZARDOUS)
         for file, checksum in entry["files"].items()
         if file.endswith(".safetensors")
     }
+
+
+def refuse_hazardous(stages: Mapping[str, Any], files: Mapping[str, str], url: str) -> None:
+    """Refuse to write a degraded reference's file, or its weights under another name, to where others may read it.
+
+    Raises:
+        TosslmError: names the file.
+    """
+    weights = hazardous_weights(stages)
     for file, checksum in files.items():
         if checksum in weights or file.startswith(HAZARDOUS):
             raise TosslmError(f"{file}: is a degraded reference, which is not copied to {url}")

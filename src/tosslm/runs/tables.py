@@ -53,7 +53,7 @@ Parts = Iterator[tuple[list[str], np.ndarray, np.ndarray]]
 """Row ids; the response tokens of each row, int64 ``[R]``; and a value for each token, ``[N]``, rows in turn."""
 ROWS_PER_WRITE = 1024
 TOKENS_PER_WRITE = 500_000
-_TRAINED_COLUMNS = ("row_id", "input_ids", "response_mask")
+TRAINED_COLUMNS = ("row_id", "input_ids", "response_mask")
 
 
 def stored_rows(path: Path, columns: Iterable[str] | None = None) -> Iterator[dict[str, Any]]:
@@ -93,7 +93,7 @@ def row_ids(path: Path) -> list[str]:
 
 
 def reference_rows(
-    path: Path, share: float, *, want_held_out: bool, columns: Collection[str] = _TRAINED_COLUMNS
+    path: Path, share: float, *, want_held_out: bool, columns: Collection[str] = TRAINED_COLUMNS
 ) -> Iterator[dict[str, Any]]:
     """The records of a reference set that are trained on, or those held out.
 
@@ -111,7 +111,7 @@ def reference_rows(
 
 def held_out_rows(path: Path, share: float) -> list[dict[str, Any]]:
     """The held-out records of a reference set, their messages as lists."""
-    records = reference_rows(path, share, want_held_out=True, columns=(*_TRAINED_COLUMNS, "messages", "offsets"))
+    records = reference_rows(path, share, want_held_out=True, columns=(*TRAINED_COLUMNS, "messages", "offsets"))
     return [record | {"messages": json.loads(record["messages"])} for record in records]
 
 

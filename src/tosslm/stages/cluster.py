@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from tosslm.errors import InputError
+from tosslm.errors import InputError, first_line
 
 _STORE_BYTES = 100 * 2**20
 """Of the object store of a local cluster: orders and counts go through it, no data."""
@@ -101,8 +101,7 @@ def connected(*, cpus: int) -> Iterator[None]:
         ray.shutdown()
         where = f"RAY_ADDRESS: {address}" if address else "a Ray cluster on this machine"
         raise InputError(
-            f"{where}: no connection ({str(error).strip().splitlines()[0]}); see `ray status`, or set "
-            "scoring.engine: local"
+            f"{where}: no connection ({first_line(error)}); see `ray status`, or set scoring.engine: local"
         ) from error
     try:
         yield

@@ -23,7 +23,6 @@ from tosslm.runs.layout import DATA, SETS
 from tosslm.runs.recorded import Mark
 from tosslm.runs.tables import DATA_SCHEMA, row_ids, stored_rows, write_rows
 from tosslm.stages.blocks import ROWS_PER_BLOCK, Blocks
-from tosslm.stages.purposes import PURPOSES
 from tosslm.stages.step import Facts, Stage, Step
 from tosslm.workbench import Workbench
 
@@ -35,7 +34,7 @@ def _steps(config: Config, method: Method, before: Sequence[Step]) -> list[Step]
     return [data_step()]
 
 
-STAGE = Stage("data", PURPOSES["data"], (DATA,), _steps)
+STAGE = Stage("data", (DATA,), _steps)
 
 
 def data_step(rows_per_block: int = ROWS_PER_BLOCK) -> Step:

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from tosslm.characters import unsafe_tokens
 from tosslm.config import Config
+from tosslm.data.shared import REFERENCES
 from tosslm.diagnosis.dropped import DroppedTokens
 from tosslm.diagnosis.words import token_classes
 from tosslm.files import write_json, write_parquet, write_text
@@ -30,18 +31,15 @@ from tosslm.runs.tables import (
     reference_rows,
     stored_rows,
 )
-from tosslm.stages.purposes import PURPOSES
 from tosslm.stages.step import Facts, Stage, Step
 from tosslm.workbench import Workbench
-
-SETS = ("harmful", "utility")
 
 
 def _steps(config: Config, method: Method, before: Sequence[Step]) -> list[Step]:
     return [diagnosis_step(config, method)] if method.trains else []
 
 
-STAGE = Stage("diagnose", PURPOSES["diagnose"], (DIAGNOSIS,), _steps)
+STAGE = Stage("diagnose", (DIAGNOSIS,), _steps)
 
 
 def diagnosis_step(config: Config, method: Method) -> Step:
@@ -103,7 +101,7 @@ def diagnose(bench: Workbench, mark: Mark, *, scored: bool) -> Facts:
     counts = _dropped(layout, last if scored else None)
     positions = write_measured(folder, held_out, measured, mark.fingerprint)
     write_records(folder / "dropped.parquet", counts.table(), DROPPED_SCHEMA, mark.fingerprint)
-    rows = {name: sum(row["set"] == name for row in held_out) for name in SETS}
+    rows = {name: sum(row["set"] == name for row in held_out) for name in REFERENCES}
     write_json(
         folder / "diagnosis.json",
         {
@@ -127,7 +125,7 @@ def measured_rows(bench: Workbench) -> list[dict[str, Any]]:
     share, count = bench.config.references.holdout, bench.config.diagnosis.rows
     return [
         row | {"set": name}
-        for name in SETS
+        for name in REFERENCES
         for row in islice(reference_rows(bench.layout.rows(name), share, want_held_out=True), count)
     ]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tosslm.config import Config
-from tosslm.evaluation.checks import KINDS, classifier_checksums, named_prompts, prompt_checksums
+from tosslm.evaluation.checks import asked_prompts, classifier_checksums, prompt_checksums
 from tosslm.evaluation.comparison import BASE, STANDARD
 from tosslm.evaluation.seen import seen_prompts
 from tosslm.files import fingerprint, sha256
@@ -19,7 +19,6 @@ from tosslm.runs.layout import DATA, EVALUATION, MODEL, RESULTS, evaluation, eva
 from tosslm.runs.recorded import Mark
 from tosslm.runs.results import read_record, write_results
 from tosslm.runs.tables import held_out_rows, stored_rows
-from tosslm.stages.purposes import PURPOSES
 from tosslm.stages.step import Facts, Stage, Step
 from tosslm.workbench import Workbench
 
@@ -40,7 +39,7 @@ def _steps(config: Config, method: Method, before: Sequence[Step]) -> list[Step]
 
 
 _VERSION = 2  # since phrases of refusals are told more narrowly, and classifiers read whole templates
-STAGE = Stage("evaluate", PURPOSES["evaluate"], (EVALUATION,), _steps)
+STAGE = Stage("evaluate", (EVALUATION,), _steps)
 
 
 def _step(name: str, beside: tuple[str, ...] = (), *, last: bool) -> Step:
@@ -139,7 +138,7 @@ def _evaluate(
 def _seen(bench: Workbench) -> Facts:
     """Prompts that the model was fine-tuned on, told and recorded."""
     settings, most = bench.config.evaluation, bench.config.data.max_row_bytes
-    asked = {kind: named_prompts(kind, chosen, most) for kind in KINDS if (chosen := getattr(settings, kind))}
+    asked = asked_prompts(settings, most)
     counts = seen_prompts(asked, (row["messages"] for row in stored_rows(bench.layout.rows("custom"), ["messages"])))
     for told in seen_told(counts):
         bench.reporter.say(told)

@@ -11,7 +11,6 @@ from tosslm.findings.proxied import proxy_used
 from tosslm.methods.method import Method
 from tosslm.runs.layout import DATA, MODEL, SELECTION
 from tosslm.stages.adapter import Training, training_step
-from tosslm.stages.purposes import PURPOSES
 from tosslm.stages.step import Stage, Step
 from tosslm.workbench import Workbench
 
@@ -36,7 +35,7 @@ def _steps(config: Config, method: Method, before: Sequence[Step]) -> list[Step]
     return [finetune_step(method)] if method.trains else []
 
 
-STAGE = Stage("finetune", PURPOSES["finetune"], (MODEL,), _steps)
+STAGE = Stage("finetune", (MODEL,), _steps)
 
 
 def finetune_step(method: Method) -> Step:

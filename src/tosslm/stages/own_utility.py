@@ -20,13 +20,13 @@ from tosslm.errors import TosslmError
 from tosslm.files import read_batches, write_json
 from tosslm.runs.layout import TRUSTED, UTILITY, Layout, degraded, utility_fold
 from tosslm.runs.recorded import Mark
+from tosslm.runs.tables import TRAINED_COLUMNS
 from tosslm.selection.joining import trusted_rows
 from tosslm.stages.proxy import reads, rows_of
 from tosslm.stages.step import Facts, Step
 from tosslm.workbench import Workbench
 
 HELD_OUT = "held_out"
-_COLUMNS = ("row_id", "input_ids", "response_mask")
 
 
 def utility_references(config: Config) -> tuple[str, ...]:
@@ -105,7 +105,7 @@ def _row_means(bench: Workbench, model: Any, advance: Any) -> np.ndarray:
 
     scoring = bench.config.scoring
     means: list[float] = []
-    for rows in read_batches(rows_of(bench, "utility"), _COLUMNS, scoring.rows_per_part):
+    for rows in read_batches(rows_of(bench, "utility"), TRAINED_COLUMNS, scoring.rows_per_part):
         losses = response_losses(model, rows, batch_tokens=scoring.batch_tokens, advance=advance)
         # A proxy may have no token for a row's answers: it says nothing of the row, so 0.
         means += [float(row.mean(dtype=np.float64)) if len(row) else 0.0 for row in losses]

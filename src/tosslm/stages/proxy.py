@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 
 from tosslm.config import Config
 from tosslm.errors import TosslmError
-from tosslm.files import parquet_writer
 from tosslm.runs.layout import DATA, PROXY, SETS
 from tosslm.runs.recorded import Mark
-from tosslm.runs.tables import PROXY_SCHEMA, stored_rows
+from tosslm.runs.tables import PROXY_SCHEMA, stored_rows, write_rows
 from tosslm.stages.step import Facts, Step
 from tosslm.workbench import Workbench
 
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
 Rows = Sequence[dict[str, Any]]
 ROW_COLUMNS = ("row_id", "messages", "input_ids", "response_mask", "offsets")
 """What a row's place on the axis of its answers is told from."""
-_ROWS_PER_WRITE = 1024
 
 
 def reads(config: Config) -> tuple[str, ...]:
@@ -70,25 +67,13 @@ def _prepare(bench: Workbench, mark: Mark) -> Facts:
     for name in SETS:
         stored = stored_rows(bench.layout.rows(name), (*ROW_COLUMNS, "origin"))
         rows = proxy.rows(stored, bench.config.data.turns, counts[name])
-        with parquet_writer(bench.layout.proxy_rows(name), PROXY_SCHEMA, mark.fingerprint) as writer:
-            for batch in _batched(rows):
-                writer.write_table(pa.Table.from_pylist(batch, schema=writer.schema))
+        write_rows(bench.layout.proxy_rows(name), rows, PROXY_SCHEMA, mark.fingerprint)
     return {
         "name": references.model,
         "adapter": references.adapter,
         "chat_template": proxy.template_told,
         "sets": {name: asdict(one) for name, one in counts.items()},
     }
-
-
-def _batched(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    pending: list[dict[str, Any]] = []
-    for row in rows:
-        pending.append(row)
-        if len(pending) == _ROWS_PER_WRITE:
-            yield pending
-            pending = []
-    yield pending
 
 
 def paired(rows: Rows, proxies: Rows) -> list[dict[str, Any]]:

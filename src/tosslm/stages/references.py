@@ -14,18 +14,16 @@ from tosslm.methods.needs import guard_parts
 from tosslm.ragged import split_rows
 from tosslm.runs.layout import DATA, PROXY, TRUSTED, UTILITY, Layout, degraded, refinement, utility_fold
 from tosslm.runs.ranking import check_held_out
-from tosslm.runs.tables import read_joined, reference_rows, stored_rows
+from tosslm.runs.tables import TRAINED_COLUMNS, read_joined, reference_rows, stored_rows
 from tosslm.stages.adapter import Training, training_step
 from tosslm.stages.own_utility import trusted_ids, trusted_step
 from tosslm.stages.proxy import proxy_steps, reads, rows_of
-from tosslm.stages.purposes import PURPOSES
 from tosslm.stages.step import Stage, Step
 from tosslm.workbench import Workbench
 
 if TYPE_CHECKING:
     from tosslm.training.train import Recipe
 
-_COLUMNS = ("row_id", "input_ids", "response_mask")
 HAZARD_NOTE = """# Hazardous: do not share, merge or upload
 
 This adapter was trained on unsafe answers on purpose. With it the base model gives harmful output. tosslm uses it
@@ -55,7 +53,7 @@ def _steps(config: Config, method: Method, before: Sequence[Step]) -> list[Step]
     return [*proxy_steps(config), utility_step(config), degraded_step(config, 0)]
 
 
-STAGE = Stage("references", PURPOSES["references"], ("references", PROXY, TRUSTED), _steps)
+STAGE = Stage("references", ("references", PROXY, TRUSTED), _steps)
 
 
 def utility_step(config: Config) -> Step:
@@ -154,7 +152,7 @@ def _unsafe_rows(bench: Workbench, name: str, wanted: set[str]) -> Iterator[dict
     from tosslm.training.labels import training_row
 
     path = bench.layout.rows(name)
-    rows = [row for row in stored_rows(path, (*_COLUMNS, "messages", "offsets")) if row["row_id"] in wanted]
+    rows = [row for row in stored_rows(path, (*TRAINED_COLUMNS, "messages", "offsets")) if row["row_id"] in wanted]
     marks = guarded(bench, rows, classify_attacks) == 1
     for row, unsafe in zip(rows, split_rows(marks, [sum(row["response_mask"]) for row in rows]), strict=True):
         yield training_row(row["input_ids"], row["response_mask"], unsafe)
@@ -185,7 +183,7 @@ def _reference_rows(bench: Workbench, name: str) -> Iterator[dict[str, Any]]:
 def _joined_rows(bench: Workbench, round_: int) -> Iterator[dict[str, Any]]:
     """The custom rows that joined the harmful set in a round or before it."""
     if joined := joined_by(bench.layout, round_):
-        rows = stored_rows(rows_of(bench, "custom"), _COLUMNS)
+        rows = stored_rows(rows_of(bench, "custom"), TRAINED_COLUMNS)
         yield from (row for row in rows if row["row_id"] in joined)
 
 

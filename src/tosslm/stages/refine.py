@@ -14,7 +14,6 @@ from tosslm.ragged import split_rows
 from tosslm.runs.layout import DATA, refinement, scores
 from tosslm.runs.tables import finite_scores, row_ids
 from tosslm.selection.joining import rows_to_join
-from tosslm.stages.purposes import PURPOSES
 from tosslm.stages.references import degraded_step, joined_by
 from tosslm.stages.score import score_step
 from tosslm.stages.step import Facts, Stage, Step
@@ -33,7 +32,6 @@ def _steps(config: Config, method: Method, before: Sequence[Step]) -> list[Step]
 
 STAGE = Stage(
     "refine",
-    PURPOSES["refine"],
     ("refinement", "references", "scores"),
     _steps,
 )

@@ -12,7 +12,6 @@ from tosslm.methods.method import Method
 from tosslm.runs.layout import REPORT
 from tosslm.runs.reader import Run
 from tosslm.runs.recorded import Mark
-from tosslm.stages.purposes import PURPOSES
 from tosslm.stages.step import Facts, Stage, Step
 from tosslm.workbench import Workbench
 
@@ -21,7 +20,7 @@ def _steps(config: Config, method: Method, before: Sequence[Step]) -> list[Step]
     return [report_step(before)] if method.trains else []
 
 
-STAGE = Stage("report", PURPOSES["report"], ("report.html",), _steps)
+STAGE = Stage("report", ("report.html",), _steps)
 
 
 def report_step(before: Sequence[Step]) -> Step:

@@ -21,6 +21,7 @@ from tosslm.runs.tables import (
     HELDOUT_SCHEMA,
     PROXY_SCHEMA,
     SCORE_SCHEMA,
+    TRAINED_COLUMNS,
     part_files,
     part_name,
     reference_rows,
@@ -29,14 +30,12 @@ from tosslm.runs.tables import (
 )
 from tosslm.stages.own_utility import utility_references, without_untrusted
 from tosslm.stages.proxy import ROW_COLUMNS, carried, paired, reads, rows_of
-from tosslm.stages.purposes import PURPOSES
 from tosslm.stages.reading import Places, Reading, reading, sample_rows
 from tosslm.stages.shard import Shard
 from tosslm.stages.step import Facts, Stage, Step
 from tosslm.tracking import Trackers, tracked
 from tosslm.workbench import Workbench
 
-_COLUMNS = ("row_id", "input_ids", "response_mask")
 Rows = Sequence[dict[str, Any]]
 
 
@@ -44,7 +43,7 @@ def _steps(config: Config, method: Method, before: Sequence[Step]) -> list[Step]
     return [score_step(config, 0)] if method.builds_on != "data" else []
 
 
-STAGE = Stage("score", PURPOSES["score"], ("scores",), _steps)
+STAGE = Stage("score", ("scores",), _steps)
 
 
 def score_step(config: Config, round_: int, stage: str = "score") -> Step:
@@ -244,7 +243,7 @@ def _parts(bench: Workbench, wanted: Container[int] | None = None) -> Iterator[R
     """The rows of each part, with what a proxy reads of them where there is one; nothing of unwanted parts."""
     count = bench.config.scoring.rows_per_part
     if not bench.proxy:
-        yield from read_batches(bench.layout.rows("custom"), _COLUMNS, count, wanted=wanted)
+        yield from read_batches(bench.layout.rows("custom"), TRAINED_COLUMNS, count, wanted=wanted)
         return
     files = (bench.layout.rows("custom"), ROW_COLUMNS), (rows_of(bench, "custom"), PROXY_SCHEMA.names)
     for rows, proxies in zip(

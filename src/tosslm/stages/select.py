@@ -35,7 +35,6 @@ from tosslm.stages.auto import found_threshold, learnt_apart, threshold_facts
 from tosslm.stages.choose import choose, forget_evidence
 from tosslm.stages.decided import decided_facts, decisions_cover, people_decided
 from tosslm.stages.mask import MaskCounts, write_mask
-from tosslm.stages.purposes import PURPOSES
 from tosslm.stages.step import Facts, Stage, Step
 from tosslm.workbench import Workbench
 
@@ -44,7 +43,7 @@ def _steps(config: Config, method: Method, before: Sequence[Step]) -> list[Step]
     return [selection_step(method, config.refinement.rounds)] if method.trains else []
 
 
-STAGE = Stage("select", PURPOSES["select"], (SELECTION,), _steps)
+STAGE = Stage("select", (SELECTION,), _steps)
 
 
 def selection_step(method: Method, rounds: int) -> Step:

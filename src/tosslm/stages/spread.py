@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tosslm.errors import InputError, TosslmError
+from tosslm.errors import InputError, TosslmError, first_line
 from tosslm.files import write_text
 from tosslm.progress import Task
 from tosslm.runs.layout import HELDOUT
@@ -194,7 +194,7 @@ class _Crew:
             ray.kill(worker)  # one that is merely out of reach is not to hold its place
             self.deal.lost(share)
             what = f"with share {share}" if share else "before it could work"
-            self.bench.reporter.say(f"a Ray worker is gone {what}: {_first_line(error)}")
+            self.bench.reporter.say(f"a Ray worker is gone {what}: {first_line(error)}")
             return
         self._idle.append(worker)
         if share:
@@ -210,7 +210,3 @@ def _as_ours(error: Any) -> TosslmError:
     if isinstance(cause, TosslmError):
         return InputError(str(cause)) if isinstance(cause, InputError) else TosslmError(str(cause))
     return TosslmError(f"a Ray worker failed: {type(cause).__name__}: {cause} (--debug shows where)")
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

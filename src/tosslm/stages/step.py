@@ -55,13 +55,11 @@ class Stage:
 
     Attributes:
         name: of the stage.
-        purpose: what it is for, as `toss --help` says it.
         writes: what its steps write at the top of a run folder; what stands there already must be a run's own.
         steps: what it does for a config and its method, given the steps before it; nothing where the method has no
             need of it.
     """
 
     name: str
-    purpose: str
     writes: tuple[str, ...]
     steps: Callable[[Config, Method, Sequence[Step]], Sequence[Step]]

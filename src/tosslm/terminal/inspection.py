@@ -12,7 +12,7 @@ from rich.text import Text
 
 from tosslm.outward import outward, whole_text, without_secrets
 from tosslm.terminal.rows import has_styles
-from tosslm.terminal.tables import WIDE, table_of, told
+from tosslm.terminal.tables import WIDE, print_line, table_of, told
 from tosslm.text import mask_hidden
 
 _OPEN, _CLOSE = "\u2039", "\u203a"
@@ -27,9 +27,9 @@ def print_inspection(facts: Mapping[str, Any], meaning: str, console: Console) -
         meaning: how the set says which tokens train.
         console: where.
     """
-    _line(f"{facts['path']}: {facts['layout']} ({meaning})", console)
+    print_line(f"{facts['path']}: {facts['layout']} ({meaning})", console)
     if facts["not_read"]:
-        _line(f"Not counted by: {', '.join(facts['not_read'])}", console)
+        print_line(f"Not counted by: {', '.join(facts['not_read'])}", console)
     console.print(_counts(facts, console.width))
     if cuts := facts.get("cuts"):
         narrow = console.width < WIDE
@@ -41,11 +41,11 @@ def print_inspection(facts: Mapping[str, Any], meaning: str, console: Console) -
             table.add_row(f"{cut['max_length']:,}", *(f"{cut[key]:,}" for key in ("rows", "lost", "nothing")))
         console.print(table)
         if narrow:
-            _line("lost: trained tokens; left: rows that train on nothing then", console)
+            print_line("lost: trained tokens; left: rows that train on nothing then", console)
     for finding in facts["findings"]:
         console.print(told("Finding", "bold yellow", outward(finding["text"])))
     if not facts["findings"]:
-        _line("Nothing found.", console)
+        print_line("Nothing found.", console)
 
 
 def _counts(facts: Mapping[str, Any], width: int) -> Any:
@@ -78,7 +78,7 @@ def print_token_rows(rows: Sequence[Any], tokenizer: Any, console: Console) -> N
         console.print(Text(f"row {row.number:,}: {row.trained_tokens:,} of {row.length:,} tokens train", "bold"))
         console.print(coloured(row.ids, row.trained, tokenizer, console))
         if row.length > len(row.ids):
-            _line(f"... and {row.length - len(row.ids):,} tokens more", console)
+            print_line(f"... and {row.length - len(row.ids):,} tokens more", console)
     if rows:
         console.print()
         console.print(_legend(console))
@@ -133,7 +133,3 @@ def _legend(console: Console) -> Text:
     if not has_styles(console):
         return Text("[+trained+]")
     return Text.assemble(("trained", _TRAINED), "   ", ("context", _CONTEXT))
-
-
-def _line(text: str, console: Console) -> None:
-    console.print(outward(text), markup=False, highlight=False, soft_wrap=True)

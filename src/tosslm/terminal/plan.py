@@ -9,8 +9,7 @@ from rich.console import Console
 
 from tosslm.findings.found import found_told
 from tosslm.findings.warnings import rewritten
-from tosslm.outward import outward
-from tosslm.terminal.tables import table_of, told
+from tosslm.terminal.tables import print_line, table_of, told
 from tosslm.text import duration, memory_size
 
 SHOWN_BAD_ROWS = 20
@@ -24,13 +23,13 @@ def print_plan(plan: Mapping[str, Any], console: Console) -> None:
         table.add_row(name, *(f"{counts[key]:,}" for key in keys))
     console.print(table)
     if plan.get("utility_told"):
-        console.print(outward(plan["utility_told"]), markup=False, highlight=False, soft_wrap=True)
+        print_line(plan["utility_told"], console)
     for name, counts in plan["sets"].items():
         if changed := rewritten(name, counts):
-            console.print(outward(changed), markup=False, highlight=False, soft_wrap=True)
+            print_line(changed, console)
     for row in plan["bad_rows"][:SHOWN_BAD_ROWS]:
         text = f"{row['set']}: {row['origin']}: {row['reason']}; {row['remedy']}"
-        console.print(outward(text), markup=False, highlight=False, soft_wrap=True)
+        print_line(text, console)
     if len(plan["bad_rows"]) > SHOWN_BAD_ROWS:
         console.print(f"... and {len(plan['bad_rows']) - SHOWN_BAD_ROWS} more (all of them with --json)")
     model, speed = plan["model"], plan["speed"]
@@ -88,7 +87,7 @@ def _print_stages(plan: Mapping[str, Any], console: Console) -> None:
     if price is not None:
         console.print(f"cost: at {price:,g} an hour of this device", markup=False, highlight=False, soft_wrap=True)
     for said in plan.get("assumed", ()):
-        console.print(outward(said), markup=False, highlight=False, soft_wrap=True)
+        print_line(said, console)
 
 
 def _money(cost: float) -> str:

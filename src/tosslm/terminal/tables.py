@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from tosslm.findings.sentence import Sentence, Strong
+from tosslm.outward import outward
 from tosslm.text import mask_hidden
 
 WIDE = 60
@@ -20,6 +22,11 @@ def table_of(*columns: str, width: int = WIDE) -> Table:
         whole = i == 0 and width >= WIDE
         table.add_column(column, justify="left" if i == 0 else "right", overflow="fold", no_wrap=whole)
     return table
+
+
+def print_line(text: str, console: Console) -> None:
+    """Print foreign text as one line, however long, with no markup of its own."""
+    console.print(outward(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def told(label: str, style: str, sentence: str) -> Text:

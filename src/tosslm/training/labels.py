@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 from datasets import Dataset
 
 from tosslm.files import atomic_path
+from tosslm.misplaced import IGNORED as IGNORED
 from tosslm.ragged import answer_positions, row_starts
 
-IGNORED = -100
 TRAINING_SCHEMA = pa.schema(
     [
         ("input_ids", pa.list_(pa.int32())),

@@ -188,7 +188,7 @@ def train_adapter(
             callback.trainer = trainer
         trainer.remove_callback(PrinterCallback)
         start = time.monotonic()
-        micro = min(settings.micro_batch_size, settings.batch_size)
+        micro = settings.rows_at_once
         with lowering(
             f"{name}: a forward and backward pass of {micro} rows",
             "lower micro_batch_size, set gradient_checkpointing: true, or lower data.max_length",
@@ -248,7 +248,7 @@ def _arguments(
     recipe: Recipe, steps: int, folder: Path, report_to: Sequence[str], base: Base, name: str
 ) -> SFTConfig:
     settings = recipe.settings
-    micro = min(settings.micro_batch_size, settings.batch_size)
+    micro = settings.rows_at_once
     processes = PartialState().num_processes
     arguments = SFTConfig(
         output_dir=str(folder),
