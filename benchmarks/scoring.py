@@ -2,10 +2,10 @@
 
 Theirs: each reference is a model by itself; batches of 4 rows in the order of the file, padded to the longest;
 logits over the whole vocabulary and cross-entropy at every position, prompts and padding among them. Ours:
-``response_losses`` under adapters on one copy of the base. The products: the base's linear layers on as many tokens,
-without padding, in the batches that ours reads where rows share no beginning; the head where a response token is
-predicted; nothing else. All read the same rows in turns, part by part, so that a machine that slows down slows all;
-loading is not counted. The losses are compared too. A part that was measured is not measured again.
+``response_losses`` under adapters on one copy of the base. The products: the base's linear layers on as many tokens
+as ours reads, a beginning that rows share once, without padding, in batches like its own; the head where a response
+token is predicted; nothing else. All read the same rows in turns, part by part, so that a machine that slows down
+slows all; loading is not counted. The losses are compared too. A part that was measured is not measured again.
 
 With ``--shared``, rows have so many tokens in common before ``--own`` of their own, and ours is compared with itself
 when it reads each row whole.
@@ -23,7 +23,8 @@ import argparse
 import itertools
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,8 @@ from tosslm.config import ModelConfig
 from tosslm.model.adapters import attached_adapters
 from tosslm.model.base import Base, open_base
 from tosslm.model.losses import batch_budget, plan_batches
+from tosslm.model.prefix import can_share
+from tosslm.model.texts import Group, beginnings, distinct_texts
 from tosslm.quiet import quiet_libraries
 
 FOLDER = RESULTS / "scoring"
@@ -85,22 +88,52 @@ def plain_losses(model: Any, rows: Rows, pad: int) -> list[np.ndarray]:
     return losses
 
 
-@torch.inference_mode()
-def products(model: Any, rows: Rows, batch_tokens: int) -> None:
-    """The linear layers of a model without adapters, on as many tokens as rows have before their last response."""
-    ends = [int(np.flatnonzero(row["response_mask"])[-1]) for row in rows]
-    head = model.get_output_embeddings()
-    layers = [layer for layer in model.modules() if type(layer) is torch.nn.Linear and layer is not head]
-    for batch in plan_batches(ends, batch_budget(model, batch_tokens)):
-        read = sum(ends[i] for i in batch)
-        inputs = {
-            width: torch.randn(read, width).to(model.dtype) for width in {layer.in_features for layer in layers}
-        }
-        for layer in layers:
-            layer(inputs[layer.in_features])
-        predicted = torch.randn(sum(sum(rows[i]["response_mask"]) for i in batch), head.in_features).to(model.dtype)
-        for part in predicted.split(256):
-            head(part)
+@dataclass(frozen=True, slots=True)
+class Products:
+    """The linear layers of a model without adapters, on as many tokens as ours reads, in batches like its own.
+
+    Attributes:
+        layers: the layers.
+        head: what predicts.
+        inputs: numbers for each width of an input, made beforehand.
+        budget: padded tokens of a batch.
+        shares: whether a beginning that rows share is read once.
+    """
+
+    layers: list[torch.nn.Linear]
+    head: torch.nn.Linear
+    inputs: dict[int, torch.Tensor]
+    budget: int
+    shares: bool
+
+    @classmethod
+    def of(cls, model: Any, batch_tokens: int) -> Products:
+        """Those of a model."""
+        head, budget = model.get_output_embeddings(), batch_budget(model, batch_tokens)
+        layers = [layer for layer in model.modules() if type(layer) is torch.nn.Linear and layer is not head]
+        widths = {layer.in_features for layer in [*layers, head]}
+        inputs = {width: torch.randn(budget, width).to(model.dtype) for width in widths}
+        return cls(layers, head, inputs, budget, can_share(model))
+
+    def batches(self, rows: Rows) -> Iterator[tuple[int, int]]:
+        """Of each batch: tokens read, and predicted."""
+        texts = distinct_texts(rows, merge=self.shares)
+        for group in beginnings(texts, self.budget // 4) if self.shares else [Group(tuple(texts), 0)]:
+            if group.shared:
+                yield group.shared, int(group.texts[0].response_mask[: group.shared + 1].sum())
+            lengths = [len(text.input_ids) - 1 - group.shared for text in group.texts]
+            predicted = [int(text.response_mask[group.shared + 1 :].sum()) for text in group.texts]
+            for batch in plan_batches(lengths, self.budget):
+                yield sum(lengths[i] for i in batch), sum(predicted[i] for i in batch)
+
+    @torch.inference_mode()
+    def __call__(self, rows: Rows) -> None:
+        """Multiply."""
+        for read, predicted in self.batches(rows):
+            for layer in self.layers:
+                layer(self.inputs[layer.in_features][:read])
+            for start in range(0, predicted, 256):
+                self.head(self.inputs[self.head.in_features][: min(256, predicted - start)])
 
 
 def timed(ways: Mapping[str, Callable[[Rows], Any]], rows: Rows, names: Sequence[str]) -> dict[str, Any]:
@@ -116,6 +149,7 @@ def timed(ways: Mapping[str, Callable[[Rows], Any]], rows: Rows, names: Sequence
         "rows": len(rows),
         "tokens": sum(len(row["input_ids"]) for row in rows),
         "response_tokens": sum(sum(row["response_mask"]) for row in rows),
+        "read": sum(read for read, _ in ways["products"].batches(rows)) if "products" in ways else None,
         "clock": clock.__name__,
         "seconds": seconds,
         "apart": max(float(np.abs(a - b).max()) for a, b in zip(one, other, strict=True)),
@@ -186,7 +220,7 @@ def measure(args: argparse.Namespace, results: Results) -> None:
                 ways = {
                     "authors": lambda part: plain_losses(plain, part, base.tokenizer.pad_token_id),
                     "ours": ours,
-                    "products": lambda part: products(bare, part, args.batch_tokens),
+                    "products": Products.of(bare, args.batch_tokens),
                 }
             in_turns(ways, rows, args.parts, results)
 
