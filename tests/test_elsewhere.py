@@ -255,3 +255,17 @@ def test_what_needs_a_folder_on_a_disk_says_so(
     result = CliRunner().invoke(app, [*command, source])
     assert result.exit_code == 2
     assert "is no folder on a disk" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize("url", ["reference://a.jsonl::file:///x.json", "file:///a.jsonl::memory://x"])
+def test_a_chain_of_file_systems_is_not_opened(url: str) -> None:
+    """A run folder that was sent could name templates for fsspec to run, which are code."""
+    with pytest.raises(InputError, match="chains of file systems"):
+        next(iter(read_rows(url)))
+    with pytest.raises(InputError, match="chains of file systems"):
+        load_run("simplecache::s3://b/x")
+
+
+def test_a_file_in_a_file_that_is_not_named_is_told() -> None:
+    with pytest.raises(InputError, match=r"zip://a\.jsonl: .*check the scheme"):
+        next(iter(read_rows("zip://a.jsonl")))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -320,6 +321,18 @@ def test_results_of_one_model_are_not_replaced_by_those_of_another(
         )
         assert again.exit_code == 0, again.stderr
     assert results.read_bytes() != first
+
+
+def test_that_a_degraded_reference_is_measured_is_said(
+    tiny_config: dict[str, Any], tiny_adapter_folder: Path, tmp_path: Path
+) -> None:
+    path, marked = tmp_path / "toss.yaml", tmp_path / "marked"
+    path.write_text(yaml.safe_dump(tiny_config | {"evaluation": {"refusals": ["No."]}}))
+    shutil.copytree(tiny_adapter_folder, marked)
+    (marked / "HAZARDOUS.md").touch()
+    told = toss("evaluate", str(path), "--adapter", str(marked), "--out", str(tmp_path / "out"))
+    assert told.exit_code == 0, told.stderr
+    assert "is a degraded reference (HAZARDOUS.md)" in " ".join(told.stderr.split())
 
 
 def test_answers_of_a_killed_evaluation_are_not_lost_to_another_model(

@@ -103,10 +103,13 @@ def test_the_weights_of_the_base_stay_as_they_are(base: Base, tiny_adapter_folde
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
-def test_a_hazardous_adapter_is_never_merged(base: Base, tiny_adapter_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("marked", ["adapter", "."])
+def test_a_hazardous_adapter_is_never_merged(
+    base: Base, tiny_adapter_folder: Path, tmp_path: Path, marked: str
+) -> None:
     adapter = tmp_path / "adapter"
     shutil.copytree(tiny_adapter_folder, adapter)
-    (adapter / "HAZARDOUS.md").touch()
+    (tmp_path / marked / "HAZARDOUS.md").touch()
     with pytest.raises(InputError, match=r"HAZARDOUS\.md"):
         save_merged(base, adapter, tmp_path / "merged")
     assert not (tmp_path / "merged").exists()

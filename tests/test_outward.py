@@ -47,6 +47,13 @@ def test_keys_are_known_by_their_variables_and_kept_nowhere(monkeypatch: pytest.
         ("sftp://me@host/x", False),
         ("https://host/a@b", False),
         ("see https://me:word@host for more", False),
+        ("simplecache::s3://key:se@cret@bucket/x", True),
+        ("https://host/x.jsonl?apikey=word", True),
+        ("https://host/x.jsonl?a=b&subscription-key=word", True),
+        ("https://host/x.jsonl?X-OSS-Signature=word", True),
+        ("https://host/x.jsonl#access-key=word", True),
+        ("https://host/x.jsonl?client_secret=word", True),
+        ("https://host/x.jsonl?design=a&author=b", False),
     ],
 )
 def test_credentials_of_a_url(url: str, found: bool) -> None:

@@ -119,13 +119,15 @@ def test_an_answer_that_is_none_is_refused(told: Any, said: str) -> None:
         ({"engine": "vllm", "server": {"arguments": ["--host=0.0.0.0"]}}, "listens to the run alone"),
         ({"engine": "vllm", "server": {"arguments": ["--max-model-len", "4096"]}}, "set data.max_length"),
         ({"engine": "vllm", "server": {"arguments": ["--max_lora_rank=64"]}}, r"references\.lora\.r"),
+        ({"engine": "vllm", "server": {"arguments": ["--hf-token=a-secret"]}}, "the server reads HF_TOKEN"),
         ({"engine": "vllm", "server": {"arguments": ["--grpc_port", "1"]}}, "let others reach the degraded"),
         ({"engine": "vllm", "server": {"mask_change": -1}}, "choose a number from 0, or auto"),
     ],
 )
 def test_what_a_server_would_not_heed_is_refused(scoring: dict[str, Any], said: str) -> None:
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=said) as caught:
         load_config({"data": SETS, "scoring": scoring})
+    assert "a-secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,11 +20,14 @@ from tosslm.config import ModelConfig, TrainingConfig, covered
 from tosslm.errors import InputError, TosslmError
 from tosslm.model.adapters import fresh_adapter
 from tosslm.model.base import Base, open_base
+from tosslm.model.folders import HAZARD_MARK, adapter_folder, check_adapter
 from tosslm.progress import Reporter, SilentReporter
+from tosslm.tracking import Trackers
 from tosslm.training.collate import TrainingCollator
 from tosslm.training.fine_tune import fine_tune
 from tosslm.training.labels import read_lengths, training_row, write_training_rows
-from tosslm.training.train import Recipe, tensorboard_folder, train_adapter
+from tosslm.training.train import Recipe, train_adapter
+from tosslm.training.trainer import SelectiveTrainer
 
 
 def make_rows(count: int = 10) -> list[dict[str, Any]]:
@@ -279,16 +281,55 @@ def test_a_base_in_bfloat16_trains_an_adapter_in_float32(tiny_model_folder: Path
     assert facts["last_loss"] < facts["first_loss"]
 
 
-def test_tensorboard_files_go_where_they_outlive_the_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_checkpoint_of_a_degraded_reference_is_marked_as_one(tiny_model_folder: Path, tmp_path: Path) -> None:
+    """As a kill leaves it: it is a whole adapter, which nothing is to merge, and no git to take up."""
+    with pytest.raises(KilledError):
+        train_adapter(
+            base_of(tiny_model_folder),
+            write_training_rows(tmp_path / "rows.arrow", make_rows(12)),
+            Recipe(TrainingConfig(learning_rate=0.01, batch_size=4, micro_batch_size=2, checkpoint_steps=1), seed=3),
+            name="test",
+            work=tmp_path,
+            out=tmp_path / "out",
+            notes={HAZARD_MARK: "hazardous", ".gitignore": "*"},
+            reporter=DyingReporter(3),
+        )
+    checkpoint = tmp_path / "checkpoints/checkpoint-2"
+    check_adapter(checkpoint)
+    assert (checkpoint / ".gitignore").read_text() == "*"
+    assert not (checkpoint / "README.md").exists()  # TRL's card of a model to share
+    with pytest.raises(InputError, match="a degraded reference is never merged"):
+        adapter_folder(str(checkpoint), "model.adapter")
+    (checkpoint / HAZARD_MARK).unlink()  # a kill before it was written
+    with pytest.raises(InputError, match="a degraded reference is never merged"):
+        adapter_folder(str(checkpoint), "model.adapter")
+
+
+def test_trackers_get_figures_and_no_callback_that_could_upload_a_checkpoint(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
-    with tensorboard_folder(tmp_path):
-        assert os.environ["TENSORBOARD_LOGGING_DIR"] == str(tmp_path)
-    assert "TENSORBOARD_LOGGING_DIR" not in os.environ
-    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "mine")
-    with tensorboard_folder(tmp_path):
-        assert os.environ["TENSORBOARD_LOGGING_DIR"] == "mine"
+    seen: list[str] = []
+
+    def watch(trainer: SelectiveTrainer, **_: Any) -> None:
+        seen.extend(type(callback).__module__ for callback in trainer.callback_handler.callbacks)
+
+    monkeypatch.setattr(SelectiveTrainer, "train", watch)
+    with pytest.raises(IndexError):  # of a training that logged nothing
+        train_adapter(
+            base_of(tiny_model_folder),
+            write_training_rows(tmp_path / "rows.arrow", make_rows(4)),
+            Recipe(TrainingConfig(), seed=3),
+            name="test",
+            work=tmp_path / "work",
+            out=tmp_path / "out",
+            notes={},
+            reporter=SilentReporter(),
+            trackers=Trackers(["tensorboard"], tmp_path / "logs"),
+        )
+    assert {name.partition(".")[0] for name in seen} <= {"tosslm", "transformers"}
+    assert not [name for name in seen if "integration" in name]
+    assert list((tmp_path / "logs/test").glob("events.out.tfevents*"))
 
 
 @pytest.mark.long

@@ -13,7 +13,7 @@ from tosslm.errors import InputError, TosslmError
 from tosslm.files import atomic_folder
 from tosslm.model.base import Base, load_model, open_base, save_model
 from tosslm.model.fit import check_adapter_fits
-from tosslm.model.folders import HAZARD_MARK, check_adapter
+from tosslm.model.folders import HAZARD_MARK, check_adapter, is_hazardous
 from tosslm.model.merging import with_merged
 from tosslm.runs.outside import check_outside
 from tosslm.runs.reader import Run
@@ -118,5 +118,5 @@ def save_merged(base: Base, adapter: Path, folder: Path, scale: float = 1.0, *, 
 def _check_merge(adapter: Path, out: Path) -> None:
     if out.exists():
         raise InputError(f"{out}: exists already; name a folder that does not")
-    if (adapter / HAZARD_MARK).exists():
+    if is_hazardous(adapter):
         raise InputError(f"{adapter}: marked {HAZARD_MARK}; a degraded reference is never merged")

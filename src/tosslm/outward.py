@@ -18,8 +18,7 @@ _LONGEST = 4000
 _USERINFO = re.compile(r"(://)[^\s/?#]*@")
 _WITH_PASSWORD = re.compile(r"\s*(?:https?://[^\s/?#]*@|[\w.+-]+://[^\s/?#]*:[^\s/?#]*@)\S*\s*")
 _SECRET_FIELD = (
-    r"[?&](?:X-(?:Amz|Goog)-(?:Signature|Credential|Security-Token)|Signature|sig|AWSAccessKeyId|GoogleAccessId"
-    r"|(?:access_|auth_|api_)?(?:token|key)|secret|password)="
+    r"[?&;#](?:[\w.-]*(?:key|keyid|accessid|token|secret|passwd|password|pwd|signature|credential|jwt)|sig|auth)="
 )
 _SIGNED = re.compile(rf"\s*[\w.+-]+://\S*{_SECRET_FIELD}\S+\s*", re.IGNORECASE)
 _SIGNATURE = re.compile(rf"({_SECRET_FIELD})[^\s&#'\"<>]+", re.IGNORECASE)
@@ -34,7 +33,8 @@ def holds_key(variable: str) -> None:
 
 def has_credentials(text: str) -> bool:
     """Whether a text is a URL with a password or token before its host, or signed; ``sftp://me@host/x`` is not."""
-    return any(form.fullmatch(text) is not None for form in (_WITH_PASSWORD, _SIGNED))
+    links = text.split("::")  # of a chain of fsspec
+    return any(form.fullmatch(link) is not None for link in links for form in (_WITH_PASSWORD, _SIGNED))
 
 
 def without_secrets(text: str) -> str:

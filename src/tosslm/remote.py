@@ -24,9 +24,14 @@ def is_url(name: str) -> bool:
 
 
 def local_name(name: str) -> str:
-    """The path that a ``file://`` URL names; any other name as it is."""
+    """The path that a ``file://`` URL names; any other name as it is.
+
+    Raises:
+        InputError: it is a chain of file systems.
+    """
     if "://" not in name or is_url(name):
         return name
+    _refuse_chain(name)
     return str(fsspec.url_to_fs(name)[1])
 
 
@@ -34,19 +39,29 @@ def file_system(url: str) -> tuple[Any, str]:
     """The file system of a URL, with no listing of an earlier time in it, and the path there.
 
     Raises:
-        InputError: no driver for it is known or installed.
+        InputError: no driver for it is known or installed, or it is a chain of file systems.
     """
-    scheme = url.split("://")[0].split("::")[-1]
+    _refuse_chain(url)
+    scheme = url.split("://")[0]
     try:
         system, path = fsspec.url_to_fs(url)
     except ImportError as error:
         package = _PACKAGES.get(scheme)
         remedy = f'pip install "{package}"' if package else "install the driver"
         raise InputError(f"{url}: {error}; {remedy}, or copy the file here") from error
-    except ValueError as error:
+    except Exception as error:  # a driver of files in other files, say, is not told in which
         raise InputError(f"{url}: {error}; check the scheme, or copy the file here") from error
     system.invalidate_cache()
     return system, path
+
+
+def _refuse_chain(url: str) -> None:
+    """Refuse file systems in file systems: some of these read templates, that is code, from the files below.
+
+    A URL may come with a run folder from anywhere.
+    """
+    if "::" in url:
+        raise InputError(f"{url}: chains of file systems (::) are not opened; copy the file here, unpacked")
 
 
 class _RemoteFile(io.RawIOBase):

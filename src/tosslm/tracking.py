@@ -1,7 +1,12 @@
-"""Scoring in the trackers that trainings log to: TensorBoard, Weights & Biases, Trackio, MLflow."""
+"""Figures of trainings and scoring for trackers: TensorBoard, Weights & Biases, Trackio, MLflow.
+
+Figures alone: transformers' own callbacks for trackers upload checkpoints as well, where a variable of the
+environment asks for it or does not forbid it, and those of a degraded reference are never to leave the run folder.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +19,9 @@ if TYPE_CHECKING:
     from accelerate.tracking import GeneralTracker
 
 Log = Callable[[Mapping[str, float], int], None]
+KNOWN = ("mlflow", "tensorboard", "trackio", "wandb")
+PROJECT = "tosslm"
+"""What trackers call the runs of all steps together, unless a variable of theirs says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,33 +46,32 @@ def check_trackers(report_to: Sequence[str]) -> None:
     if not report_to:
         return
     from accelerate import tracking
-    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-    known = tracking.LOGGER_TYPE_TO_CLASS.keys() & INTEGRATION_TO_CALLBACK.keys()
     installed = {tracker.value for tracker in tracking.get_available_trackers()}
     for tracker in report_to:
-        if tracker not in known:
-            raise InputError(f"report_to: {tracker!r} is unknown; choose from {', '.join(sorted(known))}")
+        if tracker not in KNOWN:
+            raise InputError(f"report_to: {tracker!r} is unknown; choose from {', '.join(KNOWN)}")
         if tracker not in installed:
             raise InputError(f"report_to: {tracker} is not installed; install its package, or leave it out")
 
 
 @contextmanager
 def tracked(trackers: Trackers, name: str) -> Iterator[Log]:
-    """Open trackers for a stage that is no training.
+    """Open trackers for a step; of several processes, in the first alone.
 
     Args:
         trackers: which, and where they write.
-        name: of the stage.
+        name: of the step.
 
     Yields:
         A function that logs values at a step to all of them.
     """
+    started: list[GeneralTracker] = []
     if trackers.names:
         from accelerate import PartialState
 
-        PartialState()  # trackers ask it whether they are the main process
-    started = [_start(tracker, name.replace("/", "-"), trackers.folder) for tracker in trackers.names]
+        if PartialState().is_main_process:
+            started = [_start(tracker, name.replace("/", "-"), trackers.folder) for tracker in trackers.names]
 
     def log(values: Mapping[str, float], step: int) -> None:
         for tracker in started:
@@ -80,7 +87,12 @@ def tracked(trackers: Trackers, name: str) -> Iterator[Log]:
 def _start(tracker: str, name: str, folder: Path | None) -> GeneralTracker:
     from accelerate import tracking
 
-    known = tracking.LOGGER_TYPE_TO_CLASS[tracker]
-    started = known(name, str(folder)) if known.requires_logging_directory else known(name)
+    kind = tracking.LOGGER_TYPE_TO_CLASS[tracker]
+    if kind.requires_logging_directory:
+        started = kind(name, os.environ.get("TENSORBOARD_LOGGING_DIR") or str(folder))
+    elif tracker == "mlflow":
+        started = kind(PROJECT, run_name=name)
+    else:
+        started = kind(os.environ.get(f"{tracker.upper()}_PROJECT") or PROJECT, name=name)
     started.start()
     return started

@@ -10,6 +10,7 @@ from tosslm.config.section import PathText, Section
 
 _OURS = {
     "--api-key": "the run makes one, which no other process can read",
+    "--hf-token": "it would be written into the run folder; the server reads HF_TOKEN",
     "--grpc-port": "it would let others reach the degraded reference",
     "--host": "the server listens to the run alone, at a socket in a private folder",
     "--port": "the server listens to the run alone, at a socket in a private folder",
@@ -67,7 +68,7 @@ class ServerConfig(Section):
         for word in value:
             name = word.partition("=")[0].replace("_", "-")
             if name in _OURS:
-                raise ValueError(f"{word}: {_OURS[name]}; leave it out")
+                raise ValueError(f"{name}: {_OURS[name]}; leave it out")
         return value
 
     @field_validator("largest_difference", "mean_difference", "mask_change")

@@ -23,7 +23,7 @@ from tosslm.evaluation.measurement import Places, Subject, evaluate_model
 from tosslm.files import write_json
 from tosslm.model.adapters import attached_adapters
 from tosslm.model.base import BASE_KEYS, Base, Keys, open_base, where_it_runs
-from tosslm.model.folders import folder_checksums
+from tosslm.model.folders import HAZARD_MARK, folder_checksums, is_hazardous
 from tosslm.outward import has_credentials
 from tosslm.progress import Reporter
 from tosslm.runs.folder import RunFolder
@@ -77,6 +77,8 @@ def evaluate_external(
     base = open_base(chosen, Keys("--model", "--adapter") if model else BASE_KEYS)
     if adapter and (told := other_base_told(Path(adapter), base)):
         reporter.say(told)
+    if adapter and is_hazardous(Path(adapter)):
+        reporter.say(f"--adapter: {adapter} is a degraded reference ({HAZARD_MARK}): what it writes may be harmful")
     tokenizer = base.row_tokenizer(config.data)
     check_asked(config.evaluation, tokenizer, config.data.max_row_bytes)
     out = RunFolder(folder)

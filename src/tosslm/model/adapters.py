@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
@@ -94,9 +94,7 @@ def attached_adapters(base: Base, folders: dict[str, Path], *, scale: float = 1.
         base.model.eval().requires_grad_(False)
 
 
-def save_adapter(
-    model: PeftModel, folder: Path, base: ModelConfig, notes: dict[Literal["README.md", "HAZARDOUS.md"], str]
-) -> None:
+def save_adapter(model: PeftModel, folder: Path, base: ModelConfig, notes: Mapping[str, str]) -> None:
     """Save an adapter as a PEFT folder: safetensors, config, and the notes that go with it.
 
     Raises:

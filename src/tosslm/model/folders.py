@@ -95,13 +95,19 @@ def adapter_folder(name: str, key: str) -> Path:
         InputError: there is none, or it is a degraded reference.
     """
     folder = local_folder(key, name, None, False)
-    if (folder / HAZARD_MARK).exists():
+    if is_hazardous(folder):
         raise InputError(
             f"{key}: {name} is marked {HAZARD_MARK}: a degraded reference is never merged into a base; "
             "name a safety-tuned adapter instead"
         )
     check_adapter(folder)
     return folder
+
+
+def is_hazardous(folder: Path) -> bool:
+    """Whether a folder is marked as a degraded reference, or lies in one that is, as checkpoints of one do."""
+    own = folder.resolve()
+    return any((place / HAZARD_MARK).exists() for place in (own, *own.parents))
 
 
 def check_adapter(folder: Path) -> None:

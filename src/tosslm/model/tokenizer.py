@@ -11,7 +11,7 @@ from tosslm.data.tokenized import Limits
 from tosslm.errors import InputError
 from tosslm.files import sha256
 from tosslm.model.base import model_limits
-from tosslm.model.folders import HAZARD_MARK, local_folder
+from tosslm.model.folders import HAZARD_MARK, is_hazardous, local_folder
 
 _FILES = (
     "tokenizer*.json",
@@ -54,7 +54,7 @@ def open_tokenizer(name: str, key: str) -> OpenedTokenizer:
     from transformers import AutoTokenizer
 
     folder = local_folder(key, name, None, False, weights=False)
-    if (folder / HAZARD_MARK).exists():
+    if is_hazardous(folder):
         raise InputError(f"{key}: {name} is marked {HAZARD_MARK}: a degraded reference; name its base's tokenizer")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)

@@ -96,7 +96,7 @@ def training_step(name: str, stage: str, reads: tuple[str, ...], training: Train
                 out=bench.layout.of(name),
                 notes=training.notes(bench),
                 reporter=bench.reporter,
-                trackers=Trackers(bench.config.report_to, bench.layout.tracker_logs / name),
+                trackers=Trackers(bench.config.report_to, bench.layout.tracker_logs),
                 together=team is not None,
             )
 

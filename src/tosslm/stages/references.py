@@ -92,7 +92,7 @@ def degraded_step(config: Config, round_: int, stage: str = "references") -> Ste
         _settings,
         _recipe,
         lambda bench: _harmful_rows(bench, round_),
-        lambda _: {"HAZARDOUS.md": HAZARD_NOTE},
+        lambda _: {"HAZARDOUS.md": HAZARD_NOTE, ".gitignore": "*\n"},
         lambda bench: ["harmful", *_guard_covers(bench)],
         lambda bench: bench.reference_base,
     )

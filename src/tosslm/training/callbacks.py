@@ -7,14 +7,16 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
 from tosslm.errors import TosslmError
-from tosslm.files import sha256, write_json
+from tosslm.files import sha256, write_json, write_text
 from tosslm.progress import Task
+from tosslm.tracking import Log
 from tosslm.training.hooks import TrainingHook
 from tosslm.training.trainer import SelectiveTrainer
 
@@ -45,10 +47,17 @@ class Around(TrainerCallback):
 
 
 class Follow(TrainerCallback):
-    """Shows steps and loss, refuses a loss that is no number, and marks checkpoints that are whole."""
+    """Shows steps and loss, refuses a loss that is no number, logs figures, and marks checkpoints.
 
-    def __init__(self, task: Task) -> None:
+    Args:
+        task: where steps are shown.
+        log: where figures go.
+        notes: files of text that go into each checkpoint, as into the adapter.
+    """
+
+    def __init__(self, task: Task, log: Log, notes: Mapping[str, str]) -> None:
         self._task, self._step, self._tokens, self._loss = task, 0, 0, ""
+        self._log, self._notes = log, notes
         self.trainer: SelectiveTrainer | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -63,6 +72,9 @@ class Follow(TrainerCallback):
                     "use model.dtype float32"
                 )
             self._loss = f"loss {float(logs['loss']):.3f}"
+        if logs and state.is_world_process_zero:
+            figures = {f"train/{key}": value for key, value in logs.items() if isinstance(value, int | float)}
+            self._log(figures, state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         seen = self.trainer.tokens_seen if self.trainer else 0
@@ -77,8 +89,17 @@ class Follow(TrainerCallback):
             return
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         (folder / "training_args.bin").unlink(missing_ok=True)
+        (folder / "README.md").unlink(missing_ok=True)
+        write_notes(folder, self._notes)
         files = {file.relative_to(folder).as_posix(): sha256(file) for file in folder.rglob("*") if file.is_file()}
         write_json(folder / _COMPLETE, files)
+
+
+def write_notes(folder: Path, notes: Mapping[str, str]) -> None:
+    """Put files of text into a folder, which is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in notes.items():
+        write_text(folder / name, text)
 
 
 def last_checkpoint(folder: Path) -> str | None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -31,8 +29,8 @@ from tosslm.model.layers import is_sharded
 from tosslm.model.memory import lowering
 from tosslm.model.sharded import frozen
 from tosslm.progress import Reporter
-from tosslm.tracking import Trackers
-from tosslm.training.callbacks import Around, Follow, last_checkpoint
+from tosslm.tracking import Trackers, tracked
+from tosslm.training.callbacks import Around, Follow, last_checkpoint, write_notes
 from tosslm.training.collate import TrainingCollator
 from tosslm.training.held import BaseStates, base_states, fits
 from tosslm.training.hooks import After, TrainingHook
@@ -40,7 +38,7 @@ from tosslm.training.labels import count_tokens
 from tosslm.training.shares import forward_passes
 from tosslm.training.trainer import SelectiveTrainer, TokenLoss
 
-Notes = dict[Literal["README.md", "HAZARDOUS.md"], str]
+Notes = Mapping[str, str]
 _CURVE_POINTS = 1000
 
 
@@ -134,7 +132,7 @@ def train_adapter(
         out: the folder of the adapter.
         notes: files of text that go into ``out``.
         reporter: where progress goes.
-        trackers: where the trainer logs; TensorBoard's files cannot lie under ``work``, which is emptied.
+        trackers: what is told the figures; files of theirs cannot lie under ``work``, which is emptied.
         together: whether all processes of the launcher are in this call, with the same rows and recipe.
 
     Returns:
@@ -160,17 +158,18 @@ def train_adapter(
         fresh_adapter(base, settings.lora, recipe.seed) as model,
         block_attention(model),
         reporter.task(name, steps) as task,
-        tensorboard_folder(trackers.folder),
+        tracked(trackers, name) as log,
     ):
         if is_sharded(model):
             # Only the adapter's gradients are to be averaged; its weights lie whole in each process.
             DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, frozen(model))
-        callbacks: list[Follow | Around] = [Follow(task)]
+        write_notes(checkpoints, notes)
+        callbacks: list[Follow | Around] = [Follow(task, log, notes)]
         if recipe.hook:
             callbacks.append(Around(recipe.hook))
         trainer = SelectiveTrainer(
             model,
-            args=_arguments(recipe, steps, checkpoints, trackers.names, base, name),
+            args=_arguments(recipe, steps, checkpoints, base),
             data_collator=TrainingCollator(pad_token_id=base.tokenizer.pad_token_id),
             train_dataset=rows,
             processing_class=base.tokenizer,
@@ -230,23 +229,7 @@ def _replace_weights(model: PeftModel, after: After, name: str) -> None:
             value.copy_(made[key])
 
 
-@contextmanager
-def tensorboard_folder(folder: Path | None) -> Iterator[None]:
-    """Where TensorBoard's writer puts its files, unless the user has said so; nothing else sets it."""
-    variable = "TENSORBOARD_LOGGING_DIR"
-    if folder is None or variable in os.environ:
-        yield
-        return
-    os.environ[variable] = str(folder)
-    try:
-        yield
-    finally:
-        del os.environ[variable]
-
-
-def _arguments(
-    recipe: Recipe, steps: int, folder: Path, report_to: Sequence[str], base: Base, name: str
-) -> SFTConfig:
+def _arguments(recipe: Recipe, steps: int, folder: Path, base: Base) -> SFTConfig:
     settings = recipe.settings
     micro = settings.rows_at_once
     processes = PartialState().num_processes
@@ -281,8 +264,7 @@ def _arguments(
         logging_strategy="steps",
         logging_steps=max(1, steps // _CURVE_POINTS),
         logging_nan_inf_filter=False,
-        report_to=list(report_to) or "none",
-        run_name=name,
+        report_to="none",  # see tosslm.tracking
         disable_tqdm=True,
     )
     # The base lies on one device; with several in sight the trainer would spread copies of it over all of them.
