@@ -89,7 +89,7 @@ def _start(tracker: str, name: str, folder: Path | None) -> GeneralTracker:
 
     kind = tracking.LOGGER_TYPE_TO_CLASS[tracker]
     if kind.requires_logging_directory:
-        started = kind(name, os.environ.get("TENSORBOARD_LOGGING_DIR") or str(folder))
+        started = kind(name, os.environ.get("TENSORBOARD_LOGGING_DIR") or str(folder or "."))
     elif tracker == "mlflow":
         started = kind(PROJECT, run_name=name)
     else:
