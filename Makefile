@@ -70,7 +70,7 @@ bench: venv browser tokenizers bitsandbytes
 	OMP_NUM_THREADS=1 $(MEASURE).data_shards
 	OMP_NUM_THREADS=1 $(MEASURE).plan
 	OMP_NUM_THREADS=1 $(MEASURE).four_bits
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(MEASURE).select_stage --million 1 10 100 1000 --repeats 5 5 5 1
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(MEASURE).select_stage
 	for part in tuples selection evidence report memory; do \
 	  OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(MEASURE).$$part || exit 1; done
 	$(MEASURE).page

@@ -20,7 +20,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from benchmarks.measuring import Results, in_process, measured, parser_of, provenance_told, spread
+from benchmarks.measuring import (
+    Results,
+    dtype_told,
+    folder_of,
+    in_process,
+    lacking,
+    measured,
+    parser_of,
+    provenance_told,
+    spread,
+    verdict,
+)
 
 NAME = "anchor"
 DISCARD = 0.1
@@ -64,8 +75,8 @@ def kept(count: int, number: int, rng: np.random.Generator, *, stretches: bool) 
     return rng.random(count) >= DISCARD
 
 
-def one(kind: str, count: int) -> dict[str, float]:
-    """Train one kind in this process: seconds and peak memory."""
+def one(kind: str, count: int) -> dict[str, Any]:
+    """Train one kind in this process: seconds and peak memory, and the dtype of the base."""
     import tosslm
     from tosslm.config import ModelConfig, TrainingConfig
     from tosslm.data.rows import BadRow, read_rows
@@ -89,7 +100,8 @@ def one(kind: str, count: int) -> dict[str, float]:
     recipe = Recipe(settings, seed=0, anchor_weight=0.0 if first is None else 1.0)
     with tempfile.TemporaryDirectory() as folder:
         out, work = Path(folder) / "adapter", Path(folder) / "work"
-        return measured(lambda: fine_tune(base, rows, recipe, out=out, work=work))
+        taken = measured(lambda: fine_tune(base, rows, recipe, out=out, work=work))
+    return taken | {"dtype": str(base.model.dtype).removeprefix("torch.")}
 
 
 def ratios(cases: dict[str, Any], key: str = "cpu_seconds") -> dict[str, list[float]]:
@@ -116,7 +128,8 @@ def section(results: dict[str, Any]) -> str:
         "tokens dropped, anchored against plain selective fine-tuning with the same mask; each training a process of "
         "its own, in turns. Processor seconds of the training, and the process's peak memory. *Stretches*: the later "
         "half of every fifth answer is dropped; else tokens are dropped at random, so that nearly every row has an "
-        "anchor and the base reads nearly all of the set. One epoch, unless two are named.",
+        "anchor and the base reads nearly all of the set. One epoch, unless two are named. "
+        f"{dtype_told(results)}",
         "",
         "| | time against plain | peak memory against plain |",
         "|---|---|---|",
@@ -131,14 +144,15 @@ def section(results: dict[str, Any]) -> str:
         "several epochs the base reads in the first alone, where what it says at the anchored tokens can be held in "
         "memory, so that two epochs add half as much to each."
     )
-    return "\n".join([*lines, "", *_bars(times), "", why, "", provenance_told(results)])
+    turns = range(results["settings"].get("repeats", REPEATS))
+    lacks = lacking(results, [f"{kind}, turn {turn}" for kind in KINDS for turn in turns])
+    return "\n".join([*lines, "", *_bars(times, lacks), "", why, "", provenance_told(results, lacks)])
 
 
-def _bars(times: dict[str, list[float]]) -> list[str]:
+def _bars(times: dict[str, list[float]], lacks: str) -> list[str]:
     name = f"- At random, `anchor_first` 0, two epochs (the default), at most {BAR:g} times"
     if JUDGED in times:
-        verdict = "met" if spread(times[JUDGED])["median"] <= BAR else "not met"
-        bar = f"{name}: **{verdict}** ({_told(times[JUDGED])})."
+        bar = f"{name}: {verdict(spread(times[JUDGED])['median'] <= BAR, lacks)} ({_told(times[JUDGED])})."
     else:
         bar = f"{name}: not measured yet."
     worst = f"- The worst case, the same in one epoch: {_told(times[WORST])}." if WORST in times else ""
@@ -159,7 +173,7 @@ def main() -> None:
     if args.one:
         print(json.dumps(one(args.one[0], int(args.one[1]))))
         return
-    results = Results(NAME, {"rows": args.rows} | SETTINGS)
+    results = Results(NAME, {"rows": args.rows, "repeats": args.repeats} | SETTINGS, folder_of(parser, args))
     for repeat in range(args.repeats):
         for kind in KINDS:
             results.measure(f"{kind}, turn {repeat}", partial(in_process, NAME, kind, args.rows))

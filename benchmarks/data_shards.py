@@ -8,14 +8,13 @@ Rows are made; the tokenizer is the real model's. Processor seconds of one proce
 
 from __future__ import annotations
 
-import json
 import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.made import conversations, write_jsonl
-from benchmarks.measuring import RESULTS, Results, measured, parser_of, provenance_told, spread
+from benchmarks.measuring import Results, folder_of, kept, lacking, measured, parser_of, provenance_told, spread
 from benchmarks.sizes import PAGE, written
 from transformers import AutoTokenizer, LlamaConfig
 
@@ -39,6 +38,7 @@ SHARDS = 4
 ROWS = SHARDS * ROWS_PER_BLOCK
 WORDS = (190, 460)
 MILLIONS = 10
+REPEATS = 3
 WAYS = ("alone", "read", "share", "take")
 
 
@@ -94,6 +94,7 @@ def section(results: dict[str, Any]) -> str:
     def hours(milliseconds: float) -> str:
         return f"{milliseconds * MILLIONS / 3.6:.1f}"
 
+    lacks = lacking(results, [str(1 + number) for number in range(results["settings"].get("repeats", REPEATS))])
     told = [f"{count}: {hours(middle['read'] + middle['share'] / count)} h" for count in (4, 16, 64)]
     return "\n".join(
         [
@@ -106,7 +107,7 @@ def section(results: dict[str, Any]) -> str:
             f"the run takes them in {hours(middle['take'])} h, which no number of shards makes less.",
             "",
             f"{ROWS:,} made rows of {cases[0]['tokens']:.0f} tokens on average, {SHARDS} shards one after the other, "
-            f"processor seconds; hours are by multiplication. {provenance_told(results)}",
+            f"processor seconds; hours are by multiplication. {provenance_told(results, lacks)}",
             "",
         ]
     )
@@ -114,16 +115,17 @@ def section(results: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = parser_of(__doc__)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=REPEATS)
     parser.add_argument("--write", action="store_true", help="only write the table of docs/scaling.md")
     args = parser.parse_args()
     if not args.write:
-        results = Results(NAME, {"rows": ROWS, "words": list(WORDS), "shards": SHARDS})
+        settings = {"rows": ROWS, "words": list(WORDS), "shards": SHARDS, "repeats": args.repeats}
+        results = Results(NAME, settings, folder_of(parser, args))
         for number in range(1, args.repeats + 1):
             with tempfile.TemporaryDirectory() as scratch:
                 results.measure(str(number), partial(compared, Path(scratch)))
-    kept = json.loads((RESULTS / f"{NAME}.json").read_text(encoding="utf-8"))
-    PAGE.write_text(written(PAGE.read_text(encoding="utf-8"), "data shards", section(kept)), encoding="utf-8")
+    told = "\n".join(map(section, kept(NAME)))
+    PAGE.write_text(written(PAGE.read_text(encoding="utf-8"), "data shards", told), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -4,19 +4,20 @@
     python -m benchmarks.four_bits --write    # the table alone, from the results that there are
 
 The demo's config, both references on some of its rows: of the base in bfloat16, of the same in NF4, and, to compare
-with, of the base in bfloat16 with another seed, which changes the start of the adapters and the order of rows.
+with, of the base in bfloat16 with another seed, which changes the start of the adapters and the order of rows. Where
+bfloat16 is left out (``measuring.left_out``) the loss of the base in float32 is all that is measured: NF4's products
+are in bfloat16 too.
 """
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from benchmarks.measuring import RESULTS, Results, parser_of, provenance_told
+from benchmarks.measuring import LEFT_OUT, Results, folder_of, kept, lacking, left_out, parser_of, provenance_told
 from benchmarks.sizes import PAGE, written
 
 import tosslm
@@ -75,22 +76,27 @@ def agreement(one: list[float], other: list[float]) -> dict[str, float]:
 
 def section(results: dict[str, Any]) -> str:
     """What the page says of what was measured."""
-    cases = results["cases"]
-    counts = cases[WHOLE]["base_losses"]
+    cases, wanted = results["cases"], results["settings"].get("cases", list(CASES))
+    first = next((cases[name] for name in (WHOLE, NF4, SEED) if name in cases), None)
+    counts = next(iter(cases.values()))["base_losses"]
+    scored = (
+        f"scores are those of {len(first['scores'])} custom tokens, of which {DISCARD:.0%} are dropped. "
+        if first
+        else ""
+    )
     held = " and ".join(f"{counts[name]['rows']} {name} rows ({counts[name]['tokens']} tokens)" for name in counts)
     lines = [
         f"`python -m benchmarks.four_bits`: the demo's config on {ROWS['custom']} custom, {ROWS['harmful']} harmful "
         f"and {ROWS['utility']} utility rows, SmolLM2-135M-Instruct with the demo's safety adapter merged before it "
-        f"is quantised. Losses of the base are means over the response tokens of held-out rows, {held}; scores are "
-        f"those of {len(cases[WHOLE]['scores'])} custom tokens, of which {DISCARD:.0%} are dropped. "
-        "Each base is measured once.",
+        f"is quantised. Losses of the base are means over the response tokens of held-out rows, {held}; {scored}"
+        f"Each base is measured once.{'' if WHOLE in wanted else f' {LEFT_OUT}'}",
         "",
         f"| base | {' | '.join(f'loss, {name}, nats' for name in counts)} | scores against {WHOLE}: Spearman | "
         f"of the tokens that {WHOLE} drops, dropped too |",
         "|---" * (3 + len(counts)) + "|",
-        *(_line(name, cases) for name in CASES),
+        *(_line(name, cases) for name in CASES if name in cases),
         "",
-        provenance_told(results),
+        provenance_told(results, lacking(results, wanted)),
     ]
     return "\n".join(lines) + "\n"
 
@@ -98,7 +104,7 @@ def section(results: dict[str, Any]) -> str:
 def _line(name: str, cases: dict[str, Any]) -> str:
     case = cases[name]
     found = ["-", "-"]
-    if case["scores"] and name != WHOLE:
+    if case["scores"] and name != WHOLE and WHOLE in cases:
         agreed = agreement(cases[WHOLE]["scores"], case["scores"])
         found = [f"{agreed['spearman']:.2f}", f"{agreed['dropped_by_both']:.0%}"]
     losses = [f"{of['nats']:.3f}" for of in case["base_losses"].values()]
@@ -108,12 +114,15 @@ def _line(name: str, cases: dict[str, Any]) -> str:
 def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--write", action="store_true", help="only write the table of docs/scaling.md")
-    if not parser.parse_args().write:
-        results = Results(NAME, {"rows": ROWS, "holdout": HOLDOUT, "discard_fraction": DISCARD})
-        for name, how in CASES.items():
+    args = parser.parse_args()
+    if not args.write:
+        cases = {WIDE: CASES[WIDE]} if left_out("bfloat16") else CASES
+        settings = {"rows": ROWS, "holdout": HOLDOUT, "discard_fraction": DISCARD, "cases": list(cases)}
+        results = Results(NAME, settings, folder_of(parser, args))
+        for name, how in cases.items():
             results.measure(name, partial(measured, **how))
-    kept = json.loads((RESULTS / f"{NAME}.json").read_text(encoding="utf-8"))
-    PAGE.write_text(written(PAGE.read_text(encoding="utf-8"), "four bits", section(kept)), encoding="utf-8")
+    told = "\n".join(map(section, kept(NAME)))
+    PAGE.write_text(written(PAGE.read_text(encoding="utf-8"), "four bits", told), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from benchmarks.measuring import Results, left_out, parser_of, provenance_told, spread
+from benchmarks.measuring import LEFT_OUT, Results, folder_of, lacking, left_out, parser_of, provenance_told, spread
 from torch.nn.functional import cross_entropy, linear, linear_cross_entropy
 from transformers import PretrainedConfig
 
@@ -91,7 +91,10 @@ def section(results: dict[str, Any]) -> str:
             f"| {case.replace(', ', ' | ')} | {own:.2f} | {' | '.join(over)} | "
             f"{apart['ours']:.0e}, {apart['compiled']:.0e} |"
         )
-    return "\n".join([*lines, "", provenance_told(results)])
+    dtypes = results["settings"].get("dtypes", list(DTYPES))
+    lacks = lacking(results, [f"{model}, {dtype}" for model in SHAPES for dtype in dtypes])
+    left = [] if "bfloat16" in dtypes else [LEFT_OUT, ""]
+    return "\n".join([*lines, "", *left, provenance_told(results, lacks)])
 
 
 def _over(one: list[float], other: list[float]) -> str:
@@ -100,9 +103,11 @@ def _over(one: list[float], other: list[float]) -> str:
 
 
 def main() -> None:
-    parser_of(__doc__).parse_args()
-    results = Results(NAME, {"positions": POSITIONS, "turns": TURNS, "threads": torch.get_num_threads()})
+    parser = parser_of(__doc__)
+    folder = folder_of(parser, parser.parse_args())
     dtypes = {name: dtype for name, dtype in DTYPES.items() if not left_out(name)}
+    settings = {"positions": POSITIONS, "turns": TURNS, "threads": torch.get_num_threads(), "dtypes": list(dtypes)}
+    results = Results(NAME, settings, folder)
     for model, (vocabulary, width) in SHAPES.items():
         for name, dtype in dtypes.items():
             results.measure(f"{model}, {name}", partial(compared, vocabulary, width, dtype))

@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,27 +25,43 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 MADE = HERE.parent / "runs/benchmarks"
 """Where made sets lie while they are needed."""
+TRIALS = MADE / "results"
+"""Where results lie of calls that measure something else than `make bench` does."""
 VECTORS = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "avx512f": "AVX512", "avx2": "AVX2"}
 """What decides how fast a processor multiplies matrices, the fastest first, by the name that Linux gives it."""
+_BFLOAT16 = ("amx_bf16", "avx512_bf16")
+"""Those that multiply bfloat16."""
+_FREE = ("publish", "keep")
+"""Options that no figure depends on."""
+LEFT_OUT = "bfloat16 is not measured, since this processor multiplies it over 100 times slower than float32."
 
 
 class Results:
     """A benchmark's file of results: what was measured with the same settings and code is not measured again.
 
+    Of code that is not committed, or not known, it is: nobody knows which changes were there then. Results of another
+    kind of processor stay: what is measured here is then written beside them, under the processor's name (``here``),
+    and the page tells it after them. Who wants it in their place renames the file.
+
     Args:
         name: of the benchmark.
-        settings: what its figures depend on, JSON-able.
-        folder: where the file lies.
+        settings: what its figures depend on, JSON-able, and how many cases there are to be.
+        folder: where the file lies, see ``folder_of``.
     """
 
     def __init__(self, name: str, settings: dict[str, Any], folder: Path = RESULTS) -> None:
-        self._path = folder / f"{name}.json"
-        about = {"settings": settings, "machine": machine(), "versions": versions(), "commit": code_version(HERE)}
+        about: dict[str, Any] = {"settings": settings, "machine": machine(), "versions": versions()}
+        about["commit"] = code_version(HERE)
         self._all: dict[str, Any] = {"name": name, **about, "cases": {}}
-        if self._path.exists():
-            earlier = json.loads(self._path.read_text(encoding="utf-8"))
-            if all(earlier.get(key) == value for key, value in about.items()):
-                self._all = earlier
+        self._path, commit = folder / f"{name}.json", about["commit"]
+        earlier = _read(self._path)
+        if earlier and earlier["machine"]["vectors"] != about["machine"]["vectors"]:
+            self._path = folder / f"{here(name)}.json"
+            earlier = _read(self._path)
+            print(f"{name}.json is of another kind of processor and stays; writing {self._path.name}", flush=True)
+        committed = commit is not None and not commit.endswith("-dirty")
+        if committed and all(earlier.get(key) == value for key, value in about.items()):
+            self._all = earlier
 
     @property
     def cases(self) -> dict[str, Any]:
@@ -61,10 +77,56 @@ class Results:
         return self._all["cases"][case]
 
 
-def measured(work: Callable[[], object]) -> dict[str, float]:
+def _read(file: Path) -> dict[str, Any]:
+    """A file of results; empty where there is none."""
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return found
+
+
+def kept(name: str, folder: Path = RESULTS) -> list[dict[str, Any]]:
+    """A benchmark's results: first those under its own name, then those of other kinds of processors."""
+    files = (folder / f"{name}.json", *sorted(folder.glob(f"{name}-*.json")))
+    return [found for file in files if (found := _read(file))]
+
+
+def folder_of(
+    parser: argparse.ArgumentParser, args: argparse.Namespace, benched: Sequence[str] = ("",), folder: Path = RESULTS
+) -> Path:
+    """Where a call's results belong: beside the others where it is one of `make bench`, else in ``TRIALS``; said.
+
+    Args:
+        parser: of ``parser_of``.
+        args: what it read.
+        benched: what `make bench` passes, a text for each call.
+        folder: of the results that the page tells; ``--publish`` has them written there whatever the settings.
+    """
+
+    def asked(these: argparse.Namespace) -> dict[str, Any]:
+        return {name: value for name, value in vars(these).items() if name not in _FREE}
+
+    if args.publish or any(asked(args) == asked(parser.parse_args(line.split())) for line in benched):
+        return folder
+    print(f"not what `make bench` measures: results go to {TRIALS}; with --publish to {folder}", flush=True)
+    return TRIALS
+
+
+def lacking(results: dict[str, Any], wanted: Iterable[str]) -> str:
+    """``N of M measured`` where not every case that the settings mean is there; else nothing."""
+    names = set(wanted)
+    there = len(names & results["cases"].keys())
+    return f"{there} of {len(names)} measured" if there < len(names) else ""
+
+
+def verdict(met: bool, lacks: str, unmet: str = "not met") -> str:
+    """Of a bar, in bold; what is measured in part, by ``lacking``, is not judged."""
+    return f"**not judged**, {lacks}" if lacks else f"**{'met' if met else unmet}**"
+
+
+def measured(work: Callable[[], object]) -> dict[str, Any]:
     """Seconds, seconds of processor time, and the process's peak resident memory, of one call in this process.
 
-    ``start_mb`` is the peak before the call: libraries, mostly.
+    ``start_mb`` is the peak before the call: what the libraries take, or what the process that started this one had
+    held by then, whichever is more, since on Linux a process starts from the peak of its parent. No peak is below it.
     """
     before = _peak_mb()
     begin, busy = time.perf_counter(), time.process_time()
@@ -77,11 +139,11 @@ def _peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
-def in_process(module: str, *arguments: object) -> dict[str, float]:
+def in_process(module: str, *arguments: object) -> dict[str, Any]:
     """What ``python -m benchmarks.MODULE --one ARGUMENTS`` prints as its last line."""
     command = [sys.executable, "-m", f"benchmarks.{module}", "--one", *map(str, arguments)]
     done = subprocess.run(command, cwd=HERE.parent, stdout=subprocess.PIPE, text=True, check=True)
-    found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return found
 
 
@@ -112,7 +174,7 @@ def vectors() -> str:
 
 def here(name: str) -> str:
     """A name of results that stay beside those of other kinds of processors."""
-    return "-".join(filter(None, (name, vectors())))
+    return f"{name}-{vectors() or platform.machine()}"
 
 
 def _cpuinfo() -> str:
@@ -125,7 +187,7 @@ def left_out(dtype: str) -> bool:
 
     out = dtype == "bfloat16" and not multiplies_bfloat16_fast()
     if out:
-        print("bfloat16: not measured, since this processor multiplies it over 100 times slower than float32")
+        print(LEFT_OUT)
     return out
 
 
@@ -135,20 +197,29 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in names}
 
 
-def provenance_told(results: dict[str, Any]) -> str:
-    """A line of a page: on what machine, with what, from which code the figures are."""
+def dtype_told(results: dict[str, Any]) -> str:
+    """What ``model.dtype: auto`` made of the base: as its cases say, else what it is on such a processor."""
+    known = {case["dtype"] for case in results["cases"].values() if "dtype" in case}
+    found = known or {"bfloat16" if results["machine"]["vectors"] in _BFLOAT16 else "float32"}
+    return f"The base is in {' or '.join(sorted(found))}, as `model.dtype: auto` has it on this processor."
+
+
+def provenance_told(results: dict[str, Any], lacks: str = "") -> str:
+    """A line of a page: on what machine, with what, from which code the figures are; and what is ``lacking``."""
     own, libraries = results["machine"], results["versions"]
     commit = results["commit"] or "outside git"
     told = ", ".join(f"{name} {number}" for name, number in libraries.items())
     return (
         f"{own['processor']} ({own['vectors'] or 'no wide vectors'}), {own['cores']} cores, threads: "
         f"{own['threads']}, {own['memory_gb']} GB, {own['system']}; {told}; commit `{commit[:12]}"
-        f"{'-dirty' if commit.endswith('-dirty') else ''}`."
+        f"{'-dirty' if commit.endswith('-dirty') else ''}`.{f' Not all cases are there: {lacks}.' if lacks else ''}"
     )
 
 
 def parser_of(document: str | None) -> argparse.ArgumentParser:
-    """A parser whose help is a module's docstring."""
-    return argparse.ArgumentParser(
+    """A parser whose help is a module's docstring, and that knows ``--publish``."""
+    parser = argparse.ArgumentParser(
         description=document, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
+    parser.add_argument("--publish", action="store_true", help="write into benchmarks/results, whatever the settings")
+    return parser

@@ -2,19 +2,18 @@
 
     python -m benchmarks.page
 
-A benchmark has a part in it by a file in ``benchmarks/results`` and a function ``section`` that makes text of it;
-scoring, measured by two, has ``scoring_page``.
+A benchmark has a part in it by a file in ``benchmarks/results`` and a function ``section`` that makes text of it, and
+one below that by each file of another kind of processor; scoring, measured by two, has ``scoring_page``.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from importlib import import_module
 from pathlib import Path
 
 from benchmarks import scoring_page
-from benchmarks.measuring import RESULTS
+from benchmarks.measuring import RESULTS, VECTORS, kept
 
 from tosslm.files import write_text
 
@@ -22,7 +21,7 @@ PAGE = Path(__file__).parents[1] / "docs/performance.md"
 ORDER = ("head", "cost", "anchor", "select_stage", "tuples", "selection", "evidence", "memory", "report")
 _HEAD = """# Performance
 
-Time and memory, each measured by a script of `benchmarks/` that anyone can run again: `make bench` runs all of them, goes on where it was killed, and writes this page from `benchmarks/results/`. Where a processor multiplies bfloat16 over 100 times slower than float32, as those with AVX2 alone do, it leaves bfloat16 out and says so; figures of scoring are kept by kind of processor. Figures are medians, with the lowest and the highest beside them; a section that measured once says so. A bar is what this project has set itself; where one is not met, it says so.
+Time and memory, each measured by a script of `benchmarks/` that anyone can run again: `make bench` runs all of them, goes on where it was killed, and writes this page from `benchmarks/results/`. Where a processor multiplies bfloat16 over 100 times slower than float32, as those with AVX2 alone do, it leaves bfloat16 out and says so; figures of another kind of processor stand beside those that are there. Figures are medians, with the lowest and the highest beside them; a section that measured once says so. A bar is what this project has set itself; where one is not met, it says so.
 """  # noqa: E501
 _TAIL = """## The demo on two cores with AVX2
 
@@ -53,10 +52,11 @@ def page(results: Path = RESULTS) -> str:
     """The page's text, of the files of results that there are."""
     parts = [_HEAD, *([text] if (text := scoring_page.section(results)) else [])]
     for name in ORDER:
-        file = results / f"{name}.json"
-        if file.exists():
-            section = import_module(f"benchmarks.{name}").section
-            parts.append(section(json.loads(file.read_text(encoding="utf-8"))) + "\n")
+        for number, found in enumerate(kept(name, results)):
+            text = import_module(f"benchmarks.{name}").section(found) + "\n"
+            vectors = found["machine"]["vectors"]
+            kind = VECTORS.get(vectors, "another processor")
+            parts.append("#" + text.replace("\n", f", {kind}\n", 1) if number else text)
     return "\n".join([*parts, _TAIL])
 
 

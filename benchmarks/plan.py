@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from benchmarks.measuring import RESULTS, Results, here, parser_of, provenance_told
+from benchmarks.measuring import RESULTS, Results, folder_of, here, kept, lacking, parser_of, provenance_told
 from benchmarks.sizes import PAGE, written
 
 from tosslm.config import load_config
@@ -37,7 +37,7 @@ from tosslm.pipeline import steps
 
 ROOT = Path(__file__).parents[1]
 NAME = "plan"
-CASES = ("demo", "gsm8k")
+CASES, REPEATS = ("demo", "gsm8k"), 3
 MODEL = {"name": "builtin:smollm2-135m-instruct"}
 NEAR, COUNTS = 0.25, 2.0
 """How near to 1 expected over taken is meant to be, of stages that take more than so many seconds."""
@@ -189,8 +189,7 @@ def taken_by_stage(
 
 def sections(results: Path = RESULTS) -> str:
     """The tables of all kinds of processors that there are results of."""
-    found = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(results.glob(f"{NAME}*.json"))]
-    return "\n".join(map(section, found))
+    return "\n".join(map(section, kept(NAME, results)))
 
 
 def section(results: dict[str, Any]) -> str:
@@ -199,7 +198,9 @@ def section(results: dict[str, Any]) -> str:
     for case in CASES:
         if own := [one for one in results["cases"].values() if one["case"] == case]:
             parts.append(_table(case, own))
-    return "\n".join([*parts, provenance_told(results) + "\n"])
+    numbers = range(1, 1 + results["settings"].get("repeats", REPEATS))
+    lacks = lacking(results, [f"{case} {number}" for case, number in product(CASES, numbers)])
+    return "\n".join([*parts, provenance_told(results, lacks) + "\n"])
 
 
 def _table(case: str, repeats: list[dict[str, Any]]) -> str:
@@ -230,9 +231,7 @@ def _table(case: str, repeats: list[dict[str, Any]]) -> str:
 
 
 def _disk(repeats: list[dict[str, Any]], stage: str | None = None) -> str:
-    """A stage's kilobytes on disk, of None all stages'; results of older versions have them not."""
-    if not all("taken_disk" in one for one in repeats):
-        return "not measured"
+    """A stage's kilobytes on disk, of None all stages'."""
     sizes = [
         [sum(size for name, size in one[key].items() if stage in (None, name)) / 1e3 for one in repeats]
         for key in ("expected_disk", "taken_disk")
@@ -241,8 +240,6 @@ def _disk(repeats: list[dict[str, Any]], stage: str | None = None) -> str:
 
 
 def _memory(repeats: list[dict[str, Any]]) -> str:
-    if not all("taken_memory" in one for one in repeats):
-        return "Memory: not measured."
     stage, expected = max(repeats[0]["expected_memory"].items(), key=lambda item: item[1])
     return (
         f"Memory: the largest stage is expected to take {expected / 1e6:,.0f} MB ({stage}); the run's process held "
@@ -290,11 +287,11 @@ def _span(values: Any, spec: str) -> str:
 def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--case", choices=CASES, nargs="+", default=list(CASES))
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=REPEATS)
     parser.add_argument("--write", action="store_true", help="only write the tables of docs/scaling.md")
     args = parser.parse_args()
     if not args.write:
-        results = Results(here(NAME), {})
+        results = Results(here(NAME), {"repeats": args.repeats}, folder_of(parser, args))
         for case, number in product(args.case, range(1, args.repeats + 1)):
             with tempfile.TemporaryDirectory() as scratch:
                 results.measure(f"{case} {number}", partial(compared, case, Path(scratch)))

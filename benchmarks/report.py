@@ -1,10 +1,10 @@
 """How quick the report is in a browser: 10,000 rows that are scrolled and filtered, one row of 10,000 tokens.
 
-    python -m benchmarks.report [--rows 10000] [--tokens 10000] [--check]
+    python -m benchmarks.report [--rows 10000] [--tokens 10000]
 
 Each step is timed in the page from the event to the second frame after it, that is until the reader sees what it
-changed; the first of those frames may already be under way. The median and the slowest of several steps are shown.
-``--check`` fails when a median is over 100 ms.
+changed; the first of those frames may already be under way. So about 33 ms, two frames, is the least that it can
+show. The median and the slowest of several steps are shown. All rows are in the list when a step begins.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ import numpy as np
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
-from benchmarks.measuring import Results, parser_of, provenance_told
+from benchmarks.measuring import Results, folder_of, lacking, parser_of, provenance_told, verdict
 
 from support.browser import Watched, find_chromium, headless
 from support.made_run import made_run
 from tosslm.report.page import write_report
 
 NAME = "report"
+CASES = ("many rows", "long rows")
 BOUND_MS = 100
 WORDS = np.array([f"word{i}" for i in range(3000)])
 
@@ -42,6 +43,16 @@ TIMED = """async (step) => {
     times.push(performance.now() - start);
   }
   return times.slice(2);
+}"""
+# No filter, the order that the page begins with, and the list at its top; how many rows are in it then.
+RESET = """async () => {
+  for (const [id, value] of [['search', ''], ['source', '-1'], ['least', '']])
+    if (document.getElementById(id)) document.getElementById(id).value = value;
+  document.getElementById('order').selectedIndex = 0;
+  document.getElementById('search').dispatchEvent(new Event('input'));
+  await new Promise(requestAnimationFrame);
+  await new Promise(requestAnimationFrame);
+  return Number(document.querySelector('#list .item').getAttribute('aria-setsize'));
 }"""
 EVENT = "const e = document.getElementById('{id}'); e.{value}; e.dispatchEvent(new Event('input'));"
 STEPS = {
@@ -93,11 +104,14 @@ def measure(browser: Any, rows: list[dict[str, Any]], steps: dict[str, str]) -> 
         watched = Watched(browser, (folder / "report.html").resolve().as_uri())
         opened = time.monotonic() - start
         watched.page.check("#uncover")
-        times = {name: watched.page.evaluate(TIMED, step) for name, step in steps.items()}
+        times, listed = {}, {}
+        for step, does in steps.items():
+            listed[step] = watched.page.evaluate(RESET)
+            times[step] = watched.page.evaluate(TIMED, does)
         if watched.faults:
             raise SystemExit(f"faults: {watched.faults}")
         watched.close()
-    return {"facts": facts, "made_seconds": made, "opened_seconds": opened, "steps_ms": times}
+    return {"facts": facts, "made_seconds": made, "opened_seconds": opened, "listed": listed, "steps_ms": times}
 
 
 def steps_of(results: dict[str, Any]) -> dict[str, list[float]]:
@@ -115,12 +129,17 @@ def section(results: dict[str, Any]) -> str:
             f"MB; made in {case['made_seconds']:.1f} s, ready {case['opened_seconds']:.1f} s after it was opened."
         )
     lines += ["", "| step | median ms | slowest ms |", "|---|---|---|"]
-    steps = steps_of(results["cases"])
+    steps, lacks = steps_of(results["cases"]), lacking(results, CASES)
     lines += [f"| {name} | {statistics.median(times):.0f} | {max(times):.0f} |" for name, times in steps.items()]
-    verdict = "not met" if over_bound(steps) else "met"
-    return "\n".join(
-        [*lines, "", f"- Every median within {BOUND_MS} ms: **{verdict}**.", "", provenance_told(results)]
+    begun = (
+        "All rows are in the list when a step begins."
+        if all("listed" in case for case in results["cases"].values())
+        else "Filters were left as they were when these were measured: at *filter by score* the list had 2,500 rows, "
+        "from *another order* on 181. The benchmark has since put all rows back before each step."
     )
+    bar = f"- Every median within {BOUND_MS} ms: {verdict(not over_bound(steps), lacks)}."
+    least = "A step ends with the second frame after it, so about 33 ms, two frames, is the least that it can show."
+    return "\n".join([*lines, "", f"{least} {begun}", "", bar, "", provenance_told(results, lacks)])
 
 
 def over_bound(steps: dict[str, list[float]]) -> list[str]:
@@ -132,18 +151,15 @@ def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--tokens", type=int, default=10_000)
-    parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
     executable = find_chromium()
     if executable is None:
         raise SystemExit("no Chromium here; `make browser` installs it")
-    results = Results(NAME, {"rows": options.rows, "tokens": options.tokens})
+    settings = {"rows": options.rows, "tokens": options.tokens}
+    results = Results(NAME, settings, folder_of(parser, options))
     with headless(executable) as browser:
-        results.measure("many rows", lambda: measure(browser, many_rows(options.rows), STEPS))
-        results.measure("long rows", lambda: measure(browser, long_rows(options.tokens), LONG_STEPS))
-    slow = over_bound(steps_of(results.cases))
-    if options.check and slow:
-        raise SystemExit(f"over {BOUND_MS} ms: {', '.join(slow)}")
+        results.measure(CASES[0], lambda: measure(browser, many_rows(options.rows), STEPS))
+        results.measure(CASES[1], lambda: measure(browser, long_rows(options.tokens), LONG_STEPS))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmarks.measuring import RESULTS, Results, here, left_out
+from benchmarks.measuring import RESULTS, Results, folder_of, here, left_out, parser_of
 from benchmarks.scoring_page import ratios
 from peft import LoraConfig, PeftModel, get_peft_model
 from studies.corpora import public_records
@@ -48,6 +48,12 @@ from tosslm.quiet import quiet_libraries
 
 FOLDER = RESULTS / "scoring"
 GEMMA_ROOT = Path("runs/proxy")
+BENCHED = [
+    f"--dtype {dtype} {more}"
+    for dtype in ("float32", "bfloat16")
+    for more in ("", "--gemma", "--shared 300 --rows 160 --parts 5")
+]
+"""What `make bench` passes."""
 NAMES = ("utility", "degraded")
 Rows = list[dict[str, Any]]
 
@@ -227,7 +233,7 @@ def measure(args: argparse.Namespace, results: Results) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--rows", type=int, default=500)
     parser.add_argument("--parts", type=int, default=20, help="turns that the ways take")
     parser.add_argument("--batch-tokens", type=int, default=16384)
@@ -241,8 +247,8 @@ def main() -> None:
         return
     quiet_libraries()
     name = file_name("sharing" if args.shared else "scoring", args)
-    settings = {key: value for key, value in vars(args).items() if key != "check"}
-    results = Results(name, settings, FOLDER)
+    settings = {key: value for key, value in vars(args).items() if key not in ("check", "publish")}
+    results = Results(name, settings, folder_of(parser, args, BENCHED, FOLDER))
     measure(args, results)
     for over in ("unshared",) if args.shared else ("authors", "products"):
         print(f"{over} / ours: " + ", ".join(f"{key} {of:.2f}" for key, of in ratios(results.cases, over).items()))

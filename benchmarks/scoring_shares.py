@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.measuring import Results, left_out
+from benchmarks.measuring import Results, folder_of, left_out, parser_of
 from benchmarks.scoring import FOLDER, begin, file_name, random_adapters
 from benchmarks.scoring_page import ACTIVATION, PRODUCTS
 
@@ -27,6 +27,8 @@ KINDS = {
     ACTIVATION: ("aten::silu", "aten::gelu"),
 }
 """What the operations of Llama and Gemma are for, by how their names begin; the rest is in ``REST``."""
+BENCHED = [f"--dtype {dtype} {more}" for dtype in ("float32", "bfloat16") for more in ("", "--gemma")]
+"""What `make bench` passes."""
 REST = "norms, rotary embeddings, residuals, copies"
 
 
@@ -53,7 +55,7 @@ def measured(args: argparse.Namespace) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--gemma", action="store_true", help="Gemma 3 270M, not the built-in SmolLM2-135M-Instruct")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
@@ -61,7 +63,9 @@ def main() -> None:
     if left_out(args.dtype):
         return
     quiet_libraries()
-    Results(file_name("shares", args), vars(args), FOLDER).measure("shares", partial(measured, args))
+    settings = {key: value for key, value in vars(args).items() if key != "publish"}
+    folder = folder_of(parser, args, BENCHED, FOLDER)
+    Results(file_name("shares", args), settings, folder).measure("shares", partial(measured, args))
 
 
 if __name__ == "__main__":

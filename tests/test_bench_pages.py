@@ -35,9 +35,11 @@ KINDS = (scoring_page.PRODUCTS, "attention", "softmax over the vocabulary", scor
 
 def scored(dtype: str, *, authors: float, products: float, gemma: bool = False) -> dict[str, Any]:
     """Results of scoring in one part, in which ours took ten seconds."""
-    case = {"rows": 4, "tokens": 40, "response_tokens": 20, "clock": "process_time", "apart": 0.4}
+    case: dict[str, Any] = {"rows": 4, "tokens": 40, "response_tokens": 20, "read": 30, "clock": "process_time"}
+    case["apart"] = 0.4
     case["seconds"] = {"authors": authors, "ours": 10.0, "products": products}
-    return ABOUT | {"settings": {"dtype": dtype, "gemma": gemma}, "cases": {"rows 0 to 4": case}}
+    settings = {"dtype": dtype, "gemma": gemma, "rows": 4, "parts": 1}
+    return ABOUT | {"settings": settings, "cases": {"rows 0 to 4": case}}
 
 
 def shared_out(dtype: str, shares: tuple[float, ...], *, gemma: bool = False, commit: str = "a") -> dict[str, Any]:
@@ -72,17 +74,45 @@ def test_a_missed_bar_is_told_with_the_kinds_that_take_most_beside_the_products(
     ) in told
 
 
-def test_shares_name_their_rows_and_code_and_what_was_not_told_apart() -> None:
+def test_a_part_of_the_rows_is_told_as_that_and_not_judged() -> None:
+    run = scored("float32", authors=19, products=9)
+    run["settings"] |= {"rows": 8, "parts": 2}
+    told = scoring_page.scoring(run)
+    assert "| authors' seconds / ours | 1.90 | 1.90 to 1.90 | 1.8, not judged, 1 of 2 measured |" in told
+    missed = scoring_page.missed([run], [])
+    assert "- float32: not judged, 1 of 2 measured." in missed
+    assert "Every bar is met" not in missed
+
+
+def test_products_of_more_tokens_than_ours_reads_are_no_limit() -> None:
+    run = scored("float32", authors=15, products=9)
+    assert "and so miss the bar themselves" in scoring_page.missed([run], [])
+    assert "Ours read 30 tokens, and as many were multiplied." in scoring_page.scoring(run)
+    del run["cases"]["rows 0 to 4"]["read"]  # of before they shared beginnings too
+    assert "and so miss the bar themselves" not in scoring_page.missed([run], [])
+    assert "compares too well with them" in scoring_page.scoring(run)
+
+
+def test_machines_of_shared_beginnings_have_a_paragraph_each() -> None:
+    runs = []
+    for processor in ("one", "other"):
+        run = scored("float32", authors=19, products=9) | {"machine": MACHINE | {"processor": processor}}
+        run["settings"] |= {"shared": 300, "own": 100}
+        run["cases"]["rows 0 to 4"]["seconds"]["unshared"] = 30.0
+        runs.append(run)
+    paragraphs = scoring_page.sharing(runs).split("\n\n")
+    assert [text.count("commit") for text in paragraphs if "commit" in text] == [1, 1]
+
+
+def test_shares_name_their_rows_and_code() -> None:
     old = shared_out("float32", (0.8, 0.1, 0.05, 0.0, 0.05), gemma=True)
     new = shared_out("float32", (0.8, 0.1, 0.04, 0.01, 0.05), commit="b")
     told = scoring_page.shares([new, old])
-    assert "| activation | 1% | - |" in told
+    assert "| activation | 1% | 0% |" in told
     assert "The first 8 rows of GSM8K, read once" in told
-    assert "Where activation has no share it was not told apart" in told
     assert "float32: p (no wide vectors)" in told
     assert f"commit `{'a' * 12}`" in told
     assert f"commit `{'b' * 12}`" in told
-    assert "not told apart" not in scoring_page.shares([new])
     assert scoring_page.shares([new, new]).count("commit") == 1
 
 
@@ -109,14 +139,14 @@ def test_what_a_processor_is_slow_at_is_left_out_and_said(
     for fast, left in ((True, []), (False, ["bfloat16"])):
         monkeypatch.setattr("tosslm.model.device.multiplies_bfloat16_fast", lambda fast=fast: fast)
         assert [dtype for dtype in ("float32", "bfloat16") if left_out(dtype)] == left
-        assert ("bfloat16: not measured" in capsys.readouterr().out) is bool(left)
+        assert ("bfloat16 is not measured" in capsys.readouterr().out) is bool(left)
 
 
 def test_figures_of_two_kinds_of_processors_stand_beside_each_other(tmp_path: Path) -> None:
     for vectors in ("avx2", "avx512_bf16"):
         run = scored("float32", authors=19, products=9) | {"machine": MACHINE | {"vectors": vectors}}
         write_json(tmp_path / f"scoring/scoring-float32-{vectors}.json", run)
-        write_json(tmp_path / f"plan-{vectors}.json", run | {"cases": {"demo 1": planned()}})
+        write_json(tmp_path / f"plan-{vectors}.json", run | {"cases": {"demo 1": planned(**SIZES)}})
     told = scoring_page.section(tmp_path)
     assert told.index("### float32, AVX2\n") < told.index("### float32, AVX512-BF16\n")
     assert plan.sections(tmp_path).count("**demo**") == 2
@@ -126,7 +156,8 @@ def test_sizes_with_few_repeats_are_named() -> None:
     case = {"seconds": 1.0, "cpu_seconds": 1.0, "peak_mb": 100.0}
     repeats = {1: 5, 1000: 1}
     cases = {f"{m}M {kind} {i}": case for m, n in repeats.items() for kind in select_stage.KINDS for i in range(n)}
-    told = select_stage.section(ABOUT | {"settings": {"million": list(repeats)}, "cases": cases})
+    settings = {"million": list(repeats), "repeats": list(repeats.values())}
+    told = select_stage.section(ABOUT | {"settings": settings, "cases": cases})
     assert "| 1,000M | posterior | 1 | 1.0 (1.0 to 1.0) | 1.0 | 1.0 | 100 |" in told
     assert "fewer than 5, too few for a spread: 1 of 1,000 million tokens." in told
     assert "token, constant memory: **met** (100 MB for 1, 100 MB for 1,000 million tokens; 10% more" in told
@@ -141,20 +172,17 @@ def planned(**more: Any) -> dict[str, Any]:
     return own | seconds | processor | more
 
 
+SIZES: dict[str, Any] = {"expected_disk": {"score": 4e6, "report": 1e6}, "taken_disk": {"score": 3e6, "report": 5e5}}
+SIZES |= {"expected_memory": {"score": 2e9, "report": 5e8}, "taken_memory": 1.5e9}
+
+
 def test_memory_and_disk_stand_beside_what_the_plan_expects() -> None:
-    sizes = {"expected_disk": {"score": 4e6, "report": 1e6}, "taken_disk": {"score": 3e6, "report": 5e5}}
-    memory = {"expected_memory": {"score": 2e9, "report": 5e8}, "taken_memory": 1.5e9}
-    told = plan.section(ABOUT | {"cases": {"demo 1": planned(**sizes, **memory)}})
+    told = plan.section(ABOUT | {"settings": {"repeats": 1}, "cases": {"demo 1": planned(**SIZES)}})
     assert "| score | 30.0 | 20.0 | 1.50 | 1.50 | 4,000 / 3,000 |" in told
     assert "| all | 33.0 | 21.0 | 1.57 | 1.57 | 5,000 / 3,500 |" in told
     assert "expected to take 2,000 MB (score); the run's process held 1,500 MB at most" in told
     assert "Of the stages that took more than 2 s, beyond 25%: score (1.50)." in told
-
-
-def test_results_without_memory_and_disk_say_so() -> None:
-    told = plan.section(ABOUT | {"cases": {"demo 1": planned()}})
-    assert "| score | 30.0 | 20.0 | 1.50 | 1.50 | not measured |" in told
-    assert "Memory: not measured." in told
+    assert "Not all cases are there: 1 of 2 measured." in told
 
 
 def test_what_a_stage_took_is_that_of_all_its_steps(tmp_path: Path) -> None:
