@@ -404,6 +404,16 @@ def test_a_base_that_holds_the_adapter_in_training_is_refused(
     assert any(weight.requires_grad for weight in model.parameters())
 
 
+def test_a_base_that_shares_one_weight_with_the_model_is_refused(
+    tiny_model_folder: Path, smollm2_tokenizer: Any, tmp_path: Path
+) -> None:
+    base, model = plain(tiny_model_folder), plain(tiny_model_folder)
+    base.model.norm.weight = model.model.norm.weight
+    with pytest.raises(InputError, match="base_model: it shares weights with the model in training"):
+        of_users(model, smollm2_tokenizer, tmp_path, base_model=base)
+    assert all(weight.requires_grad for weight in model.parameters())
+
+
 def test_a_collator_that_writes_labels_of_its_own_is_refused(smollm2_tokenizer: Any) -> None:
     rows = [{"input_ids": [5, 6, 7], "labels": [-100, -100, 7], "anchored": [False, True, False]}] * 2
     longer = [*rows, {"input_ids": [8, 9], "labels": [-100, 9], "anchored": [False, False]}]

@@ -168,8 +168,6 @@ def test_what_changes_the_training_trains_otherwise(compared: tuple[Config, dict
     adapters = {name: load_file(root / name / "seed-0/model/adapter_model.safetensors") for name in facts}
     for name in ("safeinstr", "constrained-sft"):
         assert any(not np.array_equal(adapters[name][key], adapters["sft"][key]) for key in adapters["sft"])
-    # The loss starts at (2 / beta) log 2 a token, whatever the token: its mean lies between those of the betas.
-    assert 2 / 2 * np.log(2) < facts["constrained-sft"]["first_loss"] < 2 / 0.1 * np.log(2)
 
 
 def test_a_second_call_does_nothing_and_a_further_method_only_its_own(

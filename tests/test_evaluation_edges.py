@@ -156,17 +156,26 @@ def test_a_gate_on_a_share_is_a_share(text: str) -> None:
     assert parse_gate("utility_loss>10").bound == 10
 
 
-def test_a_gate_on_verdicts_that_nobody_could_read_passes_nothing() -> None:
+@pytest.mark.parametrize(
+    ("metric", "unreadable"),
+    [
+        ("attack_success", "attack_unreadable"),
+        ("win_rate", "judge_unreadable"),
+        ("win_rate_safe", "judge_unreadable"),
+    ],
+)
+def test_a_gate_on_verdicts_that_nobody_could_read_passes_nothing(metric: str, unreadable: str) -> None:
     figure = {"value": 0.0, "low": 0.0, "high": 0.975, "n": 1}
     unread = {"value": 0.99, "low": 0.9, "high": 1.0, "n": 100}
-    gates = [parse_gate("attack_success>0.1")]
-    with pytest.raises(InputError, match="99% of the verdicts behind attack_success could not be read"):
-        failures(gates, {"attack_success": figure, "attack_unreadable": unread})
-    assert failures(gates, {"attack_success": figure, "attack_unreadable": unread | {"value": 0.1}}) == []
+    gates = [parse_gate(f"{metric}>0.1")]
+    with pytest.raises(InputError, match=f"99% of the verdicts behind {metric} could not be read"):
+        failures(gates, {metric: figure, unreadable: unread})
+    assert failures(gates, {metric: figure, unreadable: unread | {"value": 0.1}}) == []
 
 
-def test_a_loss_that_has_no_perplexity_is_recorded_all_the_same() -> None:
-    found = metrics_of({"utility_loss": Sample(["a", "b"], np.array([900.0, 950.0]))})
+@pytest.mark.parametrize("losses", [[900.0, 950.0], [1.0, 1200.0]], ids=["its mean", "its interval's end"])
+def test_a_loss_that_has_no_perplexity_is_recorded_all_the_same(losses: list[float]) -> None:
+    found = metrics_of({"utility_loss": Sample(["a", "b"], np.array(losses))})
     assert set(found) == {"utility_loss"}
     assert "utility_perplexity" in metrics_of({"utility_loss": Sample(["a", "b"], np.array([2.0, 3.0]))})
 

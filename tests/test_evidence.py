@@ -159,6 +159,16 @@ def test_a_large_custom_set_is_learnt_on_a_sample_of_its_rows(
     assert len(flat_column(tmp_path / "selection/evidence.parquet", "evidence")) == 12_000
 
 
+def test_another_seed_learns_from_other_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_scores(tmp_path, np.random.default_rng(5))
+    monkeypatch.setattr("tosslm.runs.ranking.LEARNING_TOKENS", 4000)
+    learnt = []
+    for seed in (0, 1):
+        select_in(tmp_path, seed=seed, evidence="posterior")
+        learnt.append(json.loads((tmp_path / "selection/evidence.json").read_text())["enter"])
+    assert learnt[0] != learnt[1]
+
+
 def test_window_selection_ranks_window_means_and_token_selection_leaves_no_evidence(tmp_path: Path) -> None:
     _, scores = write_scores(tmp_path, np.random.default_rng(6))
     facts = select_in(tmp_path, evidence="window", window=3)

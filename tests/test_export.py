@@ -196,6 +196,17 @@ def test_openai_weighs_whole_answers_and_counts_what_that_costs(run: tosslm.Run,
     assert any(f"{let_in:,} tokens that the run does not train" in sentence for sentence in facts["lost"])
 
 
+def test_openai_leaves_out_an_answer_of_which_exactly_half_is_trained() -> None:
+    row = masked(
+        [1, 2, 3],
+        [False, True, False],
+        messages=[{"role": "user", "content": "?"}, {"role": "assistant", "content": "ab"}],
+        offsets=np.array([[1, 0, 1], [1, 1, 2]], dtype=np.int32),
+        response_mask=np.array([False, True, True]),
+    )
+    assert openai.answer_weights(row) == ({1: 0}, 1, 0)
+
+
 def test_reasoning_has_no_place_in_a_chat_file() -> None:
     messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!", "reasoning_content": "hm"}]
     with pytest.raises(InputError, match="row r: message 1 has reasoning_content"):
@@ -407,6 +418,14 @@ def test_counts_are_those_of_the_tables(run: tosslm.Run, tmp_path: Path, tiny_mo
     assert set(facts["files"]) == {"data.parquet", "train_trl.py", "README.md"}
     assert facts["base"]["name"] == str(tiny_model_folder)
     assert "tokenizer.json" in facts["tokenizer"]["files"]
+
+
+def test_the_first_tokens_of_each_answer_are_anchored_not_of_the_row(run: tosslm.Run) -> None:
+    for row, (ids, trained) in zip(masked_rows(run.layout, 2), expected(run), strict=True):
+        responds = row.response_mask.tolist()
+        # Behind two response tokens of the same answer no token is one of its first two.
+        learnt = [own and all(responds[t - 2 : t]) for t, own in enumerate(trained)]
+        assert row.labels.tolist() == [token if own else -100 for token, own in zip(ids, learnt, strict=True)]
 
 
 def test_rows_that_a_cut_leaves_without_labels() -> None:

@@ -23,6 +23,7 @@ from tosslm.evaluation.answers import Answer
 from tosslm.evaluation.judges import Judge, check_judge, pause_after
 from tosslm.evaluation.verdicts import judge_attacks, judge_pairs, pair_samples, read_pair_verdict
 from tosslm.progress import SilentReporter
+from tosslm.stages import evaluate
 
 pytest.importorskip("openai")
 
@@ -372,6 +373,18 @@ def test_pairs_are_judged_in_both_orders(endpoint: Endpoint, tmp_path: Path) -> 
     assert metrics["judge_unreadable"].values.mean() == 3 / 12
     with pytest.raises(ValueError, match="same prompts"):
         judge_pairs(judge, mine, theirs[:-1])
+
+
+def test_pairs_are_judged_anew_where_the_rivals_answers_are_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "_asked", lambda bench: [])
+    bench: Any = SimpleNamespace(config=SimpleNamespace(evaluation=SimpleNamespace(judge=True)))
+    covered = []
+    for said in ("yes", "no"):
+        (tmp_path / "harmful.jsonl").write_text(said)
+        covered.append(evaluate._covers(bench, tmp_path))
+    assert covered[0] != covered[1]
 
 
 def test_braces_in_an_answer_stay_what_they_are(endpoint: Endpoint, tmp_path: Path) -> None:

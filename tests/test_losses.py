@@ -15,7 +15,7 @@ import tosslm
 import tosslm.model.head
 import tosslm.model.losses
 from conftest import demo_rows
-from tosslm.model.losses import plan_batches
+from tosslm.model.losses import _check_finite, plan_batches
 
 MULTI_TURN = {
     "messages": [
@@ -208,6 +208,12 @@ def test_a_loss_that_is_no_number_names_row_and_position(tiny_model_folder: Path
     row = {"row_id": "abc", "input_ids": [5, 6, 7], "response_mask": [False, False, True]}
     with pytest.raises(tosslm.TosslmError, match="row abc, position 2: the loss is nan"):
         tosslm.response_losses(model, [row])
+
+
+def test_an_infinite_loss_is_no_number_either() -> None:
+    row = {"row_id": "abc", "response_mask": [False, True, True]}
+    with pytest.raises(tosslm.TosslmError, match="row abc, position 2: the loss is inf"):
+        _check_finite(np.array([1.0, np.inf]), row, 0)
 
 
 def test_batches_stay_under_the_budget_and_hold_every_row_once() -> None:

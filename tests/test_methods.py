@@ -329,6 +329,24 @@ def test_seals_weights_tell_the_losses_where_the_model_stays_as_it_is(
     np.testing.assert_allclose(np.log(weights) / -2e-6, np.array(losses) - np.mean(losses), atol=2e-3)
 
 
+def test_seals_model_learns_rows_by_their_weights_and_safety_less_each_epoch(
+    tiny_base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[np.ndarray] = []
+
+    def watch(split: Any, rows: Any, factors: torch.Tensor, micro: int) -> torch.Tensor:
+        told.append(factors.double().numpy())
+        return add_gradients(split, rows, factors, micro)
+
+    monkeypatch.setattr(seal, "add_gradients", watch)
+    monkeypatch.setattr(seal, "SELECTOR_RATE", 0.05)
+    seal_weights(tiny_base, demo_rows("custom", 8), demo_rows("align_refusals", 8), epochs=2)
+    safe, custom = told[::2], told[1::2]
+    assert [one.sum() for one in safe] == pytest.approx([0.9, 0.9, 0.8, 0.8])
+    assert custom[0] == pytest.approx([0.1 / 4] * 4)  # before anything is learnt of them, all rows count alike
+    assert np.ptp(custom[3]) > 1e-4
+
+
 @pytest.mark.long
 def test_seals_selector_keeps_what_a_safe_model_finds_likely(
     tiny_base: Base, monkeypatch: pytest.MonkeyPatch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,14 +17,16 @@ from transformers import AutoModelForCausalLM
 import tosslm
 from conftest import demo_rows, write_rows
 from support.benches import select_in
+from support.made_run import answers, made_run
 from test_losses import MULTI_TURN, independent_losses
 from tosslm.data.rows import base_id, content_id, held_out
 from tosslm.errors import InputError, TosslmError
-from tosslm.files import write_parquet
+from tosslm.files import sha256, write_json, write_parquet
 from tosslm.findings.rows import row_record
 from tosslm.merge import merge
 from tosslm.model.builtin import SMOLLM2
-from tosslm.runs.tables import SCORE_SCHEMA
+from tosslm.runs.tables import KEEP_SCHEMA, SCORE_SCHEMA
+from tosslm.runs.tables import write_rows as write_stored_rows
 from tosslm.runs.verify import strangers, verify
 
 
@@ -192,6 +195,29 @@ def test_verify_finds_what_is_damaged(run: tosslm.Run, tmp_path: Path) -> None:
         ("model/adapter_model.safetensors", "altered"),
         ("data/utility.parquet", "missing"),
     }
+
+
+def test_verify_finds_a_table_that_another_step_wrote(tmp_path: Path) -> None:
+    run = made_run(tmp_path / "run", answers(6))
+    write_parquet(run.layout.keep, {"row_id": run.rows["row_id"], "keep": run.keep()}, KEEP_SCHEMA, "another")
+    run.stages["selection"]["files"]["selection/keep.parquet"] = sha256(run.layout.keep)
+    write_json(run.layout.manifest, run.manifest)
+    _, findings = verify(tosslm.load_run(run.path))
+    assert ("selection/keep.parquet", "of another step") in {(one.file, one.problem) for one in findings}
+
+
+def test_data_that_somebody_writes_to_while_they_are_read_are_refused(
+    tiny_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = Path(tiny_config["data"]["harmful"]["path"])
+
+    def meanwhile(*arguments: Any) -> None:
+        write_stored_rows(*arguments)
+        file.write_text(file.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+
+    monkeypatch.setattr("tosslm.stages.data.write_rows", meanwhile)
+    with pytest.raises(TosslmError, match="a file changed while it was read"):
+        tosslm.run(tiny_config, until="data")
 
 
 def test_merge_gives_one_model_that_computes_the_same(

@@ -112,6 +112,14 @@ def test_a_row_that_another_begins_with_is_read_with_it() -> None:
     assert_independent(model, rows, found)
 
 
+def test_what_only_some_rows_answer_within_their_beginning_has_its_losses() -> None:
+    model = MODELS["tied head"]()
+    rows = alike_rows(90, [40, 75, 12, 30, 9], 95)
+    for row, start in zip(rows, (70, 95, 80, 60, 91), strict=True):
+        row["response_mask"] = [t >= start for t in range(len(row["input_ids"]))]
+    assert_independent(model, rows, tosslm.response_losses(model, rows, batch_tokens=400))
+
+
 def test_nothing_is_read_past_the_last_response_token_nor_of_rows_without_one() -> None:
     model = MODELS["tied head"]()
     rows = [
@@ -131,6 +139,12 @@ def test_a_state_that_is_not_attentions_is_not_continued() -> None:
     assert not can_share(model)
     rows = alike_rows(90, [40, 75, 12], 95)
     assert_independent(model, rows, tosslm.response_losses(model, rows, batch_tokens=200))
+
+
+def test_angles_that_depend_on_how_much_is_read_at_once_are_not_continued() -> None:
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    assert not can_share(small(LlamaConfig, LlamaForCausalLM, rope_parameters=rope))
+    assert can_share(small(LlamaConfig, LlamaForCausalLM))
 
 
 def test_the_model_is_given_back_as_it_was() -> None:

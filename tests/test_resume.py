@@ -76,11 +76,15 @@ def test_a_changed_config_redoes_what_it_touches_and_tells_how_the_mask_changed(
     finished: tuple[dict[str, Any], dict[str, bytes]],
 ) -> None:
     config, before = finished
-    run = tosslm.run({**config, "scoring": {"batch_tokens": 300, "rows_per_part": 5}}, until="select")
+    kept = tosslm.load_run(config["run_dir"]).keep()
+    selection = {"discard_fraction": 0.3, "evidence": "token"}
+    scoring = {"batch_tokens": 300, "rows_per_part": 5}
+    run = tosslm.run({**config, "scoring": scoring, "selection": selection}, until="select")
     stages = run.manifest["stages"]
     assert stages["scores/round-0"]["parts"] == 5
     assert not list(Path(config["run_dir"]).glob("scores/round-0/part-00005.parquet"))
-    assert 0 <= stages["selection"]["changed_from_previous"] <= 4
+    differing = sum(int((one != other).sum()) for one, other in zip(kept, run.keep(), strict=True))
+    assert stages["selection"]["changed_from_previous"] == differing > 0
     unchanged = [name for name in before if name.startswith(("data/", "references/utility"))]
     assert all(contents(config["run_dir"])[name] == before[name] for name in unchanged)
 

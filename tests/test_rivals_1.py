@@ -135,6 +135,14 @@ def test_the_gradient_of_demonstrations_is_that_of_their_mean_loss_a_token(tiny_
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-7)
 
 
+def test_demonstrations_come_in_the_order_of_their_seed() -> None:
+    rows = [{"input_ids": [number], "response_mask": [True]} for number in range(12)]
+    settings = TrainingConfig.model_validate({"batch_size": 4})
+    first, again, other = (SafetyBatches(rows, settings, seed)._next() for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+
+
 def plain_divergence(model: Any, rows: list[dict[str, Any]]) -> torch.Tensor:
     """Of every position of every row alone, with full softmaxes, over response tokens."""
     total = torch.zeros(())

@@ -300,6 +300,12 @@ def test_a_stream_that_ends_after_one_pass_is_refused() -> None:
         find_cut(lambda: stream, 0.5)
 
 
+def test_a_stream_that_grows_between_two_passes_is_refused() -> None:
+    passes = iter([float32([1, 2, 3, 4]), float32([1, 2, 3, 4, 4])])
+    with pytest.raises(ValueError, match="changed between two passes"):
+        find_cut(lambda: [next(passes)], 0.25)
+
+
 # --- select_in_rows
 
 

@@ -116,6 +116,13 @@ def test_means_are_those_of_the_draws() -> None:
     assert drawn_means(values[None], np.ones(9), 3, 50) == pytest.approx(expected)
 
 
+def test_a_draw_of_rows_without_weight_has_no_mean() -> None:
+    found = drawn_means(np.ones((1, 4)), np.array([1.0, 0, 0, 0]), 0, 200)
+    # A draw misses the one row that weighs 0.75 ** 4 of the times: 63 of 200, with a standard deviation of 7.
+    assert 100 < len(found) < 175
+    assert (found == 1).all()
+
+
 def test_bounds_leave_out_a_fortieth_on_each_side_and_what_has_no_figure() -> None:
     drawn = np.stack([np.arange(41.0), np.append(np.arange(40.0), np.nan)], axis=1)
     low, high = bounds(drawn)

@@ -513,6 +513,16 @@ def test_first_token_is_never_a_response_token() -> None:
     assert row.response_mask == [False] + [True] * (len(row.input_ids) - 1)
 
 
+def test_a_token_of_two_answers_is_the_firsts(smollm2_tokenizer: Any) -> None:
+    tokenizer = copy.deepcopy(smollm2_tokenizer)
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    said = [("user", "Say:"), ("assistant", "hel"), ("assistant", "lo")]
+    row = RowTokenizer(tokenizer)([{"role": role, "content": text} for role, text in said])
+    assert tokenizer.convert_ids_to_tokens(row.input_ids)[-1] == "hello"
+    assert row.response_mask == [False] * (len(row.input_ids) - 1) + [True]
+    assert row.offsets == [[1, 0, 3]]
+
+
 def test_unstable_template_without_markers_is_refused() -> None:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=build("llama3").backend_tokenizer)
     tokenizer.chat_template = UNSTABLE

@@ -25,6 +25,7 @@ from tosslm.progress import Reporter, SilentReporter
 from tosslm.tracking import Trackers
 from tosslm.training.collate import TrainingCollator
 from tosslm.training.fine_tune import fine_tune
+from tosslm.training.hooks import TrainingHook
 from tosslm.training.labels import read_lengths, training_row, write_training_rows
 from tosslm.training.train import Recipe, train_adapter
 from tosslm.training.trainer import SelectiveTrainer
@@ -54,17 +55,24 @@ def train(
     **settings: Any,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     defaults = {"learning_rate": 0.01, "epochs": 1, "batch_size": 4, "micro_batch_size": 2, "checkpoint_steps": 2}
-    facts = train_adapter(
+    recipe = Recipe(TrainingConfig.model_validate({**defaults, **settings}), seed=3, normalize=normalize)
+    facts = train_by(recipe, base, write_training_rows(folder / "rows.arrow", rows), folder, reporter)
+    return facts, load_file(folder / "out" / "adapter_model.safetensors")
+
+
+def train_by(
+    recipe: Recipe, base: Base, rows: Dataset, folder: Path, reporter: Reporter | None = None
+) -> dict[str, Any]:
+    return train_adapter(
         base,
-        write_training_rows(folder / "rows.arrow", rows),
-        Recipe(TrainingConfig.model_validate({**defaults, **settings}), seed=3, normalize=normalize),
+        rows,
+        recipe,
         name="test",
         work=folder,
         out=folder / "out",
         notes={"README.md": "a note"},
         reporter=reporter or SilentReporter(),
     )
-    return facts, load_file(folder / "out" / "adapter_model.safetensors")
 
 
 def test_labels_are_the_kept_response_tokens() -> None:
@@ -115,6 +123,40 @@ def test_the_mean_over_rows_is_the_authors_loop_of_one_row_at_a_time(tiny_model_
         }
     for name, value in expected.items():
         np.testing.assert_allclose(made[name], value, atol=2e-3)
+
+
+def test_a_loss_of_tokens_is_told_the_place_of_each(tiny_model_folder: Path, tmp_path: Path) -> None:
+    """The loss is the place itself, and the places are any numbers, of tokens without a label too."""
+    rng = np.random.default_rng(2)
+    rows = [row | {"place": rng.integers(0, 50, len(row["labels"])).tolist()} for row in make_rows(12)]
+    settings = TrainingConfig.model_validate({"epochs": 1, "batch_size": 12, "micro_batch_size": 2})
+    recipe = Recipe(settings, seed=3, token_loss=lambda own, base, places: own * 0 + places)
+    written = write_training_rows(tmp_path / "rows.arrow", rows, placed=True)
+    facts = train_by(recipe, base_of(tiny_model_folder), written, tmp_path)
+    told = [p for row in rows for p, label in zip(row["place"], row["labels"], strict=True) if label != -100]
+    assert facts["first_loss"] == pytest.approx(np.mean(told), abs=1e-4)
+
+
+class Told(TrainingHook):
+    """Keeps the numbers of the rows that are trained on, in their order, and weighs none."""
+
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+
+    def row_weights(self, trainer: Any, numbers: torch.Tensor, losses: torch.Tensor) -> None:
+        self.numbers += numbers.tolist()
+
+
+def test_the_order_of_rows_is_that_of_the_seed(tiny_model_folder: Path, tmp_path: Path) -> None:
+    base, batches = base_of(tiny_model_folder), []
+    rows = write_training_rows(tmp_path / "rows.arrow", make_rows(12), numbered=True)
+    settings = TrainingConfig.model_validate({"epochs": 1, "batch_size": 4, "micro_batch_size": 2})
+    for seed in (3, 4):
+        hook = Told()
+        train_by(Recipe(settings, seed=seed, hook=hook), base, rows, tmp_path / str(seed))
+        assert sorted(hook.numbers) == list(range(12))
+        batches.append([set(hook.numbers[i : i + 4]) for i in (0, 4, 8)])
+    assert batches[0] != batches[1]
 
 
 def test_adamws_betas_are_the_ones_that_are_asked_for(tiny_model_folder: Path, tmp_path: Path) -> None:
@@ -362,7 +404,8 @@ def test_fine_tuning_on_rows_by_themselves_goes_on_after_a_kill(tiny_model_folde
 def test_rows_are_read_up_to_their_last_label_or_anchor() -> None:
     rows = make_rows(12)
     held = [row | {"anchored": [False] * len(row["labels"])} for row in rows]
-    held[3]["anchored"][-1] = True
+    assert held[0]["labels"][-1] == -100  # so that the anchor stands behind the row's last label
+    held[0]["anchored"][-1] = True
     wanted = [[i for i, label in enumerate(row["labels"]) if label != -100 or row["anchored"][i]] for row in held]
     lengths = read_lengths(Dataset.from_list(held))
     assert lengths.tolist() == [max(own) + 1 if own else 0 for own in wanted]

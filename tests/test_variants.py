@@ -136,6 +136,13 @@ def test_toss_soft_weighs_all_tokens_and_drops_none() -> None:
     np.testing.assert_allclose(weigh(own), 1 / (1 + np.exp((scores - 2.5) / 2)), rtol=1e-5)
 
 
+def test_the_weights_of_an_earlier_method_go(folder: Path) -> None:
+    weights = tosslm.load_run(folder).layout.weights
+    weights.touch()
+    select_in(folder, discard_fraction=0.34)
+    assert not weights.exists()
+
+
 # --- selection.context: drop
 
 

@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
+from trl import SFTConfig
 
 import tosslm
+from test_anchored_trainer import SETTINGS, adapted, one_step, plain
 from test_training import base_of
 from tosslm.config import TrainingConfig
 from tosslm.errors import TosslmError
@@ -19,9 +22,11 @@ from tosslm.files import read_tables
 from tosslm.methods import registry
 from tosslm.methods.method import Method, keep_all
 from tosslm.progress import SilentReporter
+from tosslm.training.collate import TrainingCollator
 from tosslm.training.hooks import TrainingHook
 from tosslm.training.labels import training_row, write_training_rows
 from tosslm.training.train import Recipe, train_adapter
+from tosslm.training.trainer import SelectiveTrainer
 
 
 def weighed_rows(count: int = 8) -> list[dict[str, Any]]:
@@ -98,6 +103,55 @@ def test_a_row_bears_a_weight_for_each_token() -> None:
     row = training_row([9, 1, 2, 8], [False, True, True, False], [True, False], weights=[0.5, 2.0])
     assert row["weight"] == [0.0, 0.5, 2.0, 0.0]
     assert row["labels"] == [-100, 1, -100, -100]
+
+
+def test_weights_of_tokens_and_rows_and_what_holds_make_one_loss_and_its_gradients(
+    tiny_model_folder: Path, smollm2_tokenizer: Any, tmp_path: Path
+) -> None:
+    """One optimizer batch over four passes, on a model that has moved away from its base; row by row by hand."""
+    rows = [row | {"number": number} for number, row in enumerate(weighed_rows())]
+    hook = OddRows()
+    trainer = SelectiveTrainer(
+        adapted(tiny_model_folder, moved=True),
+        args=SFTConfig(
+            str(tmp_path),
+            max_length=None,
+            remove_unused_columns=False,
+            dataset_kwargs={"skip_prepare_dataset": True},
+            **SETTINGS,
+        ),
+        data_collator=TrainingCollator(pad_token_id=smollm2_tokenizer.pad_token_id),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=smollm2_tokenizer,
+        normalize="kept",
+        hold=True,
+        hook=hook,
+    )
+    loss, found = one_step(trainer)
+    model, base = adapted(tiny_model_folder, moved=True).eval(), plain(tiny_model_folder).eval()
+    parts: dict[str, list[torch.Tensor]] = {"weighed": [], "held": []}
+    means = []
+    for number, row in enumerate(rows):
+        ids, weights = torch.tensor([row["input_ids"]]), torch.tensor(row["weight"])
+        kept = [t for t, label in enumerate(row["labels"]) if label != -100]
+        before = [t - 1 for t in kept]
+        log_m = torch.log_softmax(model(ids).logits[0, before].double(), -1)
+        log_b = torch.log_softmax(base(ids).logits[0, before].double(), -1).detach()
+        losses = -log_m[range(len(kept)), ids[0, kept]]
+        divergences = (log_b.exp() * (log_b - log_m)).sum(-1)
+        parts["weighed"] += [2 * (number % 2) * weights[kept] * losses]
+        parts["held"] += [(1 - weights[kept]).clamp(min=0) * divergences]
+        means.append(losses.mean().item())
+    weighed, held = (torch.cat(parts[name]) for name in ("weighed", "held"))
+    expected = (weighed.sum() + held.sum()) / len(weighed)
+    assert held.mean() > 1e-3
+    assert loss == pytest.approx(expected.item(), abs=1e-5)
+    assert [mean for _, mean in sorted(hook.told)] == pytest.approx(means, abs=1e-4)
+    learnt = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    gradients = torch.autograd.grad(expected, list(learnt.values()))
+    assert found.keys() == learnt.keys()
+    for name, gradient in zip(learnt, gradients, strict=True):
+        torch.testing.assert_close(found[name], gradient, atol=1e-6, rtol=1e-3)
 
 
 @pytest.mark.long
