@@ -68,7 +68,7 @@ def fitted(
         max_bytes: how large it may become; it is larger where not even the fewest rows fit.
 
     Returns:
-        The page, and how many rows it shows.
+        The page, the block in it, and the rows that it shows.
     """
     tokens, fraction, run = page.tokens, page.discard_fraction, page.run
     messages = stored_rows(run.layout.rows("custom"), ["messages"])
