@@ -83,16 +83,15 @@ class RunFolder(Recorded):
         self._outputs = outputs
         # Where the folder is new it is its owner's alone; one that is there may be open on purpose.
         make_folder(self.path, mode=0o700)
-        holder = self.layout.writer
+        holder, mirror = self.layout.writer, self._mirror
         check_writable(self.path)
         try:
-            with FileLock(self.layout.lock, timeout=1 if self._mirror else 0, mode=0o600):  # a reader asks for it
+            with FileLock(self.layout.lock, timeout=1 if mirror else 0, mode=0o600):  # a reader asks for it
                 write_text(holder, f"process {os.getpid()} on {platform.node()}")
                 make_private(holder)
                 remove_unfinished(self.path, deep=False)
                 for folder in map(self.layout.of, outputs):
                     remove_unfinished(folder)
-                mirror = self._mirror
                 with mirror.writing(outputs, fresh=self._fresh, say=say) if mirror else nullcontext():
                     if self._fresh:
                         clear_run(self.layout)
