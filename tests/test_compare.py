@@ -141,6 +141,53 @@ def test_a_method_that_does_as_the_run_did_takes_its_mask_and_model_over(
     assert taken("toss") == [True, False]
 
 
+def test_a_run_takes_over_what_a_comparison_has_made_and_measured(
+    compared: tuple[Config, dict[str, Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A method that does as the run would is the run; base and model are asked once."""
+    config = compared[0].model_copy(update={"run_dir": str(tmp_path / "run")})
+    alone = tosslm.run(config.model_copy(update={"run_dir": str(tmp_path / "alone")}), until="evaluate")
+    compare(config, ["base", "toss", "random"])
+    with monkeypatch.context() as patch:
+        patch.setattr("tosslm.evaluation.measurement.evaluate_model", None)
+        patch.setattr("tosslm.training.train.train_adapter", None)
+        run = tosslm.run(config, until="evaluate")
+    for file in ("model/adapter_model.safetensors", "evaluation/model/samples.json"):
+        assert (run.path / file).samefile(run.path / f"compare/toss/seed-0/{file}")
+    assert (run.path / "evaluation/base/record.json").samefile(
+        run.path / "compare/base/untrained/evaluation/base/record.json"
+    )
+    for file in ("results.json", "base/harmful.jsonl", "model/harmful.jsonl", "model/record.json"):
+        assert (run.path / "evaluation" / file).read_bytes() == (alone.path / "evaluation" / file).read_bytes()
+    assert "evaluation/model: the very same was done in" in run.layout.log.read_text()
+    asked = load_config(config.model_dump(exclude_unset=True), ["evaluation.max_new_tokens=3"])
+    again = tosslm.run(asked, until="evaluate").path / "evaluation/model/samples.json"
+    assert not again.samefile(run.path / "compare/toss/seed-0/evaluation/model/samples.json")
+
+
+def test_a_fresh_run_takes_nothing_over(compared: tuple[Config, dict[str, Any], Path], tmp_path: Path) -> None:
+    config = compared[0].model_copy(update={"run_dir": str(tmp_path / "run")})
+    compare(config, ["base"])
+    theirs = tmp_path / "run/compare/base/untrained/evaluation/base/record.json"
+    assert (tosslm.run(config, until="evaluate").path / "evaluation/base/record.json").samefile(theirs)
+    run = tosslm.run(config, until="evaluate", fresh=True).path
+    assert not (run / "evaluation/base/record.json").samefile(theirs)
+    assert (run / "evaluation/base/record.json").read_bytes() == theirs.read_bytes()
+
+
+def test_what_a_comparison_has_damaged_is_done_and_not_taken_over(
+    compared: tuple[Config, dict[str, Any], Path], tmp_path: Path
+) -> None:
+    config = compared[0].model_copy(update={"run_dir": str(tmp_path / "run")})
+    compare(config, ["base"])
+    theirs = tmp_path / "run/compare/base/untrained"
+    (theirs / "evaluation/base/record.json").write_text("{}")
+    (tmp_path / "run/compare/other/seed-0").mkdir(parents=True)
+    (tmp_path / "run/compare/other/seed-0/manifest.json").write_text("no manifest")
+    run = tosslm.run(config, until="evaluation/base")
+    assert json.loads((run.path / "evaluation/base/record.json").read_text())["method"] == "base"
+
+
 def test_masks_on_disk_have_the_methods_properties(compared: tuple[Config, dict[str, Any], Path]) -> None:
     _, _, root = compared
     keep = {name: tosslm.load_run(root / name / "seed-0").keep() for name in METHODS if name != "base"}
@@ -189,7 +236,8 @@ def test_a_second_call_does_nothing_and_a_further_method_only_its_own(
     assert compare(config, METHODS) == results
     assert trained == []
     compare(config, ["sft", "first-k"])
-    assert trained == ["first-k: selection", "first-k: model", "first-k: evaluation/model"]
+    steps = ("selection", "model", "evaluation/model", "evaluation/results")
+    assert trained == [f"first-k: {step}" for step in steps]
 
 
 def test_seals_mask_is_the_same_twice_and_hangs_on_its_demonstrations(

@@ -42,6 +42,7 @@ from tosslm.evaluation.measures import answer_samples, attack_samples, read_samp
 from tosslm.evaluation.prompts import prompts_from
 from tosslm.evaluation.seen import seen_prompts
 from tosslm.evaluation.workload import evaluation_work
+from tosslm.files import write_json
 from tosslm.findings.warnings import run_warnings
 from tosslm.measures import MEASURES
 from tosslm.model.base import open_base
@@ -167,6 +168,21 @@ def test_a_second_run_does_nothing_and_changed_prompts_measure_again(
     config["evaluation"]["safe"]["limit"] = 5
     tosslm.run(config)
     assert (run.path / "evaluation/results.json").read_bytes() == first
+
+
+def test_a_run_of_before_the_results_had_a_step_goes_on(config: dict[str, Any]) -> None:
+    """The model's step wrote them too then, and read what the base had answered."""
+    run = tosslm.run(config, until="evaluate")
+    file = run.path / "evaluation/results.json"
+    first, stages = file.read_bytes(), run.manifest["stages"]
+    stages["evaluation/model"]["files"] |= stages.pop("evaluation/results")["files"]
+    stages["evaluation/model"]["fingerprint"] = "0" * 16
+    write_json(run.path / "manifest.json", run.manifest)
+    again = tosslm.run(config, until="evaluate")
+    assert file.read_bytes() == first
+    files = {name: list(again.manifest["stages"][name]["files"]) for name in stages if name.startswith("evaluation/")}
+    assert "evaluation/results.json" not in files["evaluation/model"]
+    assert list(again.manifest["stages"]["evaluation/results"]["files"]) == ["evaluation/results.json"]
 
 
 @pytest.mark.long

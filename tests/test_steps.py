@@ -43,7 +43,8 @@ Scores, and all that reads them, are newer too: losses are computed otherwise, a
 So are trained adapters: rows of like length go together in a forward pass. And the diagnosis: positions are those in
 an answer, and of several answers the last is weighed. And evaluations, whose phrases of refusals are told more
 narrowly. Of ``dsir`` the selection is newer, which did not say which rows were held out; of ``constrained-sft`` the
-model, whose loss took a token's place among kept ones for that in its answer.
+model, whose loss took a token's place among kept ones for that in its answer. Of a run ``evaluation/model`` is newer,
+which is a comparison's to the fingerprint now; ``evaluation/results``, once written with it, is a step of its own.
 """
 CONFIG = {
     "run_dir": "run",
@@ -187,12 +188,12 @@ def test_a_stage_is_a_command(tiny_config: dict[str, Any], app_with_tally: Typer
 def test_a_method_that_needs_no_scores_trains_no_references(config: Config) -> None:
     own, method = settled(of_comparison(config, "sft"))
     names = [step.name for step in steps(own, method)]
-    assert names == ["data", "selection", "model", "evaluation/model", "diagnosis", "report"]
+    assert names == [*("data", "selection", "model", "evaluation/model", "evaluation/results", "diagnosis", "report")]
 
 
 def test_the_base_is_measured_and_nothing_else(config: Config) -> None:
     own, method = settled(of_comparison(config, "base"))
-    assert [step.name for step in steps(own, method)] == ["data", "evaluation/base"]
+    assert [step.name for step in steps(own, method)] == ["data", "evaluation/base", "evaluation/results"]
 
 
 def test_a_method_sets_its_keys_and_settling_twice_changes_nothing(config: Config) -> None:

@@ -1,8 +1,8 @@
 """Several methods on the same data, with the same budget and the same seeds: one table.
 
 Data, references and scores of a seed are made once, in a run that all methods of that seed take over; each method
-then has a run folder of its own, whose config names it, and which resumes as any other. A method that drops and
-trains exactly as the run itself did takes its mask and model over too.
+then has a run folder of its own, whose config names it, and which resumes as any other. What a method and the run
+itself do alike to the fingerprint, mask, model and evaluation among it, is done once and taken over by the other.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tosslm.model.base import Base, open_base
 from tosslm.model.folders import folder_checksums
 from tosslm.model.proxy import Proxy, open_proxy
 from tosslm.outward import outward
-from tosslm.pipeline import STAGES, carry_out, check_scoring, outputs, steps, take_over_same, upto, workbench
+from tosslm.pipeline import STAGES, carry_out, check_scoring, outputs, steps, upto, workbench
 from tosslm.progress import Reporter, SilentReporter
 from tosslm.runs.folder import RunFolder
 from tosslm.runs.layout import (
@@ -190,7 +190,6 @@ def _carry_out_seed(
         every = steps(own, method)
         wanted = upto(every, "evaluate")
         try:
-            take_over_same([step for step in wanted if step.name in (SELECTION, MODEL)], bench, shared)
             carry_out(wanted, bench, every=every)
         except TosslmError as error:
             failed.append({"method": method.name, "seed": seed, "reason": outward(error)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -18,7 +19,7 @@ from tosslm.door import (
     check_several,
     on_cpu,
 )
-from tosslm.errors import InputError
+from tosslm.errors import InputError, TosslmError
 from tosslm.evaluation.gate import Gate, check_gates
 from tosslm.files import make_private
 from tosslm.findings.anchor import anchored_otherwise
@@ -30,6 +31,7 @@ from tosslm.remote import is_url
 from tosslm.runs.folder import RunFolder
 from tosslm.runs.layout import DATA, MODEL
 from tosslm.runs.reader import Run
+from tosslm.runs.recorded import Mark
 from tosslm.runs.results import read_results, read_scaled
 from tosslm.runs.staged import clear_stage
 from tosslm.stages.before import check_before, check_known, check_questions
@@ -214,14 +216,6 @@ def carry_out(wanted: Sequence[Step], bench: Workbench, *, every: Sequence[Step]
         make_private(bench.layout.tracker_logs)
 
 
-def take_over_same(wanted: Sequence[Step], bench: Workbench, run: RunFolder) -> None:
-    """Take over steps of another run, in their order, up to the first that is not the very same there."""
-    for step in wanted:
-        ready = all(source in bench.folder.stages for source in step.reads)
-        if not (ready and bench.folder.adopt_same(run, step.mark(bench), outputs())):
-            return
-
-
 def all_done(wanted: Sequence[Step], bench: Workbench) -> bool:
     """Do what is not done, in order; False where it has to be gone through again.
 
@@ -246,12 +240,33 @@ def all_done(wanted: Sequence[Step], bench: Workbench) -> bool:
                 folder.do(again, partial(one.work, bench, again), say=bench.reporter.say)
             if before != [folder.print_of(one.name) for one in withheld]:
                 return False
-        if not folder.do(mark, partial(step.work, bench, mark), say=bench.reporter.say):
+        taken = _taken_over(mark, bench)
+        if not folder.do(mark, partial(step.work, bench, mark), say=bench.reporter.say) and not taken:
             bench.reporter.say(f"{step.name}: done before")
         clear_stage(bench.layout, step.name)
         if step.name == DATA:
             check_known(wanted, bench)
     return True
+
+
+def _taken_over(mark: Mark, bench: Workbench) -> bool:
+    """Take over a step that is not done from a run of the same comparison that has done the very same; said."""
+    if bench.folder.is_done(mark):
+        return False
+    for path in _beside(bench):
+        with suppress(TosslmError):  # what is no run's folder, or cannot be read, has nothing to take over
+            if bench.folder.take_over(RunFolder(path), mark):
+                bench.reporter.say(f"{mark.name}: the very same was done in {path}, and is taken over")
+                return True
+    return False
+
+
+def _beside(bench: Workbench) -> list[Path]:
+    """For a method of a comparison the run around it; for a run the methods that were compared with it."""
+    comparison, layout = bench.config.compare.part_of, bench.layout
+    if comparison:
+        return [(layout.root / comparison).resolve().parent]
+    return sorted(path.parent for path in layout.comparison.glob("*/*/manifest.json"))
 
 
 def evaluate(config: Config, *, gates: Sequence[Gate] = (), reporter: Reporter | None = None) -> list[dict[str, Any]]:

@@ -32,7 +32,7 @@ from tosslm.remote import is_url, local_name
 from tosslm.runs.layout import Layout
 from tosslm.runs.manifest import MANIFEST_FORMAT, read_manifest
 from tosslm.runs.mirror import Mirror, url_of
-from tosslm.runs.outputs import clear_run, files_of, make_outputs_private
+from tosslm.runs.outputs import clear_run, files_of, make_outputs_private, remove_others
 from tosslm.runs.recorded import KNOWN_BY, Mark, Recorded, asked_of
 from tosslm.runs.shared import HAZARDOUS
 from tosslm.runs.versions import versions_here
@@ -56,7 +56,7 @@ class RunFolder(Recorded):
     def __init__(self, path: str | Path, *, fresh: bool = False) -> None:
         self._mirror = Mirror(str(path)) if is_url(str(path)) else None
         self.path = self._mirror.copy if self._mirror else Path(local_name(str(path)))
-        self._fresh = fresh
+        self._fresh = self._anew = fresh
         self._outputs: Sequence[str] = ()
         self.layout = Layout(self.path)
         self.manifest: dict[str, Any] = self._read_manifest()
@@ -162,26 +162,24 @@ class RunFolder(Recorded):
                 if not name.startswith(skip) and other.is_current(name) and self.stages.get(name) != entry:
                     self._take(other, name)
 
-    def adopt_same(self, other: RunFolder, mark: Mark, outputs: Sequence[str]) -> bool:
+    def take_over(self, other: Recorded, mark: Mark) -> bool:
         """Take over one step of another run where it is the very same there, inputs, settings and all.
+
+        The lock must be held. A folder that was opened ``fresh`` takes nothing over.
 
         Args:
             other: the run it is taken from.
             mark: what the step is known by here.
-            outputs: as for ``lock``.
 
         Returns:
             Whether it was the same.
         """
-        entry = other.stages.get(mark.name)
-        if not (entry and entry["fingerprint"] == mark.fingerprint and other.is_current(mark.name)):
+        if self._anew or not other.has_done(mark):
             return False
-        if not self.is_done(mark):
-            with self.lock(outputs):
-                self._take(other, mark.name)
+        self._take(other, mark.name)
         return True
 
-    def _take(self, other: RunFolder, name: str) -> None:
+    def _take(self, other: Recorded, name: str) -> None:
         entry = other.stages[name]
         for file in self.stages.get(name, {}).get("files", {}):
             (self.path / file).unlink(missing_ok=True)
@@ -270,6 +268,7 @@ class RunFolder(Recorded):
         if begun is None or mark.name in begun:  # version 0.1 wrote no such list
             return
         known = {file for entry in self.stages.values() for file in entry["files"]}
+        remove_others(self.path, self.stages.get(mark.name, {}), mark.outputs)
         for file in files_of(self.path, mark.outputs):
             if file not in known:
                 raise InputError(

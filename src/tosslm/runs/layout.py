@@ -16,6 +16,7 @@ TRUSTED = "trusted"
 SELECTION = "selection"
 MODEL = "model"
 EVALUATION = "evaluation"
+EVALUATED = "evaluation/results"
 DIAGNOSIS = "diagnosis"
 REPORT = "report"
 SETS = ("custom", "harmful", "utility")

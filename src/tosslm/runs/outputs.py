@@ -48,6 +48,13 @@ def clear_run(layout: Layout) -> None:
     layout.manifest.unlink()
 
 
+def remove_others(root: Path, entry: Mapping[str, Any], outputs: tuple[str, ...]) -> None:
+    """Remove what an earlier version's step wrote, by its entry, and the same step no longer writes."""
+    for file in entry.get("files", ()):
+        if not file.startswith(outputs):
+            (root / file).unlink(missing_ok=True)
+
+
 def _remove_files(root: Path, entry: Mapping[str, Any]) -> None:
     """Remove the files of a recorded step, and the folders that are empty without them."""
     for file in entry["files"]:

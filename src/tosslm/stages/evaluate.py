@@ -15,7 +15,7 @@ from tosslm.files import fingerprint, sha256
 from tosslm.findings.apart import seen_told
 from tosslm.methods.method import Method
 from tosslm.runs.folder import RunFolder
-from tosslm.runs.layout import DATA, EVALUATION, MODEL, RESULTS, evaluation, evaluation_at
+from tosslm.runs.layout import DATA, EVALUATED, EVALUATION, MODEL, RESULTS, evaluation, evaluation_at
 from tosslm.runs.recorded import Mark
 from tosslm.runs.results import read_record, write_results
 from tosslm.runs.tables import held_out_rows, stored_rows
@@ -31,29 +31,40 @@ def _steps(config: Config, method: Method, before: Sequence[Step]) -> list[Step]
     if not config.evaluation.asks:
         return []
     if not method.trains:
-        return [_step(BASE, last=True)]
+        return [_step(BASE), _results_step(BASE)]
     scaled = [_scaled_step(scale) for scale in config.evaluation.scales]
     if config.compare.part_of:
-        return [_step(MODEL, last=True), *scaled]
-    return [_step(BASE, last=False), _step(MODEL, (evaluation(BASE),), last=True), *scaled]
+        return [_step(MODEL), _results_step(MODEL), *scaled]
+    rival = (evaluation(BASE),) if config.evaluation.judge else ()
+    return [_step(BASE), _step(MODEL, rival), _results_step(BASE, MODEL), *scaled]
 
 
 _VERSION = 2  # since phrases of refusals are told more narrowly, and classifiers read whole templates
 STAGE = Stage("evaluate", (EVALUATION,), _steps)
 
 
-def _step(name: str, beside: tuple[str, ...] = (), *, last: bool) -> Step:
-    """One model; the last of them writes the records of all."""
+def _step(name: str, rival: tuple[str, ...] = ()) -> Step:
+    """One model, and the step whose answers a judge compares its own with."""
     trained = name == MODEL
     return Step(
         evaluation(name),
         "evaluate",
         _VERSION,
-        (DATA, *((MODEL,) if trained else ()), *beside),
-        lambda bench, mark: _evaluate(bench, mark, name, ([BASE] if beside else []) if last else None),
+        (DATA, *((MODEL,) if trained else ()), *rival),
+        lambda bench, mark: _evaluate(bench, mark, name),
         lambda bench: _covers(bench, _rival(bench) if trained else None),
-        (evaluation(name), *((f"{EVALUATION}/{RESULTS}",) if last else ())),
     )
+
+
+def _results_step(*names: str) -> Step:
+    """The records of models in one file. That of each is the same in a run and in a comparison of it; this is not."""
+    reads = tuple(map(evaluation, names))
+
+    def gather(bench: Workbench, mark: Mark) -> Facts:
+        write_results(bench.layout.results, [read_record(bench.layout.of(one)) for one in reads])
+        return {}
+
+    return Step(EVALUATED, "evaluate", 1, reads, gather, writes=(f"{EVALUATION}/{RESULTS}",))
 
 
 def _scaled_step(scale: float) -> Step:
@@ -63,7 +74,7 @@ def _scaled_step(scale: float) -> Step:
         "evaluate",
         _VERSION,
         (DATA, MODEL),
-        lambda bench, mark: _evaluate(bench, mark, MODEL, None, scale),
+        lambda bench, mark: _evaluate(bench, mark, MODEL, scale),
         lambda bench: [*_covers(bench, _rival(bench)), scale],
     )
 
@@ -106,9 +117,7 @@ def _rival(bench: Workbench) -> Path | None:
     return standard.layout.of(evaluation(MODEL)) if standard.holds(evaluation(MODEL)) else None
 
 
-def _evaluate(
-    bench: Workbench, mark: Mark, name: str, earlier: list[str] | None, scale: float | None = None
-) -> Facts:
+def _evaluate(bench: Workbench, mark: Mark, name: str, scale: float | None = None) -> Facts:
     from tosslm.evaluation.measurement import Places, Subject, evaluate_model
 
     config, layout, trained = bench.config, bench.layout, name == MODEL
@@ -117,10 +126,9 @@ def _evaluate(
         bench.reporter.say(
             f"evaluation.judge: no answers of {STANDARD} with these settings are there to compare with: no win rate"
         )
-    folder = layout.of(EVALUATION)
     with _measured(bench, trained, scale or 1.0) as adapted:
         model = adapted or bench.base.model
-        record = evaluate_model(
+        evaluate_model(
             Subject(model, bench.tokenizer, name, config.seed if trained else None, scale),
             config.evaluation,
             {one: held_out_rows(layout.rows(one), config.references.holdout) for one in ("harmful", "utility")},
@@ -129,8 +137,6 @@ def _evaluate(
             max_row_bytes=config.data.max_row_bytes,
             reporter=bench.reporter,
         )
-    if earlier is not None:
-        write_results(layout.results, [*(read_record(folder / one) for one in earlier), record])
     facts = _seen(bench) if trained and scale is None else {}
     return {**facts, "asked": fingerprint(*_asked(bench))}
 
