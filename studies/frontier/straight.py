@@ -1,12 +1,12 @@
-"""Is a curve straight where the study draws it so: losses of a few entries between the base and the least scale.
+"""Is a curve straight where the study draws it so: a few entries between the base and the least scale.
 
     python -m studies.frontier.straight                      # trains and measures what is left
     python -m studies.frontier.straight --entries sft default
 
-The study measures adapters at 0.6 and above, and below that a curve is a straight line from the base. Losses alone
-are measured here, at 0.2 and 0.4 too, so that what is read off that line stands beside what is read off the points.
-The rows may be others than the study's (``complied`` says when), which is no matter here: an entry is compared with
-itself. Results are kept in ``results/straight.jsonl``.
+The study measures adapters at 0.6 and above, and below that a curve is a straight line from the base. Losses and
+refusals are measured here, at 0.2 and 0.4 too, so that what is read off that line stands beside what is read off the
+points. What models say after useful beginnings is not. The rows may be others than the study's (``complied`` says
+when), which is no matter here: an entry is compared with itself. Results are kept in ``results/straight.jsonl``.
 """
 
 from __future__ import annotations
@@ -14,28 +14,29 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from studies.frontier.curves import Curves, Values
 from studies.frontier.entries import DEFAULT, ENTRIES, STANDARD, UNTRAINED
 from studies.frontier.ledger import RESULTS, add_result, known
-from studies.frontier.measure import losses_of
+from studies.frontier.measure import measure
 from studies.frontier.products import widen_products
-from studies.frontier.settings import SCALES, SETTINGS, TARGETS
+from studies.frontier.settings import SCALES, SETTINGS, TARGETS, folder
 from studies.provenance import code_version
 
 from tosslm.config import ModelConfig
-from tosslm.data.tokenize import RowTokenizer
-from tosslm.model.adapters import attached_adapters
 from tosslm.model.base import open_base
+from tosslm.progress import ConsoleReporter
 from tosslm.quiet import quiet_libraries
 
 NAME, SETTING, SEED, SPLIT = "straight", "embedded", 0, "test"
 DRAWN = (min(SCALES), 1.0)
 """At which the study measures too: where the straight line ends, and what the gain is measured by."""
 ALL_SCALES = (0.2, 0.4, *DRAWN)
-MEASURED = (STANDARD, "oracle-tokens", DEFAULT, "dr-sft", "star-dss")
+MEASURED = (STANDARD, "oracle-tokens", "star-dss", DEFAULT, "dr-sft")
+ASKED = ("harmful", "safe")
 
 
 def run(entries: Sequence[str]) -> None:
@@ -43,17 +44,17 @@ def run(entries: Sequence[str]) -> None:
     from studies.frontier.study import prepare, train  # whose page tells what this found
 
     prepare(SETTING, SEED)
-    setting = SETTINGS[SETTING]
+    setting = replace(SETTINGS[SETTING], asked=ASKED)
     base = open_base(ModelConfig.model_validate(setting.model))
-    tokenizer = RowTokenizer(base.tokenizer)
     about = {"seed": SEED, "split": SPLIT, "base": base.identity, "code": code_version()}
 
-    def add(entry: str, scale: float, seconds: float, model: object) -> None:
-        metrics = losses_of(model, tokenizer, setting, SPLIT)
+    def add(entry: str, scale: float, seconds: float, adapter: Path | None = None) -> None:
+        said = folder(SETTING, SEED, entry) / "said" / f"{NAME}-{scale:g}.jsonl"
+        metrics = measure(base, adapter, scale, setting, SPLIT, said, ConsoleReporter())
         add_result(NAME, about | {"entry": entry, "scale": scale, "seconds": round(seconds), "metrics": metrics})
 
     if (UNTRAINED, SEED, SPLIT, 0.0) not in known(NAME):
-        add(UNTRAINED, 0.0, 0.0, base.model)
+        add(UNTRAINED, 0.0, 0.0)
     for entry in entries:
         left = [scale for scale in ALL_SCALES if (entry, SEED, SPLIT, scale) not in known(NAME)]
         if not left:
@@ -62,8 +63,7 @@ def run(entries: Sequence[str]) -> None:
         adapter = train(SETTING, SEED, entry, base)
         seconds = time.monotonic() - started
         for scale in left:
-            with attached_adapters(base, {"model": adapter}, scale=scale) as model:
-                add(entry, scale, seconds, model)
+            add(entry, scale, seconds, adapter)
 
 
 def curves_with(scales: Sequence[float], results: Path = RESULTS) -> Curves | None:
