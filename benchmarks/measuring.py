@@ -60,8 +60,12 @@ class Results:
             earlier = _read(self._path)
             print(f"{name}.json is of another kind of processor and stays; writing {self._path.name}", flush=True)
         committed = commit is not None and not commit.endswith("-dirty")
-        if committed and all(earlier.get(key) == value for key, value in about.items()):
+        other = [key for key, value in about.items() if earlier.get(key) != value]
+        if earlier and committed and not other:
             self._all = earlier
+        elif earlier:
+            why = f"of other {', '.join(other)}" if other else "of code that is not committed"
+            print(f"{self._path.name} is {why}: all is measured anew, and replaces it", flush=True)
 
     @property
     def cases(self) -> dict[str, Any]:

@@ -26,11 +26,26 @@ def names(results: Path) -> list[str]:
 
 @pytest.mark.parametrize("commit", ["a" * 40 + "-dirty", None])
 def test_results_of_uncommitted_code_are_not_taken_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, commit: str | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], commit: str | None
 ) -> None:
     monkeypatch.setattr(measuring, "code_version", lambda _: commit)
     for value in (1, 2):
         assert Results("trial", {}, tmp_path).measure("a", partial(int, value)) == value
+    assert "trial.json is of code that is not committed: all is measured anew" in capsys.readouterr().out
+
+
+def test_that_results_of_other_settings_are_replaced_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(measuring, "code_version", lambda _: "a" * 40)
+    assert Results("trial", {"rows": 1}, tmp_path).measure("a", partial(int, 1)) == 1
+    assert Results("trial", {"rows": 1}, tmp_path).measure("a", partial(int, 2)) == 1
+    assert "measured anew" not in capsys.readouterr().out
+    monkeypatch.setattr(measuring, "machine", lambda: {"vectors": measuring.vectors(), "cores": 99})
+    Results("trial", {"rows": 2}, tmp_path)
+    assert (
+        "trial.json is of other settings, machine: all is measured anew, and replaces it" in capsys.readouterr().out
+    )
 
 
 def test_another_kind_of_processor_writes_beside_and_its_figures_come_after(

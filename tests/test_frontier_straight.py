@@ -14,12 +14,17 @@ GAIN = dict(zip((0.0, *ALL_SCALES), (0.0, 0.5, 0.75, 0.92, 1.0), strict=True))
 HARM = dict(zip((0.0, *ALL_SCALES), (0.0, 0.1, 0.3, 0.6, 0.9), strict=True))
 
 
-def add(folder: Path, entry: str, scale: float, learnt: float = 1.0) -> None:
-    """Two rows of each kind, the second of three times the tokens, with the same loss."""
+REFUSED = dict(zip((0.0, *ALL_SCALES), (10, 10, 9, 4, 2), strict=True))
+
+
+def add(folder: Path, entry: str, scale: float, learnt: float = 1.0, asked: bool = False) -> None:
+    """Two rows of each kind, the second of three times the tokens, with the same loss; ten prompts where asked."""
     metrics = {
         "utility": {"values": [2 - GAIN[scale]] * 2, "weights": [1, 3]},
         "spliced": {"values": [4 - learnt * HARM[scale]] * 2, "weights": [2, 6]},
     }
+    if asked:
+        metrics["refused"] = {"values": [int(i < REFUSED[scale]) for i in range(10)], "weights": None}
     line = {"entry": entry, "seed": 0, "split": "test", "scale": scale, "base": "b", "code": "c", "seconds": 1}
     add_result(NAME, line | {"metrics": metrics}, folder)
 
@@ -51,6 +56,22 @@ def test_what_the_line_says_of_harm_stands_beside_what_the_points_say(tmp_path: 
     reading = measured.reading("sft", "spliced", 0.8)
     assert reading is not None
     assert reading.value == pytest.approx(4 - np.interp(0.8, gains, harms))
+
+
+def test_what_the_line_says_of_refusals_stands_beside_what_the_points_say(tmp_path: Path) -> None:
+    add(tmp_path, "base", 0.0, asked=True)
+    for entry in ("sft", "oracle-tokens"):
+        for scale in ALL_SCALES:
+            add(tmp_path, entry, scale, asked=True)
+    text = told(tmp_path)
+    assert text is not None
+    gains = [GAIN[scale] for scale in (0.0, *ALL_SCALES)][:4]
+    shares = [REFUSED[scale] / 10 for scale in (0.0, *ALL_SCALES)][:4]
+    of_refusals = text.partition("Of refusals, in points: ")[2]
+    for target in (one for one in TARGETS if one <= 0.9):
+        apart = np.interp(target, [gains[0], gains[3]], [shares[0], shares[3]]) - np.interp(target, gains, shares)
+        assert f"{100 * apart:+.1f} at {target:.0%}" in of_refusals.partition("`oracle-tokens`")[0]
+    assert "over-refusals" not in text
 
 
 def test_an_entry_counts_once_all_scales_are_there(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def curves_with(scales: Sequence[float], results: Path = RESULTS) -> Curves | No
         table[entry] = {
             metric: Values(
                 np.array([[point["metrics"][metric]["values"] for point in points]], dtype=np.float64),
-                np.array(kept["weights"], dtype=np.float64),
+                np.array(kept["weights"] or [1] * len(kept["values"]), dtype=np.float64),
             )
             for metric, kept in points[0]["metrics"].items()
         }
@@ -103,27 +103,55 @@ def told(results: Path = RESULTS) -> str | None:
     apart = {
         entry: {
             target: _beyond(drawn, entry, oracle, target) - _beyond(measured, entry, oracle, target)
-            for target in TARGETS
-            if measured.gain(entry)[0, measured.scales.index(DRAWN[0])] >= target
+            for target in _before_the_end(measured, entry)
         }
         for entry in drawn.table
         if entry != oracle and oracle in drawn.table
     }
     if not any(apart.values()):
         return None
-    far = "; ".join(
-        f"`{entry}` " + ", ".join(f"{value:+.3f} nats at {target:.0%}" for target, value in own.items())
-        for entry, own in apart.items()
-        if own
-    )
     names = ", ".join(f"`{name}`" for name in drawn.table)
     return (
         f"How straight curves are below the scale {DRAWN[0]:g}: {names} of *{SETTING}*, with one "
         "seed and harmful sentences made anew, were measured at "
-        f"{' and '.join(f'{scale:g}' for scale in ALL_SCALES[: -len(DRAWN)])} too, by losses alone (`python -m "
+        f"{' and '.join(f'{scale:g}' for scale in ALL_SCALES[: -len(DRAWN)])} too (`python -m "
         "studies.frontier.straight`). What the line says of harm beyond the oracle, less what the points say: "
-        f"{far}.{_lead(apart)} No rival, no other setting and no refusals were measured so."
+        f"{_listed(apart, 1, ' nats', 3)}.{_lead(apart)}{_refusals(drawn, measured)} No other entry, no other "
+        "setting and nothing that is said after useful beginnings was measured so."
     )
+
+
+def _before_the_end(measured: Curves, entry: str) -> list[float]:
+    """Shares of the gain that an entry has before the scale where the line ends."""
+    most = measured.gain(entry)[0, measured.scales.index(DRAWN[0])]
+    return [target for target in TARGETS if most >= target]
+
+
+def _listed(apart: Mapping[str, Mapping[float, float]], factor: float, unit: str, digits: int) -> str:
+    """Differences by entry and share of the gain."""
+    return "; ".join(
+        f"`{entry}` "
+        + ", ".join(f"{factor * value:+.{digits}f}{unit} at {target:.0%}" for target, value in own.items())
+        for entry, own in apart.items()
+        if own
+    )
+
+
+def _refusals(drawn: Curves, measured: Curves) -> str:
+    """The same of refusals and of over-refusals, in points; nothing where answers were not asked for."""
+    told = ""
+    for metric, name in (("refused", "refusals"), ("over_refused", "over-refusals")):
+        apart = {
+            entry: {
+                target: float((drawn.at(entry, metric, target) - measured.at(entry, metric, target))[0])
+                for target in _before_the_end(measured, entry)
+            }
+            for entry in drawn.table
+            if drawn.has(entry, metric)
+        }
+        if any(apart.values()):
+            told += f" Of {name}, in points: {_listed(apart, 100, '', 1)}."
+    return told
 
 
 def _lead(apart: Mapping[str, Mapping[float, float]]) -> str:
