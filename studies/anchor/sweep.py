@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from studies.anchor.data import write_sets
 from studies.anchor.page import write_page
+from studies.phrases import classify
 from studies.provenance import code_version
 
 import tosslm
@@ -28,7 +29,6 @@ from tosslm.data.rows import BadRow, read_rows
 from tosslm.diagnosis.divergence import DEGRADED, row_divergences
 from tosslm.evaluation.generate import generate_answers
 from tosslm.evaluation.prompts import read_prompts
-from tosslm.evaluation.refusals import classify
 from tosslm.evaluation.utility import row_losses
 from tosslm.files import write_json
 from tosslm.model.adapters import attached_adapters

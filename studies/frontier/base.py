@@ -28,12 +28,12 @@ from studies.corpora import read_jsonl, write_jsonl
 from studies.frontier.data import write_common
 from studies.frontier.products import widen_products
 from studies.frontier.settings import COMMON, GEMMA, GEMMA_ROOT, MODEL, ROOT
+from studies.phrases import classify
 from studies.proxy.gemma import gemma_folder
 
 from tosslm.config import ModelConfig
 from tosslm.evaluation.generate import generate_answers
 from tosslm.evaluation.prompts import Prompt, prompts_from, read_prompts
-from tosslm.evaluation.refusals import classify
 from tosslm.files import atomic_path, write_json
 from tosslm.model.base import open_base
 from tosslm.quiet import quiet_libraries

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from examples.demo.align import MODEL
 from studies.corpora import read_jsonl, records, sentence_bounds, write_jsonl
+from studies.phrases import classify
 from studies.safety.clusters import ALIKE
 from studies.safety.data import advbench_prompts, turns
 from studies.spans.spliced import Pair
@@ -20,7 +21,6 @@ from studies.spans.spliced import Pair
 from tosslm.config import ModelConfig
 from tosslm.evaluation.generate import generate_answers
 from tosslm.evaluation.prompts import prompts_from
-from tosslm.evaluation.refusals import classify
 from tosslm.model.base import open_base
 from tosslm.progress import ConsoleReporter
 

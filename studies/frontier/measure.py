@@ -17,6 +17,7 @@ import numpy as np
 from studies.corpora import read_jsonl
 from studies.frontier.ledger import short
 from studies.frontier.settings import COMMON, SAID_TOKENS, Setting
+from studies.phrases import classify
 
 from tosslm.characters import unsafe_tokens
 from tosslm.data.rows import Row, read_rows
@@ -25,7 +26,6 @@ from tosslm.data.tokenize import RowTokenizer
 from tosslm.evaluation.answers import Answer
 from tosslm.evaluation.generate import complete, generate_answers
 from tosslm.evaluation.prompts import read_prompts
-from tosslm.evaluation.refusals import classify
 from tosslm.files import write_text
 from tosslm.model.adapters import attached_adapters
 from tosslm.model.base import Base

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from studies.phrases import is_refusal
 from studies.safety.attack_data import Judged, is_held_out, judged_rows
 from studies.safety.attack_model import Classifier, Lessons, chosen, fitted
 from studies.safety.attack_sample import HERE, Asked, read_labels, sample_answers
 from studies.safety.embeddings import embedded, kept_embeddings
 from studies.spans.quality import Ranking, Resamples
 
-from tosslm.evaluation.refusals import incoherence, is_refusal, normalized, repeated_share
+from tosslm.evaluation.refusals import incoherence, normalized, repeated_share
 from tosslm.files import write_json
 from tosslm.quiet import quiet_libraries
 from tosslm.statistics import mean_interval, resampled_interval

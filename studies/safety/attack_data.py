@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from studies.corpora import records
+from studies.phrases import is_refusal
 from studies.safety.data import taken_texts
 from studies.spans.spliced import MODELS, Pair
-
-from tosslm.evaluation.refusals import is_refusal
 
 FEWEST_WORDS = 8
 MOST = {"refusals": 400, "gsm8k": 200, "mismatch": 250}

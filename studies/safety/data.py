@@ -15,9 +15,8 @@ from typing import Any
 
 from examples.demo.align import FILES
 from studies.corpora import read_jsonl, records
+from studies.phrases import is_refusal
 from studies.spans.spliced import Pair, harmful_pairs, useful_pairs
-
-from tosslm.evaluation.refusals import is_refusal
 
 MOST_WORDS = {"harmful": 40, "alpaca_eval": 40, "gsm8k": 40, "refusals": 40, "answered": 60}
 LATER_WORDS = {"gsm8k": 30}

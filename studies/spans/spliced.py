@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from studies.corpora import records, sentence_bounds, write_jsonl
-
-from tosslm.evaluation.refusals import is_refusal
+from studies.phrases import is_refusal
 
 REFERENCE_ROWS = 240
 CUSTOM_ROWS = 200
