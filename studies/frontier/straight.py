@@ -6,7 +6,8 @@
 The study measures adapters at 0.6 and above, and below that a curve is a straight line from the base. Losses and
 refusals are measured here, at 0.2 and 0.4 too, so that what is read off that line stands beside what is read off the
 points. What models say after useful beginnings is not. The rows may be others than the study's (``complied`` says
-when), which is no matter here: an entry is compared with itself. Results are kept in ``results/straight.jsonl``.
+when), which is no matter here: an entry is compared with itself. Results are kept in
+``results/straight*.jsonl``, a file for each repetition.
 """
 
 from __future__ import annotations
@@ -20,18 +21,21 @@ from pathlib import Path
 import numpy as np
 from studies.frontier.curves import Curves, Values
 from studies.frontier.entries import DEFAULT, ENTRIES, STANDARD, UNTRAINED
-from studies.frontier.ledger import RESULTS, add_result, known
-from studies.frontier.measure import measure
+from studies.frontier.ledger import RESULTS, add_result, check_rows, known
+from studies.frontier.measure import measure, measured_tokens
 from studies.frontier.products import widen_products
 from studies.frontier.settings import SCALES, SETTINGS, TARGETS, folder
 from studies.provenance import code_version
 
 from tosslm.config import ModelConfig
+from tosslm.data.tokenize import RowTokenizer
 from tosslm.model.base import open_base
 from tosslm.progress import ConsoleReporter
 from tosslm.quiet import quiet_libraries
 
-NAME, SETTING, SEED, SPLIT = "straight", "embedded", 0, "test"
+SETTING, SEED, SPLIT = "embedded", 0, "test"
+REPETITIONS = ("straight", "straight-again")
+"""Files of results, each of rows of its own: the first has losses alone, and what is left goes into the last."""
 DRAWN = (min(SCALES), 1.0)
 """At which the study measures too: where the straight line ends, and what the gain is measured by."""
 ALL_SCALES = (0.2, 0.4, *DRAWN)
@@ -46,17 +50,19 @@ def run(entries: Sequence[str]) -> None:
     prepare(SETTING, SEED)
     setting = replace(SETTINGS[SETTING], asked=ASKED)
     base = open_base(ModelConfig.model_validate(setting.model))
+    name = REPETITIONS[-1]
+    check_rows(name, SPLIT, measured_tokens(RowTokenizer(base.tokenizer), setting, SPLIT))
     about = {"seed": SEED, "split": SPLIT, "base": base.identity, "code": code_version()}
 
     def add(entry: str, scale: float, seconds: float, adapter: Path | None = None) -> None:
-        said = folder(SETTING, SEED, entry) / "said" / f"{NAME}-{scale:g}.jsonl"
+        said = folder(SETTING, SEED, entry) / "said" / f"{name}-{scale:g}.jsonl"
         metrics = measure(base, adapter, scale, setting, SPLIT, said, ConsoleReporter())
-        add_result(NAME, about | {"entry": entry, "scale": scale, "seconds": round(seconds), "metrics": metrics})
+        add_result(name, about | {"entry": entry, "scale": scale, "seconds": round(seconds), "metrics": metrics})
 
-    if (UNTRAINED, SEED, SPLIT, 0.0) not in known(NAME):
+    if (UNTRAINED, SEED, SPLIT, 0.0) not in known(name):
         add(UNTRAINED, 0.0, 0.0)
     for entry in entries:
-        left = [scale for scale in ALL_SCALES if (entry, SEED, SPLIT, scale) not in known(NAME)]
+        left = [scale for scale in ALL_SCALES if (entry, SEED, SPLIT, scale) not in known(name)]
         if not left:
             continue
         started = time.monotonic()
@@ -66,14 +72,15 @@ def run(entries: Sequence[str]) -> None:
             add(entry, scale, seconds, adapter)
 
 
-def curves_with(scales: Sequence[float], results: Path = RESULTS) -> Curves | None:
+def curves_with(scales: Sequence[float], name: str, results: Path = RESULTS) -> Curves | None:
     """The entries that are measured at all scales, read at 0 and some of these; None before standard SFT is.
 
     Args:
         scales: at which they are read, from the least up.
+        name: of the repetition.
         results: folder of what is kept.
     """
-    lines = known(NAME, results)
+    lines = known(name, results)
     entries = dict.fromkeys(entry for entry, *_ in lines if entry != UNTRAINED)
     whole = [entry for entry in entries if all((entry, SEED, SPLIT, scale) in lines for scale in ALL_SCALES)]
     if STANDARD not in whole:
@@ -92,32 +99,37 @@ def curves_with(scales: Sequence[float], results: Path = RESULTS) -> Curves | No
 
 
 def told(results: Path = RESULTS) -> str | None:
-    """How far what is read off the line lies from what is read off the points; None where nothing was measured.
-
-    Of all entries and shares of the gain that they have before the least scale of the study.
-    """
-    drawn, measured = curves_with(DRAWN, results), curves_with(ALL_SCALES, results)
-    if drawn is None or measured is None:
+    """How far what is read off the line lies from what is read off the points; None where nothing was measured."""
+    found = [text for name in REPETITIONS if (text := _repetition(name, results))]
+    if not found:
         return None
+    return (
+        f"How straight curves are below the scale {DRAWN[0]:g}: some entries of *{SETTING}*, with one seed and rows "
+        f"made anew, were measured at {' and '.join(f'{scale:g}' for scale in ALL_SCALES[: -len(DRAWN)])} too "
+        f"(`python -m studies.frontier.straight`). {' '.join(found)} No other entry, no other setting and nothing "
+        "that is said after useful beginnings was measured so."
+    )
+
+
+def _repetition(name: str, results: Path) -> str | None:
+    """Of a repetition's entries, at the shares of the gain that they have before the least scale of the study."""
+    drawn, measured = curves_with(DRAWN, name, results), curves_with(ALL_SCALES, name, results)
     oracle = SETTINGS[SETTING].oracle
+    if drawn is None or measured is None or oracle not in drawn.table:
+        return None
     apart = {
         entry: {
             target: _beyond(drawn, entry, oracle, target) - _beyond(measured, entry, oracle, target)
             for target in _before_the_end(measured, entry)
         }
         for entry in drawn.table
-        if entry != oracle and oracle in drawn.table
+        if entry != oracle
     }
     if not any(apart.values()):
         return None
-    names = ", ".join(f"`{name}`" for name in drawn.table)
     return (
-        f"How straight curves are below the scale {DRAWN[0]:g}: {names} of *{SETTING}*, with one "
-        "seed and harmful sentences made anew, were measured at "
-        f"{' and '.join(f'{scale:g}' for scale in ALL_SCALES[: -len(DRAWN)])} too (`python -m "
-        "studies.frontier.straight`). What the line says of harm beyond the oracle, less what the points say: "
-        f"{_listed(apart, 1, ' nats', 3)}.{_lead(apart)}{_refusals(drawn, measured)} No other entry, no other "
-        "setting and nothing that is said after useful beginnings was measured so."
+        f"Of {', '.join(f'`{entry}`' for entry in drawn.table)}: what the line says of harm beyond the oracle, less "
+        f"what the points say: {_listed(apart, 1, ' nats', 3)}.{_lead(apart)}{_refusals(drawn, measured)}"
     )
 
 
