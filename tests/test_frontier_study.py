@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from studies.frontier import study
 from studies.frontier.checked import figures
 from studies.frontier.curves import Curves, Values, drawn_curve, gains, interval, read_off
 from studies.frontier.data import spliced_rows, useful_sources
@@ -268,6 +270,17 @@ def test_results_of_other_rows_are_refused(tmp_path: Path) -> None:
         stream.write(json.dumps(other) + "\n")
     with pytest.raises(SystemExit, match=r"whole\.jsonl:3: 'utility' is of other rows"):
         known("whole", tmp_path)
+
+
+def test_no_setting_goes_on_with_other_answers_of_the_plain_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of those that are measured *embedded* has none, but they decide what its custom set is drawn from."""
+    monkeypatch.setattr(study, "prepare", lambda *_: None)
+    monkeypatch.setattr(study, "open_base", lambda _: SimpleNamespace(tokenizer=None))
+    monkeypatch.setattr(study, "RowTokenizer", lambda tokenizer: tokenizer)
+    own = {"harmful": [1]}
+    monkeypatch.setattr(study, "measured_tokens", lambda _, setting, __: own if "harmful" in setting.losses else {})
+    with pytest.raises(SystemExit, match=r"whole\.jsonl: its lines have 'harmful' of other rows"):
+        study.run("embedded", 0, ["sft"])
 
 
 def test_results_are_kept_once_and_of_one_base(tmp_path: Path) -> None:

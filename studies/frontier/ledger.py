@@ -95,8 +95,8 @@ def _refuse_other_rows(file: Path, lines: Mapping[Key, Any], split: str, tokens:
         for metric in kept.keys() & tokens.keys():
             if kept[metric] != tokens[metric]:
                 raise SystemExit(
-                    f"{file}: its lines have {metric!r} of other rows than these, which another processor made; "
-                    "measure what is left there, or all of it here as a setting of its own"
+                    f"{file}: its lines have {metric!r} of other rows than these, as another processor makes "
+                    "them, or other code; measure what is left with that, or all of it here as a setting of its own"
                 )
 
 

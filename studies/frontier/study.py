@@ -56,6 +56,22 @@ def prepare(setting: str, seed: int) -> None:
                 check_leaks([measured, file])
 
 
+def check_drawn(split: str) -> None:
+    """Refuse to go on where the plain model answers otherwise than it did for the results that are kept.
+
+    Its answers are measured in the setting ``whole`` alone, but they are shuffled before the custom set of every
+    setting is drawn, so that another number of them draws other rows there too.
+
+    Args:
+        split: whose answers are compared.
+
+    Raises:
+        SystemExit: they are others.
+    """
+    tokenizer = RowTokenizer(open_base(ModelConfig.model_validate(SETTINGS["whole"].model)).tokenizer)
+    check_rows("whole", split, measured_tokens(tokenizer, SETTINGS["whole"], split))
+
+
 def train(setting: str, seed: int, entry: str, base: Base) -> Path:
     """The adapter of an entry; trained where it is not there yet, on what all entries of the seed share."""
     reporter = ConsoleReporter()
@@ -78,6 +94,7 @@ def run(
 ) -> None:
     """Train and measure the entries of a setting and seed that have no result yet."""
     prepare(setting, seed)
+    check_drawn(split)
     base = open_base(ModelConfig.model_validate(SETTINGS[setting].model))
     check_rows(setting, split, measured_tokens(RowTokenizer(base.tokenizer), SETTINGS[setting], split))
     about = {"seed": seed, "split": split, "base": base.identity, "code": code_version()}
