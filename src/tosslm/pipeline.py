@@ -231,6 +231,7 @@ def all_done(wanted: Sequence[Step], bench: Workbench) -> bool:
                 f"{step.name}: removed since, or done elsewhere and never uploaded; trained again where it is needed"
             )
             continue
+        taken = _taken_over(mark, bench)
         withheld = [one for one in wanted if one.name in mark.inputs and folder.withholds(one.name)]
         # A report tells of references, and reads none of their files.
         if withheld and step.stage != "report" and not folder.is_done(mark):
@@ -240,7 +241,6 @@ def all_done(wanted: Sequence[Step], bench: Workbench) -> bool:
                 folder.do(again, partial(one.work, bench, again), say=bench.reporter.say)
             if before != [folder.print_of(one.name) for one in withheld]:
                 return False
-        taken = _taken_over(mark, bench)
         if not folder.do(mark, partial(step.work, bench, mark), say=bench.reporter.say) and not taken:
             bench.reporter.say(f"{step.name}: done before")
         clear_stage(bench.layout, step.name)
@@ -250,8 +250,11 @@ def all_done(wanted: Sequence[Step], bench: Workbench) -> bool:
 
 
 def _taken_over(mark: Mark, bench: Workbench) -> bool:
-    """Take over a step that is not done from a run of the same comparison that has done the very same; said."""
-    if bench.folder.is_done(mark):
+    """Take over a step that is not done from a run of the same comparison that has done the very same; said.
+
+    One that was done here, and is damaged, is done again: to look at the bytes of all that is done would take time.
+    """
+    if bench.folder.stages.get(mark.name, {}).get("fingerprint") == mark.fingerprint:
         return False
     for path in _beside(bench):
         with suppress(TosslmError):  # what is no run's folder, or cannot be read, has nothing to take over
