@@ -130,7 +130,8 @@ def test_an_evaluation_of_another_config_is_no_result_of_this_one(
     assert summarize(early).get("evaluation", []) == []
     assert any("Of another config: evaluation/base" in warning for warning in early.manifest["warnings"])
     later = tosslm.run(other, until="evaluation/model")
-    assert [record.get("scale") for record in summarize(later)["evaluation"]] == [None, None]
+    told = summarize(later)["evaluation"]
+    assert [(record.get("scale"), record["metrics"]["refusal_rate"]["n"]) for record in told] == 2 * [(None, 8)]
 
 
 def test_a_judge_compares_with_standard_sft_of_these_settings_or_with_nobody(tmp_path: Path) -> None:

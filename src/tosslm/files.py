@@ -107,7 +107,7 @@ def remove_unfinished(folder: Path, *, deep: bool = True) -> None:
 def link_or_copy(source: Path, target: Path) -> None:
     """Give a file, which is never written into, a second name; a copy where the disk knows no links."""
     try:
-        os.link(source, target)
+        os.link(source.resolve(), target)  # of a symbolic link its file
     except OSError:
         shutil.copyfile(source, target)
 

@@ -257,7 +257,7 @@ def _taken_over(mark: Mark, bench: Workbench) -> bool:
     if bench.folder.stages.get(mark.name, {}).get("fingerprint") == mark.fingerprint:
         return False
     for path in _beside(bench):
-        with suppress(TosslmError):  # what is no run's folder, or cannot be read, has nothing to take over
+        with suppress(TosslmError, OSError):  # what is no run's folder, or cannot be read, has nothing to take over
             if bench.folder.take_over(RunFolder(path), mark):
                 bench.reporter.say(f"{mark.name}: the very same was done in {path}, and is taken over")
                 return True

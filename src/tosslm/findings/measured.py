@@ -11,7 +11,7 @@ from typing import Any
 from tosslm.runs.folder import RunFolder
 from tosslm.runs.layout import evaluation, evaluation_at
 from tosslm.runs.reader import Run
-from tosslm.runs.results import measured_prints, read_scaled
+from tosslm.runs.results import measured_prints, read_record, read_scaled
 
 COMPARED, EVALUATED = "compare/results.json", "evaluation/results.json"
 COMPARED_CURVES = ("compare/diagnosis/diagnosis.json", "compare/diagnosis/positions.parquet")
@@ -69,11 +69,8 @@ def read_measured(run: Run) -> Measured:
 
 def evaluated(run: Run) -> list[dict[str, Any]]:
     """The records of a run's own evaluation, of base, model and further scales, that hold for the run as it is."""
-    own = [
-        record
-        for record in _records(run.path / EVALUATED)
-        if run.holds(evaluation(_BASE if record["method"] == _BASE else _MODEL))
-    ]
+    folders = [run.layout.of(step) for step in (evaluation(_BASE), evaluation(_MODEL)) if run.holds(step)]
+    own = [read_record(folder) for folder in folders if (folder / "record.json").is_file()]
     scales = [scale for scale in run.config.evaluation.scales if run.holds(evaluation_at(scale))]
     return [*own, *read_scaled(run.layout, scales)]
 

@@ -32,8 +32,8 @@ from tosslm.remote import is_url, local_name
 from tosslm.runs.layout import Layout
 from tosslm.runs.manifest import MANIFEST_FORMAT, read_manifest
 from tosslm.runs.mirror import Mirror, url_of
-from tosslm.runs.outputs import clear_run, files_of, make_outputs_private, remove_others
-from tosslm.runs.recorded import KNOWN_BY, Mark, Recorded, asked_of
+from tosslm.runs.outputs import clear_run, files_of, make_outputs_private, refuse_strangers, remove_others
+from tosslm.runs.recorded import KNOWN_BY, SINCE_BEFORE, Mark, Recorded, asked_of
 from tosslm.runs.shared import HAZARDOUS
 from tosslm.runs.versions import versions_here
 
@@ -163,32 +163,32 @@ class RunFolder(Recorded):
                     self._take(other, name)
 
     def take_over(self, other: Recorded, mark: Mark) -> bool:
-        """Take over one step of another run where it is the very same there, inputs, settings and all.
+        """Take over one step of another run where it is the very same there, inputs, settings and all; whether it is.
 
         The lock must be held. A folder that was opened ``fresh`` takes nothing over.
 
-        Args:
-            other: the run it is taken from.
-            mark: what the step is known by here.
-
-        Returns:
-            Whether it was the same.
+        Raises:
+            InputError: something stands there that no step of this run wrote.
         """
         if self._anew or not other.has_done(mark):
             return False
+        self._claim(mark)
         self._take(other, mark.name)
         return True
 
     def _take(self, other: Recorded, name: str) -> None:
-        entry = other.stages[name]
-        for file in self.stages.get(name, {}).get("files", {}):
-            (self.path / file).unlink(missing_ok=True)
+        entry, begun = other.stages[name], self.manifest.get("begun", {})
         files = [] if other.withholds(name) else list(entry["files"])
+        # What a killed step has left would be read with what is taken over.
+        known = {*self.stages.get(name, {}).get("files", {}), *files_of(self.path, begun.get(name, ()))}
+        for file in known.difference(files):
+            (self.path / file).unlink(missing_ok=True)
         for file in files:
             with atomic_path(self.path / file) as beside:
                 link_or_copy(other.path / file, beside)
         make_outputs_private(self.path, files)
-        self.stages[name] = entry
+        self.stages[name] = {key: value for key, value in entry.items() if key != SINCE_BEFORE}
+        begun.pop(name, None)
         self._write()
 
     def mark(
@@ -264,17 +264,16 @@ class RunFolder(Recorded):
         Raises:
             InputError: something stands there that no step of this run wrote.
         """
-        begun = self.manifest.get("begun")
-        if begun is None or mark.name in begun:  # version 0.1 wrote no such list
+        begun, known = self.manifest.get("begun"), {file for entry in self.stages.values() for file in entry["files"]}
+        if begun is None:  # version 0.1 wrote no such list
             return
-        known = {file for entry in self.stages.values() for file in entry["files"]}
-        remove_others(self.path, self.stages.get(mark.name, {}), mark.outputs)
-        for file in files_of(self.path, mark.outputs):
-            if file not in known:
-                raise InputError(
-                    f"{self.path / file}: stands there and is not of this run, which would replace it; move it away, "
-                    "or name another run_dir"
-                )
+        claimed = begun.get(mark.name)
+        before = self.stages.get(mark.name, {}).get("files", ())
+        remove_others(self.path, [*before, *files_of(self.path, claimed or ())], mark.outputs)
+        if claimed == list(mark.outputs):
+            return
+        if claimed is None:
+            refuse_strangers(self.path, mark.outputs, known)
         begun[mark.name] = list(mark.outputs)
         self._write()
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tosslm.errors import InputError
 from tosslm.files import make_private
 from tosslm.runs.layout import DATA, Layout
 from tosslm.runs.manifest import read_manifest
@@ -48,9 +49,23 @@ def clear_run(layout: Layout) -> None:
     layout.manifest.unlink()
 
 
-def remove_others(root: Path, entry: Mapping[str, Any], outputs: tuple[str, ...]) -> None:
-    """Remove what an earlier version's step wrote, by its entry, and the same step no longer writes."""
-    for file in entry.get("files", ()):
+def refuse_strangers(root: Path, outputs: Sequence[str], known: Collection[str]) -> None:
+    """Refuse to write some outputs where what stands there is not of the run.
+
+    Raises:
+        InputError: names the file.
+    """
+    for file in files_of(root, outputs):
+        if file not in known:
+            raise InputError(
+                f"{root / file}: stands there and is not of this run, which would replace it; move it away, or name "
+                "another run_dir"
+            )
+
+
+def remove_others(root: Path, files: Sequence[str], outputs: tuple[str, ...]) -> None:
+    """Remove of the files that an earlier version's step wrote those that the same step no longer writes."""
+    for file in files:
         if not file.startswith(outputs):
             (root / file).unlink(missing_ok=True)
 

@@ -13,6 +13,8 @@ from tosslm.runs.shared import HAZARDOUS
 
 KNOWN_BY = "fingerprint"
 """File of a step's private folder that says whose it is."""
+SINCE_BEFORE = "changed_from_previous"
+"""Fact of a selection: how many tokens changed sides since the one that stood there; true of that folder alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,7 @@ class Recorded:
         if entry["fingerprint"] == mark.fingerprint:
             return f"{next(iter(self.damaged(mark.name)), 'a file of it')} is missing or altered"
         known = entry["inputs"]
-        if changed := [name for name in (known | mark.inputs) if known.get(name) != mark.inputs.get(name)]:
+        if changed := [name for name in mark.inputs if known.get(name, mark.inputs[name]) != mark.inputs[name]]:
             return f"{', '.join(changed)} changed"
         return "the config, a file or model that it names, or what this version makes of them is not what it was"
 

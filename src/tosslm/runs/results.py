@@ -9,7 +9,7 @@ from typing import Any
 
 from tosslm.errors import InputError
 from tosslm.files import write_json
-from tosslm.runs.layout import EVALUATION, MODEL, Layout, evaluation_at
+from tosslm.runs.layout import EVALUATED, EVALUATION, MODEL, Layout, evaluation_at
 from tosslm.runs.recorded import Recorded
 
 RESULTS_FORMAT = 1
@@ -39,7 +39,9 @@ def read_results(path: Path) -> list[dict[str, Any]]:
 def measured_prints(folder: Recorded) -> dict[str, str]:
     """What the model and the evaluations of a run folder are known by, to be kept beside what is told of them."""
     return {
-        name: folder.print_of(name) for name in folder.stages if name == MODEL or name.startswith(f"{EVALUATION}/")
+        name: folder.print_of(name)
+        for name in folder.stages
+        if name == MODEL or (name.startswith(f"{EVALUATION}/") and name != EVALUATED)  # of which it is made
     }
 
 

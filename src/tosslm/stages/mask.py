@@ -13,7 +13,7 @@ from tosslm.files import parquet_writer, read_tables
 from tosslm.ragged import row_starts, split_rows, sums_before
 from tosslm.runs.decisions import ByHand
 from tosslm.runs.layout import Layout
-from tosslm.runs.recorded import Mark
+from tosslm.runs.recorded import SINCE_BEFORE, Mark
 from tosslm.runs.tables import KEEP_SCHEMA, Parts, RowsInTurn, flat_values, list_column, row_lengths
 
 
@@ -98,7 +98,7 @@ class MaskCounts:
 
     def changes(self) -> dict[str, int]:
         """How many tokens' choice is another than before; nothing where there was no mask of these rows."""
-        return {} if self._changed is None else {"changed_from_previous": self._changed}
+        return {} if self._changed is None else {SINCE_BEFORE: self._changed}
 
 
 def _is_of(table: pa.Table, ids: list[str], lengths: np.ndarray) -> bool:
