@@ -9,10 +9,11 @@ import pytest
 from studies.corpora import corpus_file
 from studies.phrases import ENGLISH, classify, is_refusal
 from studies.safety.data import deal
+from studies.spans.spliced import MODELS
 
 from tosslm.evaluation import refusals
 
-NEEDS = ("advbench_goals", "alpacaeval_gpt4_0613_concise", "gsm8k_train", "hh_harmless_test", "refusals")
+NEEDS = (*(f"alpacaeval_{model}" for model in MODELS), "gsm8k_train", "hh_harmless_test", "refusals")
 DEALT = {
     "before": "bda512ca585a",
     "demonstrations": "c08a5f3c73c2",

@@ -172,3 +172,16 @@ def test_a_link_in_the_place_of_a_file_gives_the_file(config: Configured) -> Non
     ours = tosslm.run(config(), until="finetune").path / "model/adapter_model.safetensors"
     assert ours.samefile(theirs / "weights")
     assert not ours.is_symlink()
+
+
+def test_what_cannot_be_read_there_is_done_here(config: Configured, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Path) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("tosslm.runs.folder.link_or_copy", refuse)
+    run = tosslm.run(config(), until="select")
+    keep = run.path / "selection/keep.parquet"
+    theirs = run.path / "compare/toss/seed-0/selection/keep.parquet"
+    assert not keep.samefile(theirs)
+    assert keep.read_bytes() == theirs.read_bytes()
+    assert verify(run)[1] == []
