@@ -29,6 +29,10 @@ HARMFUL_ROWS = 40
 UNREAD_TYPES = ("figurative_language", "homonyms", "privacy_fictional", "real_group_nons_discr", "safe_targets")
 DONOR_ROWS = 2
 """Useful rows that take sentences of one harmful answer."""
+ANSWERS = 184
+"""About as many of the plain model's answers were shuffled, 183 to 186, where the results of *embedded* were made."""
+SETTLED = (1, 2)
+"""Seeds of *embedded* whose rows are the same with any number of answers from 183 to 186."""
 
 
 def write_sets(folder: Path, kind: str, seed: int, share: float) -> None:
@@ -41,7 +45,7 @@ def write_sets(folder: Path, kind: str, seed: int, share: float) -> None:
         share: of custom rows that are harmful, or into which harm is spliced.
     """
     _, pool = deal()
-    pool["complied"] = complied(COMPLIED, POOL)
+    pool["complied"] = complied(COMPLIED, POOL) if hangs_on_answers(kind, seed) else [("", "")] * ANSWERS
     rng = random.Random(seed)
     for pairs in pool.values():
         rng.shuffle(pairs)
@@ -64,6 +68,15 @@ def write_sets(folder: Path, kind: str, seed: int, share: float) -> None:
     rng.shuffle(sets["custom"])
     for name, rows in sets.items():
         write_jsonl(folder / f"{name}.jsonl", rows)
+
+
+def hangs_on_answers(kind: str, seed: int) -> bool:
+    """Whether the sets of a setting and seed are others where the plain model answers AdvBench's goals otherwise.
+
+    *Embedded* has none of its answers, but is drawn after they are shuffled. For the seeds of ``SETTLED`` as many
+    blanks are shuffled in their place: the rows are those of the results that are kept, on any processor.
+    """
+    return kind != "embedded" or seed not in SETTLED
 
 
 def spliced_rows(hosts: Sequence[dict[str, Any]], donors: Sequence[Pair], rng: random.Random) -> list[dict[str, Any]]:
